@@ -1,0 +1,65 @@
+"""The two clocks, and the only place that reads either of them.
+
+Machine time is for what machines do: leases, timeouts, heartbeats, the age of idempotency keys.
+Business time is for what calendars do: periods, due dates, when to ask again. It may be virtual; then it
+lives in one database row that every process reads, so that advancing it moves all of them at once.
+Both are passed around as arguments, never looked up by the code that uses them.
+"""
+
+from datetime import UTC, datetime
+from typing import Protocol
+
+from sqlalchemy import Engine, text
+
+
+class BusinessClock(Protocol):
+    """Says what the calendar says. Always timezone-aware, in UTC."""
+
+    def now(self) -> datetime: ...
+
+
+class SystemClock:
+    """Business time is the machine's time: what production runs on."""
+
+    def now(self) -> datetime:
+        return machine_now()
+
+
+class ManualClock:
+    """A business clock that a test holds in its hand."""
+
+    def __init__(self, now: datetime) -> None:
+        self._now = _aware(now)
+
+    def now(self) -> datetime:
+        return self._now
+
+    def set(self, now: datetime) -> None:
+        if _aware(now) < self._now:
+            raise ValueError(f"the business clock only moves forward: {now} is before {self._now}")
+        self._now = _aware(now)
+
+
+class VirtualClock:
+    """Business time kept in the row `business_clock`, shared by all processes, moved by `duecourse clock`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def now(self) -> datetime:
+        with self._engine.connect() as connection:
+            now = connection.scalar(text("SELECT now_at FROM business_clock"))
+        if now is None:
+            raise LookupError("the virtual clock was never set; run `duecourse clock set 2026-10-31T00:00:00Z`")
+        return _aware(now)
+
+
+def machine_now() -> datetime:
+    """Return the machine's time, in UTC."""
+    return datetime.now(UTC)
+
+
+def _aware(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} has no time zone; every instant in Duecourse has one")
+    return moment.astimezone(UTC)

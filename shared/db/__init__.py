@@ -1,0 +1,1 @@
+"""Tables, sessions and the queries that more than one process needs."""

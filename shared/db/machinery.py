@@ -1,0 +1,107 @@
+"""The tables that keep the machine honest: runs, Stripe's events, the trail of changes, findings, the clock."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Identity,
+    Index,
+    Integer,
+    PrimaryKeyConstraint,
+    Table,
+    UniqueConstraint,
+    text,
+)
+
+from shared.db.columns import created_at, identifier, instant, json, metadata, one_of, primary_key, string
+from shared.domain.states import RunState, StripeEventState
+
+runs = Table(
+    "runs",
+    metadata,
+    primary_key(),
+    string("job"),  # monthly-invoices, daily-retries: permanent names
+    string("period"),  # 2026-10 or 2026-10-31
+    string("coverage"),
+    string("state"),
+    instant("scheduled_for_at"),  # business time of the moment that made it due
+    instant("started_at", nullable=True),  # business time
+    instant("finished_at", nullable=True),
+    string("requested_by"),
+    string("confirmed_by", nullable=True),
+    string("reason", nullable=True),
+    json("counts"),
+    json("cursor"),  # where the next chunk starts; written in the chunk's own transaction
+    created_at(),
+    UniqueConstraint("job", "period", "coverage"),  # the guarantee behind leadership and every race
+    one_of("state", RunState),
+    Index("ix_runs_unfinished", "created_at", postgresql_where=text("state IN ('ready', 'running')")),
+)
+
+stripe_events = Table(  # a hint that something happened; the truth is fetched
+    "stripe_events",
+    metadata,
+    string("coverage"),
+    string("stripe_event_id"),
+    string("type"),
+    string("stripe_object_id", nullable=True),
+    Column("is_livemode", Boolean, nullable=False),
+    instant("stripe_created_at"),
+    string("state"),
+    Column("tries", Integer, nullable=False, server_default=text("0")),
+    instant("try_again_at", nullable=True),  # machine time
+    string("trouble", nullable=True),
+    instant("applied_at", nullable=True),
+    created_at(),
+    PrimaryKeyConstraint("coverage", "stripe_event_id"),
+    one_of("state", StripeEventState),
+    Index("ix_stripe_events_open", "created_at", postgresql_where=text("state IN ('received', 'trouble')")),
+)
+
+events = Table(  # I10: the trail. Rows can't be changed or deleted (trigger); ids and codes, no personal data
+    "events",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    instant("at"),  # business time
+    created_at(),
+    string("type"),  # past tense, permanent
+    string("actor"),  # scheduler, worker, stripe, customer, operator:<name>
+    string("reason", nullable=True),
+    identifier("account_id", nullable=True),
+    identifier("payment_id", nullable=True),
+    identifier("attempt_id", nullable=True),
+    identifier("run_id", nullable=True),
+    json("before"),
+    json("after"),
+    json("data"),
+    Index("ix_events_payment_id", "payment_id", "id"),
+    Index("ix_events_account_id", "account_id", "id"),
+    Index("ix_events_type", "type", "id"),
+)
+
+findings = Table(  # something in the books that a person must look at, and resolves with a reason
+    "findings",
+    metadata,
+    primary_key(),
+    string("kind"),
+    string("coverage"),
+    identifier("payment_id", nullable=True),
+    string("subject"),  # what it is about, so that the same thing is found once
+    json("details"),
+    instant("found_at"),
+    instant("resolved_at", nullable=True),
+    string("resolved_by", nullable=True),
+    string("resolution", nullable=True),
+    created_at(),
+    UniqueConstraint("kind", "coverage", "subject"),
+    Index("ix_findings_open", "found_at", postgresql_where=text("resolved_at IS NULL")),
+)
+
+business_clock = Table(  # one row, only with DUECOURSE_CLOCK=virtual
+    "business_clock",
+    metadata,
+    Column("is_the_only_row", Boolean, primary_key=True, server_default=text("true")),
+    instant("now_at"),
+    CheckConstraint("is_the_only_row", name="only_row"),
+)

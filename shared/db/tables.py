@@ -1,0 +1,400 @@
+"""Every table, in the order in which money passes through them. The constraints are the invariants (I1 to I15).
+
+Accounts and how they pay, what they owe, invoices, payments and attempts are here; the machinery (runs, Stripe
+events, the trail, the clock) is in `machinery.py`.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    PrimaryKeyConstraint,
+    Table,
+    UniqueConstraint,
+    text,
+)
+
+from shared.db.columns import (
+    created_at,
+    day,
+    identifier,
+    instant,
+    json,
+    metadata,
+    minor_units,
+    one_of,
+    primary_key,
+    reference,
+    string,
+)
+from shared.domain.states import (
+    AttemptKind,
+    AttemptState,
+    Lane,
+    PaymentKind,
+    PaymentState,
+    SettingsKind,
+    Standing,
+    Trigger,
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    primary_key(),
+    string("external_id"),
+    string("name"),
+    string("email", nullable=True),
+    string("standing", default=Standing.GOOD.value),
+    instant("standing_since_at", nullable=True),
+    string("standing_reason", nullable=True),
+    Column("is_suspended", Boolean, nullable=False, server_default=text("false")),  # provisioning's fact
+    created_at(),
+    UniqueConstraint("external_id"),
+    one_of("standing", Standing),
+)
+
+payment_settings = Table(
+    "payment_settings",
+    metadata,
+    primary_key(),
+    reference("account_id", "accounts.id"),
+    string("coverage"),
+    string("kind"),
+    string("stripe_customer_id", nullable=True),
+    identifier("primary_card_id", nullable=True),  # cards.id; the cards table refers back here
+    # Changes whenever the primary card or its data does; a payment that waits for a card names the one it saw.
+    Column("card_revision", BigInteger, nullable=False, server_default=text("0")),
+    string("language", nullable=True),
+    json("billing_details"),  # name, email, address, tax id: what an invoice snapshots
+    created_at(),
+    UniqueConstraint("account_id", "coverage"),
+    one_of("kind", SettingsKind),
+    Index("uq_payment_settings_coverage_stripe_customer_id", "coverage", "stripe_customer_id", unique=True),
+)
+
+cards = Table(
+    "cards",
+    metadata,
+    primary_key(),
+    reference("settings_id", "payment_settings.id"),
+    string("coverage"),
+    string("stripe_payment_method_id"),
+    string("brand"),
+    string("network", nullable=True),
+    string("last4"),
+    Column("exp_month", Integer, nullable=False),
+    Column("exp_year", Integer, nullable=False),
+    string("fingerprint"),
+    instant("attached_at"),
+    instant("detached_at", nullable=True),
+    string("stripe_setup_intent_id", nullable=True),  # the one that made it primary
+    UniqueConstraint("coverage", "stripe_payment_method_id"),
+    Index("ix_cards_settings_id", "settings_id"),
+)
+
+card_registrations = Table(  # one row per SetupIntent that made a card primary: however often we are told, once
+    "card_registrations",
+    metadata,
+    string("coverage"),
+    string("stripe_setup_intent_id"),
+    reference("settings_id", "payment_settings.id"),
+    reference("card_id", "cards.id"),
+    instant("registered_at"),
+    PrimaryKeyConstraint("coverage", "stripe_setup_intent_id"),
+)
+
+card_blocks = Table(  # cards that must never be asked again, wherever they are registered
+    "card_blocks",
+    metadata,
+    string("coverage"),
+    string("fingerprint"),
+    string("reason"),
+    identifier("attempt_id"),
+    instant("blocked_at"),
+    PrimaryKeyConstraint("coverage", "fingerprint"),
+)
+
+services = Table(
+    "services",
+    metadata,
+    primary_key(),
+    reference("account_id", "accounts.id"),
+    string("coverage"),
+    string("external_id"),
+    string("description"),
+    string("pricing"),  # a price per day of activity, or per month
+    minor_units("price_minor"),
+    string("currency"),
+    day("starts_on"),
+    day("ends_on", nullable=True),  # the last active day
+    Column("is_protected", Boolean, nullable=False, server_default=text("false")),  # from termination
+    created_at(),
+    UniqueConstraint("coverage", "external_id"),
+    CheckConstraint("price_minor >= 0", name="price_not_negative"),
+    CheckConstraint("ends_on IS NULL OR ends_on >= starts_on", name="ends_after_start"),
+    one_of("pricing", ("daily", "monthly")),
+    Index("ix_services_coverage_account_id", "coverage", "account_id"),
+)
+
+invoices = Table(
+    "invoices",
+    metadata,
+    primary_key(),
+    reference("account_id", "accounts.id"),
+    string("coverage"),
+    day("period"),  # first day of the month
+    string("number"),
+    Column("number_year", Integer, nullable=False),
+    Column("number_sequence", BigInteger, nullable=False),
+    string("currency"),
+    minor_units("total_minor"),
+    day("issued_on"),
+    day("due_on"),
+    json("billing_snapshot"),
+    identifier("run_id", nullable=True),
+    identifier("corrects_invoice_id", nullable=True),
+    instant("voided_at", nullable=True),
+    created_at(),
+    UniqueConstraint("number"),
+    UniqueConstraint("coverage", "number_year", "number_sequence"),
+    CheckConstraint("total_minor >= 0", name="total_not_negative"),
+    Index(  # I1; a voided invoice keeps its place
+        "uq_invoices_monthly",
+        "account_id",
+        "coverage",
+        "period",
+        unique=True,
+        postgresql_where=text("corrects_invoice_id IS NULL"),
+    ),
+    Index("ix_invoices_coverage_period", "coverage", "period"),
+)
+
+fees = Table(
+    "fees",
+    metadata,
+    primary_key(),
+    reference("account_id", "accounts.id"),
+    string("coverage"),
+    string("external_id"),
+    day("period"),
+    day("occurred_on", nullable=True),
+    string("description"),
+    minor_units("amount_minor"),
+    string("currency"),
+    identifier("invoice_id", nullable=True),  # null until it is a line of an invoice
+    identifier("carried_from_payment_id", nullable=True),  # below the minimum last month
+    created_at(),
+    UniqueConstraint("coverage", "external_id"),
+    UniqueConstraint("carried_from_payment_id"),
+    CheckConstraint("amount_minor >= 0", name="amount_not_negative"),
+    Index("ix_fees_uninvoiced", "coverage", "account_id", "period", postgresql_where=text("invoice_id IS NULL")),
+    Index("ix_fees_invoice_id", "invoice_id"),
+)
+
+invoice_lines = Table(
+    "invoice_lines",
+    metadata,
+    primary_key(),
+    reference("invoice_id", "invoices.id"),
+    Column("position", Integer, nullable=False),
+    identifier("fee_id", nullable=True),
+    identifier("service_id", nullable=True),
+    string("description"),
+    day("from_on", nullable=True),
+    day("until_on", nullable=True),  # inclusive
+    Column("active_days", Integer, nullable=True),
+    Column("unit_price_minor", BigInteger, nullable=True),
+    minor_units("amount_minor"),
+    UniqueConstraint("invoice_id", "position"),
+    UniqueConstraint("fee_id"),  # a fee is charged on one invoice
+    CheckConstraint("(fee_id IS NULL) <> (service_id IS NULL)", name="one_source"),
+    CheckConstraint("amount_minor >= 0", name="amount_not_negative"),
+)
+
+invoice_counters = Table(  # locked while a chunk is numbered: numbers are gapless because they roll back together
+    "invoice_counters",
+    metadata,
+    string("coverage"),
+    Column("year", Integer, nullable=False),
+    Column("last_sequence", BigInteger, nullable=False, server_default=text("0")),
+    PrimaryKeyConstraint("coverage", "year"),
+)
+
+payments = Table(
+    "payments",
+    metadata,
+    primary_key(),
+    string("kind"),
+    reference("account_id", "accounts.id"),
+    reference("settings_id", "payment_settings.id"),
+    string("coverage"),
+    reference("invoice_id", "invoices.id", nullable=True),
+    string("currency"),
+    minor_units("amount_minor"),
+    string("state"),
+    string("state_reason", nullable=True),
+    string("lane"),
+    string("trigger"),
+    string("requested_by", nullable=True),
+    instant("next_attempt_at", nullable=True),  # business time
+    instant("held_until", nullable=True),  # business time; 'infinity' waits for an operator
+    instant("backoff_until", nullable=True),  # machine time: an outage, never a decline
+    Column("not_sent_count", Integer, nullable=False, server_default=text("0")),  # since the last answer
+    Column("waiting_for_revision_after", BigInteger, nullable=True),  # I15: the card revision that blocks it
+    day("due_on"),
+    Column("decline_count", Integer, nullable=False, server_default=text("0")),
+    Column("attempt_count", Integer, nullable=False, server_default=text("0")),
+    identifier("run_id", nullable=True),
+    instant("first_declined_at", nullable=True),
+    instant("paid_at", nullable=True),
+    created_at(),
+    UniqueConstraint("invoice_id"),
+    one_of("kind", PaymentKind),
+    one_of("state", PaymentState),
+    one_of("lane", Lane),
+    one_of("trigger", Trigger),
+    CheckConstraint("amount_minor >= 0", name="amount_not_negative"),
+    CheckConstraint("(state = 'paid') = (paid_at IS NOT NULL)", name="paid_has_a_time"),
+    CheckConstraint(
+        "(state IN ('due', 'retry_scheduled')) = (next_attempt_at IS NOT NULL)", name="chargeable_has_a_time"
+    ),
+    CheckConstraint(
+        "(state IN ('needs_payment_method', 'needs_authentication')) = (waiting_for_revision_after IS NOT NULL)",
+        name="waiting_names_its_revision",
+    ),
+    Index(
+        "ix_payments_due",
+        "lane",
+        "next_attempt_at",
+        postgresql_where=text("state IN ('due', 'retry_scheduled')"),
+    ),
+    Index(
+        "ix_payments_waiting_for_card",
+        "settings_id",
+        "waiting_for_revision_after",
+        postgresql_where=text("state IN ('needs_payment_method', 'needs_authentication')"),
+    ),
+    Index(
+        "ix_payments_unpaid",
+        "account_id",
+        "coverage",
+        postgresql_where=text("state NOT IN ('paid', 'carried_forward', 'uncollectible', 'void')"),
+    ),
+    Index("ix_payments_account_id", "account_id"),
+)
+
+payment_intents = Table(
+    "payment_intents",
+    metadata,
+    primary_key(),
+    reference("payment_id", "payments.id"),
+    Column("ordinal", Integer, nullable=False),
+    string("coverage"),
+    minor_units("amount_minor"),
+    string("currency"),
+    string("stripe_customer_id"),
+    string("stripe_payment_intent_id", nullable=True),  # null until the create is answered
+    json("create_parameters"),  # repeated to the letter under the same key
+    string("api_version"),
+    instant("first_sent_at", nullable=True),  # machine time of the first create; the key is good for 23 h
+    string("status", nullable=True),  # as Stripe last told us
+    string("latest_charge_id", nullable=True),
+    string("cancellation_reason", nullable=True),
+    string("closed_reason", nullable=True),  # null while live; then succeeded, canceled or abandoned
+    instant("closed_at", nullable=True),
+    created_at(),
+    UniqueConstraint("payment_id", "ordinal"),
+    Index(
+        "uq_payment_intents_stripe_id",
+        "coverage",
+        "stripe_payment_intent_id",
+        unique=True,
+        postgresql_where=text("stripe_payment_intent_id IS NOT NULL"),
+    ),
+    Index(  # I3: at most one live PaymentIntent per payment
+        "uq_payment_intents_live", "payment_id", unique=True, postgresql_where=text("closed_reason IS NULL")
+    ),
+    CheckConstraint("(closed_reason IS NULL) = (closed_at IS NULL)", name="closed_has_a_time"),
+    one_of("closed_reason", ("succeeded", "canceled", "abandoned")),
+)
+
+payment_attempts = Table(
+    "payment_attempts",
+    metadata,
+    primary_key(),
+    reference("payment_id", "payments.id"),
+    Column("number", Integer, nullable=False),
+    string("kind"),
+    string("state"),
+    reference("payment_intent_id", "payment_intents.id"),
+    string("coverage"),
+    string("trigger"),
+    string("lane"),
+    string("requested_by", nullable=True),
+    identifier("card_id", nullable=True),
+    string("stripe_payment_method_id", nullable=True),
+    Column("card_revision", BigInteger, nullable=False),
+    string("card_fingerprint", nullable=True),
+    string("card_network", nullable=True),
+    string("charge_before", nullable=True),  # the PaymentIntent's latest charge when this attempt was claimed
+    instant("started_at"),  # business time
+    instant("lease_expires_at"),  # machine time
+    instant("confirm_allowed_at", nullable=True),  # machine time; while null, no confirm can have been sent
+    instant("look_up_at", nullable=True),  # machine time of the next look at the PaymentIntent, while unknown
+    Column("look_ups", Integer, nullable=False, server_default=text("0")),
+    instant("finished_at", nullable=True),  # business time
+    string("stripe_charge_id", nullable=True),
+    Column("http_status", Integer, nullable=True),
+    string("error_type", nullable=True),
+    string("code", nullable=True),
+    string("decline_code", nullable=True),
+    string("advice_code", nullable=True),
+    string("network_advice_code", nullable=True),
+    string("network_decline_code", nullable=True),
+    string("stripe_request_id", nullable=True),
+    string("outcome_reason", nullable=True),  # in our words, for people
+    created_at(),
+    UniqueConstraint("payment_id", "number"),
+    one_of("kind", AttemptKind),
+    one_of("state", AttemptState),
+    one_of("lane", Lane),
+    one_of("trigger", Trigger),
+    Index(  # I2: one open attempt per payment, whatever its kind
+        "uq_payment_attempts_open",
+        "payment_id",
+        unique=True,
+        postgresql_where=text("state IN ('started', 'unknown')"),
+    ),
+    Index("ix_payment_attempts_lease", "lease_expires_at", postgresql_where=text("state = 'started'")),
+    Index("ix_payment_attempts_look_up", "look_up_at", postgresql_where=text("state = 'unknown'")),
+    Index(  # the networks' budgets are counted here
+        "ix_payment_attempts_card", "coverage", "card_fingerprint", "started_at"
+    ),
+    Index("ix_payment_attempts_payment_intent_id", "payment_intent_id"),
+)
+
+receipts = Table(  # money that came in, whether or not we were still waiting for it
+    "receipts",
+    metadata,
+    primary_key(),
+    reference("payment_id", "payments.id"),
+    identifier("attempt_id", nullable=True),
+    string("coverage"),
+    string("stripe_charge_id", nullable=True),
+    minor_units("amount_minor"),
+    string("currency"),
+    instant("received_at"),  # business time
+    created_at(),
+    Index(
+        "uq_receipts_stripe_charge_id",
+        "coverage",
+        "stripe_charge_id",
+        unique=True,
+        postgresql_where=text("stripe_charge_id IS NOT NULL"),
+    ),
+    Index("ix_receipts_payment_id", "payment_id"),
+)

@@ -1,0 +1,66 @@
+"""Months and days as billing counts them: in the coverage's time zone, never in the machine's."""
+
+import re
+from calendar import monthrange
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+_PERIOD = re.compile(r"(\d{4})-(0[1-9]|1[0-2])")
+
+
+@dataclass(frozen=True, order=True)
+class Period:
+    """A billing month, written `2026-10`."""
+
+    year: int
+    month: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Period":
+        """Read `2026-10`; ValueError says what a period looks like."""
+        match = _PERIOD.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(f"{text!r} is not a period; write a month like 2026-10")
+        return cls(int(match[1]), int(match[2]))
+
+    @classmethod
+    def of(cls, day: date) -> "Period":
+        return cls(day.year, day.month)
+
+    def __str__(self) -> str:
+        return f"{self.year:04d}-{self.month:02d}"
+
+    @property
+    def first_day(self) -> date:
+        return date(self.year, self.month, 1)
+
+    @property
+    def last_day(self) -> date:
+        return date(self.year, self.month, self.days)
+
+    @property
+    def days(self) -> int:
+        return monthrange(self.year, self.month)[1]
+
+    @property
+    def next(self) -> "Period":
+        return Period.of(self.last_day + timedelta(days=1))
+
+    @property
+    def previous(self) -> "Period":
+        return Period.of(self.first_day - timedelta(days=1))
+
+
+def local_date(moment: datetime, zone: ZoneInfo) -> date:
+    """The calendar day that `moment` falls on in `zone`."""
+    return moment.astimezone(zone).date()
+
+
+def instant(day: date, at: time, zone: ZoneInfo) -> datetime:
+    """The instant, in UTC, at which clocks in `zone` show `at` on `day`.
+
+    An hour that daylight saving skips is taken as the moment after the gap, and of an hour that comes twice
+    the first: so each local time happens exactly once on each day (PEP 495, fold=0).
+    """
+    return datetime.combine(day, at, tzinfo=zone).astimezone(UTC)

@@ -1,0 +1,163 @@
+"""Which states exist and which moves between them are allowed. `docs/states.md` is checked against this file."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class PaymentState(StrEnum):
+    """Where our effort to collect one invoice or order stands. In flight and unknown belong to the attempt."""
+
+    DUE = "due"
+    RETRY_SCHEDULED = "retry_scheduled"
+    NEEDS_PAYMENT_METHOD = "needs_payment_method"
+    NEEDS_AUTHENTICATION = "needs_authentication"
+    NEEDS_SUPPORT = "needs_support"
+    AWAITING_TRANSFER = "awaiting_transfer"
+    AUTHORISED = "authorised"
+    PAID = "paid"
+    CARRIED_FORWARD = "carried_forward"
+    UNCOLLECTIBLE = "uncollectible"
+    VOID = "void"
+
+
+class AttemptState(StrEnum):
+    """Where one logical request about money stands. `started` and `unknown` are open: they block all else."""
+
+    STARTED = "started"
+    UNKNOWN = "unknown"
+    SUCCEEDED = "succeeded"
+    DECLINED = "declined"
+    AUTHENTICATION_NEEDED = "authentication_needed"
+    CANCELED = "canceled"
+    NOT_SENT = "not_sent"
+
+
+class AttemptKind(StrEnum):
+    """What an attempt asks the processor for."""
+
+    CHARGE = "charge"
+    CANCEL = "cancel"
+    CAPTURE = "capture"
+    RELEASE = "release"
+    REFUND = "refund"
+
+
+class Standing(StrEnum):
+    """An account's standing with us. Suspended is the provisioning system's fact and not in here."""
+
+    GOOD = "good"
+    PAST_DUE = "past_due"
+    MARKED_FOR_SUSPENSION = "marked_for_suspension"
+
+
+class Trigger(StrEnum):
+    """Why a payment is asked for now."""
+
+    MONTH_START = "month_start"
+    DAILY_RETRY = "daily_retry"
+    CARD_REGISTERED = "card_registered"
+    CUSTOMER = "customer"
+    OPERATOR = "operator"
+    ORDER = "order"
+    SETTLEMENT = "settlement"
+
+
+class Lane(StrEnum):
+    """Which workers take a payment: the ones somebody waits for, or the ones for thousands at a time."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
+class PaymentKind(StrEnum):
+    """What the payment collects."""
+
+    MONTHLY = "monthly"
+    ORDER = "order"
+
+
+class SettingsKind(StrEnum):
+    """How an account pays in a coverage."""
+
+    CARD = "card"
+    BANK_TRANSFER = "bank_transfer"
+    TRIAL = "trial"
+
+
+class RunState(StrEnum):
+    """Where a scheduled run stands. Past the catch-up window a run waits for a person."""
+
+    AWAITING_CONFIRMATION = "awaiting_confirmation"
+    READY = "ready"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class StripeEventState(StrEnum):
+    """Where a stored Stripe event stands."""
+
+    RECEIVED = "received"
+    APPLIED = "applied"
+    IGNORED = "ignored"
+    TROUBLE = "trouble"
+
+
+P, A = PaymentState, AttemptState
+
+#: States in which a card may be asked, once `next_attempt_at` is reached.
+CHARGEABLE = frozenset({P.DUE, P.RETRY_SCHEDULED})
+#: States that wait for something the customer does about the card.
+WAITING_FOR_CARD = frozenset({P.NEEDS_PAYMENT_METHOD, P.NEEDS_AUTHENTICATION})
+#: States that end collection. Only evidence of money leaves them, and only towards paid.
+ENDED = frozenset({P.PAID, P.CARRIED_FORWARD, P.UNCOLLECTIBLE, P.VOID})
+#: What may still bring in money without a decision of a person.
+UNPAID = frozenset(P) - ENDED
+
+_COLLECTABLE = frozenset(
+    {P.DUE, P.RETRY_SCHEDULED, P.NEEDS_PAYMENT_METHOD, P.NEEDS_AUTHENTICATION, P.AWAITING_TRANSFER}
+)
+_EXITS = frozenset({P.PAID, P.UNCOLLECTIBLE, P.VOID})
+
+PAYMENT_MOVES: Mapping[PaymentState, frozenset[PaymentState]] = {
+    P.DUE: _COLLECTABLE - {P.DUE} | {P.NEEDS_SUPPORT, P.AUTHORISED, P.CARRIED_FORWARD} | _EXITS,
+    P.RETRY_SCHEDULED: _COLLECTABLE - {P.RETRY_SCHEDULED} | {P.NEEDS_SUPPORT} | _EXITS,
+    P.NEEDS_PAYMENT_METHOD: frozenset({P.DUE, P.RETRY_SCHEDULED, P.AWAITING_TRANSFER}) | _EXITS,
+    P.NEEDS_AUTHENTICATION: frozenset({P.DUE, P.RETRY_SCHEDULED, P.NEEDS_PAYMENT_METHOD, P.AWAITING_TRANSFER})
+    | _EXITS,
+    P.NEEDS_SUPPORT: frozenset({P.DUE}) | _EXITS,
+    P.AWAITING_TRANSFER: frozenset({P.DUE}) | _EXITS,
+    P.AUTHORISED: frozenset({P.DUE, P.NEEDS_SUPPORT}) | _EXITS,  # captured, or the hold ran out or was released
+    P.PAID: frozenset(),  # money is never asked for twice
+    P.CARRIED_FORWARD: frozenset({P.PAID}),  # evidence of money always wins, from here on
+    P.UNCOLLECTIBLE: frozenset({P.PAID}),
+    P.VOID: frozenset({P.PAID}),
+}
+
+ATTEMPT_MOVES: Mapping[AttemptState, frozenset[AttemptState]] = {
+    A.STARTED: frozenset(A) - {A.STARTED},
+    A.UNKNOWN: frozenset(A) - {A.STARTED, A.UNKNOWN},
+    A.SUCCEEDED: frozenset(),
+    A.DECLINED: frozenset({A.SUCCEEDED}),  # evidence of money always wins, from here on
+    A.AUTHENTICATION_NEEDED: frozenset({A.SUCCEEDED}),
+    A.CANCELED: frozenset({A.SUCCEEDED}),
+    A.NOT_SENT: frozenset({A.SUCCEEDED}),
+}
+
+#: Attempt states that block every other path to the payment's money.
+OPEN_ATTEMPT = frozenset({A.STARTED, A.UNKNOWN})
+
+
+class ForbiddenMoveError(Exception):
+    """A move that the table doesn't list. It is a defect of ours, never of the data."""
+
+
+def check_payment_move(before: PaymentState, after: PaymentState) -> None:
+    """Raise ForbiddenMoveError unless the table allows the move; staying in place is always allowed."""
+    if before is not after and after not in PAYMENT_MOVES[before]:
+        raise ForbiddenMoveError(f"a payment may not go from {before} to {after}; see shared/domain/states.py")
+
+
+def check_attempt_move(before: AttemptState, after: AttemptState) -> None:
+    """Raise ForbiddenMoveError unless the table allows the move."""
+    if after not in ATTEMPT_MOVES[before]:
+        raise ForbiddenMoveError(f"an attempt may not go from {before} to {after}; see shared/domain/states.py")

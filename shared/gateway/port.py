@@ -1,0 +1,135 @@
+"""What we ask of a card processor and what it may answer. No SDK type crosses this line."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from shared.domain.declines import Decline
+
+
+class Outcome(StrEnum):
+    """How a request about money ended. The word "failed" is banned: it hides which of these it was."""
+
+    SUCCEEDED = "succeeded"
+    DECLINED = "declined"
+    AUTHENTICATION_NEEDED = "authentication_needed"
+    CANCELED = "canceled"
+    NOT_SENT = "not_sent"  # certain that no issuer was asked
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class PaymentIntentSeen:
+    """A PaymentIntent as the processor showed it. Amounts in minor units."""
+
+    stripe_id: str
+    status: str
+    amount_minor: int
+    amount_received_minor: int
+    currency: str
+    latest_charge_id: str | None = None
+    cancellation_reason: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer, or the lack of one, already read through the outcome table."""
+
+    outcome: Outcome
+    reason: str
+    payment_intent: PaymentIntentSeen | None = None
+    decline: Decline | None = None
+    charge_id: str | None = None
+    http_status: int | None = None
+    error_type: str | None = None
+    code: str | None = None
+    request_id: str | None = None
+    needs_attention: bool = False  # an operator must look: keys, permissions, a fault in our request
+
+
+@dataclass(frozen=True)
+class CardSeen:
+    """A stored card as the processor showed it; `stripe_customer_id` is None once it is detached."""
+
+    stripe_payment_method_id: str
+    stripe_customer_id: str | None
+    brand: str
+    network: str | None
+    last4: str
+    exp_month: int
+    exp_year: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class SetupIntentSeen:
+    """A SetupIntent: the customer's consent to a card being kept and charged."""
+
+    stripe_id: str
+    status: str
+    stripe_customer_id: str | None
+    stripe_payment_method_id: str | None
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ChargeSeen:
+    """One charge in the processor's books; minor units."""
+
+    stripe_id: str
+    stripe_payment_intent_id: str | None
+    amount_captured_minor: int
+    currency: str
+    is_paid: bool
+    created_at: datetime
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class StripeEventSeen:
+    """The envelope of a webhook: all that we store of it."""
+
+    stripe_event_id: str
+    type: str
+    stripe_object_id: str | None
+    is_livemode: bool
+    created_at: datetime
+
+
+class GatewayUnavailableError(Exception):
+    """A read got no usable answer; ask again later."""
+
+
+class GatewayMissingError(Exception):
+    """The processor says that the object doesn't exist."""
+
+
+class ProcessorGateway(Protocol):
+    """One coverage's account at the processor. It decides nothing.
+
+    The first three return an Answer whatever happens and never raise for what the processor or the network
+    does; the reads raise GatewayUnavailableError or GatewayMissingError.
+    """
+
+    def create_payment_intent(self, parameters: Mapping[str, Any], key: str) -> Answer: ...
+    def confirm_payment_intent(self, stripe_id: str, payment_method_id: str, key: str) -> Answer: ...
+    def cancel_payment_intent(self, stripe_id: str, key: str) -> Answer: ...
+    def retrieve_payment_intent(self, stripe_id: str) -> Answer: ...
+    def create_customer(self, metadata: Mapping[str, str], key: str) -> str: ...
+    def retrieve_setup_intent(self, stripe_id: str) -> SetupIntentSeen: ...
+    def retrieve_card(self, stripe_payment_method_id: str) -> CardSeen: ...
+    def list_charges(self, created_from: datetime, created_until: datetime) -> Iterator[ChargeSeen]: ...
+    def check_key(self) -> str: ...
+
+
+class BadSignatureError(Exception):
+    """A webhook that isn't Stripe's, or is too old, or isn't signed with a secret we know."""
+
+
+class WebhookVerifier(Protocol):
+    """Checks a webhook's signature over the raw body against every current secret."""
+
+    def __call__(self, body: bytes, signature: str, secrets: Sequence[str]) -> StripeEventSeen: ...

@@ -1,0 +1,110 @@
+"""Every job: its permanent name, its queue and its ids. A message says "this row may want attention", no more."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+from uuid import UUID
+
+from shared.domain.states import Lane
+
+#: Somebody waits: a click, a card just registered, Stripe telling us something.
+INTERACTIVE = "interactive"
+#: Thousands at a time: month start, daily retries, settlement.
+BATCH = "batch"
+#: Set-based work in chunks; its own queue so that no charge waits behind a chunk.
+RUNS = "runs"
+
+QUEUES = (INTERACTIVE, BATCH, RUNS)
+QUEUE_OF_LANE = {Lane.INTERACTIVE: INTERACTIVE, Lane.BATCH: BATCH}
+
+
+class Job(Protocol):
+    """What `ring` needs to know of a job."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def queue(self) -> str: ...
+    @property
+    def arguments(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True)
+class ChargePayment:
+    """Ask for one payment's money, if that is due."""
+
+    payment_id: UUID
+    lane: Lane
+    name: ClassVar[str] = "charge_payment"
+
+    @property
+    def queue(self) -> str:
+        return QUEUE_OF_LANE[self.lane]
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return (str(self.payment_id),)
+
+
+@dataclass(frozen=True)
+class SettleAttempt:
+    """Find out what became of an attempt whose answer is missing."""
+
+    attempt_id: UUID
+    name: ClassVar[str] = "settle_attempt"
+    queue: ClassVar[str] = BATCH
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return (str(self.attempt_id),)
+
+
+@dataclass(frozen=True)
+class ApplyStripeEvent:
+    """Fetch the truth behind one stored Stripe event and apply it."""
+
+    coverage: str
+    stripe_event_id: str
+    name: ClassVar[str] = "apply_stripe_event"
+    queue: ClassVar[str] = INTERACTIVE
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return (self.coverage, self.stripe_event_id)
+
+
+@dataclass(frozen=True)
+class GenerateInvoices:
+    """Go on with one monthly run."""
+
+    run_id: UUID
+    name: ClassVar[str] = "generate_invoices"
+    queue: ClassVar[str] = RUNS
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return (str(self.run_id),)
+
+
+@dataclass(frozen=True)
+class RetryPayments:
+    """Go on with one daily run."""
+
+    run_id: UUID
+    name: ClassVar[str] = "retry_payments"
+    queue: ClassVar[str] = RUNS
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return (str(self.run_id),)
+
+
+#: Jobs of the scheduler by the name that run rows carry (permanent).
+MONTHLY_INVOICES = "monthly-invoices"
+DAILY_RETRIES = "daily-retries"
+
+
+def job_of_run(run_job: str, run_id: UUID) -> Job:
+    """Return the job that goes on with a run; KeyError for a run name that no release ever wrote."""
+    of_run: dict[str, Callable[[UUID], Job]] = {MONTHLY_INVOICES: GenerateInvoices, DAILY_RETRIES: RetryPayments}
+    return of_run[run_job](run_id)

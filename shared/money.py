@@ -1,0 +1,81 @@
+"""Money is an integer of minor units and an ISO 4217 currency; this module is where decimals become that."""
+
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+
+#: Minor-unit digits of the currencies we accept (ISO 4217). A currency that isn't here is refused, because
+#: guessing its exponent would be wrong by a factor of a hundred.
+EXPONENTS: dict[str, int] = {
+    **dict.fromkeys(
+        ("AED", "AUD", "BRL", "CAD", "CHF", "CNY", "CZK", "DKK", "EUR", "GBP", "HKD", "ILS", "INR", "MXN"), 2
+    ),
+    **dict.fromkeys(("MYR", "NOK", "NZD", "PHP", "PLN", "RON", "SEK", "SGD", "THB", "TRY", "TWD", "USD", "ZAR"), 2),
+    **dict.fromkeys(("CLP", "JPY", "KRW", "VND"), 0),
+    **dict.fromkeys(("BHD", "JOD", "KWD", "OMR", "TND"), 3),
+}
+
+#: The largest amount a PostgreSQL bigint column holds.
+MAX_AMOUNT_MINOR = 2**63 - 1
+
+
+class MoneyError(ValueError):
+    """An amount or a currency that can't be money here; the message says why."""
+
+
+@dataclass(frozen=True, order=True)
+class Money:
+    """An amount in minor units (cents, yen) of one currency."""
+
+    amount_minor: int
+    currency: str
+
+    def __post_init__(self) -> None:
+        exponent(self.currency)
+
+    def __add__(self, other: "Money") -> "Money":
+        if other.currency != self.currency:
+            raise MoneyError(f"{self.currency} and {other.currency} can't be added")
+        return Money(self.amount_minor + other.amount_minor, self.currency)
+
+    def __str__(self) -> str:
+        return format_minor(self.amount_minor, self.currency)
+
+
+def exponent(currency: str) -> int:
+    """Return the number of minor-unit digits of `currency`; MoneyError if it isn't one we know."""
+    try:
+        return EXPONENTS[currency]
+    except KeyError:
+        raise MoneyError(f"{currency!r} is not a currency that we bill in") from None
+
+
+def parse_minor(text: str, currency: str) -> int:
+    """Read a decimal like `29.85` as minor units, exactly.
+
+    Raises MoneyError for anything but a plain non-negative decimal, for fractions of a minor unit (which is
+    any decimals at all for JPY) and for what doesn't fit into 64 bits.
+    """
+    digits = exponent(currency)
+    cleaned = text.strip()
+    if not cleaned.replace(".", "", 1).isdecimal() or not cleaned.isascii():
+        if cleaned.startswith("-"):
+            raise MoneyError("is negative; credit is not a fee")
+        raise MoneyError("is not a plain decimal number like 29.85")
+    try:
+        scaled = Decimal(cleaned).scaleb(digits)
+    except InvalidOperation:
+        raise MoneyError("is not a plain decimal number like 29.85") from None
+    if len(cleaned) > 40 or scaled > MAX_AMOUNT_MINOR:
+        raise MoneyError("is larger than any amount we can hold")
+    if scaled != scaled.to_integral_value():
+        unit = "has no minor unit" if digits == 0 else f"has {digits} decimals"
+        raise MoneyError(f"is a fraction of a minor unit: {currency} {unit}")
+    return int(scaled)
+
+
+def format_minor(amount_minor: int, currency: str) -> str:
+    """Write minor units for a person: `USD 1,234.50`, `JPY 1,234`."""
+    digits = exponent(currency)
+    sign = "-" if amount_minor < 0 else ""
+    whole, part = divmod(abs(amount_minor), 10**digits)
+    return f"{currency} {sign}{whole:,}" + (f".{part:0{digits}d}" if digits else "")

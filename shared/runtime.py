@@ -1,0 +1,45 @@
+"""What a process carries around: settings, policy, engine, clocks, gateways, doorbell. Built once, passed on."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from dramatiq.brokers.redis import RedisBroker
+from sqlalchemy import Engine
+
+from shared.broker import Ring, make_broker, make_ring
+from shared.clock import BusinessClock, SystemClock, VirtualClock, machine_now
+from shared.db.session import make_engine
+from shared.gateway.port import ProcessorGateway
+from shared.policy import Policy, load_policy
+from shared.settings import ClockKind, Settings
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Everything that use cases need, as arguments: tests pass their own clocks, never patch ours."""
+
+    policy: Policy
+    engine: Engine
+    clock: BusinessClock
+    machine_now: Callable[[], datetime]
+    gateways: Mapping[str, ProcessorGateway]
+    ring: Ring
+    lease: timedelta
+
+
+def build_runtime(settings: Settings, *, broker: RedisBroker | None = None, pool_size: int = 10) -> Runtime:
+    """Build a process's runtime from its settings. Opens no connection yet."""
+    from shared.gateway.stripe_gateway import make_gateways  # the SDK is slow to import
+
+    engine = make_engine(settings, pool_size=pool_size)
+    clock: BusinessClock = VirtualClock(engine) if settings.clock is ClockKind.VIRTUAL else SystemClock()
+    return Runtime(
+        policy=load_policy(settings.billing_file),
+        engine=engine,
+        clock=clock,
+        machine_now=machine_now,
+        gateways=make_gateways(settings),
+        ring=make_ring(broker or make_broker(settings.redis_url.get_secret_value())),
+        lease=settings.lease,
+    )

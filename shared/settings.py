@@ -1,0 +1,118 @@
+"""What the environment tells us. Wrong or missing settings fail at start, with the name of the variable."""
+
+from datetime import timedelta
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ClockKind(StrEnum):
+    """Where business time comes from."""
+
+    SYSTEM = "system"
+    VIRTUAL = "virtual"
+
+
+class SettingsError(Exception):
+    """The environment is not fit to start with; the message names the variables and says what to do."""
+
+
+class Settings(BaseSettings):
+    """All settings of all processes. Secrets are never printed.
+
+    Stripe keys and webhook secrets are JSON objects by coverage, so that adding a coverage adds no variable:
+    `STRIPE_API_KEYS={"global": "sk_..."}` and `STRIPE_WEBHOOK_SECRETS={"global": ["whsec_new", "whsec_old"]}`.
+    """
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
+
+    database_url: SecretStr = Field(validation_alias="DATABASE_URL")
+    redis_url: SecretStr = Field(validation_alias="REDIS_URL")
+    billing_file: Path = Field(Path("billing.toml"), validation_alias="DUECOURSE_BILLING_FILE")
+    clock: ClockKind = Field(ClockKind.SYSTEM, validation_alias="DUECOURSE_CLOCK")
+    log_level: str = Field("INFO", validation_alias="DUECOURSE_LOG_LEVEL")
+
+    stripe_api_keys: dict[str, SecretStr] = Field(default_factory=dict, validation_alias="STRIPE_API_KEYS")
+    stripe_webhook_secrets: dict[str, list[SecretStr]] = Field(
+        default_factory=dict, validation_alias="STRIPE_WEBHOOK_SECRETS"
+    )
+    stripe_api_base: str | None = Field(None, validation_alias="STRIPE_API_BASE")
+    #: Requests a second that one process may send; Stripe allows 100 live and 25 in test mode per account.
+    stripe_requests_per_s: float = Field(20.0, gt=0, validation_alias="STRIPE_REQUESTS_PER_S")
+    stripe_connect_timeout_s: float = Field(5.0, gt=0, validation_alias="STRIPE_CONNECT_TIMEOUT_S")
+    #: Per socket read; the longest answer Stripe is known to give takes under 30 s.
+    stripe_read_timeout_s: float = Field(30.0, gt=0, validation_alias="STRIPE_READ_TIMEOUT_S")
+
+    #: Above the workers' time limit of 90 s, so that a living worker is never settled behind its back.
+    lease_s: float = Field(300.0, gt=0, validation_alias="DUECOURSE_LEASE_S")
+    tick_interval_s: float = Field(1.0, gt=0, validation_alias="DUECOURSE_TICK_INTERVAL_S")
+    sweep_interval_s: float = Field(2.0, gt=0, validation_alias="DUECOURSE_SWEEP_INTERVAL_S")
+    web_host: str = Field("127.0.0.1", validation_alias="DUECOURSE_WEB_HOST")
+    web_port: Annotated[int, Field(ge=1, le=65535)] = Field(8400, validation_alias="PORT")
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("must look like postgresql://user:password@host:5432/name")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(("redis://", "rediss://")):
+            raise ValueError("must look like redis://:password@host:6379/0")
+        return value
+
+    @model_validator(mode="after")
+    def _never_bend_time_with_real_money(self) -> Self:
+        if self.clock is ClockKind.VIRTUAL and self.has_live_key:
+            raise ValueError(
+                "DUECOURSE_CLOCK=virtual is refused with a live Stripe key: real cards live in real time. "
+                "Unset DUECOURSE_CLOCK or use test keys in STRIPE_API_KEYS."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lease_outlives_the_request(self) -> Self:
+        longest = 2 * (self.stripe_connect_timeout_s + self.stripe_read_timeout_s)
+        if self.lease_s <= longest:
+            raise ValueError(
+                f"DUECOURSE_LEASE_S={self.lease_s:g} must be above {longest:g} s: two requests to Stripe "
+                "(STRIPE_CONNECT_TIMEOUT_S + STRIPE_READ_TIMEOUT_S, twice) have to fit into one lease."
+            )
+        return self
+
+    @cached_property
+    def lease(self) -> timedelta:
+        return timedelta(seconds=self.lease_s)
+
+    @property
+    def has_live_key(self) -> bool:
+        """Whether any Stripe key moves real money (`sk_live_…`, `rk_live_…`)."""
+        return any("_live_" in key.get_secret_value() for key in self.stripe_api_keys.values())
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database URL with the driver that we use, psycopg 3."""
+        _, rest = self.database_url.get_secret_value().split("://", 1)
+        return f"postgresql+psycopg://{rest}"
+
+
+def load_settings() -> Settings:
+    """Read the environment; SettingsError lists every variable that is missing or wrong."""
+    try:
+        return Settings()  # type: ignore[call-arg]  # the fields come from the environment
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"])
+            what = "is not set" if problem["type"] == "missing" else problem["msg"].removeprefix("Value error, ")
+            lines.append(f"  {name}: {what}" if name else f"  {what}")
+        raise SettingsError(
+            "These settings need attention (`duecourse doctor` explains each):\n" + "\n".join(lines)
+        ) from None

@@ -1,0 +1,12 @@
+"""What is written once stays: the database itself refuses to change the trail, receipts and invoices (I10)."""
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+
+
+@pytest.mark.parametrize("table", ["events", "invoice_lines", "receipts", "invoices"])
+@pytest.mark.parametrize("statement", ["DELETE FROM {table}", "TRUNCATE {table} CASCADE"])
+def test_rows_that_are_forever_can_not_be_removed(engine: Engine, table: str, statement: str) -> None:
+    with engine.connect() as connection, pytest.raises(DBAPIError, match="never changed or deleted"):
+        connection.execute(text(statement.format(table=table)))
