@@ -9,6 +9,7 @@ from sqlalchemy import Engine, create_engine
 
 from tests.servers import Servers
 from tests.servers import test_servers as start_servers
+from tests.world import World, running_world
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +39,12 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine = create_engine(sqlalchemy_url(database_url))
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def world(engine: Engine) -> Iterator[World]:
+    with running_world(engine) as running:
+        yield running
 
 
 def sqlalchemy_url(database_url: str) -> str:

@@ -538,7 +538,6 @@ def upgrade() -> None:
         sa.Column("card_revision", sa.BigInteger(), nullable=False),
         sa.Column("card_fingerprint", sa.Text(), nullable=True),
         sa.Column("card_network", sa.Text(), nullable=True),
-        sa.Column("charge_before", sa.Text(), nullable=True),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("lease_expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("confirm_allowed_at", sa.DateTime(timezone=True), nullable=True),

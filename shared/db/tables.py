@@ -340,7 +340,6 @@ payment_attempts = Table(
     Column("card_revision", BigInteger, nullable=False),
     string("card_fingerprint", nullable=True),
     string("card_network", nullable=True),
-    string("charge_before", nullable=True),  # the PaymentIntent's latest charge when this attempt was claimed
     instant("started_at"),  # business time
     instant("lease_expires_at"),  # machine time
     instant("confirm_allowed_at", nullable=True),  # machine time; while null, no confirm can have been sent

@@ -31,6 +31,7 @@ class PaymentIntentSeen:
     currency: str
     latest_charge_id: str | None = None
     cancellation_reason: str | None = None
+    last_error: Decline | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -1,0 +1,102 @@
+"""Reads the processor's JSON into our own values. The only code that knows how Stripe spells its fields."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from shared.domain.declines import Decline
+from shared.gateway.port import CardSeen, ChargeSeen, PaymentIntentSeen, SetupIntentSeen
+
+Json = Mapping[str, Any]
+
+
+def read_payment_intent(raw: object) -> PaymentIntentSeen | None:
+    """Read a PaymentIntent; None if `raw` isn't one with the fields that we rely on."""
+    if not isinstance(raw, Mapping) or raw.get("object") != "payment_intent":
+        return None
+    try:
+        return PaymentIntentSeen(
+            stripe_id=str(raw["id"]),
+            status=str(raw["status"]),
+            amount_minor=int(raw["amount"]),
+            amount_received_minor=int(raw.get("amount_received") or 0),
+            currency=str(raw["currency"]).upper(),
+            latest_charge_id=_id(raw.get("latest_charge")),
+            cancellation_reason=raw.get("cancellation_reason"),
+            last_error=_last_error(raw),
+            metadata=dict(raw.get("metadata") or {}),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def read_decline(error: Json) -> Decline:
+    """Read the codes of an error object, verbatim."""
+    method = error.get("payment_method")
+    card = method.get("card") if isinstance(method, Mapping) else None
+    return Decline(
+        code=error.get("code"),
+        decline_code=error.get("decline_code"),
+        advice_code=error.get("advice_code"),
+        network_advice_code=error.get("network_advice_code"),
+        network_decline_code=error.get("network_decline_code"),
+        network=_network(card) if isinstance(card, Mapping) else None,
+    )
+
+
+def read_card(raw: Json) -> CardSeen:
+    """Read a PaymentMethod of type card. KeyError or TypeError if it isn't one."""
+    card = raw["card"]
+    return CardSeen(
+        stripe_payment_method_id=str(raw["id"]),
+        stripe_customer_id=_id(raw.get("customer")),
+        brand=str(card["brand"]),
+        network=_network(card),
+        last4=str(card["last4"]),
+        exp_month=int(card["exp_month"]),
+        exp_year=int(card["exp_year"]),
+        fingerprint=str(card["fingerprint"]),
+    )
+
+
+def read_setup_intent(raw: Json) -> SetupIntentSeen:
+    """Read a SetupIntent."""
+    return SetupIntentSeen(
+        stripe_id=str(raw["id"]),
+        status=str(raw["status"]),
+        stripe_customer_id=_id(raw.get("customer")),
+        stripe_payment_method_id=_id(raw.get("payment_method")),
+        metadata=dict(raw.get("metadata") or {}),
+    )
+
+
+def read_charge(raw: Json) -> ChargeSeen:
+    """Read a charge."""
+    return ChargeSeen(
+        stripe_id=str(raw["id"]),
+        stripe_payment_intent_id=_id(raw.get("payment_intent")),
+        amount_captured_minor=int(raw.get("amount_captured") or 0),
+        currency=str(raw["currency"]).upper(),
+        is_paid=bool(raw.get("paid")) and raw.get("status") == "succeeded",
+        created_at=datetime.fromtimestamp(int(raw["created"]), UTC),
+        metadata=dict(raw.get("metadata") or {}),
+    )
+
+
+def _id(reference: object) -> str | None:
+    """A reference is an id, or the whole object where it was expanded."""
+    if isinstance(reference, Mapping):
+        reference = reference.get("id")
+    return None if reference is None else str(reference)
+
+
+def _network(card: Json) -> str | None:
+    networks = card.get("networks")
+    preferred = networks.get("preferred") if isinstance(networks, Mapping) else None
+    name = preferred or card.get("network") or card.get("brand")
+    return None if name is None else str(name)
+
+
+def _last_error(raw: Json) -> Decline | None:
+    error = raw.get("last_payment_error")
+    return read_decline(error) if isinstance(error, Mapping) else None

@@ -1,0 +1,225 @@
+"""Stripe as our processor: the only module of Duecourse, with the webhook check, that imports its SDK.
+
+It sends what it is told and reads what comes back; it decides nothing and repeats nothing. Settlement is the
+only repeater, so the SDK's own retries are off, and each POST carries the key that it was given.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import requests
+import stripe
+import urllib3.exceptions
+
+from shared.domain.declines import Decline
+from shared.gateway.outcomes import NEEDS_ATTENTION, OUTCOMES, Trouble, card_trouble, status_of
+from shared.gateway.port import (
+    Answer,
+    CardSeen,
+    ChargeSeen,
+    GatewayMissingError,
+    GatewayUnavailableError,
+    Outcome,
+    ProcessorGateway,
+    SetupIntentSeen,
+)
+from shared.gateway.rate_limit import RateLimit
+from shared.gateway.reading import read_card, read_charge, read_decline, read_payment_intent, read_setup_intent
+from shared.gateway.stripe_version import API_VERSION
+from shared.settings import Settings
+
+#: Stripe's largest page.
+PAGE = 100
+
+stripe.enable_telemetry = False
+
+#: Which trouble an SDK error is, where its class alone says so. Order matters: subclasses first.
+_TROUBLE_OF_ERROR: tuple[tuple[type[stripe.StripeError], Trouble], ...] = (
+    (stripe.IdempotencyError, Trouble.KEY_MISUSED),
+    (stripe.RateLimitError, Trouble.RATE_LIMITED),
+    (stripe.AuthenticationError, Trouble.KEY_REFUSED),
+    (stripe.PermissionError, Trouble.FORBIDDEN),
+    (stripe.CardError, Trouble.CARD),
+    (stripe.InvalidRequestError, Trouble.REFUSED),
+)
+
+
+class StripeGateway:
+    """One coverage's Stripe account. See ProcessorGateway for what each method promises."""
+
+    def __init__(
+        self,
+        api_key: str,
+        *,
+        api_base: str | None,
+        requests_per_s: float,
+        connect_timeout_s: float,
+        read_timeout_s: float,
+    ) -> None:
+        self._client = stripe.StripeClient(
+            api_key,
+            stripe_version=API_VERSION,
+            base_addresses={"api": api_base} if api_base else None,
+            max_network_retries=0,
+            # Not the SDK's default of 80 s. The read timeout is per socket read.
+            http_client=stripe.RequestsClient(timeout=(connect_timeout_s, read_timeout_s)),
+        )
+        self._limit = RateLimit(requests_per_s)
+
+    def create_payment_intent(self, parameters: Mapping[str, Any], key: str) -> Answer:
+        return self._ask(
+            lambda: self._client.v1.payment_intents.create(dict(parameters), {"idempotency_key": key})  # type: ignore[arg-type]  # stored as JSON
+        )
+
+    def confirm_payment_intent(self, stripe_id: str, payment_method_id: str, key: str) -> Answer:
+        return self._ask(
+            lambda: self._client.v1.payment_intents.confirm(
+                stripe_id, {"payment_method": payment_method_id, "off_session": True}, {"idempotency_key": key}
+            )
+        )
+
+    def cancel_payment_intent(self, stripe_id: str, key: str) -> Answer:
+        return self._ask(lambda: self._client.v1.payment_intents.cancel(stripe_id, {}, {"idempotency_key": key}))
+
+    def retrieve_payment_intent(self, stripe_id: str) -> Answer:
+        return self._ask(lambda: self._client.v1.payment_intents.retrieve(stripe_id))
+
+    def create_customer(self, metadata: Mapping[str, str], key: str) -> str:
+        raw = self._read(
+            lambda: self._client.v1.customers.create({"metadata": dict(metadata)}, {"idempotency_key": key})
+        )
+        return str(raw["id"])
+
+    def retrieve_setup_intent(self, stripe_id: str) -> SetupIntentSeen:
+        return read_setup_intent(self._read(lambda: self._client.v1.setup_intents.retrieve(stripe_id)))
+
+    def retrieve_card(self, stripe_payment_method_id: str) -> CardSeen:
+        raw = self._read(lambda: self._client.v1.payment_methods.retrieve(stripe_payment_method_id))
+        try:
+            return read_card(raw)
+        except (KeyError, TypeError):
+            raise GatewayMissingError(f"{stripe_payment_method_id} is not a card") from None
+
+    def list_charges(self, created_from: datetime, created_until: datetime) -> Iterator[ChargeSeen]:
+        """Yield the charges created in [from, until), newest first, a page at a time."""
+        created = {"gte": int(created_from.timestamp()), "lt": int(created_until.timestamp())}
+        after: dict[str, str] = {}
+        while True:
+            parameters: Any = {"created": created, "limit": PAGE, **after}
+            page = self._read(partial(self._client.v1.charges.list, parameters))
+            for raw in page["data"]:
+                yield read_charge(raw)
+            if not page.get("has_more"):
+                return
+            after = {"starting_after": page["data"][-1]["id"]}
+
+    def check_key(self) -> str:
+        """Return the id of the account that the key belongs to."""
+        return str(self._read(lambda: self._client.v1.accounts.retrieve_current())["id"])
+
+    def _ask(self, send: Callable[[], stripe.StripeObject]) -> Answer:
+        self._limit.wait()
+        try:
+            raw, request_id = _raw(send())
+        except stripe.StripeError as error:
+            return _answer_of_error(error)
+        except Exception as error:  # whatever broke on the way, we don't know what Stripe did
+            return Answer(Outcome.UNKNOWN, f"{type(error).__name__} while reading the answer", needs_attention=True)
+        payment_intent = read_payment_intent(raw)
+        trouble = Trouble.NONE if payment_intent is not None else Trouble.UNREADABLE
+        return Answer(
+            outcome=OUTCOMES[trouble, status_of(payment_intent)],
+            reason=f"PaymentIntent is {payment_intent.status}" if payment_intent else "the answer can't be read",
+            payment_intent=payment_intent,
+            decline=payment_intent.last_error if payment_intent else None,
+            charge_id=payment_intent.latest_charge_id if payment_intent else None,
+            http_status=200,
+            request_id=request_id,
+            needs_attention=trouble in NEEDS_ATTENTION,
+        )
+
+    def _read(self, send: Callable[[], stripe.StripeObject]) -> Mapping[str, Any]:
+        self._limit.wait()
+        try:
+            return _raw(send())[0]
+        except stripe.InvalidRequestError as error:
+            if error.http_status == 404:
+                raise GatewayMissingError(_message(error)) from None
+            raise GatewayUnavailableError(_message(error)) from error
+        except stripe.StripeError as error:
+            raise GatewayUnavailableError(_message(error)) from error
+
+
+def make_gateways(settings: Settings) -> dict[str, ProcessorGateway]:
+    """Make a gateway for each coverage that has a key."""
+    return {
+        coverage: StripeGateway(
+            key.get_secret_value(),
+            api_base=settings.stripe_api_base,
+            requests_per_s=settings.stripe_requests_per_s,
+            connect_timeout_s=settings.stripe_connect_timeout_s,
+            read_timeout_s=settings.stripe_read_timeout_s,
+        )
+        for coverage, key in settings.stripe_api_keys.items()
+    }
+
+
+def _raw(answered: stripe.StripeObject) -> tuple[Mapping[str, Any], str | None]:
+    response = answered.last_response
+    if response is None or not isinstance(response.data, Mapping):
+        raise TypeError("the answer is no JSON object")
+    return response.data, response.request_id
+
+
+def _answer_of_error(error: stripe.StripeError) -> Answer:
+    body = error.json_body.get("error") if isinstance(error.json_body, Mapping) else None
+    details: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
+    payment_intent = read_payment_intent(details.get("payment_intent"))
+    decline = read_decline(details)
+    trouble = _trouble(error, decline)
+    outcome = OUTCOMES[trouble, status_of(payment_intent)]
+    charge = details.get("charge") or (payment_intent.latest_charge_id if payment_intent else None)
+    return Answer(
+        outcome=outcome,
+        reason=f"{trouble}: {decline.named}" if decline.code else f"{trouble}: {type(error).__name__}",
+        payment_intent=payment_intent,
+        decline=decline if trouble in (Trouble.CARD, Trouble.AUTHENTICATION) else None,
+        charge_id=None if charge is None else str(charge),
+        http_status=error.http_status,
+        error_type=details.get("type"),
+        code=details.get("code"),
+        request_id=error.request_id,
+        needs_attention=trouble in NEEDS_ATTENTION and outcome is not Outcome.SUCCEEDED,
+    )
+
+
+def _trouble(error: stripe.StripeError, decline: Decline) -> Trouble:
+    if isinstance(error, stripe.APIConnectionError):
+        return Trouble.NOT_CONNECTED if _never_connected(error) else Trouble.NO_ANSWER
+    if decline.code == "idempotency_key_in_use":
+        return Trouble.KEY_IN_USE
+    if decline.code == "lock_timeout":
+        return Trouble.RATE_LIMITED
+    if decline.code == "payment_intent_unexpected_state":
+        return Trouble.UNEXPECTED_STATE
+    for kind, trouble in _TROUBLE_OF_ERROR:
+        if isinstance(error, kind):
+            return card_trouble(decline.code, decline.decline_code) if trouble is Trouble.CARD else trouble
+    if error.http_status == 409:
+        return Trouble.KEY_IN_USE
+    return Trouble.SERVER_ERROR if (error.http_status or 0) >= 500 else Trouble.UNREADABLE
+
+
+def _never_connected(error: stripe.APIConnectionError) -> bool:
+    """Whether the connection itself was refused or timed out, so that no byte of the request left."""
+    cause = error.__cause__
+    if isinstance(cause, requests.exceptions.ConnectTimeout):
+        return True
+    reason = getattr(cause.args[0], "reason", None) if cause is not None and cause.args else None
+    return isinstance(reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError)
+
+
+def _message(error: stripe.StripeError) -> str:
+    return f"{type(error).__name__}: {error.user_message or 'no message'}"

@@ -1,0 +1,82 @@
+"""The outcome table is total, and what it must never do is spelt out pair by pair."""
+
+from itertools import product
+
+import pytest
+
+from shared.gateway.outcomes import OUTCOMES, Status, Trouble, observed_outcome, status_of
+from shared.gateway.port import Outcome, PaymentIntentSeen
+
+PAIRS = list(product(Trouble, Status))
+LEAVES_IT_OPEN = {
+    Trouble.NO_ANSWER,
+    Trouble.UNREADABLE,
+    Trouble.SERVER_ERROR,
+    Trouble.KEY_IN_USE,
+    Trouble.KEY_MISUSED,
+}
+NEVER_ARRIVED = {Trouble.NOT_CONNECTED, Trouble.RATE_LIMITED, Trouble.KEY_REFUSED, Trouble.FORBIDDEN}
+WAITS = {Status.REQUIRES_PAYMENT_METHOD, Status.REQUIRES_CONFIRMATION, Status.NOT_SHOWN}
+
+
+def seen(status: str, charge: str | None = None) -> PaymentIntentSeen:
+    return PaymentIntentSeen("pi_1", status, 500, 0, "USD", latest_charge_id=charge)
+
+
+def test_the_table_has_a_row_for_every_pair() -> None:
+    assert set(OUTCOMES) == set(PAIRS)
+
+
+@pytest.mark.parametrize(("trouble", "status"), PAIRS)
+def test_only_a_success_that_was_shown_is_one(trouble: Trouble, status: Status) -> None:
+    assert (OUTCOMES[trouble, status] is Outcome.SUCCEEDED) == (status is Status.SUCCEEDED)
+
+
+@pytest.mark.parametrize(("trouble", "status"), PAIRS)
+def test_only_a_cancellation_that_was_shown_is_one(trouble: Trouble, status: Status) -> None:
+    assert (OUTCOMES[trouble, status] is Outcome.CANCELED) == (status is Status.CANCELED)
+
+
+@pytest.mark.parametrize(("trouble", "status"), PAIRS)
+def test_a_decline_comes_only_from_the_card(trouble: Trouble, status: Status) -> None:
+    if OUTCOMES[trouble, status] is Outcome.DECLINED:
+        assert trouble is Trouble.CARD or (trouble, status) == (Trouble.NONE, Status.REQUIRES_PAYMENT_METHOD)
+
+
+@pytest.mark.parametrize(("trouble", "status"), list(product(LEAVES_IT_OPEN, WAITS)))
+def test_a_missing_answer_is_never_taken_for_one(trouble: Trouble, status: Status) -> None:
+    assert OUTCOMES[trouble, status] is Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize(("trouble", "status"), list(product(NEVER_ARRIVED, WAITS)))
+def test_an_outage_is_never_a_decline(trouble: Trouble, status: Status) -> None:
+    assert OUTCOMES[trouble, status] is Outcome.NOT_SENT
+
+
+@pytest.mark.parametrize("trouble", Trouble)
+@pytest.mark.parametrize("status", [Status.PROCESSING, Status.REQUIRES_CAPTURE, Status.NEVER_SEEN])
+def test_what_is_pending_stays_unknown(trouble: Trouble, status: Status) -> None:
+    assert OUTCOMES[trouble, status] is Outcome.UNKNOWN
+
+
+def test_a_status_that_this_release_does_not_know_has_a_column() -> None:
+    assert status_of(seen("requires_moon_phase")) is Status.NEVER_SEEN
+    assert status_of(None) is Status.NOT_SHOWN
+
+
+@pytest.mark.parametrize(
+    ("status", "is_charge_new", "outcome"),
+    [
+        ("requires_payment_method", True, Outcome.DECLINED),
+        ("requires_payment_method", False, Outcome.NOT_SENT),  # the decline of the attempt before
+        ("requires_confirmation", False, Outcome.NOT_SENT),
+        ("succeeded", False, Outcome.SUCCEEDED),
+        ("canceled", True, Outcome.CANCELED),
+        ("processing", True, Outcome.UNKNOWN),
+        ("requires_action", False, Outcome.AUTHENTICATION_NEEDED),
+    ],
+)
+def test_an_observation_is_told_from_the_attempt_before_by_its_charge(
+    status: str, is_charge_new: bool, outcome: Outcome
+) -> None:
+    assert observed_outcome(seen(status, "ch_1"), is_charge_new=is_charge_new) is outcome

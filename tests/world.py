@@ -1,0 +1,211 @@
+"""A small real world for tests: PostgreSQL, the simulator over HTTP, the real SDK, and clocks in our hand.
+
+Jobs that are rung are collected and done in this thread by `work()`, in order, so that a test is a diary and not a
+race. Processes, Redis and threads have tests of their own.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Engine, Row, select
+
+from shared.clock import ManualClock
+from shared.db.machinery import events
+from shared.db.tables import accounts, payment_attempts, payment_intents, payments
+from shared.gateway.stripe_gateway import StripeGateway
+from shared.jobs import Job
+from shared.policy import Policy
+from shared.runtime import Runtime
+from simulator.client import RegisteredCard, SimulatorClient
+from simulator.stories import Story
+from simulator.testing import running_simulator
+from tests.seed import Account, add_account, add_card, add_payment, default_policy
+from workers.use_cases.charge_payment import charge_payment
+from workers.use_cases.settle_attempt import settle_attempt
+
+START = datetime(2026, 11, 1, 9, 0, tzinfo=UTC)
+
+
+class MachineClock:
+    """Machine time in a test's hand; near the real one, because Stripe signatures carry it."""
+
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def pass_(self, **duration: float) -> None:
+        self.now += timedelta(**duration)
+
+
+@dataclass
+class World:
+    """Everything a diary needs. Money is asserted on `ledger()`."""
+
+    engine: Engine
+    policy: Policy
+    clock: ManualClock
+    machine: MachineClock
+    simulator: SimulatorClient
+    runtime: Runtime
+    rung: list[Job] = field(default_factory=list)
+
+    # -- people and cards
+
+    def account(self, external_id: str, coverage: str = "global", **settings: Any) -> Account:
+        """An account with a customer at the processor, and no card yet."""
+        with self.engine.begin() as connection:
+            customer = self.runtime.gateways[coverage].create_customer(
+                {}, f"test-customer-{coverage}-{external_id}"
+            )
+            return add_account(connection, external_id, coverage, stripe_customer_id=customer, **settings)
+
+    def card_of(
+        self, account: Account, card: str = "pm_card_visa", story: Story | None = None, brand: str = "visa"
+    ) -> RegisteredCard:
+        """Register a card at the processor and make it primary at once, without a webhook."""
+        registered = self.at_processor(account, card, story, brand)
+        with self.engine.begin() as connection:
+            add_card(
+                connection,
+                account,
+                stripe_payment_method_id=registered.payment_method,
+                brand=registered.brand,
+                network=registered.brand,
+                last4=registered.last4,
+                fingerprint=registered.fingerprint,
+            )
+        return registered
+
+    def at_processor(
+        self,
+        account: Account,
+        card: str = "pm_card_visa",
+        story: Story | None = None,
+        brand: str = "visa",
+        intent: str = "replace",
+    ) -> RegisteredCard:
+        """Register a card at the processor, as a customer's browser does; only webhooks tell us."""
+        if story is not None:
+            card = self.simulator.make_card(account.coverage, story, brand=brand).token
+        metadata = {"duecourse_settings_id": str(account.settings_id), "duecourse_intent": intent}
+        return self.simulator.register_card(account.coverage, self.customer_id(account), card, metadata)
+
+    def customer_id(self, account: Account) -> str:
+        from shared.db.tables import payment_settings
+
+        with self.engine.connect() as connection:
+            return str(
+                connection.scalar(
+                    select(payment_settings.c.stripe_customer_id).where(
+                        payment_settings.c.id == account.settings_id
+                    )
+                )
+            )
+
+    def owes(self, account: Account, amount_minor: int = 5_00, **columns: Any) -> UUID:
+        """A payment that is due now."""
+        with self.engine.begin() as connection:
+            columns.setdefault("next_attempt_at", self.clock.now())
+            columns.setdefault("due_on", self.clock.now().date())
+            return add_payment(connection, account, amount_minor, **columns)
+
+    # -- work
+
+    def charge(self, payment_id: UUID) -> None:
+        charge_payment(self.runtime, payment_id)
+
+    def settle(self, attempt_id: UUID) -> None:
+        settle_attempt(self.runtime, attempt_id)
+
+    # -- looking
+
+    def payment(self, payment_id: UUID) -> Row[Any]:
+        with self.engine.connect() as connection:
+            return connection.execute(select(payments).where(payments.c.id == payment_id)).one()
+
+    def standing(self, account: Account) -> str:
+        with self.engine.connect() as connection:
+            return str(connection.scalar(select(accounts.c.standing).where(accounts.c.id == account.id)))
+
+    def attempts(self, payment_id: UUID) -> list[Row[Any]]:
+        with self.engine.connect() as connection:
+            return list(
+                connection.execute(
+                    select(payment_attempts)
+                    .where(payment_attempts.c.payment_id == payment_id)
+                    .order_by(payment_attempts.c.number)
+                )
+            )
+
+    def intents(self, payment_id: UUID) -> list[Row[Any]]:
+        with self.engine.connect() as connection:
+            return list(
+                connection.execute(
+                    select(payment_intents)
+                    .where(payment_intents.c.payment_id == payment_id)
+                    .order_by(payment_intents.c.ordinal)
+                )
+            )
+
+    def trail(self, payment_id: UUID) -> list[tuple[str, str | None]]:
+        with self.engine.connect() as connection:
+            return [
+                (row.type, row.reason)
+                for row in connection.execute(
+                    select(events).where(events.c.payment_id == payment_id).order_by(events.c.id)
+                )
+            ]
+
+    def charged(self, payment_id: UUID) -> list[int]:
+        """What the processor's own book says was captured for this payment, in minor units."""
+        return [
+            line.amount
+            for line in self.simulator.iter_ledger()
+            if line.metadata.get("duecourse_payment_id") == str(payment_id)
+        ]
+
+
+def api_key(coverage: str) -> str:
+    return f"sk_test_sim_{coverage}"
+
+
+def make_gateways(simulator_url: str, coverages: Iterable[str], read_timeout_s: float = 5.0) -> Mapping[str, Any]:
+    return {
+        coverage: StripeGateway(
+            api_key(coverage),
+            api_base=simulator_url,
+            requests_per_s=10_000,
+            connect_timeout_s=2.0,
+            read_timeout_s=read_timeout_s,
+        )
+        for coverage in coverages
+    }
+
+
+@contextmanager
+def running_world(engine: Engine, start: datetime = START) -> Iterator[World]:
+    """Build a world on a migrated, empty database."""
+    policy, clock, machine = default_policy(), ManualClock(start), MachineClock()
+    rung: list[Job] = []
+
+    def ring(jobs: Iterable[Job]) -> bool:
+        rung.extend(jobs)
+        return True
+
+    with running_simulator(clock=clock) as simulator:
+        runtime = Runtime(
+            policy=policy,
+            engine=engine,
+            clock=clock,
+            machine_now=machine,
+            gateways=make_gateways(simulator.url, policy.coverages),
+            ring=ring,
+            lease=timedelta(minutes=5),
+        )
+        yield World(engine, policy, clock, machine, simulator, runtime, rung)

@@ -1,0 +1,63 @@
+"""Every actor on one page: one line each over a use case of the same name. Dramatiq starts from here.
+
+`max_retries=0` everywhere: the row is still due, and the sweep brings it back. What an actor raises is logged and
+lands in the dead letters, where a person can read it; nothing depends on it.
+"""
+
+from functools import cache
+from uuid import UUID
+
+import dramatiq
+
+from shared.broker import make_broker
+from shared.jobs import BATCH, INTERACTIVE, RUNS
+from shared.logs import configure_logs
+from shared.runtime import Runtime, build_runtime
+from shared.settings import load_settings
+from workers import use_cases
+
+settings = load_settings()
+configure_logs("worker", settings.log_level)
+broker = make_broker(settings.redis_url.get_secret_value())
+dramatiq.set_broker(broker)
+
+#: Two requests of at most connect + read timeout, and the record; well below the lease of 5 minutes (ms).
+CHARGE_TIME_LIMIT_MS = 90_000
+#: A run works in short chunks and rings again after some 20 s; this stops only a chunk that hangs (ms).
+RUN_TIME_LIMIT_MS = 300_000
+
+
+@cache
+def runtime() -> Runtime:
+    """Built at first use, after the fork: no connection is shared between processes."""
+    return build_runtime(settings, broker=broker)
+
+
+@dramatiq.actor(queue_name=BATCH, actor_name="charge_payment", time_limit=CHARGE_TIME_LIMIT_MS)
+def charge_payment(payment_id: str) -> None:
+    """Charge one payment. Safe to deliver twice: the use case claims the attempt first."""
+    use_cases.charge_payment(runtime(), UUID(payment_id))
+
+
+@dramatiq.actor(queue_name=BATCH, time_limit=CHARGE_TIME_LIMIT_MS)
+def settle_attempt(attempt_id: str) -> None:
+    """Look up what became of an attempt. Safe to deliver twice: one turn, one look."""
+    use_cases.settle_attempt(runtime(), UUID(attempt_id))
+
+
+@dramatiq.actor(queue_name=INTERACTIVE, time_limit=CHARGE_TIME_LIMIT_MS)
+def apply_stripe_event(coverage: str, stripe_event_id: str) -> None:
+    """Apply one stored Stripe event. Safe to deliver twice: it is marked as applied with its effects."""
+    use_cases.apply_stripe_event(runtime(), coverage, stripe_event_id)
+
+
+@dramatiq.actor(queue_name=RUNS, time_limit=RUN_TIME_LIMIT_MS, priority=-1)  # before charges in the same worker
+def generate_invoices(run_id: str) -> None:
+    """Go on with a monthly run. Safe to deliver twice: chunks take turns on the run row."""
+    use_cases.generate_invoices(runtime(), UUID(run_id))
+
+
+@dramatiq.actor(queue_name=RUNS, time_limit=RUN_TIME_LIMIT_MS, priority=-1)
+def retry_payments(run_id: str) -> None:
+    """Go on with a daily run. Safe to deliver twice: chunks take turns on the run row."""
+    use_cases.retry_payments(runtime(), UUID(run_id))

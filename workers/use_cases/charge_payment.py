@@ -1,0 +1,99 @@
+"""Charge one payment: claim, create, confirm, record. Between the phases the network, never inside one."""
+
+from dataclasses import replace
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Connection, select, update
+
+from shared.collection.claim import Claimed, NotClaimed, claim_charge
+from shared.collection.record import record_answer
+from shared.db.session import in_transaction
+from shared.db.tables import payment_attempts, payment_intents
+from shared.domain.states import AttemptKind, AttemptState
+from shared.gateway.port import Answer, Outcome, PaymentIntentSeen, ProcessorGateway
+from shared.runtime import Runtime
+
+log = structlog.get_logger()
+
+#: A request leaves only with this much of the lease left: more than connect and read timeouts together, so
+#: that settlement never looks while an answer may still be on its way.
+LEASE_MARGIN = timedelta(seconds=60)
+
+
+def charge_payment(runtime: Runtime, payment_id: UUID) -> None:
+    """Ask for one payment's money if that is due. Safe to deliver twice: the attempt is claimed first."""
+    claimed = in_transaction(runtime.engine, lambda connection: claim_charge(connection, runtime, payment_id))
+    if isinstance(claimed, NotClaimed):
+        log.debug("charge.not_claimed", payment_id=str(payment_id), reason=claimed.reason)
+        return
+    answer = _ask(runtime, claimed)
+    if answer is None:
+        log.warning("charge.overtaken", attempt_id=str(claimed.attempt_id), consequence="settlement owns it")
+        return
+    record_answer(runtime, claimed.attempt_id, answer)
+    log.info(
+        "charge.answered",
+        payment_id=str(payment_id),
+        attempt_id=str(claimed.attempt_id),
+        outcome=answer.outcome,
+        code=answer.code,
+        request_id=answer.request_id,
+    )
+
+
+def _ask(runtime: Runtime, claimed: Claimed) -> Answer | None:
+    """Create the PaymentIntent if need be, commit its id, then confirm; None if the attempt was taken from us."""
+    gateway = runtime.gateways.get(claimed.coverage)
+    if gateway is None:
+        reason = f"STRIPE_API_KEYS has no key for coverage {claimed.coverage}"
+        return Answer(Outcome.NOT_SENT, reason, needs_attention=True)
+    stripe_id = claimed.stripe_payment_intent_id
+    if stripe_id is None:
+        created = gateway.create_payment_intent(claimed.create_parameters, claimed.create_key)
+        if created.payment_intent is None:
+            # It isn't confirmed, so it moves no money, whatever became of it. The same key finds it again.
+            return replace(created, outcome=Outcome.NOT_SENT, reason=f"no PaymentIntent: {created.reason}")
+        stripe_id = created.payment_intent.stripe_id
+        if not _allow_confirm(runtime, claimed, created.payment_intent):
+            return None
+    if runtime.machine_now() + min(LEASE_MARGIN, runtime.lease / 2) > claimed.lease_expires_at:
+        return Answer(Outcome.NOT_SENT, "the lease was nearly over before the request could leave")
+    return _send(gateway, claimed, stripe_id)
+
+
+def _send(gateway: ProcessorGateway, claimed: Claimed, stripe_id: str) -> Answer:
+    if claimed.kind is AttemptKind.CANCEL:
+        return gateway.cancel_payment_intent(stripe_id, claimed.attempt_key)
+    return gateway.confirm_payment_intent(stripe_id, claimed.stripe_payment_method_id, claimed.attempt_key)
+
+
+def _allow_confirm(runtime: Runtime, claimed: Claimed, seen: PaymentIntentSeen) -> bool:
+    """Commit the PaymentIntent's id before anything confirms it; False if the attempt isn't ours any more."""
+
+    def work(connection: Connection) -> bool:
+        is_ours = connection.execute(
+            update(payment_attempts)
+            .where(payment_attempts.c.id == claimed.attempt_id, payment_attempts.c.state == AttemptState.STARTED)
+            .values(confirm_allowed_at=runtime.machine_now())
+            .returning(payment_attempts.c.id)
+        ).one_or_none()
+        if is_ours is None:
+            return False
+        connection.execute(
+            update(payment_intents)
+            .where(
+                payment_intents.c.id == claimed.payment_intent_id,
+                payment_intents.c.stripe_payment_intent_id.is_(None),
+            )
+            .values(stripe_payment_intent_id=seen.stripe_id, status=seen.status)
+        )
+        committed = connection.scalar(
+            select(payment_intents.c.stripe_payment_intent_id).where(
+                payment_intents.c.id == claimed.payment_intent_id
+            )
+        )
+        return committed == seen.stripe_id
+
+    return in_transaction(runtime.engine, work)
