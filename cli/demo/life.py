@@ -1,0 +1,154 @@
+"""Two months in the life of the demo's company, day by day, on the virtual clock."""
+
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as time_of_day
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from sqlalchemy import Engine, func, select
+
+from cli.demo.people import FIRST, FIRST_DAY, LAST_DAY, SECOND, Person, write_files
+from cli.stack import Stack
+from shared.advance import advance_clock, set_clock
+from shared.db.machinery import stripe_events
+from shared.db.tables import accounts, payment_settings
+from shared.domain.states import SettingsKind
+from simulator.client import SimulatorClient
+
+#: October is billed when it ends; in Tokyo that is nine hours before it ends in UTC.
+BIRTH = datetime(2026, 10, 30, 0, 0, tzinfo=UTC)
+MIDDAY = time_of_day(12, 0, tzinfo=UTC)
+#: Registering cards is mostly waiting for the simulator.
+THREADS = 8
+EVENTS_WITHIN_S = 30.0
+
+
+class DemoError(Exception):
+    """The demo can't go on; the message says why."""
+
+
+def begin(stack: Stack, engine: Engine, people: Sequence[Person], folder: Path, console: Console) -> None:
+    """Set the clock, import the company's files, and let its customers register their cards."""
+    with engine.begin() as connection:
+        set_clock(connection, BIRTH, stack.policy)
+    files = write_files(people, folder)
+    with console.status("importing accounts, services and fees"):
+        for what in ("accounts", "services"):
+            _import(stack, [what, str(files[what])])
+        for period in (FIRST, SECOND):
+            _import(stack, ["fees", str(files[f"fees-{period}"]), "--period", str(period)])
+    with console.status("customers register their cards"):
+        _duecourse(stack, ["customers", "create"])
+        register_cards(stack, engine, [person for person in people if person.story is not None])
+
+
+def live(stack: Stack, engine: Engine, people: Sequence[Person], console: Console) -> None:
+    """Live from the first of November to the end of December; people register new cards when they do."""
+    registering: dict[date, list[Person]] = defaultdict(list)
+    for person in people:
+        if person.registers_on is not None:
+            registering[person.registers_on].append(person)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[day]}"),
+        TimeElapsedColumn(),
+        console=console,
+    )
+    days = list(_days(FIRST_DAY, LAST_DAY))
+    with progress:
+        task = progress.add_task("living two months", total=len(days), day="")
+        for day in days:
+            advance_clock(engine, stack.policy, datetime.combine(day, MIDDAY))
+            register_cards(stack, engine, registering[day], has_paid_with=True)
+            progress.update(task, advance=1, day=day.isoformat())
+        advance_clock(engine, stack.policy, datetime.combine(LAST_DAY, MIDDAY) + timedelta(hours=8))
+
+
+def register_cards(stack: Stack, engine: Engine, people: Sequence[Person], *, has_paid_with: bool = False) -> None:
+    """Register a card for each person at the simulator, as a browser does, and wait until its events are applied.
+
+    The first card tells the person's story; a later one (`has_paid_with`) is a good one.
+    """
+    if not people:
+        return
+    customers = _customers(engine, people)
+    url = _simulator(stack)
+    before = _applied_events(engine)
+
+    def register(person: Person) -> None:
+        with SimulatorClient(url) as simulator:
+            story = None if has_paid_with else person.story
+            card = simulator.make_card(person.coverage, story, brand=person.brand)
+            settings_id, customer = customers[person.external_id]
+            metadata = {"duecourse_settings_id": settings_id, "duecourse_intent": "replace"}
+            simulator.register_card(person.coverage, customer, card.token, metadata)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(register, people))
+    deadline = time.monotonic() + EVENTS_WITHIN_S
+    while _applied_events(engine) < before + len(people):
+        if time.monotonic() > deadline:
+            raise DemoError("the simulator's webhooks weren't applied; see .duecourse/logs/web.log")
+        time.sleep(0.01)
+
+
+def _import(stack: Stack, arguments: Sequence[str]) -> None:
+    _duecourse(stack, ["import", *arguments])
+
+
+def _duecourse(stack: Stack, arguments: Sequence[str]) -> None:
+    """Run one of our own commands as a person would, in the stack's environment."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from cli.main import app; app()", *arguments],
+        env={**os.environ, **stack.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise DemoError(
+            f"`duecourse {' '.join(arguments)}` exited with {done.returncode}:\n{done.stdout}{done.stderr}"
+        )
+
+
+def _customers(engine: Engine, people: Sequence[Person]) -> Mapping[str, tuple[str, str]]:
+    wanted = {person.external_id for person in people}
+    with engine.connect() as connection:
+        rows = connection.execute(
+            select(accounts.c.external_id, payment_settings.c.id, payment_settings.c.stripe_customer_id)
+            .join(payment_settings, payment_settings.c.account_id == accounts.c.id)
+            .where(payment_settings.c.kind == SettingsKind.CARD)
+        )
+        return {row[0]: (str(row[1]), row[2]) for row in rows if row[0] in wanted}
+
+
+def _applied_events(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return int(
+            connection.scalar(
+                select(func.count())
+                .select_from(stripe_events)
+                .where(stripe_events.c.type == "setup_intent.succeeded", stripe_events.c.state == "applied")
+            )
+            or 0
+        )
+
+
+def _simulator(stack: Stack) -> str:
+    if stack.simulator_url is None:
+        raise DemoError("the demo charges only simulated cards: unset STRIPE_API_KEYS")
+    return stack.simulator_url
+
+
+def _days(first: date, last: date) -> Iterator[date]:
+    for number in range((last - first).days + 1):
+        yield first + timedelta(days=number)
