@@ -177,7 +177,7 @@ def test_killed_after_the_create_finds_the_same_payment_intent_again(
     world.charge(payment)
     assert world.charged(payment) == [5_00]
     assert len(world.intents(payment)) == 1
-    assert world.simulator.health()["objects"]["payment_intent"] == 1
+    assert world.simulator.health()["objects"]["payment_intents"] == 1
 
 
 def test_a_create_without_an_answer_moved_no_money_and_is_repeated_under_its_key(

@@ -1,0 +1,46 @@
+# Two commands for a newcomer: `make demo` and `make test`. All else is in `make help`.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test lint lock clean
+
+ACCOUNTS ?= 500
+BIN := .venv/bin
+# The first Python that is new enough; `make PYTHON=/path/to/python3.12 …` names another.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: .venv/.installed ## Make .venv with everything in it, from hash-locked requirements
+
+.venv/.installed: requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Duecourse needs Python 3.11 or newer: install it, or say make PYTHON=/path/to/it"; exit 1; }
+	@echo "Installing into .venv (once; a minute or two)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## Two virtual months of billing on real parts (ACCOUNTS=500)
+	@$(BIN)/duecourse demo --accounts $(ACCOUNTS)
+
+up: setup ## Everything of the Procfile, until Ctrl-C
+	@$(BIN)/duecourse up
+
+test: setup ## All tests, on real servers that start by themselves
+	@$(BIN)/python -m pytest
+
+lint: setup ## ruff, mypy strict, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+lock: setup ## Renew requirements.txt from pyproject.toml
+	@$(BIN)/pip-compile --quiet --no-config --generate-hashes --allow-unsafe --strip-extras --all-extras --upgrade \
+		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options --no-header \
+		--output-file requirements.txt pyproject.toml
+
+clean: ## Remove .venv and caches; data in .duecourse/ stays
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
