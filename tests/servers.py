@@ -131,6 +131,7 @@ def test_servers() -> Iterator[Servers]:
             is_own_redis = not os.environ.get("REDIS_URL")
             redis_url = urls.redis_url if is_own_redis else _with_db(urls.redis_url, TESTS_REDIS_DB)
             running = Servers(urls.database_url, redis_url, is_own_redis)
+            running.fresh_redis()  # refuse at once where somebody else's keys lie
             try:
                 yield running
             finally:

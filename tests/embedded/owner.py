@@ -1,0 +1,32 @@
+"""A parent of embedded servers, to be killed: `owner.py FOLDER WAY`. Prints the URLs, then ends in that way."""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from embedded import EmbeddedError, servers
+
+
+def main(folder: Path, way: str) -> None:
+    with servers(folder) as urls:
+        print(json.dumps(asdict(urls)), flush=True)
+        if way == "fork" and os.fork() == 0:
+            os.close(1)  # the test reads our output to its end
+        if way == "return":
+            return
+        if way == "exit":
+            os._exit(3)
+        if way == "raise":
+            raise RuntimeError("a bug")
+        while True:
+            signal.pause()
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]), sys.argv[2])
+    except EmbeddedError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
