@@ -20,6 +20,7 @@ import httpx
 import embedded
 from cli.supervisor import Process, Supervisor, read_procfile
 from shared.policy import Policy, load_policy
+from shared.stripe_event_types import HANDLED_EVENT_TYPES
 
 #: Where Duecourse keeps its data, in the folder it is started in.
 DATA = Path(".duecourse")
@@ -108,7 +109,12 @@ def _simulated_processor(
         webhook_secrets.setdefault(coverage, f"whsec_{secrets.token_hex(16)}")
     kept["simulator_port"] = simulator_url.rsplit(":", 1)[1]
     webhooks = [
-        {"account": coverage, "url": f"{web_url}/webhooks/stripe/{coverage}", "secret": webhook_secrets[coverage]}
+        {
+            "account": coverage,
+            "url": f"{web_url}/webhooks/stripe/{coverage}",
+            "secret": webhook_secrets[coverage],
+            "enabled_events": sorted(HANDLED_EVENT_TYPES),  # what one would choose at Stripe, too
+        }
         for coverage in policy.coverages
     ]
     return {

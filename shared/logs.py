@@ -27,7 +27,12 @@ def _redact_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -
 
 def configure_logs(process: str, level: str = "INFO") -> None:
     """Send all logging, ours and the libraries', to standard error in one form."""
+
+    def name_process(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        return {"process": process, **event}
+
     shared: list[Any] = [
+        name_process,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -53,4 +58,3 @@ def configure_logs(process: str, level: str = "INFO") -> None:
     root.setLevel(level)
     for noisy in ("apscheduler", "httpx", "stripe", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    structlog.contextvars.bind_contextvars(process=process)

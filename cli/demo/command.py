@@ -1,5 +1,6 @@
 """The command: start everything, live two months, tell the story, leave the data for `duecourse up`."""
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -15,6 +16,8 @@ from cli.demo.people import make_people
 from cli.demo.summary import print_summary
 from cli.stack import DATA, Stack, StackError, prepared_stack, running_stack
 from cli.supervisor import SupervisorError
+from shared.runtime import build_runtime
+from shared.settings import load_settings
 from simulator.client import SimulatorClient
 
 #: The demo's people all have this prefix; other accounts are somebody's, and never touched.
@@ -35,8 +38,10 @@ def demo(
             _start_over(DATA, engine)
             console.print("PostgreSQL, Valkey and a card processor are up; starting web, scheduler and workers.")
             with running_stack(stack):
+                os.environ.update(stack.environment)  # from here on this process is one of the stack's
+                runtime = build_runtime(load_settings())
                 people = make_people(accounts, seed)
-                begin(stack, engine, people, DATA / "demo", console)
+                begin(stack, runtime, people, DATA / "demo", console)
                 console.print(f"{accounts:,} customers in two coverages: USD in UTC, JPY in Tokyo.")
                 live(stack, engine, people, console)
                 console.print()

@@ -1,8 +1,5 @@
 """Two months in the life of the demo's company, day by day, on the virtual clock."""
 
-import os
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +12,21 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sqlalchemy import Engine, func, select
 
+from cli.customer_commands import create_customers
 from cli.demo.people import FIRST, FIRST_DAY, LAST_DAY, SECOND, Person, write_files
+from cli.importing.accounts import accounts_file
+from cli.importing.fees import fees_file
+from cli.importing.importer import Order, import_file
+from cli.importing.kind import FileKind
+from cli.importing.layout import parse_wishes
+from cli.importing.services import services_file
+from cli.importing.source import open_source
 from cli.stack import Stack
 from shared.advance import advance_clock, set_clock
 from shared.db.machinery import stripe_events
 from shared.db.tables import accounts, payment_settings
 from shared.domain.states import SettingsKind
+from shared.runtime import Runtime
 from simulator.client import SimulatorClient
 
 #: October is billed when it ends; in Tokyo that is nine hours before it ends in UTC.
@@ -35,18 +41,20 @@ class DemoError(Exception):
     """The demo can't go on; the message says why."""
 
 
-def begin(stack: Stack, engine: Engine, people: Sequence[Person], folder: Path, console: Console) -> None:
+def begin(stack: Stack, runtime: Runtime, people: Sequence[Person], folder: Path, console: Console) -> None:
     """Set the clock, import the company's files, and let its customers register their cards."""
+    engine, policy = runtime.engine, runtime.policy
     with engine.begin() as connection:
-        set_clock(connection, BIRTH, stack.policy)
+        set_clock(connection, BIRTH, policy)
     files = write_files(people, folder)
     with console.status("importing accounts, services and fees"):
-        for what in ("accounts", "services"):
-            _import(stack, [what, str(files[what])])
+        _import(engine, accounts_file(policy), files["accounts"])
+        _import(engine, services_file(policy), files["services"])
         for period in (FIRST, SECOND):
-            _import(stack, ["fees", str(files[f"fees-{period}"]), "--period", str(period)])
+            _import(engine, fees_file(policy, period, BIRTH.date()), files[f"fees-{period}"])
     with console.status("customers register their cards"):
-        _duecourse(stack, ["customers", "create"])
+        for coverage, gateway in runtime.gateways.items():
+            create_customers(runtime, gateway, coverage)
         register_cards(stack, engine, [person for person in people if person.story is not None])
 
 
@@ -101,23 +109,14 @@ def register_cards(stack: Stack, engine: Engine, people: Sequence[Person], *, ha
         time.sleep(0.01)
 
 
-def _import(stack: Stack, arguments: Sequence[str]) -> None:
-    _duecourse(stack, ["import", *arguments])
-
-
-def _duecourse(stack: Stack, arguments: Sequence[str]) -> None:
-    """Run one of our own commands as a person would, in the stack's environment."""
-    done = subprocess.run(
-        [sys.executable, "-c", "from cli.main import app; app()", *arguments],
-        env={**os.environ, **stack.environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise DemoError(
-            f"`duecourse {' '.join(arguments)}` exited with {done.returncode}:\n{done.stdout}{done.stderr}"
-        )
+def _import(engine: Engine, kind: FileKind, path: Path) -> None:
+    """What `duecourse import` does, in this process."""
+    with open_source(str(path), "utf-8", ",") as source:
+        wishes = parse_wishes(kind.columns, [], [], [])
+        order = Order(kind, wishes, path.with_suffix(".rejects.csv"), BIRTH, "operator:demo")
+        report = import_file(engine, source, order)
+    if report.problem_count:
+        raise DemoError(f"{path} has {report.problem_count} bad cells; see {order.rejects}")
 
 
 def _customers(engine: Engine, people: Sequence[Person]) -> Mapping[str, tuple[str, str]]:
