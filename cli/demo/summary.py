@@ -147,10 +147,11 @@ def _print_recovery(console: Console, connection: Connection) -> None:
     table.add_column("day", justify="right")
     table.add_column("payments", justify="right")
     table.add_column("", width=40)
-    most = max(days.values())
-    for day in range(max(days) + 1):
-        count = days.get(day, 0)
-        table.add_row(str(day), str(count) if count else "", Bar(most, 0, count, width=40, color="green"))
+    spans = [(day, day) for day in range(8)] + [(8, 14), (15, 21), (22, 999)]
+    counts = [sum(count for day, count in days.items() if first <= day <= last) for first, last in spans]
+    for (first, last), count in zip(spans, counts, strict=True):
+        label = str(first) if first == last else f"{first} to {last}" if last < 999 else f"{first} and more"
+        table.add_row(label, str(count) if count else "", Bar(max(counts), 0, count, width=40, color="green"))
     console.print(table, "\n")
 
 

@@ -1,0 +1,212 @@
+"""Issues one chunk of accounts: a handful of statements, all in the caller's transaction.
+
+What a rollback undoes together belongs together: invoices, lines, payments, the fees' marks, the counter that
+numbers come from (so that no number is ever missing), the trail, and the cursor that the caller writes.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from shared.domain.states import PaymentState, SettingsKind
+from shared.invoicing.bills import BILLS, LOCKED_CANDIDATES, LOCKED_LINES, SkipReason
+from shared.invoicing.counts import Counts
+from shared.invoicing.month import Month
+from shared.invoicing.troubles import report_troubled_accounts, resolve_mended_accounts
+
+#: Why a payment is where month start put it.
+STATE_REASON: dict[PaymentState, str] = {
+    PaymentState.DUE: "invoiced at month start",
+    PaymentState.AWAITING_TRANSFER: "the customer pays by bank transfer",
+    PaymentState.PAID: "the total is zero: there is nothing to collect",
+    PaymentState.CARRIED_FORWARD: "below the processor's minimum: it is a fee of the next month",
+}
+
+
+@dataclass(frozen=True)
+class IssuedChunk:
+    """What became of one chunk; `last_account_id` is None when no account was left."""
+
+    counts: Counts
+    last_account_id: UUID | None
+
+
+@dataclass(frozen=True)
+class Issuing:
+    """For whom and when a chunk is issued; `now` is business time."""
+
+    run_id: UUID
+    requested_by: str
+    month: Month
+    now: datetime
+
+    def parameters(self) -> dict[str, Any]:
+        """What the statements of a chunk need to know."""
+        issued_on = self.month.issued_on(self.now)
+        return {
+            **self.month.parameters(),
+            "period": str(self.month.period),
+            "run_id": self.run_id,
+            "requested_by": self.requested_by,
+            "now": self.now,
+            "issued_on": issued_on,
+            "year": issued_on.year,
+            "number_prefix": f"{self.month.coverage.invoice_prefix}-{issued_on.year}-",
+            "card_due_on": self.month.due_on(SettingsKind.CARD, issued_on),
+            "transfer_due_on": self.month.due_on(SettingsKind.BANK_TRANSFER, issued_on),
+            "next_period": self.month.period.next.first_day,
+            **{f"reason_{state}": reason for state, reason in STATE_REASON.items()},
+        }
+
+
+def issue_chunk(connection: Connection, issuing: Issuing, after: UUID, accounts: int) -> IssuedChunk:
+    """Issue the invoices of the next `accounts` accounts behind `after`, in the order of their ids."""
+    _plan_for_this_chunk(connection)
+    parameters = issuing.parameters()
+    _gather(connection, {**parameters, "after": after, "accounts": accounts})
+    issued = _count(connection)
+    if issued.last_account_id is None:
+        return issued
+    if issued.counts.invoices:
+        first_sequence = _take_numbers(connection, parameters, issued.counts.invoices)
+        for statement in _ISSUE:
+            connection.execute(text(statement), {**parameters, "first_sequence": first_sequence})
+        if issued.counts.carried_forward:
+            connection.execute(text(_CARRY_FORWARD), parameters)
+        resolve_mended_accounts(connection, parameters)
+    report_troubled_accounts(connection, parameters)
+    return issued
+
+
+def _plan_for_this_chunk(connection: Connection) -> None:
+    """A chunk is a hundred-thousandth of some tables: a generic plan would scan them whole, and JIT costs more
+    than it saves."""
+    connection.execute(
+        text("SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)")
+    )
+
+
+def _gather(connection: Connection, parameters: dict[str, Any]) -> None:
+    """Lock what the invoices are made of and keep it in temporary tables, so that every statement sees the same."""
+    for table, select in (("candidates", LOCKED_CANDIDATES), ("lines", LOCKED_LINES), ("bills", _NUMBERED_BILLS)):
+        connection.execute(text(f"CREATE TEMPORARY TABLE {table} ON COMMIT DROP AS {select}"), parameters)
+        connection.execute(text(f"ANALYZE {table}"))
+
+
+def _count(connection: Connection) -> IssuedChunk:
+    counts = Counts()
+    rows = connection.execute(
+        text(
+            "SELECT skipped, CASE WHEN skipped IS NULL THEN state END AS state, count(*) AS accounts,"
+            " sum(line_count) AS lines, sum(total_minor) AS total_minor FROM bills GROUP BY 1, 2"
+        )
+    )
+    for row in rows:
+        if row.skipped is not None:
+            counts.add_skipped(SkipReason(row.skipped), row.accounts)
+        else:
+            counts.add_invoices(PaymentState(row.state), row.accounts, int(row.lines), int(row.total_minor))
+    last = connection.scalar(text("SELECT account_id FROM bills ORDER BY account_id DESC LIMIT 1"))
+    return IssuedChunk(counts, last)
+
+
+def _take_numbers(connection: Connection, parameters: dict[str, Any], how_many: int) -> int:
+    """Return the first of `how_many` consecutive numbers; the counter stays locked until the transaction ends."""
+    last: int = connection.execute(
+        text("""
+            INSERT INTO invoice_counters AS c (coverage, year, last_sequence) VALUES (:coverage, :year, :how_many)
+            ON CONFLICT (coverage, year) DO UPDATE SET last_sequence = c.last_sequence + excluded.last_sequence
+            RETURNING last_sequence
+        """),
+        {**parameters, "how_many": how_many},
+    ).scalar_one()
+    return last - how_many + 1
+
+
+_NUMBERED_BILLS = f"""
+    SELECT gen_random_uuid() AS invoice_id, gen_random_uuid() AS payment_id,
+           row_number() OVER (PARTITION BY skipped IS NULL ORDER BY account_id) - 1 AS place, bill.*
+    FROM ({BILLS}) bill
+"""  # noqa: S608  # our own constant
+
+#: `lpad` cuts what is longer: the millionth invoice of a year has seven digits.
+_INVOICES = """
+    INSERT INTO invoices (id, account_id, coverage, period, number, number_year, number_sequence, currency,
+                          total_minor, issued_on, due_on, billing_snapshot, run_id)
+    SELECT b.invoice_id, b.account_id, :coverage, :first_day,
+           :number_prefix || lpad(n.sequence, greatest(6, length(n.sequence)), '0'),
+           :year, :first_sequence + b.place,
+           :currency, b.total_minor, :issued_on,
+           CASE b.kind WHEN 'bank_transfer' THEN CAST(:transfer_due_on AS date) ELSE :card_due_on END,
+           jsonb_strip_nulls(jsonb_build_object('name', a.name, 'email', a.email))
+               || CASE jsonb_typeof(s.billing_details)
+                      WHEN 'object' THEN jsonb_strip_nulls(s.billing_details) ELSE '{}' END
+               || jsonb_build_object('account_external_id', a.external_id, 'coverage', s.coverage,
+                                     'language', s.language),
+           :run_id
+    FROM bills b
+    JOIN payment_settings s ON s.id = b.settings_id
+    JOIN accounts a ON a.id = b.account_id,
+    LATERAL (SELECT CAST(:first_sequence + b.place AS text) AS sequence) n
+    WHERE b.skipped IS NULL
+    ORDER BY b.place
+"""
+
+_INVOICE_LINES = """
+    INSERT INTO invoice_lines (invoice_id, position, fee_id, service_id, description, from_on, until_on,
+                               active_days, unit_price_minor, amount_minor)
+    SELECT b.invoice_id, l.position, l.fee_id, l.service_id, l.description, l.from_on, l.until_on,
+           l.active_days, l.unit_price_minor, l.amount_minor
+    FROM bills b JOIN lines l ON l.account_id = b.account_id
+    WHERE b.skipped IS NULL
+    ORDER BY b.place, l.position
+"""
+
+_MARK_FEES = """
+    UPDATE fees f SET invoice_id = b.invoice_id
+    FROM bills b JOIN lines l ON l.account_id = b.account_id
+    WHERE b.skipped IS NULL AND f.id = l.fee_id
+"""
+
+#: The one documented exception to "payments move through shared/collection": here they come to be.
+_PAYMENTS = """
+    INSERT INTO payments (id, kind, account_id, settings_id, coverage, invoice_id, currency, amount_minor, state,
+                          state_reason, lane, trigger, requested_by, next_attempt_at, due_on, run_id, paid_at)
+    SELECT b.payment_id, 'monthly', b.account_id, b.settings_id, :coverage, b.invoice_id, :currency, b.total_minor,
+           b.state,
+           CASE b.state WHEN 'due' THEN :reason_due WHEN 'awaiting_transfer' THEN :reason_awaiting_transfer
+                        WHEN 'paid' THEN :reason_paid WHEN 'carried_forward' THEN :reason_carried_forward END,
+           'batch', 'month_start', :requested_by,
+           CASE b.state WHEN 'due' THEN CAST(:now AS timestamptz) END,
+           CASE b.kind WHEN 'bank_transfer' THEN CAST(:transfer_due_on AS date) ELSE :card_due_on END,
+           :run_id, CASE b.state WHEN 'paid' THEN CAST(:now AS timestamptz) END
+    FROM bills b
+    WHERE b.skipped IS NULL
+    ORDER BY b.place
+"""
+
+_TRAIL = """
+    INSERT INTO events (at, type, actor, reason, account_id, payment_id, run_id, after, data)
+    SELECT :now, 'invoice_issued', 'worker', p.state_reason, b.account_id, b.payment_id, :run_id,
+           jsonb_build_object('state', b.state),
+           jsonb_build_object('invoice_id', b.invoice_id, 'number', i.number, 'period', CAST(:period AS text),
+                              'lines', b.line_count, 'amount_minor', b.total_minor,
+                              'currency', CAST(:currency AS text))
+    FROM bills b JOIN payments p ON p.id = b.payment_id JOIN invoices i ON i.id = b.invoice_id
+    WHERE b.skipped IS NULL
+    ORDER BY b.place
+"""
+
+_ISSUE = (_INVOICES, _INVOICE_LINES, _MARK_FEES, _PAYMENTS, _TRAIL)
+
+_CARRY_FORWARD = """
+    INSERT INTO fees (account_id, coverage, external_id, period, description, amount_minor, currency,
+                      carried_from_payment_id)
+    SELECT b.account_id, :coverage, 'carried:' || b.payment_id, :next_period,
+           'Carried forward from invoice ' || i.number, b.total_minor, :currency, b.payment_id
+    FROM bills b JOIN invoices i ON i.id = b.invoice_id
+    WHERE b.skipped IS NULL AND b.state = 'carried_forward'
+"""

@@ -1,0 +1,134 @@
+"""What a month's run would do, from the very SELECTs that it would use, in a transaction that can't write."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Engine, text
+
+from shared.domain.states import PaymentState, SettingsKind
+from shared.invoicing.bills import BILLS, CANDIDATES, LINES, WITHOUT_SETTINGS, SkipReason
+from shared.invoicing.counts import Counts
+from shared.invoicing.month import BEFORE_ALL, Month
+
+#: As many of the largest invoices as a person reads before saying yes.
+LARGEST = 10
+#: Skipped accounts that are named per reason; the counts are of all. Keeps the answer small for a million trials.
+EXAMPLES = 100
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Invoices of one kind of payment that start in one state; minor units."""
+
+    kind: SettingsKind
+    state: PaymentState
+    invoices: int
+    lines: int
+    total_minor: int
+
+
+@dataclass(frozen=True)
+class LargeInvoice:
+    """One of the largest invoices; minor units."""
+
+    account_external_id: str
+    kind: SettingsKind
+    lines: int
+    total_minor: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What would be issued. `counts` are those that the run's row would have when it has finished."""
+
+    month: Month
+    counts: Counts
+    sums: list[Sum] = field(default_factory=list)
+    largest: list[LargeInvoice] = field(default_factory=list)
+    #: External ids of skipped accounts by reason, at most EXAMPLES of each.
+    skipped: dict[SkipReason, list[str]] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts: amounts in minor units."""
+        return {
+            "period": str(self.month.period),
+            "coverage": self.month.coverage.code,
+            "currency": self.month.coverage.currency,
+            "counts": self.counts.stored(),
+            "sums": [vars(row) for row in self.sums],
+            "largest": [vars(row) for row in self.largest],
+            "skipped_accounts": dict(self.skipped),
+        }
+
+
+def preview_month(engine: Engine, month: Month) -> Preview:
+    """Say what the month's run would issue if it ran now. Writes nothing and locks nothing."""
+    with engine.connect() as connection:
+        connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        with connection.begin():
+            connection.execute(text("SELECT set_config('jit', 'off', true)"))
+            answer = connection.execute(
+                text(_PREVIEW),
+                {
+                    **month.parameters(),
+                    "after": BEFORE_ALL,
+                    "accounts": None,
+                    "largest": LARGEST,
+                    "examples": EXAMPLES,
+                },
+            ).one()
+    return _read(month, answer.sums or [], answer.largest or [], answer.skipped or [])
+
+
+def _read(
+    month: Month, sums: list[dict[str, Any]], largest: list[dict[str, Any]], skipped: list[dict[str, Any]]
+) -> Preview:
+    preview = Preview(month, Counts())
+    for row in sums:
+        found = Sum(
+            SettingsKind(row["kind"]), PaymentState(row["state"]), row["invoices"], row["lines"], row["total_minor"]
+        )
+        preview.sums.append(found)
+        preview.counts.add_invoices(found.state, found.invoices, found.lines, found.total_minor)
+    for row in largest:
+        preview.largest.append(
+            LargeInvoice(row["external_id"], SettingsKind(row["kind"]), row["line_count"], row["total_minor"])
+        )
+    for row in skipped:
+        reason = SkipReason(row["skipped"])
+        preview.counts.add_skipped(reason, row["accounts"])
+        preview.skipped[reason] = row["examples"]
+    return preview
+
+
+_PREVIEW = f"""
+    WITH candidates AS MATERIALIZED ({CANDIDATES}),
+    lines AS MATERIALIZED ({LINES}),
+    bills AS MATERIALIZED ({BILLS}),
+    passed_over AS (
+        SELECT account_id, skipped FROM bills WHERE skipped IS NOT NULL
+        UNION ALL
+        SELECT account_id, 'no_payment_settings' FROM ({WITHOUT_SETTINGS}) without_settings
+    )
+    SELECT
+        (SELECT jsonb_agg(s ORDER BY s.kind, s.state) FROM (
+            SELECT kind, state, count(*) AS invoices, sum(line_count) AS lines, sum(total_minor) AS total_minor
+            FROM bills WHERE skipped IS NULL GROUP BY kind, state
+        ) s) AS sums,
+        (SELECT jsonb_agg(l ORDER BY l.total_minor DESC, l.external_id) FROM (
+            SELECT a.external_id, b.kind, b.line_count, b.total_minor
+            FROM bills b JOIN accounts a ON a.id = b.account_id
+            WHERE b.skipped IS NULL
+            ORDER BY b.total_minor DESC, a.external_id LIMIT :largest
+        ) l) AS largest,
+        (SELECT jsonb_agg(p ORDER BY p.skipped) FROM (
+            SELECT skipped, count(*) AS accounts,
+                   jsonb_agg(external_id ORDER BY external_id) FILTER (WHERE place <= :examples) AS examples
+            FROM (
+                SELECT o.skipped, a.external_id,
+                       row_number() OVER (PARTITION BY o.skipped ORDER BY a.external_id) AS place
+                FROM passed_over o JOIN accounts a ON a.id = o.account_id
+            ) placed
+            GROUP BY skipped
+        ) p) AS skipped
+"""  # noqa: S608  # our own constants
