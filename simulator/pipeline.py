@@ -1,0 +1,206 @@
+"""What happens to a request for Stripe's API, in order: key, route, idempotency, clock, apply and commit, answer.
+
+A plain ASGI application rather than a framework's endpoint: this is the path that thousands of charges a
+second take in a benchmark. Applying is synchronous, so requests can't interleave inside a change.
+"""
+
+import asyncio
+import base64
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from simulator.business_time import BusinessTime
+from simulator.call import Call, Processor
+from simulator.errors import Answer, ApiError, bad_parameter, internal_error, unauthorized, unknown_url
+from simulator.faults import Arrival, CutConnection, Faults, NoFaults
+from simulator.forms import decode_form, typed_parameters
+from simulator.idempotency import Idempotency, SavedAnswer
+from simulator.lists import expand
+from simulator.request_log import RequestLog
+from simulator.routes import Route, find_route
+from simulator.views import API_VERSION
+
+log = structlog.get_logger(__name__)
+
+MAX_BODY_BYTES = 1_000_000  # far above any form of ours; bounds what one request may hold in memory
+_KEY = re.compile(r"sk_test_sim_([a-z0-9_]{1,40})")
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+@dataclass(frozen=True)
+class Wire:
+    """An answer as bytes, with the headers of its own."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...]
+    is_replay: bool = False
+
+
+@dataclass
+class StripeApi:
+    """The ASGI application under `/v1`. `latency_ms` delays every answer, after it was committed."""
+
+    processor: Processor
+    time: BusinessTime
+    idempotency: Idempotency
+    requests: RequestLog
+    accounts: frozenset[str] | None = None
+    faults: Faults = field(default_factory=NoFaults)
+    latency_ms: float = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        arrived_ns = time.time_ns()
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        path = scope["path"]
+        request_id = self.processor.mint.new("req")
+        account: str | None = None
+        key = headers.get("idempotency-key") or None
+        try:
+            body = await _read_body(receive)
+            account = self._authenticate(headers)
+            form = (body or scope["query_string"]).decode("utf-8", "replace")
+            arrival = Arrival(arrived_ns, scope["method"], path, account, key, form)
+            wire = await self._answer(arrival, request_id, headers)
+        except ApiError as error:
+            wire = _wire(error.answer)
+        except CutConnection:
+            scope["simulator.transport"].abort()
+            return
+        except Exception:
+            log.exception("request_broke", request_id=request_id, path=path)
+            wire = _wire(internal_error(request_id))
+        self.requests.note(arrived_ns, scope["method"], path, account, key, wire.status, wire.is_replay)
+        await _send(send, wire, request_id, key)
+
+    async def _answer(self, arrival: Arrival, request_id: str, headers: Mapping[str, str]) -> Wire:
+        found = find_route(arrival.method, arrival.path)
+        if found is None:
+            raise unknown_url(arrival.method, arrival.path)
+        if headers.get("stripe-version", API_VERSION) != API_VERSION:
+            raise bad_parameter(f"The simulator speaks Stripe-Version {API_VERSION} only.", "Stripe-Version")
+        if arrival.method != "POST" or not arrival.idempotency_key:
+            return await self._fresh_answer(arrival, request_id, *found)
+        if replay := self.idempotency.find(arrival):
+            original = (("Idempotent-Replayed", "true"), ("Original-Request", replay.request_id))
+            return Wire(replay.status, replay.body, original, is_replay=True)
+        self.idempotency.hold(arrival)
+        try:
+            return await self._fresh_answer(arrival, request_id, *found)
+        finally:
+            self.idempotency.release(arrival)
+
+    async def _fresh_answer(self, arrival: Arrival, request_id: str, route: Route, ids: tuple[str, ...]) -> Wire:
+        instead = await self.faults.before_apply(arrival)
+        if instead is not None:
+            return _wire(instead)
+        now = await self.time.now() if route.method == "POST" else 0
+        answer, encoded = self._apply(arrival, request_id, route, ids, now)
+        self.processor.outbox.ring()
+        if self.latency_ms:
+            await asyncio.sleep(self.latency_ms / 1000)
+        told = await self.faults.before_answer(arrival, answer)
+        return Wire(answer.status, encoded, answer.headers) if told is answer else _wire(told)
+
+    def _apply(
+        self, arrival: Arrival, request_id: str, route: Route, ids: tuple[str, ...], now: int
+    ) -> tuple[Answer, bytes]:
+        """Do what is asked and save the answer with it; a refusal undoes everything but itself."""
+        if route.method == "GET":
+            answer = self._run(arrival, request_id, route, ids, now)
+            return answer, _encoded(answer)
+        try:
+            with self.processor.store.transaction():
+                answer = self._run(arrival, request_id, route, ids, now)
+                answer = self.faults.before_commit(arrival, answer)
+                return answer, self._save(arrival, answer, request_id)
+        except ApiError as error:
+            if not error.is_saved:
+                raise
+            with self.processor.store.transaction():
+                return error.answer, self._save(arrival, error.answer, request_id)
+
+    def _run(self, arrival: Arrival, request_id: str, route: Route, ids: tuple[str, ...], now: int) -> Answer:
+        params = typed_parameters(decode_form(arrival.form), route.params)
+        for name in route.required:
+            if params.get(name) is None:
+                raise bad_parameter(f"Missing required param: {name}.", name, "parameter_missing")
+        call = Call(
+            processor=self.processor,
+            account=arrival.account,
+            now=now,
+            params=params,
+            ids=ids,
+            path=arrival.path,
+            request_id=request_id,
+            idempotency_key=arrival.idempotency_key,
+        )
+        result = route.handle(call)
+        if isinstance(result, Answer):
+            return result
+        if paths := params.get("expand"):
+            expand(call, result, paths)
+        return Answer(200, result)
+
+    def _save(self, arrival: Arrival, answer: Answer, request_id: str) -> bytes:
+        body = _encoded(answer)
+        if arrival.idempotency_key:
+            self.idempotency.save(arrival, SavedAnswer(answer.status, body, request_id))
+        return body
+
+    def _authenticate(self, headers: Mapping[str, str]) -> str:
+        """The key names the account: `sk_test_sim_<account>`, as a bearer or as basic auth's user."""
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "basic":
+            given = base64.b64decode(given, validate=False).decode("utf-8", "replace").partition(":")[0]
+        if not given:
+            raise unauthorized(
+                "You did not provide an API key: send `Authorization: Bearer sk_test_sim_<account>`."
+            )
+        if given.startswith(("sk_live_", "rk_live_")):
+            raise unauthorized("A live key was sent to the simulator. It takes sk_test_sim_<account> keys only.")
+        matched = _KEY.fullmatch(given)
+        if matched is None or (self.accounts is not None and matched[1] not in self.accounts):
+            raise unauthorized(f"Invalid API Key provided: {given[:8]}***. Keys here are sk_test_sim_<account>.")
+        return matched[1]
+
+
+def _encoded(answer: Answer) -> bytes:
+    return _encode(answer.body).encode()
+
+
+def _wire(answer: Answer) -> Wire:
+    return Wire(answer.status, _encoded(answer), answer.headers)
+
+
+async def _read_body(receive: Receive) -> bytes:
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    while message.get("more_body"):
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            raise CutConnection(f"a request of more than {MAX_BODY_BYTES} bytes")
+    return body
+
+
+async def _send(send: Send, wire: Wire, request_id: str, key: str | None) -> None:
+    headers = [
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(wire.body))),
+        ("Request-Id", request_id),
+        ("Stripe-Version", API_VERSION),
+        *wire.headers,
+    ]
+    if key:
+        headers.append(("Idempotency-Key", key))
+    raw: list[Any] = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers]
+    await send({"type": "http.response.start", "status": wire.status, "headers": raw})
+    await send({"type": "http.response.body", "body": wire.body})

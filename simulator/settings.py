@@ -1,0 +1,74 @@
+"""What the simulator is told at its start, from the environment; the command line goes before it."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from simulator.call import CONFIRMATION_LIMIT
+from simulator.events import EVENT_TYPES, Webhook
+
+
+class SettingsError(ValueError):
+    """A setting that can't be used; the message names the variable."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`accounts`: the account names that keys may carry; None for any."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    data: Path = Path(".duecourse/simulator")
+    webhooks: tuple[Webhook, ...] = field(default=())
+    accounts: frozenset[str] | None = None
+    confirmation_limit: int = CONFIRMATION_LIMIT
+    clock: str = "system"
+    database_url: str | None = None
+
+
+def settings_from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read SIMULATOR_*, DUECOURSE_CLOCK and DATABASE_URL; SettingsError names the variable that is wrong."""
+    accounts = environment.get("SIMULATOR_ACCOUNTS")
+    return Settings(
+        host=environment.get("SIMULATOR_HOST", "127.0.0.1"),
+        port=_integer(environment, "SIMULATOR_PORT", 0),
+        data=Path(environment.get("SIMULATOR_DATA", ".duecourse/simulator")),
+        webhooks=_webhooks(environment.get("SIMULATOR_WEBHOOKS", "")),
+        accounts=frozenset(accounts.split(",")) if accounts else None,
+        confirmation_limit=_integer(environment, "SIMULATOR_CONFIRMATION_LIMIT", CONFIRMATION_LIMIT),
+        clock=environment.get("DUECOURSE_CLOCK", "system"),
+        database_url=environment.get("DATABASE_URL"),
+    )
+
+
+def _integer(environment: Mapping[str, str], name: str, default: int) -> int:
+    given = environment.get(name)
+    try:
+        return int(given) if given else default
+    except ValueError:
+        raise SettingsError(f"{name}={given!r} is not a whole number") from None
+
+
+def _webhooks(given: str) -> tuple[Webhook, ...]:
+    if not given.strip():
+        return ()
+    try:
+        found = tuple(
+            Webhook(
+                account=each["account"],
+                url=each["url"],
+                secret=each["secret"],
+                enabled_events=tuple(each.get("enabled_events", ("*",))),
+            )
+            for each in json.loads(given)
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise SettingsError(
+            f"SIMULATOR_WEBHOOKS must be a JSON list of objects with account, url and secret ({error!r})"
+        ) from None
+    for webhook in found:
+        if unknown := set(webhook.enabled_events) - EVENT_TYPES.keys() - {"*"}:
+            raise SettingsError(f"SIMULATOR_WEBHOOKS: the simulator sends no {', '.join(sorted(unknown))}")
+    return found

@@ -1,0 +1,42 @@
+"""What the tests ask of the SDK again and again."""
+
+from typing import Any
+
+import stripe
+
+
+def new_intent(client: stripe.StripeClient, customer: str | None, **more: Any) -> stripe.PaymentIntent:
+    """A PaymentIntent as Duecourse makes it: unconfirmed, cards only."""
+    params: dict[str, Any] = {
+        "amount": 2985,
+        "currency": "usd",
+        "allowed_payment_method_types": ["card"],
+        "capture_method": "automatic",
+        "metadata": {"payment": "pay_1"},
+        **more,
+    }
+    if customer:
+        params["customer"] = customer
+    return client.v1.payment_intents.create(params)  # type: ignore[arg-type]
+
+
+def confirm(client: stripe.StripeClient, intent: str, method: str, **more: Any) -> stripe.PaymentIntent:
+    """An off-session confirm."""
+    params: dict[str, Any] = {"payment_method": method, "off_session": True, **more}
+    return client.v1.payment_intents.confirm(intent, params)  # type: ignore[arg-type]
+
+
+def refusal(asked: Any) -> stripe.StripeError:
+    """Call `asked` and return what the SDK raised."""
+    try:
+        asked()
+    except stripe.StripeError as error:
+        return error
+    raise AssertionError("the simulator accepted what it should refuse")
+
+
+def body(error: stripe.StripeError) -> dict[str, Any]:
+    """The error object as it came over the wire."""
+    assert isinstance(error.json_body, dict)
+    found: dict[str, Any] = error.json_body["error"]
+    return found

@@ -1,0 +1,110 @@
+"""The web process: Stripe's webhooks and the probes; dashboard, portal and API join it here."""
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import anyio
+import anyio.to_thread
+import structlog
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from shared.gateway.stripe_webhooks import verify_webhook
+from shared.logs import configure_logs
+from shared.policy import Policy, PolicyError
+from shared.runtime import Runtime, build_runtime
+from shared.settings import Settings, SettingsError, load_settings
+from web.headers import StrictHeaders
+from web.webhooks import STORERS, Endpoint, WebhookReceiver
+
+log = structlog.get_logger()
+
+#: Seconds a readiness probe waits for the database before it says no.
+READY_WITHIN_S = 3.0
+
+
+def make_app() -> ASGIApp:
+    """Build the application from the environment: what uvicorn's `--factory` calls. Opens no connection yet."""
+    try:
+        settings = load_settings()
+        configure_logs("web", settings.log_level)
+        _log_like_us()
+        return build_app(settings, build_runtime(settings, pool_size=STORERS + 1))  # one for the probe
+    except (SettingsError, PolicyError) as error:
+        raise SystemExit(str(error)) from None
+
+
+def build_app(settings: Settings, runtime: Runtime) -> ASGIApp:
+    """Build the application around a runtime."""
+    endpoints = webhook_endpoints(settings, runtime.policy)
+    receiver = WebhookReceiver(endpoints, runtime.engine, runtime.ring, verify_webhook)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        log.info("web.started", webhooks=sorted(endpoints))
+        yield
+        await anyio.to_thread.run_sync(runtime.engine.dispose)
+
+    async def ready(_request: Request) -> Response:
+        if await _reaches_database(runtime.engine):
+            return PlainTextResponse("ready\n")
+        return PlainTextResponse("the database can't be reached\n", 503)
+
+    return StrictHeaders(
+        Starlette(
+            routes=[
+                Route("/webhooks/stripe/{coverage}", receiver.receive, methods=["POST"]),
+                Route("/healthz", _healthy, methods=["GET"]),
+                Route("/readyz", ready, methods=["GET"]),
+            ],
+            lifespan=lifespan,
+        )
+    )
+
+
+def webhook_endpoints(settings: Settings, policy: Policy) -> Mapping[str, Endpoint]:
+    """Return an endpoint for each coverage that has secrets and a key; say in the log which ones don't."""
+    endpoints: dict[str, Endpoint] = {}
+    for coverage in policy.coverages:
+        secrets = [secret.get_secret_value() for secret in settings.stripe_webhook_secrets.get(coverage, ())]
+        key = settings.stripe_api_keys.get(coverage)
+        secrets = [secret for secret in secrets if secret.strip()]
+        if not secrets or key is None:
+            name = "STRIPE_API_KEYS" if secrets else "STRIPE_WEBHOOK_SECRETS"
+            log.warning("web.no_webhook", coverage=coverage, what_to_do=f"give {name} an entry {coverage!r}")
+            continue
+        endpoints[coverage] = Endpoint(coverage, secrets, is_live="_live_" in key.get_secret_value())
+    return endpoints
+
+
+async def _healthy(_request: Request) -> Response:
+    return PlainTextResponse("alive\n")
+
+
+async def _reaches_database(engine: Engine) -> bool:
+    def ask() -> bool:
+        try:
+            with engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+        except SQLAlchemyError as error:
+            log.warning("web.not_ready", why=type(error.__cause__ or error).__name__)
+            return False
+        return True
+
+    with anyio.move_on_after(READY_WITHIN_S):
+        return await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
+    return False
+
+
+def _log_like_us() -> None:
+    """Send uvicorn's own lines through our handler too, where secrets are cut out."""
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True

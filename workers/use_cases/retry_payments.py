@@ -1,0 +1,340 @@
+"""The daily run of one coverage: what is asked for again, how accounts stand, and what isn't asked for and why.
+
+Three phases, each in short chunks with the cursor on the run row, so that a killed worker leaves the run exactly
+as far as its rows. It asks nobody for money: it makes payments due, and the charges come to them.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from functools import partial
+from itertools import groupby
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, true, tuple_
+
+from shared.collection.aftermath import UNTIL_RELEASED
+from shared.collection.payments import Because, move_payment
+from shared.collection.standing import lock_account, update_standing
+from shared.db.machinery import events
+from shared.db.session import in_transaction
+from shared.db.sources import is_, one_of, one_of_not
+from shared.db.tables import accounts, payment_attempts, payments
+from shared.db.trail import TrailEvent, record_event
+from shared.domain.calendar import local_date
+from shared.domain.dunning import UnpaidPayment, decide_standing
+from shared.domain.states import (
+    CHARGEABLE,
+    ENDED,
+    OPEN_ATTEMPT,
+    WAITING_FOR_CARD,
+    Lane,
+    PaymentKind,
+    PaymentState,
+    Standing,
+    Trigger,
+)
+from shared.jobs import DAILY_RETRIES, ChargePayment, Job, RetryPayments
+from shared.policy import Policy
+from shared.runs import RunRow, finish_run, lock_workable_run, save_run_progress, start_run
+from shared.runtime import Runtime
+
+#: Payments moved in one transaction, a few statements each: claims of these wait for it, so well under a second.
+CHUNK_MOVED = 200
+#: Accounts or payments looked at in one transaction; few of them change.
+CHUNK_LOOKED_AT = 1_000
+#: How long one message works before it rings for the next, so that a worker told to stop isn't waited for.
+WORK_FOR = timedelta(seconds=20)
+#: Rung for by the run itself, so that a small one starts at once; the sweep rings for the rest in its own measure.
+RING_AT_MOST = 1_000
+
+NOT_ATTEMPTED = "charge_not_attempted"
+
+#: The last row of a chunk, in the order that its phase reads in.
+After = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Daily:
+    """One chunk's surroundings: the run, the moment, and the calendar day it is in the coverage."""
+
+    run: RunRow
+    policy: Policy
+    now: datetime
+    today: date
+
+    def because(self, reason: str) -> Because:
+        return Because("scheduler", self.now, reason, run_id=self.run.id)
+
+
+@dataclass
+class Chunk:
+    """What a chunk did: rows it found, where the next one starts (None: the phase is over), counts, jobs."""
+
+    size: int
+    after: After | None
+    counts: Counter[str] = field(default_factory=Counter)
+    not_attempted: Counter[str] = field(default_factory=Counter)
+    jobs: list[Job] = field(default_factory=list)
+
+
+def retry_payments(runtime: Runtime, run_id: UUID) -> None:
+    """Go on with a run of `daily-retries`. Safe to deliver twice, to kill anywhere and to start again.
+
+    Raises what the database raises when it is away; the sweep brings the run back.
+    """
+    stop_at = runtime.machine_now() + WORK_FOR
+    while runtime.machine_now() < stop_at:
+        jobs = in_transaction(runtime.engine, partial(_work_on_chunk, runtime, run_id))
+        if jobs is None:
+            return
+        runtime.ring(jobs)
+    runtime.ring([RetryPayments(run_id)])
+
+
+def _work_on_chunk(runtime: Runtime, run_id: UUID, connection: Connection) -> list[Job] | None:
+    """Do one chunk; return what to ring for, or None if the run is finished or somebody else is on it."""
+    run = lock_workable_run(connection, run_id, DAILY_RETRIES)
+    if run is None:
+        return None
+    now = runtime.clock.now()
+    start_run(connection, run, now)
+    daily = Daily(run, runtime.policy, now, local_date(now, runtime.policy.coverage(run.coverage).zone))
+    chunk, phase = _next_chunk(connection, daily)
+    counts = _added(run.counts, chunk)
+    if phase == len(PHASES):
+        finish_run(connection, run, counts, now)
+    else:
+        after = {} if chunk.after is None else {"after": _written(chunk.after)}
+        save_run_progress(connection, run, {"phase": phase} | after, counts)
+    return chunk.jobs if counts["retried"] <= RING_AT_MOST else []
+
+
+def _next_chunk(connection: Connection, daily: Daily) -> tuple[Chunk, int]:
+    """Do the next chunk that finds any rows; return it with the phase to go on with.
+
+    Phases that find nothing are passed over within the transaction: most days of a small company are empty.
+    One that found rows ends it, because the phases lock different things (I4).
+    """
+    phase: int = daily.run.cursor.get("phase", 0)
+    chunk = PHASES[phase](connection, daily, _read_cursor(daily.run.cursor))
+    while chunk.after is None:
+        phase += 1
+        if chunk.size or phase == len(PHASES):
+            break
+        chunk = PHASES[phase](connection, daily, None)
+    return chunk, phase
+
+
+def _stamp(lane: Lane, connection: Connection, daily: Daily, after: After | None) -> Chunk:
+    """Make what is scheduled for retry due, in this run's name: on the batch lane, whichever it was on before."""
+    rows = connection.execute(
+        select(payments.c.next_attempt_at, payments.c.id)
+        .where(
+            is_(payments.c.lane, lane),
+            one_of(payments.c.state, CHARGEABLE),  # the words of the index; `retryable` narrows them
+            *_retryable(daily),
+            _beyond((payments.c.next_attempt_at, payments.c.id), after),
+        )
+        .order_by(payments.c.next_attempt_at, payments.c.id)
+        .limit(CHUNK_MOVED)
+    ).all()
+    chunk = Chunk(len(rows), _last_of(rows, CHUNK_MOVED))
+    for payment in _lock_retryable(connection, daily, [row.id for row in rows]):
+        move_payment(
+            connection,
+            payment,
+            PaymentState.DUE,
+            daily.because(f"daily retry of {daily.today}, after: {payment.state_reason}"),
+            next_attempt_at=daily.now,
+            backoff_until=payment.backoff_until,
+            lane=Lane.BATCH,
+            trigger=Trigger.DAILY_RETRY,
+            requested_by=daily.run.requested_by,
+            run_id=daily.run.id,
+        )
+        chunk.jobs.append(ChargePayment(payment.id, Lane.BATCH))
+    chunk.counts["retried"] = len(chunk.jobs)
+    return chunk
+
+
+def _retryable(daily: Daily) -> tuple[ColumnElement[bool], ...]:
+    return (
+        payments.c.state == PaymentState.RETRY_SCHEDULED,
+        payments.c.kind == PaymentKind.MONTHLY,  # orders are never retried by themselves
+        payments.c.coverage == daily.run.coverage,
+        payments.c.next_attempt_at <= daily.now,
+        or_(payments.c.held_until.is_(None), payments.c.held_until <= daily.now),
+    )
+
+
+def _lock_retryable(connection: Connection, daily: Daily, ids: Sequence[UUID]) -> list[Row[Any]]:
+    """Lock payments in id order (I4); return those that are still to be retried and have no open attempt (I2)."""
+    locked = connection.execute(
+        select(payments)
+        .where(payments.c.id.in_(ids), *_retryable(daily))
+        .order_by(payments.c.id)
+        .with_for_update(key_share=True)
+    ).all()
+    blocked = set(  # asked under the locks: an attempt is only ever opened under its payment's lock
+        connection.scalars(
+            select(payment_attempts.c.payment_id).where(
+                payment_attempts.c.payment_id.in_(ids), one_of(payment_attempts.c.state, OPEN_ATTEMPT)
+            )
+        )
+    )
+    return [payment for payment in locked if payment.id not in blocked]
+
+
+def _mark(connection: Connection, daily: Daily, after: After | None) -> Chunk:
+    """Decide anew how each account with a declined or overdue payment stands: days count without attempts too.
+
+    Most accounts stand as they stood, so they are only read; the few that change are locked and decided again.
+    """
+    rows = connection.execute(
+        select(payments.c.account_id)
+        .distinct()
+        .where(
+            one_of_not(payments.c.state, ENDED),
+            payments.c.coverage == daily.run.coverage,
+            payments.c.kind == PaymentKind.MONTHLY,
+            or_(payments.c.due_on < daily.today, payments.c.decline_count > 0),
+            _beyond((payments.c.account_id,), after),
+        )
+        .order_by(payments.c.account_id)
+        .limit(CHUNK_LOOKED_AT)
+    ).all()
+    chunk = Chunk(len(rows), _last_of(rows, CHUNK_LOOKED_AT))
+    for account_id in _changing(connection, daily, [row.account_id for row in rows]):
+        account = lock_account(connection, account_id)
+        decision = update_standing(
+            connection, account, daily.policy, daily.today, daily.because(f"daily run of {daily.today}")
+        )
+        if decision.standing != account.standing and decision.standing is Standing.MARKED_FOR_SUSPENSION:
+            chunk.counts["marked"] += 1
+    return chunk
+
+
+def _changing(connection: Connection, daily: Daily, account_ids: Sequence[UUID]) -> list[UUID]:
+    """Return, in id order, the accounts whose standing isn't what it should be."""
+    rows = connection.execute(
+        select(
+            accounts.c.id,
+            accounts.c.standing,
+            payments.c.id.label("payment_id"),
+            payments.c.decline_count,
+            payments.c.due_on,
+        )
+        .join(payments, payments.c.account_id == accounts.c.id)
+        .where(
+            accounts.c.id.in_(account_ids),
+            payments.c.kind == PaymentKind.MONTHLY,
+            one_of_not(payments.c.state, ENDED),
+        )
+        .order_by(accounts.c.id, payments.c.due_on, payments.c.id)
+    )
+    changing: list[UUID] = []
+    for (account_id, standing), unpaid in groupby(rows, key=lambda row: (row.id, row.standing)):
+        owed = [UnpaidPayment(str(row.payment_id), row.decline_count, row.due_on) for row in unpaid]
+        decision = decide_standing(Standing(standing), owed, daily.policy.dunning, daily.today)
+        if decision.standing != standing:
+            changing.append(account_id)
+    return changing
+
+
+def _explain(connection: Connection, daily: Daily, after: After | None) -> Chunk:
+    """Say of each payment not asked for today why not, and when next: once for each reason, not each day."""
+    last = (
+        select(events.c.reason)
+        .where(events.c.payment_id == payments.c.id, events.c.type == NOT_ATTEMPTED)
+        .order_by(events.c.id.desc())
+        .limit(1)
+        .lateral()
+    )
+    held = and_(one_of(payments.c.state, CHARGEABLE), payments.c.held_until > daily.now)
+    rows = connection.execute(
+        select(payments, last.c.reason.label("last_reason"))
+        .join(last, true(), isouter=True)
+        .where(
+            one_of_not(payments.c.state, ENDED),
+            payments.c.coverage == daily.run.coverage,
+            payments.c.kind == PaymentKind.MONTHLY,
+            or_(one_of(payments.c.state, WAITING_FOR_CARD), held),
+            _beyond((payments.c.account_id, payments.c.id), after),
+        )
+        .order_by(payments.c.account_id, payments.c.id)
+        .limit(CHUNK_LOOKED_AT)
+    ).all()
+    chunk = Chunk(len(rows), (rows[-1].account_id, rows[-1].id) if len(rows) == CHUNK_LOOKED_AT else None)
+    for payment in rows:
+        is_held = payment.held_until is not None and payment.held_until > daily.now
+        reason = f"held: {payment.state_reason}" if is_held else payment.state_reason
+        chunk.not_attempted["held" if is_held else payment.state] += 1
+        if reason != payment.last_reason:
+            _record_not_attempted(connection, daily, payment, reason, is_held)
+    return chunk
+
+
+def _record_not_attempted(
+    connection: Connection, daily: Daily, payment: Row[Any], reason: str, is_held: bool
+) -> None:
+    """`next_attempt_on` is the local date, null where it is a card, a customer or a person that is waited for."""
+    has_date = is_held and payment.held_until < UNTIL_RELEASED
+    zone = daily.policy.coverage(payment.coverage).zone
+    record_event(
+        connection,
+        TrailEvent(
+            type=NOT_ATTEMPTED,
+            at=daily.now,
+            actor="scheduler",
+            reason=reason,
+            account_id=payment.account_id,
+            payment_id=payment.id,
+            run_id=daily.run.id,
+            data={
+                "state": payment.state,
+                "trigger": Trigger.DAILY_RETRY,
+                "next_attempt_on": str(local_date(payment.held_until, zone)) if has_date else None,
+            },
+        ),
+    )
+
+
+#: A daily run from its start to its end; the run row's cursor holds the index. Add at the end only.
+PHASES: tuple[Callable[[Connection, Daily, After | None], Chunk], ...] = (
+    partial(_stamp, Lane.INTERACTIVE),
+    partial(_stamp, Lane.BATCH),
+    _mark,
+    _explain,
+)
+
+
+def _last_of(rows: Sequence[Sequence[Any]], chunk_size: int) -> After | None:
+    return tuple(rows[-1]) if len(rows) == chunk_size else None
+
+
+def _beyond(columns: tuple[ColumnElement[Any], ...], after: After | None) -> ColumnElement[bool]:
+    """Rows after a cursor, in the order of `columns`."""
+    return true() if after is None else tuple_(*columns) > tuple_(*after)
+
+
+def _written(after: After) -> list[str]:
+    return [value.isoformat() if isinstance(value, datetime) else str(value) for value in after]
+
+
+def _read_cursor(cursor: Mapping[str, Any]) -> After | None:
+    """Read what `_written` wrote; an id is known by its four dashes, an instant has three at most."""
+    written: list[str] | None = cursor.get("after")
+    if written is None:
+        return None
+    return tuple(UUID(word) if word.count("-") == 4 else datetime.fromisoformat(word) for word in written)
+
+
+def _added(counts: Mapping[str, Any], chunk: Chunk) -> dict[str, Any]:
+    added: dict[str, Any] = {"retried": 0, "marked": 0, **counts}
+    for name, count in chunk.counts.items():
+        added[name] += count
+    added["not_attempted"] = dict(Counter(counts.get("not_attempted", {})) + chunk.not_attempted)
+    return added

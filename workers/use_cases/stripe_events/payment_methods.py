@@ -1,0 +1,38 @@
+"""A stored card came, changed or went."""
+
+from datetime import timedelta
+
+from shared.collection.cards import detach_card, find_card, refresh_card
+from shared.gateway.port import GatewayMissingError
+from shared.runtime import Runtime
+from workers.use_cases.stripe_events.effect import Apply, LookLaterError, StripeEvent, effect_of
+
+#: A registration that looked at the card before it was detached has committed or died by then: above the
+#: workers' time limit of 90 s.
+REGISTRATIONS_END_WITHIN = timedelta(seconds=120)
+
+
+def refresh_stored_card(runtime: Runtime, event: StripeEvent) -> Apply:
+    """Look at the card as it is now, whatever the event said; one that is gone counts as detached."""
+    with runtime.engine.connect() as connection:
+        known = find_card(connection, event.coverage, event.stripe_object_id)
+    now = runtime.clock.now()
+    try:
+        card = runtime.gateways[event.coverage].retrieve_card(event.stripe_object_id)
+    except GatewayMissingError:
+        return lambda connection: effect_of(detach_card(connection, known, now))
+    return lambda connection: effect_of(refresh_card(connection, event.coverage, card, known, now))
+
+
+def retire_card(runtime: Runtime, event: StripeEvent) -> Apply:
+    """Take a detached card out of use.
+
+    A card that we don't know may be another system's, or its registration may be under way with an older look
+    at it: then there is a card to retire a little later.
+    """
+    with runtime.engine.connect() as connection:
+        known = find_card(connection, event.coverage, event.stripe_object_id)
+    settled_at = event.stored_at + REGISTRATIONS_END_WITHIN
+    if known is None and runtime.machine_now() < settled_at:
+        raise LookLaterError(settled_at, "detached before we knew the card; a registration may be under way")
+    return refresh_stored_card(runtime, event)
