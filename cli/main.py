@@ -2,6 +2,21 @@
 
 import typer
 
+from cli import (
+    clock_commands,
+    customer_commands,
+    database_commands,
+    import_commands,
+    invoice_commands,
+    payment_commands,
+    runs_commands,
+)
+from cli.audit_commands import audit_command
+from cli.demo.command import demo
+from cli.doctor import doctor
+from cli.environment import env
+from cli.up import up
+
 app = typer.Typer(
     name="duecourse",
     help="Issues a month's invoices and collects them: never twice, never forgotten, always explained.",
@@ -9,3 +24,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,  # locals hold secrets
 )
+for name, command in (("up", up), ("demo", demo), ("audit", audit_command), ("doctor", doctor), ("env", env)):
+    app.command(name)(command)
+for name, group in (
+    ("import", import_commands.app),
+    ("customers", customer_commands.app),
+    ("invoices", invoice_commands.app),
+    ("retries", runs_commands.retries_app),
+    ("runs", runs_commands.app),
+    ("payment", payment_commands.app),
+    ("clock", clock_commands.app),
+    ("db", database_commands.app),
+):
+    app.add_typer(group, name=name)

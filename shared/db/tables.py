@@ -241,7 +241,7 @@ payments = Table(
     string("trigger"),
     string("requested_by", nullable=True),
     instant("next_attempt_at", nullable=True),  # business time
-    instant("held_until", nullable=True),  # business time; 'infinity' waits for an operator
+    instant("held_until", nullable=True),  # business time; 9999-12-31 waits for an operator
     instant("backoff_until", nullable=True),  # machine time: an outage, never a decline
     Column("not_sent_count", Integer, nullable=False, server_default=text("0")),  # since the last answer
     Column("waiting_for_revision_after", BigInteger, nullable=True),  # I15: the card revision that blocks it
