@@ -158,6 +158,7 @@ def _port(preferred: int) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", candidate))
+                probe.listen()  # what was bound by somebody who will listen in a moment shows only here
             except OSError:
                 continue
             return int(probe.getsockname()[1])

@@ -10,7 +10,6 @@ import itertools
 import os
 import queue
 import selectors
-import shlex
 import signal
 import subprocess
 import sys
@@ -58,7 +57,11 @@ def read_procfile(path: Path) -> list[Process]:
     """The processes of a Procfile, in its order; `release` is the one that runs first, once."""
     lines = (line.strip() for line in path.read_text().splitlines())
     pairs = (line.split(":", 1) for line in lines if line and not line.startswith("#"))
-    return [Process(name.strip(), shlex.split(command), is_release=name == "release") for name, command in pairs]
+    # Through a shell, as every Procfile runner does, so that ${NAME:-default} works; exec keeps the process ours.
+    return [
+        Process(name.strip(), ["/bin/sh", "-c", f"exec {command.strip()}"], is_release=name.strip() == "release")
+        for name, command in pairs
+    ]
 
 
 @dataclass

@@ -16,7 +16,8 @@ import structlog
 from dramatiq import Message
 from dramatiq.broker import Broker
 from dramatiq.brokers.redis import RedisBroker
-from dramatiq.common import current_millis
+from dramatiq.common import current_millis, q_name
+from dramatiq.errors import DecodeError
 from dramatiq.middleware import Middleware, Retries, TimeLimit
 
 from shared.jobs import QUEUES, Job
@@ -28,12 +29,18 @@ NAMESPACE = "duecourse"
 RING_BATCH = 1_000
 #: Procfile runners send SIGTERM twice within moments; a person who means "now" is slower than this (s).
 SIGTERM_DEBOUNCE_S = 5.0
+#: Dead letters kept in each queue for a person to look at, some 400 kB. A row whose actor raises comes back every
+#: few seconds, and Dramatiq's own bound, seven days of them, would fill Redis.
+KEEP_DEAD_LETTERS = 1_000
 
 Ring = Callable[[Iterable[Job]], bool]
 
 
 class DebounceSigterm(Middleware):
-    """Take several SIGTERMs within moments as one: Dramatiq kills its worker in mid-charge at the second."""
+    """Take several orders to stop within moments as one: Dramatiq kills its worker in mid-charge at the second.
+
+    They double easily: its master passes each on to a worker that a signal to the whole group has reached already.
+    """
 
     def after_process_boot(self, broker: Broker) -> None:  # noqa: ARG002  # Dramatiq's signature
         stop = signal.getsignal(signal.SIGTERM)
@@ -48,13 +55,73 @@ class DebounceSigterm(Middleware):
             first_at.append(now)
             stop(signum, frame)
 
-        signal.signal(signal.SIGTERM, stop_once)
+        for number in (signal.SIGTERM, signal.SIGHUP):  # a terminal that closes sends the latter
+            signal.signal(number, stop_once)
+
+
+class DoorbellBroker(RedisBroker):
+    """Dramatiq's Redis broker, which one message that can't be read doesn't bring out of step.
+
+    It has no delayed messages: what is due later is a row with a date. So none is stranded by a blip of Redis, and
+    each worker polls half as many queues.
+    """
+
+    def declare_queue(self, queue_name: str) -> None:
+        """Declare a queue without its delay queue."""
+        if queue_name not in self.queues:
+            self.emit_before("declare_queue", queue_name)
+            self.queues.add(queue_name)
+            self.emit_after("declare_queue", queue_name)
+
+    def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
+        """Enqueue now. ValueError for a delay: write a date into the row instead, and let the sweep ring."""
+        if delay is not None:
+            raise ValueError("Duecourse has no delayed messages: give the row a date, and the sweep rings then")
+        return super().enqueue(message)
+
+    def do_fetch(self, queue_name: str, count: int) -> list[bytes | None]:
+        """Take up to `count` messages; those that can't be read become dead letters. Raises redis.RedisError.
+
+        Dramatiq 2.2.1 would drop what it fetched with an undecodable one, wait three seconds, and meet it again
+        after its next start; one that names another queue would end a thread of the worker for good.
+        """
+        bodies: list[bytes | None] = self._dispatch("fetch")(queue_name, count)  # type: ignore[no-untyped-call]
+        readable = []
+        for body in bodies:
+            if body is None or _is_readable(body, queue_name):
+                readable.append(body)
+            else:
+                self._set_aside(queue_name, body)
+        return readable
+
+    def do_nack(self, queue_name: str, redis_id: str | bytes) -> None:
+        """Move a message to the dead letters, and drop the oldest beyond a bound. Raises redis.RedisError."""
+        self._dispatch("nack")(queue_name, redis_id)  # type: ignore[no-untyped-call]
+        dead = f"{NAMESPACE}:{q_name(queue_name)}.XQ"
+        client: Any = self.client
+        excess = client.zcard(dead) - KEEP_DEAD_LETTERS
+        oldest = client.zpopmin(dead, excess) if excess > 0 else []
+        if oldest:
+            client.hdel(f"{dead}.msgs", *(redis_id for redis_id, _ in oldest))
+
+    def _set_aside(self, queue_name: str, body: bytes) -> None:
+        """Find the id of an unreadable message among the few that we hold, and make it a dead letter."""
+        log.error(
+            "doorbell.unreadable",
+            queue=queue_name,
+            bytes=len(body),
+            consequence="it is a dead letter; if a row is due, the sweep rings again",
+        )
+        client: Any = self.client
+        for redis_id in client.smembers(f"{NAMESPACE}:__acks__.{self.broker_id}.{queue_name}"):
+            if client.hget(f"{NAMESPACE}:{queue_name}.msgs", redis_id) == body:
+                self.do_nack(queue_name, redis_id)
 
 
 def make_broker(redis_url: str, extra: Sequence[Middleware] = ()) -> RedisBroker:
     """Make the broker of all processes: time limits, no message retries (rows come back by themselves)."""
     client = redis.Redis.from_url(redis_url, socket_connect_timeout=5, socket_timeout=10, health_check_interval=30)
-    broker = RedisBroker(  # type: ignore[no-untyped-call]  # Dramatiq leaves it untyped
+    broker = DoorbellBroker(  # type: ignore[no-untyped-call]  # Dramatiq leaves it untyped
         client=client,
         namespace=NAMESPACE,
         # Retries with max_retries=0 is what moves a message whose actor raised to the dead letters.
@@ -84,6 +151,9 @@ def ring(broker: RedisBroker, jobs: Iterable[Job]) -> bool:
             "doorbell.unreachable", jobs=len(waiting), error=str(error), consequence="the sweep rings again"
         )
         return False
+    except Exception:  # whatever else a connection may raise: the caller has committed, and the sweep rings again
+        log.exception("doorbell.defect", jobs=len(waiting))
+        return False
     return True
 
 
@@ -91,6 +161,15 @@ def waiting_messages(broker: RedisBroker, queue: str) -> int:
     """Count the messages that no worker has taken yet. Raises redis.RedisError."""
     depth: Any = broker.client.llen(f"{NAMESPACE}:{queue}")
     return int(depth)
+
+
+def _is_readable(body: bytes, queue_name: str) -> bool:
+    try:
+        message: Message[Any] = Message.decode(body)
+    except DecodeError:
+        return False
+    options: Any = message.options  # what the body says, which may be anything
+    return isinstance(options, dict) and "redis_message_id" in options and message.queue_name == queue_name
 
 
 def _ring_batch(broker: RedisBroker, jobs: Sequence[Job]) -> None:

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Self
 
+import pydantic_settings
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -107,6 +108,11 @@ def load_settings() -> Settings:
     """Read the environment; SettingsError lists every variable that is missing or wrong."""
     try:
         return Settings()  # type: ignore[call-arg]  # the fields come from the environment
+    except pydantic_settings.SettingsError as error:  # a variable that isn't the JSON it should be
+        raise SettingsError(
+            f"{error}. STRIPE_API_KEYS and STRIPE_WEBHOOK_SECRETS are JSON objects by coverage, like "
+            '{"global": "sk_test_..."}.'
+        ) from None
     except ValidationError as error:
         lines = []
         for problem in error.errors():

@@ -22,7 +22,14 @@ from simulator.client import SimulatorClient
 
 #: The demo's people all have this prefix; other accounts are somebody's, and never touched.
 PREFIX = "demo-"
-FAST = {"DUECOURSE_CLOCK": "virtual", "DUECOURSE_TICK_INTERVAL_S": "0.5", "DUECOURSE_SWEEP_INTERVAL_S": "0.5"}
+#: Two months pass in a minute, so nobody wants to wait for a poll.
+FAST = {
+    "DUECOURSE_CLOCK": "virtual",
+    "DUECOURSE_TICK_INTERVAL_S": "0.5",
+    "DUECOURSE_SWEEP_INTERVAL_S": "0.25",
+    "DUECOURSE_POLL_MS": "30",
+    "DUECOURSE_LOG_LEVEL": "WARNING",
+}
 
 
 def demo(

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sqlalchemy import Engine, func, select
 
 from cli.customer_commands import create_customers
-from cli.demo.people import FIRST, FIRST_DAY, LAST_DAY, SECOND, Person, write_files
+from cli.demo.people import FIRST, LAST_DAY, SECOND, Person, write_files
 from cli.importing.accounts import accounts_file
 from cli.importing.fees import fees_file
 from cli.importing.importer import Order, import_file
@@ -22,7 +22,7 @@ from cli.importing.layout import parse_wishes
 from cli.importing.services import services_file
 from cli.importing.source import open_source
 from cli.stack import Stack
-from shared.advance import advance_clock, set_clock
+from shared.advance import Step, advance_clock, set_clock
 from shared.db.machinery import stripe_events
 from shared.db.tables import accounts, payment_settings
 from shared.domain.states import SettingsKind
@@ -71,14 +71,17 @@ def live(stack: Stack, engine: Engine, people: Sequence[Person], console: Consol
         TimeElapsedColumn(),
         console=console,
     )
-    days = list(_days(FIRST_DAY, LAST_DAY))
+    end = datetime.combine(LAST_DAY, MIDDAY) + timedelta(hours=8)
     with progress:
-        task = progress.add_task("living two months", total=len(days), day="")
-        for day in days:
-            advance_clock(engine, stack.policy, datetime.combine(day, MIDDAY))
-            register_cards(stack, engine, registering[day], has_paid_with=True)
-            progress.update(task, advance=1, day=day.isoformat())
-        advance_clock(engine, stack.policy, datetime.combine(LAST_DAY, MIDDAY) + timedelta(hours=8))
+        task = progress.add_task("living two months", total=(end - BIRTH).total_seconds(), day="")
+
+        def on_step(step: Step) -> None:
+            progress.update(task, completed=(step.at - BIRTH).total_seconds(), day=step.at.date().isoformat())
+
+        for day, newcomers in sorted(registering.items()):
+            advance_clock(engine, stack.policy, datetime.combine(day, MIDDAY), on_step=on_step)
+            register_cards(stack, engine, newcomers, has_paid_with=True)
+        advance_clock(engine, stack.policy, end, on_step=on_step)
 
 
 def register_cards(stack: Stack, engine: Engine, people: Sequence[Person], *, has_paid_with: bool = False) -> None:
@@ -146,8 +149,3 @@ def _simulator(stack: Stack) -> str:
     if stack.simulator_url is None:
         raise DemoError("the demo charges only simulated cards: unset STRIPE_API_KEYS")
     return stack.simulator_url
-
-
-def _days(first: date, last: date) -> Iterator[date]:
-    for number in range((last - first).days + 1):
-        yield first + timedelta(days=number)

@@ -25,8 +25,6 @@ from simulator.stories import (
 )
 
 FIRST, SECOND = Period(2026, 10), Period(2026, 11)
-#: The day on which the first month is invoiced.
-FIRST_DAY = SECOND.first_day
 LAST_DAY = date(2026, 12, 31)
 CURRENCY = {"global": "USD", "japan": "JPY"}
 BRANDS = {"global": ("visa", "visa", "visa", "mastercard", "amex"), "japan": ("visa", "jcb", "jcb", "mastercard")}

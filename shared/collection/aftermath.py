@@ -25,7 +25,7 @@ from shared.domain.dunning import (
     StopRetrying,
     decide_after_decline,
 )
-from shared.domain.states import ENDED, AttemptKind, Lane, PaymentKind, PaymentState, Trigger
+from shared.domain.states import ENDED, AttemptKind, Lane, PaymentKind, PaymentState, Standing, Trigger
 from shared.gateway.port import Answer, Outcome
 from shared.policy import Coverage, Policy
 
@@ -73,18 +73,20 @@ def after_success(connection: Connection, locked: Locked, answer: Answer, actor:
     record_receipt(connection, payment, locked.attempt_id, seen, because)
     charge_id = seen.latest_charge_id or seen.stripe_id
     facts = {"charge_id": charge_id, "received_minor": seen.amount_received_minor, "currency": seen.currency}
-    if has_other_receipt(connection, payment, charge_id):
+    is_paid = payment.state == PaymentState.PAID  # only then can there be a receipt before this one
+    if is_paid and has_other_receipt(connection, payment, charge_id):
         open_finding(connection, "paid_more_than_once", payment, charge_id, facts, because)
     if (seen.amount_received_minor, seen.currency) != (payment.amount_minor, payment.currency):
         open_finding(connection, "amount_differs", payment, charge_id, facts, because)
-    if payment.state == PaymentState.PAID:
+    if is_paid:
         return
     if payment.state in ENDED:
         open_finding(connection, "paid_after_its_end", payment, charge_id, facts, because)
     move_payment(
         connection, payment, PaymentState.PAID, because, paid_at=locked.now, held_until=None, not_sent_count=0
     )
-    _update_standing(connection, locked, because)
+    if locked.account.standing != Standing.GOOD:  # a payment makes no standing worse
+        _update_standing(connection, locked, because)
 
 
 def after_decline(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:

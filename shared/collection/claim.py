@@ -9,14 +9,15 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, and_, exists, insert, select, update
 
-from shared.collection.budgets import find_block, lock_card, over_budget
-from shared.collection.payments import Because, PaymentRow, lock_payment, make_due_now, move_payment, open_attempt
-from shared.db.tables import cards, payment_attempts, payment_intents, payment_settings, payments
+from shared.collection.budgets import lock_card, over_budget
+from shared.collection.payments import Because, PaymentRow, lock_payment, make_due_now, move_payment
+from shared.db.tables import card_blocks, cards, payment_attempts, payment_intents, payment_settings, payments
 from shared.db.trail import TrailEvent, record_event
 from shared.domain.states import (
     CHARGEABLE,
+    OPEN_ATTEMPT,
     WAITING_FOR_CARD,
     AttemptKind,
     AttemptState,
@@ -72,16 +73,16 @@ def claim_charge(connection: Connection, runtime: Runtime, payment_id: UUID) -> 
     if settings is None:
         return NotClaimed("there is no such payment")
     payment = lock_payment(connection, payment_id)
-    not_due = _why_not_due(connection, payment, settings, now, machine_now)
+    found = _look(connection, payment, settings)
+    not_due = _why_not_due(payment, settings, found, now, machine_now)
     if not_due is not None:
         return NotClaimed(not_due)
     if payment.state in WAITING_FOR_CARD:
         payment = _wake(connection, payment, now)
-    card = connection.execute(select(cards).where(cards.c.id == settings.primary_card_id)).one_or_none()
-    waits = _park(connection, payment, settings, card, now)
-    if waits is not None or card is None:
-        return NotClaimed(waits or "no card")
-    return _start(connection, runtime, payment, settings, card, now, machine_now)
+    waits = _park(connection, payment, settings, found, now)
+    if waits is not None:
+        return NotClaimed(waits)
+    return _start(connection, runtime, payment, settings, found, now, machine_now)
 
 
 def _lock_settings(connection: Connection, payment_id: UUID) -> Row[Any] | None:
@@ -96,8 +97,28 @@ def _lock_settings(connection: Connection, payment_id: UUID) -> Row[Any] | None:
     ).one_or_none()
 
 
+def _look(connection: Connection, payment: PaymentRow, settings: Row[Any]) -> Row[Any]:
+    """Read, under both locks, the primary card, what forbids it, and whether an attempt is open."""
+    is_open = exists().where(
+        payment_attempts.c.payment_id == payment.id, payment_attempts.c.state.in_(OPEN_ATTEMPT)
+    )
+    return connection.execute(
+        select(cards, card_blocks.c.reason.label("block_reason"), is_open.label("has_open_attempt"))
+        .select_from(
+            payment_settings.outerjoin(cards, cards.c.id == payment_settings.c.primary_card_id).outerjoin(
+                card_blocks,
+                and_(
+                    card_blocks.c.coverage == cards.c.coverage,
+                    card_blocks.c.fingerprint == cards.c.fingerprint,
+                ),
+            )
+        )
+        .where(payment_settings.c.id == settings.id)
+    ).one()
+
+
 def _why_not_due(
-    connection: Connection, payment: PaymentRow, settings: Row[Any], now: datetime, machine_now: datetime
+    payment: PaymentRow, settings: Row[Any], found: Row[Any], now: datetime, machine_now: datetime
 ) -> str | None:
     state = PaymentState(payment.state)
     if state in WAITING_FOR_CARD:
@@ -111,7 +132,7 @@ def _why_not_due(
         return "is held by an operator"
     if payment.backoff_until is not None and payment.backoff_until > machine_now:
         return "backs off from an outage"
-    if open_attempt(connection, payment.id) is not None:
+    if found.has_open_attempt:
         return "has an open attempt"
     return None
 
@@ -124,24 +145,23 @@ def _wake(connection: Connection, payment: PaymentRow, now: datetime) -> Payment
 
 
 def _park(
-    connection: Connection, payment: PaymentRow, settings: Row[Any], card: Row[Any] | None, now: datetime
+    connection: Connection, payment: PaymentRow, settings: Row[Any], card: Row[Any], now: datetime
 ) -> str | None:
     """Move a due payment that can't be asked for to where it waits; None if it can be asked for."""
     if settings.kind == SettingsKind.BANK_TRANSFER:
         return _move(connection, payment, PaymentState.AWAITING_TRANSFER, now, "pays by bank transfer")
     revision = settings.card_revision
-    if card is None or card.detached_at is not None or settings.stripe_customer_id is None:
+    if card.id is None or card.detached_at is not None or settings.stripe_customer_id is None:
         reason = "no card is registered"
         return _move(
             connection, payment, PaymentState.NEEDS_PAYMENT_METHOD, now, reason, waiting_for_revision_after=revision
         )
-    lock_card(connection, payment.coverage, card.fingerprint)
-    block = find_block(connection, payment.coverage, card.fingerprint)
-    if block is not None:
-        reason = f"this card must not be asked again ({block.reason})"
+    if card.block_reason is not None:
+        reason = f"this card must not be asked again ({card.block_reason})"
         return _move(
             connection, payment, PaymentState.NEEDS_PAYMENT_METHOD, now, reason, waiting_for_revision_after=revision
         )
+    lock_card(connection, payment.coverage, card.fingerprint)
     budget = over_budget(connection, payment.coverage, card.fingerprint, card.network, now)
     if budget is not None:
         return _move(

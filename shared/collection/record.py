@@ -4,13 +4,12 @@ Evidence of money closes an attempt at any time and always wins. Evidence of no 
 own answer never closes one inside its lease: it may speak of the attempt before (I5).
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, exists, select, update
+from sqlalchemy import Connection, Row, ScalarSelect, exists, select, update
 
 from shared.collection.aftermath import AFTERMATH, Locked
 from shared.collection.payments import lock_payment, open_attempt
@@ -27,8 +26,8 @@ from shared.runtime import Runtime
 #: Machine time until an unknown attempt is looked up again: at first soon, then ever less often.
 FIRST_LOOK_UP = timedelta(seconds=5)
 LONGEST_LOOK_UP = timedelta(minutes=15)
-
-Work = Callable[[Connection], None]
+#: Outcomes after which a payment may be due at this moment: a newer card, or a successor of what was canceled.
+MAY_BE_DUE_AT_ONCE = frozenset({Outcome.DECLINED, Outcome.AUTHENTICATION_NEEDED, Outcome.CANCELED})
 
 
 def record_answer(runtime: Runtime, attempt_id: UUID, answer: Answer, actor: str = "worker") -> None:
@@ -36,22 +35,24 @@ def record_answer(runtime: Runtime, attempt_id: UUID, answer: Answer, actor: str
 
     Safe to call twice, late, or after settlement: only evidence of money changes a closed attempt.
     """
-    with runtime.engine.connect() as connection:
-        payment_id, intent_id = connection.execute(
-            select(payment_attempts.c.payment_id, payment_attempts.c.payment_intent_id).where(
-                payment_attempts.c.id == attempt_id
-            )
-        ).one()
 
-    def work(connection: Connection) -> None:
-        locked = _lock(connection, runtime, payment_id, intent_id)
+    def work(connection: Connection) -> UUID:
+        locked = _lock(
+            connection,
+            runtime,
+            select(payment_attempts.c.payment_intent_id)
+            .where(payment_attempts.c.id == attempt_id)
+            .scalar_subquery(),
+        )
         attempt = connection.execute(
             select(payment_attempts).where(payment_attempts.c.id == attempt_id).with_for_update()
         ).one()
         _apply(connection, replace(locked, attempt=attempt), answer, actor, is_own=True)
+        return UUID(str(locked.payment.id))
 
-    in_transaction(runtime.engine, work)
-    ring_if_due(runtime, payment_id)
+    payment_id = in_transaction(runtime.engine, work)
+    if answer.outcome in MAY_BE_DUE_AT_ONCE:
+        ring_if_due(runtime, payment_id)
 
 
 def record_observation(runtime: Runtime, payment_intent_id: UUID, answer: Answer, actor: str) -> None:
@@ -62,20 +63,18 @@ def record_observation(runtime: Runtime, payment_intent_id: UUID, answer: Answer
     seen = answer.payment_intent
     if seen is None:
         return
-    with runtime.engine.connect() as connection:
-        payment_id = connection.execute(
-            select(payment_intents.c.payment_id).where(payment_intents.c.id == payment_intent_id)
-        ).scalar_one()
 
-    def work(connection: Connection) -> None:
-        locked = _lock(connection, runtime, payment_id, payment_intent_id)
+    def work(connection: Connection) -> tuple[UUID, Outcome]:
+        locked = _lock(connection, runtime, payment_intent_id)
         outcome = observed_outcome(seen, is_charge_new=_is_charge_new(connection, payment_intent_id, seen))
         observed = replace(answer, outcome=outcome, decline=seen.last_error, charge_id=seen.latest_charge_id)
-        attempt = _attempt_observed(connection, payment_id, payment_intent_id, observed)
+        attempt = _attempt_observed(connection, locked.payment.id, payment_intent_id, observed)
         _apply(connection, replace(locked, attempt=attempt), observed, actor, is_own=False)
+        return locked.payment.id, outcome
 
-    in_transaction(runtime.engine, work)
-    ring_if_due(runtime, payment_id)
+    payment_id, outcome = in_transaction(runtime.engine, work)
+    if outcome in MAY_BE_DUE_AT_ONCE:
+        ring_if_due(runtime, payment_id)
 
 
 def ring_if_due(runtime: Runtime, payment_id: UUID) -> None:
@@ -87,10 +86,12 @@ def ring_if_due(runtime: Runtime, payment_id: UUID) -> None:
         runtime.ring([ChargePayment(payment_id, Lane(row.lane))])
 
 
-def _lock(connection: Connection, runtime: Runtime, payment_id: UUID, intent_id: UUID) -> Locked:
+def _lock(connection: Connection, runtime: Runtime, intent_id: UUID | ScalarSelect[Any]) -> Locked:
     """Lock account, settings, payment and its PaymentIntent, in the order that every transaction keeps (I4)."""
     ids = connection.execute(
-        select(payments.c.account_id, payments.c.settings_id).where(payments.c.id == payment_id)
+        select(payment_intents.c.id, payment_intents.c.payment_id, payments.c.account_id, payments.c.settings_id)
+        .join(payments, payments.c.id == payment_intents.c.payment_id)
+        .where(payment_intents.c.id == intent_id)
     ).one()
     account = lock_account(connection, ids.account_id)
     settings = connection.execute(
@@ -99,9 +100,9 @@ def _lock(connection: Connection, runtime: Runtime, payment_id: UUID, intent_id:
     return Locked(
         account=account,
         settings=settings,
-        payment=lock_payment(connection, payment_id),
+        payment=lock_payment(connection, ids.payment_id),
         intent=connection.execute(
-            select(payment_intents).where(payment_intents.c.id == intent_id).with_for_update()
+            select(payment_intents).where(payment_intents.c.id == ids.id).with_for_update()
         ).one(),
         attempt=None,
         policy=runtime.policy,
@@ -152,8 +153,17 @@ def _apply(connection: Connection, locked: Locked, answer: Answer, actor: str, *
         _update_intent(connection, locked, answer)
     if is_open or (has_money and attempt is not None and attempt.state != AttemptState.SUCCEEDED):
         _close_attempt(connection, locked, answer, actor)
-    if is_open or has_money or (answer.outcome is Outcome.CANCELED and attempt is None):
+    if is_open or has_money or _is_fresh_cancellation(connection, locked, answer):
         AFTERMATH[answer.outcome](connection, locked, answer, actor)
+
+
+def _is_fresh_cancellation(connection: Connection, locked: Locked, answer: Answer) -> bool:
+    """Whether this is the first we hear of a live PaymentIntent's cancellation, with no attempt of its own.
+
+    A late event about one that is closed says nothing new: its successor may have been asked already.
+    """
+    is_news = answer.outcome is Outcome.CANCELED and locked.intent.closed_reason is None and locked.attempt is None
+    return is_news and open_attempt(connection, locked.payment.id) is None
 
 
 def _of_cancel(answer: Answer) -> Answer:

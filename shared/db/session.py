@@ -20,12 +20,11 @@ _REPEATABLE = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFail
 
 
 def make_engine(settings: Settings, *, pool_size: int = 10) -> Engine:
-    """Make an engine that notices dead connections; READ COMMITTED, UTC, and no statement waits forever."""
+    """Make an engine: READ COMMITTED, UTC, and no statement waits forever. `in_transaction` outlives a restart."""
     return create_engine(
         settings.sqlalchemy_url,
         pool_size=pool_size,
         max_overflow=5,
-        pool_pre_ping=True,
         pool_timeout=30,
         connect_args={
             "connect_timeout": 10,
@@ -39,15 +38,20 @@ def make_engine(settings: Settings, *, pool_size: int = 10) -> Engine:
 def in_transaction(engine: Engine, work: Callable[[Connection], Result]) -> Result:
     """Run `work` in one transaction, again from its start after a deadlock or a serialization failure (I4).
 
-    `work` may therefore run several times: it must do nothing that a rollback doesn't undo, and must not call
-    out to the network. Any other error is raised at once, with nothing written.
+    It also runs again on a new connection if the old one broke: PostgreSQL was restarted, say. If it broke at the
+    commit, the first run may have been written, so `work` must look before it acts, as every claim and record
+    does. It must do nothing that a rollback doesn't undo, and must not call out to the network. Any other error
+    is raised at once, with nothing written.
     """
+    broken = 0
     for repetition in range(MAX_REPETITIONS):
         try:
             with engine.begin() as connection:
                 return work(connection)
         except DBAPIError as error:
-            if not isinstance(error.orig, _REPEATABLE) or repetition == MAX_REPETITIONS - 1:
+            broken += error.connection_invalidated
+            is_repeatable = isinstance(error.orig, _REPEATABLE) or (error.connection_invalidated and broken == 1)
+            if not is_repeatable or repetition == MAX_REPETITIONS - 1:
                 raise
             time.sleep(random.uniform(0, 0.01 * 2**repetition))  # noqa: S311  # spread, not secrecy
     raise AssertionError("unreachable: the last repetition returns or raises")

@@ -229,8 +229,8 @@ def test_a_procfile_is_read_in_its_order(tmp_path: Path) -> None:
         "# comment\nrelease: duecourse db upgrade\n\nweb: uvicorn --port 8000 'web app'\n"
     )
     assert read_procfile(tmp_path / "Procfile") == [
-        Process("release", ["duecourse", "db", "upgrade"], is_release=True),
-        Process("web", ["uvicorn", "--port", "8000", "web app"]),
+        Process("release", ["/bin/sh", "-c", "exec duecourse db upgrade"], is_release=True),
+        Process("web", ["/bin/sh", "-c", "exec uvicorn --port 8000 'web app'"]),
     ]
 
 

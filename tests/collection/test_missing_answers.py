@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -380,3 +381,18 @@ def test_many_workers_on_one_payment_send_one_confirm(world: World, account: Acc
             done.result()
     assert world.charged(payment) == [5_00]
     assert (sent(world, "/confirm"), len(world.attempts(payment))) == (1, 1)
+
+
+def test_a_late_event_of_a_closed_payment_intent_changes_nothing(world: World, account: Account) -> None:
+    """Ten declines, the limit, a successor that declines too; then Stripe tells us of the first one's end again."""
+    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    payment = world.owes(account)
+    for _ in range(12):
+        world.charge(payment)
+        world.clock.set(world.clock.now() + timedelta(days=1))
+    first, second = world.intents(payment)
+    before = world.payment(payment)
+    assert (first.closed_reason, second.closed_reason, before.state) == ("canceled", None, "retry_scheduled")
+    seen = world.runtime.gateways["global"].retrieve_payment_intent(first.stripe_payment_intent_id)
+    record_observation(world.runtime, first.id, seen, actor="stripe")
+    assert world.payment(payment) == before

@@ -16,13 +16,17 @@ def observe_payment_intent(runtime: Runtime, event: StripeEvent) -> Apply:
     """
     with runtime.engine.connect() as connection:
         ours = connection.execute(
-            select(payment_intents.c.id, payment_intents.c.payment_id).where(
+            select(payment_intents.c.id, payment_intents.c.payment_id, payment_intents.c.closed_reason).where(
                 payment_intents.c.coverage == event.coverage,
                 payment_intents.c.stripe_payment_intent_id == event.stripe_object_id,
             )
         ).one_or_none()
     if ours is None:
         return nothing_but("not ours: no payment has this PaymentIntent")
+    if ours.closed_reason is not None:
+        # Succeeded and canceled are final at Stripe, and we were shown it: most events only echo our own confirm.
+        note = f"known already: the PaymentIntent is {ours.closed_reason}"
+        return lambda _connection: Effect(note, payment_id=ours.payment_id)
     answer = runtime.gateways[event.coverage].retrieve_payment_intent(event.stripe_object_id)
     if answer.payment_intent is None:
         error = GatewayMissingError if answer.http_status == 404 else GatewayUnavailableError

@@ -1,0 +1,161 @@
+"""`duecourse clock …`: the virtual business clock that all processes share, shown, set and moved forward."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from sqlalchemy import Engine
+
+from cli.environment import connect_settings
+from cli.telling import complain, plain_errors
+from shared.advance import (
+    NEVER_SET,
+    STALLED_AFTER_S,
+    ClockError,
+    Step,
+    advance_clock,
+    read_clock,
+    set_clock,
+    written,
+)
+from shared.clock import machine_now
+from shared.db.session import make_engine
+from shared.policy import Policy, load_policy
+from shared.settings import ClockKind, Settings
+
+app = typer.Typer(name="clock", help="Show or move the virtual business clock.", no_args_is_help=True)
+
+_PART = re.compile(r"(\d+)(w|d|h|m|s)")
+_UNIT = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+
+Wait = Annotated[
+    bool,
+    typer.Option("--wait/--no-wait", help="At each stop, wait until all that follows from it is done."),
+]
+Patience = Annotated[
+    float, typer.Option("--patience", min=1, help="Give up after so many seconds in which nothing gets done.")
+]
+
+
+@app.command()
+def show() -> None:
+    """Print business time, in UTC."""
+    with _plain_errors():
+        settings = connect_settings()
+        if settings.clock is ClockKind.SYSTEM:
+            print(written(machine_now()))
+            Console(stderr=True).print("the machine's clock; DUECOURSE_CLOCK=virtual makes it virtual", style="dim")
+            return
+        with make_engine(settings, pool_size=1).connect() as connection:
+            now = read_clock(connection)
+        if now is None:
+            raise ClockError(NEVER_SET)
+        print(written(now))
+
+
+@app.command("set")
+def set_to(
+    moment: Annotated[str, typer.Argument(help="An instant with its zone, like 2026-10-31T00:00:00Z.")],
+    wait: Wait = True,
+    patience: Patience = STALLED_AFTER_S,
+) -> None:
+    """Set the clock: the first time to any moment, later only forward, doing all that is due on the way."""
+    with _plain_errors():
+        target = parse_moment(moment)
+        settings = _virtual_settings()
+        engine, policy = make_engine(settings, pool_size=2), load_policy(settings.billing_file)
+        with engine.begin() as connection:
+            start = read_clock(connection)
+            if start is None:
+                set_clock(connection, target, policy)
+        if start is None:
+            print(written(target))
+        else:
+            _move(engine, policy, start, target, wait, patience)
+
+
+@app.command()
+def advance(
+    duration: Annotated[str, typer.Argument(help="How far: 1d, 12h, 90m, 30s, 2w, or together like 1d12h.")],
+    wait: Wait = True,
+    patience: Patience = STALLED_AFTER_S,
+) -> None:
+    """Move the clock forward, stop by stop, so that nothing due between is skipped."""
+    with _plain_errors():
+        by = parse_duration(duration)
+        settings = _virtual_settings()
+        engine, policy = make_engine(settings, pool_size=2), load_policy(settings.billing_file)
+        with engine.connect() as connection:
+            now = read_clock(connection)
+        if now is None:
+            raise ClockError(NEVER_SET)
+        try:
+            target = now + by
+        except OverflowError:
+            raise ClockError(f"{duration} from {written(now)} is after the end of all calendars") from None
+        _move(engine, policy, now, target, wait, patience)
+
+
+def parse_moment(text: str) -> datetime:
+    """Read an instant like `2026-10-31T00:00:00Z`; ClockError if it isn't one or has no zone."""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ClockError(f"{text!r} is not an instant; write one like 2026-10-31T00:00:00Z") from None
+    if moment.tzinfo is None:
+        raise ClockError(f"{text!r} has no time zone; write {text}Z for UTC, or an offset like +09:00")
+    return moment.astimezone(UTC)
+
+
+def parse_duration(text: str) -> timedelta:
+    """Read a duration like `1d` or `1d12h`; ClockError if it isn't one, or is none at all."""
+    parts = _PART.findall(text.strip())
+    if not parts or "".join(number + unit for number, unit in parts) != text.strip():
+        raise ClockError(f"{text!r} is not a duration; write one like 1d, 12h, 90m, 30s, 2w or 1d12h")
+    try:
+        duration = sum((timedelta(**{_UNIT[unit]: int(number)}) for number, unit in parts), timedelta())
+    except OverflowError:
+        raise ClockError(f"{text} is longer than time lasts") from None
+    if not duration:
+        raise ClockError(f"{text} moves nothing; the clock only moves forward")
+    return duration
+
+
+def _move(engine: Engine, policy: Policy, start: datetime, target: datetime, wait: bool, patience: float) -> None:
+    if target < start:
+        raise ClockError(f"the clock only moves forward: it shows {written(start)}, after {written(target)}")
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(written(start), total=max((target - start).total_seconds(), 1.0))
+
+        def show_step(step: Step) -> None:
+            progress.update(task, description=written(step.at), completed=(step.at - start).total_seconds())
+
+        advance_clock(engine, policy, target, wait=wait, on_step=show_step, stalled_after_s=patience)
+    print(written(target))
+
+
+def _virtual_settings() -> Settings:
+    settings = connect_settings()
+    if settings.clock is not ClockKind.VIRTUAL:
+        raise ClockError(
+            "business time is the machine's time here, which nobody moves. To try things out, set "
+            "DUECOURSE_CLOCK=virtual for all processes, with a database and test keys of their own."
+        )
+    return settings
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    with plain_errors():
+        try:
+            yield
+        except ClockError as error:
+            complain(str(error))
+            raise typer.Exit(1) from None

@@ -1,0 +1,159 @@
+"""`duecourse payment …`: what happened to a payment, what comes next, and asking for it once more."""
+
+import json
+import time
+from dataclasses import asdict
+from datetime import date, datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from rich.console import Console
+from sqlalchemy import func, select
+
+from cli.environment import connect_settings
+from cli.payment_text import list_of_payments, print_explanation
+from cli.telling import complain, operator, out, plain_errors
+from shared.collection.requests import Refused, WouldCharge, preview_charge, request_charge
+from shared.db.session import in_transaction
+from shared.db.tables import payment_attempts
+from shared.domain.states import OPEN_ATTEMPT
+from shared.explain import Explanation, explain_payment, find_payments
+from shared.money import format_minor
+from shared.runtime import Runtime, build_runtime
+
+app = typer.Typer(name="payment", help="Explain one payment, or ask for its money now.", no_args_is_help=True)
+
+#: A charge takes some 2 s and gives up after 90; who waits longer should look with `payment show`.
+WAIT_S = 100.0
+POLL_S = 0.1
+#: Payments of one account that are listed; of more, name one.
+LISTED = 100
+
+Wanted = Annotated[str, typer.Argument(metavar="PAYMENT|INVOICE-NUMBER|ACCOUNT", help="Whose explanation.")]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON on standard output.")]
+
+
+@app.command("show")
+def show(wanted: Wanted, as_json: AsJson = False) -> None:
+    """Explain a payment: every attempt, every attempt not made and why, and what comes next."""
+    with plain_errors():
+        runtime = build_runtime(connect_settings(), pool_size=1)
+        told = _explain(runtime, wanted)
+    if as_json:
+        print(json.dumps([_plain(asdict(one)) for one in told], indent=1, ensure_ascii=False))
+        return
+    console = out()
+    if not told:
+        console.print(f"account {wanted} has no payments yet", markup=False)
+    elif len(told) == 1:
+        print_explanation(console, told[0])
+    else:
+        console.print(list_of_payments(told))
+        console.print("\nOne of them in full: duecourse payment show PAYMENT", style="dim")
+
+
+@app.command("charge")
+def charge(
+    wanted: Annotated[str, typer.Argument(metavar="PAYMENT|INVOICE-NUMBER")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the payment's trail for good.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask first.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the answer and show it.")] = False,
+) -> None:
+    """Ask for a payment's money now, after saying what would happen. Releases a hold."""
+    with plain_errors():
+        if not reason.strip():
+            raise LookupError("--reason is empty: say why; it is kept in the payment's trail")
+        runtime = build_runtime(connect_settings(), pool_size=1)
+        payment_id = _only_one(runtime, wanted)
+        with runtime.engine.connect() as connection:
+            preview = preview_charge(connection, payment_id, runtime.clock.now())
+        if isinstance(preview, WouldCharge):
+            _ask(preview, yes)
+        before = _attempt_count(runtime, payment_id)
+        answer = in_transaction(
+            runtime.engine,
+            lambda connection: request_charge(connection, payment_id, operator(), reason, runtime.clock.now()),
+        )
+        if isinstance(answer, Refused):
+            complain(f"not charged: {answer.reason}. To do: {answer.what_to_do}.")
+            raise typer.Exit(1)
+        is_rung = runtime.ring([answer])
+        later = "" if is_rung else " Redis doesn't answer, so it takes until the next sweep."
+        Console(stderr=True).print(f"Due now, on the interactive lane.{later}", highlight=False)
+        if not wait:
+            out().print(f"duecourse payment show {payment_id}")
+            return
+        is_answered = _wait_for_answer(runtime, payment_id, before)
+        print_explanation(out(), _explain(runtime, str(payment_id))[0])
+    if not is_answered:
+        complain(f"no answer within {WAIT_S:g} s; it stays due. `duecourse doctor` shows whether workers run.")
+        raise typer.Exit(1)
+
+
+def _explain(runtime: Runtime, wanted: str) -> list[Explanation]:
+    now, machine_now = runtime.clock.now(), runtime.machine_now()
+    with runtime.engine.connect() as connection:
+        return [
+            explain_payment(connection, runtime.policy, payment_id, now, machine_now)
+            for payment_id in find_payments(connection, wanted, LISTED)
+        ]
+
+
+def _only_one(runtime: Runtime, wanted: str) -> UUID:
+    with runtime.engine.connect() as connection:
+        found = find_payments(connection, wanted)
+    if len(found) != 1:
+        raise LookupError(
+            f"{wanted!r} has {len(found)} payments: name one by its id or invoice number "
+            f"(`duecourse payment show {wanted}` lists them)"
+        )
+    return found[0]
+
+
+def _ask(preview: WouldCharge, yes: bool) -> None:
+    console = Console(stderr=True, highlight=False)
+    amount = format_minor(preview.amount_minor, preview.currency)
+    card = f"{preview.card_brand} ending in {preview.card_last4}"
+    console.print(f"Charges {amount} to {card}.", style="bold", markup=False)
+    for warning in preview.warnings:
+        console.print(f"Mind: {warning}", style="yellow", markup=False)
+    if not yes and not typer.confirm("Charge now?", err=True):
+        complain("nothing was changed")
+        raise typer.Exit(1)
+
+
+def _attempt_count(runtime: Runtime, payment_id: UUID) -> int:
+    with runtime.engine.connect() as connection:
+        return connection.scalar(_closed_attempts(payment_id)) or 0
+
+
+def _wait_for_answer(runtime: Runtime, payment_id: UUID, before: int) -> bool:
+    deadline = time.monotonic() + WAIT_S
+    with Console(stderr=True).status("waiting for the processor's answer"):
+        while time.monotonic() < deadline:
+            if _attempt_count(runtime, payment_id) > before:
+                return True
+            time.sleep(POLL_S)
+    return False
+
+
+def _closed_attempts(payment_id: UUID) -> Any:
+    return select(func.count()).where(
+        payment_attempts.c.payment_id == payment_id, payment_attempts.c.state.not_in(OPEN_ATTEMPT)
+    )
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: instants as ISO 8601 in UTC, ids as text."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return (
+        value.isoformat()
+        if isinstance(value, datetime | date)
+        else str(value)
+        if isinstance(value, UUID)
+        else value
+    )

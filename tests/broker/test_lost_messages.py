@@ -1,0 +1,313 @@
+"""What Dramatiq loses, keeps to itself or dead-letters, the sweep finds again: each a fact of dramatiq 2.2.1.
+
+Real workers on threads, the real broker, real rows and the simulator; `Sweep` rings as the scheduler's does.
+"""
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from dramatiq import Message
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.middleware import Middleware, Retries, TimeLimit
+from structlog.testing import capture_logs
+
+import shared.broker
+from scheduler.sweep import PATIENCE, Sweep
+from shared.broker import NAMESPACE, DebounceSigterm, make_broker, make_ring, ring, waiting_messages
+from shared.db.sources import Moment
+from shared.domain.states import Lane, PaymentState
+from shared.jobs import BATCH, INTERACTIVE, ChargePayment, SettleAttempt
+from tests.broker.conftest import (
+    PREFETCH,
+    add_actor,
+    dead_letters,
+    eventually,
+    is_at_rest,
+    put_in_front,
+    running_worker,
+)
+from tests.broker.line import Line
+from tests.world import World
+from workers.use_cases.charge_payment import charge_payment
+
+ONE = UUID("01890000-0000-7000-8000-000000000001")
+
+
+class Company:
+    """Payments that are due, a worker's actor for them, and the sweep that rings."""
+
+    def __init__(self, world: World, broker: RedisBroker) -> None:
+        self.world = world
+        self.broker = broker
+        self._sweep = Sweep(world.engine, make_ring(broker), lambda queue: waiting_messages(broker, queue))
+        self.payments: list[UUID] = []
+        self.before_charge: Callable[[], None] = lambda: None
+        add_actor(broker, "charge_payment", BATCH, self._charge)
+
+    def _charge(self, payment_id: str) -> None:
+        self.before_charge()
+        charge_payment(self.world.runtime, UUID(payment_id))
+
+    def owed(self, count: int) -> list[UUID]:
+        for _ in range(count):
+            account = self.world.account(f"A-{uuid4().hex[:8]}")
+            self.world.card_of(account)
+            self.payments.append(self.world.owes(account))
+        return self.payments
+
+    def sweep(self, after_s: float = 0.0) -> dict[str, int]:
+        """Sweep once, `after_s` seconds of machine time after the last."""
+        self.world.machine.pass_(seconds=after_s)
+        return self._sweep(Moment(self.world.clock.now(), self.world.machine()))
+
+    def is_paid(self) -> bool:
+        return all(self.world.payment(payment).state == PaymentState.PAID for payment in self.payments)
+
+    def charges(self) -> list[int]:
+        """How often each payment was charged, in the processor's own book."""
+        return [len(self.world.charged(payment)) for payment in self.payments]
+
+
+@pytest.fixture
+def company(world: World, broker: RedisBroker) -> Company:
+    return Company(world, broker)
+
+
+def sweep_until_paid(company: Company, what: str) -> None:
+    def is_paid() -> bool:
+        company.sweep(after_s=PATIENCE.total_seconds())
+        return company.is_paid()
+
+    eventually(is_paid, what)
+
+
+def test_a_flushed_redis_costs_one_sweep(company: Company, client: Any) -> None:
+    company.owed(3)
+    assert company.sweep() == {"due payments, batch": 3}
+    client.flushdb()
+    assert company.sweep(after_s=2) == {"due payments, batch": 3}
+    with running_worker(company.broker, BATCH):
+        eventually(company.is_paid, "all paid")
+    assert company.charges() == [1, 1, 1]
+
+
+def test_a_redis_that_is_flushed_and_away_while_workers_run_costs_no_charge_and_doubles_none(
+    world: World, line: Line, client: Any
+) -> None:
+    company = Company(world, make_broker(line.url))
+    company.owed(6)
+    company.sweep()
+    with running_worker(company.broker, BATCH):
+        eventually(lambda: sum(company.charges()), "the first charge")
+        line.cut()
+        client.flushdb()
+        assert company.sweep(after_s=2) == {}
+        line.mend()
+        sweep_until_paid(company, "all paid after Redis came back")
+    assert company.charges() == [1] * 6
+
+
+def test_what_a_killed_worker_had_fetched_is_rung_again_without_dramatiqs_maintenance(
+    company: Company, redis_url: str, client: Any
+) -> None:
+    company.broker.maintenance_chance = 0  # Dramatiq would look for dead workers once in a thousand commands
+    payments = company.owed(4)
+    company.sweep()
+    killed = make_broker(redis_url).consume(BATCH, prefetch=PREFETCH, timeout=1)
+    assert {next(killed).args[0] for _ in payments} == {str(payment) for payment in payments}  # type: ignore[union-attr]
+    assert waiting_messages(company.broker, BATCH) == 0, "its messages are nobody's now"
+    with running_worker(company.broker, BATCH):
+        assert company.sweep(after_s=2) == {"due payments, batch": 4}
+        eventually(company.is_paid, "all paid")
+    assert client.hlen(f"{NAMESPACE}:{BATCH}.msgs") == 4, "Dramatiq hasn't missed the killed worker yet"
+    assert company.charges() == [1] * 4
+
+
+def test_messages_that_dramatiqs_maintenance_brings_back_late_cost_a_query_each(
+    company: Company, redis_url: str, client: Any
+) -> None:
+    payments = company.owed(2)
+    company.sweep()
+    killed = make_broker(redis_url)
+    taken = killed.consume(BATCH, prefetch=PREFETCH, timeout=1)
+    assert len([next(taken) for _ in payments]) == 2
+    company.sweep(after_s=2)
+    with running_worker(company.broker, BATCH):
+        eventually(company.is_paid, "all paid")
+        client.zadd(f"{NAMESPACE}:__heartbeats__", {killed.broker_id: 0})  # a minute has passed
+        company.broker.maintenance_chance = 1_000_000
+        eventually(lambda: is_at_rest(client, BATCH), "the old messages are taken, too")
+    assert company.charges() == [1, 1]
+
+
+def test_an_actor_that_raises_leaves_a_dead_letter_and_its_row_comes_back(company: Company, client: Any) -> None:
+    (payment,) = company.owed(1)
+    company.sweep()
+
+    def break_() -> None:
+        raise RuntimeError("a defect of ours")
+
+    company.before_charge = break_
+    with running_worker(company.broker, BATCH):
+        eventually(lambda: dead_letters(client, BATCH), "the dead letter")
+        assert is_at_rest(client, BATCH)
+        assert not client.exists(f"{NAMESPACE}:{BATCH}.DQ"), "no retry by Dramatiq: the row is the retry"
+        company.before_charge = lambda: None
+        assert company.sweep(after_s=2) == {"due payments, batch": 1}
+        eventually(company.is_paid, "paid")
+    (letter,) = dead_letters(client, BATCH).values()
+    assert json.loads(letter)["args"] == [str(payment)]
+    assert company.charges() == [1]
+
+
+def test_an_actor_that_raises_while_redis_is_away_loses_its_message_at_most(
+    world: World, line: Line, client: Any
+) -> None:
+    company = Company(world, make_broker(line.url))
+    company.owed(1)
+    company.sweep()
+    line_is_cut = threading.Event()
+
+    def break_both() -> None:
+        if not line_is_cut.is_set():
+            line.cut()
+            line_is_cut.set()
+            raise RuntimeError("both at once")
+
+    company.before_charge = break_both
+    with running_worker(company.broker, BATCH):
+        assert line_is_cut.wait(10)
+        client.flushdb()  # Redis comes back without it
+        line.mend()
+        sweep_until_paid(company, "paid after Redis came back")
+    assert company.charges() == [1]
+
+
+def test_dead_letters_are_bounded_and_the_newest_stay(
+    broker: RedisBroker, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared.broker, "KEEP_DEAD_LETTERS", 5)
+    consumer = broker.consume(BATCH, prefetch=12, timeout=1)
+    attempts = [SettleAttempt(uuid4()) for _ in range(12)]
+    ring(broker, attempts)
+    for _ in attempts:
+        message = next(consumer)
+        assert message is not None
+        client.zadd(f"{NAMESPACE}:{BATCH}.XQ", {"older": 1})  # whatever the millisecond, this one is the oldest
+        client.hset(f"{NAMESPACE}:{BATCH}.XQ.msgs", "older", "{}")
+        consumer.nack(message)
+    letters = dead_letters(client, BATCH)
+    assert len(letters) == 5
+    assert is_at_rest(client, BATCH)
+
+
+GOOD = {"queue_name": BATCH, "actor_name": "charge_payment", "args": [str(ONE)], "kwargs": {}, "message_id": "1"}
+UNREADABLE = {
+    "not JSON": b"\x80\x04pickle",
+    "not UTF-8": b"\xff\xfe",
+    "empty": b"",
+    "JSON, not a message": b"[1, 2]",
+    "a field of another release": json.dumps({**GOOD, "options": {"redis_message_id": "1"}, "x": 1}).encode(),
+    "without an id": json.dumps({**GOOD, "options": {}}).encode(),
+    "options that are none": json.dumps({**GOOD, "options": None}).encode(),
+    "for another queue": json.dumps({**GOOD, "queue_name": "mail", "options": {"redis_message_id": "1"}}).encode(),
+}
+
+
+@pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_a_message_that_cannot_be_read_is_set_aside_and_those_behind_it_are_done_at_once(
+    company: Company, client: Any, body: bytes
+) -> None:
+    company.owed(3)
+    company.sweep()
+    (redis_id,) = put_in_front(client, BATCH, [body])
+    with capture_logs() as logs, running_worker(company.broker, BATCH, threads=2) as worker:
+        eventually(company.is_paid, "all paid, without another sweep")
+        assert all(thread.is_alive() for thread in worker.workers)
+    assert dead_letters(client, BATCH) == {redis_id: body}
+    assert is_at_rest(client, BATCH), "it would come back at the worker's next death"
+    assert [one["queue"] for one in logs if one["event"] == "doorbell.unreadable"] == [BATCH]
+    assert company.charges() == [1] * 3
+
+
+def test_dramatiq_alone_would_drop_what_it_fetched_with_an_undecodable_message(redis_url: str, client: Any) -> None:
+    """Why DoorbellBroker is there. If this ever fails, Dramatiq was mended, and it can go."""
+    dramatiqs = RedisBroker(url=redis_url, namespace=NAMESPACE, middleware=[Retries(max_retries=0)])  # type: ignore[no-untyped-call]
+    dramatiqs.declare_queue(BATCH)  # type: ignore[no-untyped-call]
+    dramatiqs.maintenance_chance = 0
+    done: list[str] = []
+    add_actor(dramatiqs, "settle_attempt", BATCH, done.append)
+    ring(make_broker(redis_url), [SettleAttempt(uuid4()) for _ in range(PREFETCH - 1 + 2)])
+    put_in_front(client, BATCH, [b"\xff"])
+    with running_worker(dramatiqs, BATCH):
+        eventually(lambda: len(done) == 2 and not client.exists(f"{NAMESPACE}:{BATCH}"), "those behind the batch")
+    assert client.hlen(f"{NAMESPACE}:{BATCH}.msgs") == PREFETCH, "its batch is still there, and nobody's"
+
+
+def test_a_job_that_only_a_newer_release_knows_is_set_aside_and_hurts_nothing(
+    company: Company, client: Any
+) -> None:
+    company.owed(2)
+    newer: Message[Any] = Message(
+        queue_name=BATCH, actor_name="refund_payment", args=(str(ONE),), kwargs={}, options={}
+    )
+    company.broker.enqueue(newer)
+    company.sweep()
+    with running_worker(company.broker, BATCH, threads=1):
+        eventually(company.is_paid, "all paid")
+        eventually(lambda: dead_letters(client, BATCH), "the dead letter")
+    (letter,) = dead_letters(client, BATCH).values()
+    assert json.loads(letter)["actor_name"] == "refund_payment"
+    assert company.charges() == [1, 1]
+
+
+class Objects(Middleware):
+    """A middleware that means to prevent an actor from running."""
+
+    def before_process_message(self, *_: Any) -> None:
+        raise PermissionError("this must not be charged")
+
+
+def test_a_middleware_cannot_stop_an_actor_so_none_of_ours_is_for_safety(redis_url: str) -> None:
+    broker = make_broker(redis_url, [Objects()])
+    done: list[str] = []
+    add_actor(broker, "settle_attempt", BATCH, done.append)
+    ring(broker, [SettleAttempt(ONE)])
+    with running_worker(broker, BATCH):
+        eventually(lambda: done == [str(ONE)], "the actor runs all the same")
+    assert {type(one) for one in make_broker(redis_url).middleware} == {TimeLimit, Retries, DebounceSigterm}
+
+
+def test_a_message_for_the_interactive_lane_reaches_the_same_actor(company: Company) -> None:
+    (payment,) = company.owed(1)
+    ring(company.broker, [ChargePayment(payment, Lane.INTERACTIVE)])
+    with running_worker(company.broker, INTERACTIVE):
+        eventually(company.is_paid, "paid")
+    assert company.charges() == [1]
+
+
+def test_a_payment_rung_for_twenty_times_at_once_is_charged_once(company: Company, client: Any) -> None:
+    (payment,) = company.owed(1)
+    ring(company.broker, [ChargePayment(payment, Lane.BATCH)] * 20)
+    with running_worker(company.broker, BATCH):
+        eventually(lambda: company.is_paid() and is_at_rest(client, BATCH), "paid, and all messages taken")
+    assert company.charges() == [1]
+    assert dead_letters(client, BATCH) == {}
+
+
+def test_a_redis_that_was_full_is_worked_off_when_there_is_room_again(
+    company: Company, client: Any, request: pytest.FixtureRequest
+) -> None:
+    company.owed(2)
+    company.sweep()
+    full = request.getfixturevalue("full")
+    with running_worker(company.broker, BATCH):
+        assert company.sweep(after_s=PATIENCE.total_seconds()) is not None
+        assert not company.is_paid(), "a full Redis gives nothing away either"
+        full.config_set("maxmemory", 0)
+        eventually(company.is_paid, "all paid")
+    assert company.charges() == [1, 1]

@@ -1,0 +1,282 @@
+"""`payment show` explains, `payment charge` asks only where asking can't hurt."""
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text, update
+
+from shared.collection.aftermath import UNTIL_RELEASED
+from shared.db.tables import payments
+from shared.gateway.port import Answer, Outcome
+from simulator.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication
+from tests.cli.terminal import Terminal
+from tests.seed import add_fee, add_run
+from tests.world import World
+from workers.use_cases.generate_invoices import generate_invoices
+
+
+def shown(terminal: Terminal, wanted: object) -> str:
+    result = terminal("payment", "show", str(wanted))
+    assert result.exit_code == 0, result.output
+    return " ".join(result.stdout.split())
+
+
+def hold(world: World, payment: UUID) -> None:
+    with world.engine.begin() as connection:
+        connection.execute(
+            update(payments)
+            .where(payments.c.id == payment)
+            .values(held_until=UNTIL_RELEASED, state_reason="looks like a fault of ours")
+        )
+
+
+def messages(redis_url: str) -> int:
+    import redis
+
+    with redis.Redis.from_url(redis_url) as client:
+        return int(client.llen("duecourse:interactive"))
+
+
+def lose_answers(world: World) -> None:
+    """The processor takes the money, and we never hear of it."""
+    gateway = world.runtime.gateways["global"]
+    confirm = gateway.confirm_payment_intent
+
+    def confirm_in_vain(*arguments: str) -> Answer:
+        confirm(*arguments)
+        return Answer(Outcome.UNKNOWN, "no_answer: timeout")
+
+    gateway.confirm_payment_intent = confirm_in_vain
+
+
+def test_a_decline_is_explained_with_every_code_and_what_comes_next(world: World, terminal: Terminal) -> None:
+    account = world.account("J-1", "japan")
+    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    payment = world.owes(account, 500)
+    world.charge(payment)
+    told = shown(terminal, payment)
+    (attempt,) = world.attempts(payment)
+    assert "JPY 500" in told
+    assert "retry_scheduled since 2026-11-01 18:00 JST (09:00 UTC)" in told
+    assert f"At 2026-11-02 09:00 JST (00:00 UTC) visa ending in {last4(world)} is asked" in told
+    assert "insufficient_funds: the card is good, the money or the allowance is not there today" in told
+    for word in (
+        attempt.stripe_request_id,
+        attempt.stripe_charge_id,
+        "HTTP 402",
+        "decline_code insufficient_funds",
+    ):
+        assert word in told
+    assert "1 attempt, 1 decline" in told
+    assert "the account is marked for suspension on 2026-11-15 if unpaid or after 6 more declines" in told
+
+
+def last4(world: World) -> str:
+    with world.engine.connect() as connection:
+        return str(connection.scalar(text("SELECT last4 FROM cards")))
+
+
+def test_an_attempt_not_made_is_explained_with_its_reason(world: World, terminal: Terminal) -> None:
+    payment = world.owes(world.account("A-1"))
+    world.charge(payment)
+    told = shown(terminal, payment)
+    assert "Not asked: no card is registered → needs_payment_method" in told
+    assert "Waits for the customer to register or mend a card: no card is registered" in told
+    assert "Whose turn: the customer" in told
+
+
+def test_what_comes_next_names_the_network_budgets_end(world: World, terminal: Terminal) -> None:
+    card = world.simulator.make_card(
+        "global", AlwaysDeclines(decline_code="insufficient_funds"), brand="mastercard"
+    )
+    for number in range(11):
+        account = world.account(f"A-{number}")
+        world.card_of(account, card.token, brand="mastercard")
+        payment = world.owes(account)
+        world.charge(payment)
+    told = shown(terminal, payment)
+    assert "At 2026-11-02 09:00 UTC mastercard" in told
+    assert "the network allows 10" in told
+
+
+def test_an_unknown_attempt_says_that_it_is_looked_up(world: World, terminal: Terminal) -> None:
+    account = world.account("A-1")
+    world.card_of(account)
+    payment = world.owes(account)
+    lose_answers(world)
+    world.charge(payment)
+    told = shown(terminal, payment)
+    assert "Nobody knows yet whether attempt 1, begun 2026-11-01 09:00 UTC, moved money. It is looked up" in told
+    assert "Attempt 1 → unknown" in told
+
+
+def test_a_settled_attempt_tells_both_what_was_and_what_is_known(world: World, terminal: Terminal) -> None:
+    account = world.account("A-1")
+    world.card_of(account)
+    payment = world.owes(account)
+    lose_answers(world)
+    world.charge(payment)
+    world.machine.pass_(minutes=10)
+    world.settle(world.attempts(payment)[0].id)
+    told = shown(terminal, payment)
+    assert "Attempt 1 → succeeded" in told
+    assert "unknown, by worker: no_answer: timeout" in told
+    assert "succeeded, by settlement" in told
+    assert "Nothing: paid 2026-11-01 09:00 UTC. It is never asked for again." in told
+
+
+def test_a_payment_is_found_by_invoice_number_and_by_account(world: World, terminal: Terminal) -> None:
+    account = world.account("A-1")
+    world.card_of(account)
+    with world.engine.begin() as connection:
+        add_fee(connection, account, 29_85)
+        run_id = add_run(connection)
+    for _ in range(2):
+        generate_invoices(world.runtime, run_id)
+    by_number = shown(terminal, "g-2026-000001")
+    assert "Invoice G-2026-000001 issued: 1 line, USD 29.85" in by_number
+    assert "Due now: as soon as a worker is free, visa ending in 4242 is asked." in by_number
+    assert shown(terminal, "A-1") == by_number
+    world.owes(account, 1_00)
+    assert "G-2026-000001" in shown(terminal, "A-1")
+    assert terminal("payment", "show", "nobody").exit_code == 1
+    assert "no payment id, no invoice number and no account" in terminal("payment", "show", "nobody").stderr
+
+
+def test_show_as_json_is_the_same_explanation(world: World, terminal: Terminal) -> None:
+    account = world.account("A-1")
+    world.card_of(account)
+    payment = world.owes(account)
+    world.charge(payment)
+    told: Any = terminal.json("payment", "show", str(payment))
+    assert told[0]["state"] == "paid"
+    assert told[0]["timeline"][0]["number"] == 1
+    assert told[0]["next"]["who"] == "nobody"
+
+
+def test_a_charge_asks_first_and_a_no_changes_nothing(world: World, terminal: Terminal, redis_url: str) -> None:
+    account = world.account("A-1")
+    world.card_of(account)
+    payment = world.owes(account, 29_85, next_attempt_at=world.clock.now() + timedelta(days=3))
+    result = terminal("payment", "charge", str(payment), "--reason", "she called", answer="n\n")
+    assert result.exit_code == 1
+    assert "Charges USD 29.85 to visa ending in 4242." in result.stderr
+    assert world.trail(payment) == []
+    assert messages(redis_url) == 0
+
+
+def test_a_charge_goes_the_machines_way_with_name_and_reason(
+    world: World, terminal: Terminal, redis_url: str
+) -> None:
+    account = world.account("A-1")
+    world.card_of(account)
+    payment = world.owes(account, 29_85, next_attempt_at=world.clock.now() + timedelta(days=3))
+    hold(world, payment)
+    result = terminal("payment", "charge", str(payment), "--reason", "she called", answer="y\n")
+    assert result.exit_code == 0, result.output
+    assert "it is held, and the charge releases it: looks like a fault of ours" in result.stderr
+    row = world.payment(payment)
+    assert (row.state, row.lane, row.trigger, row.held_until) == ("due", "interactive", "operator", None)
+    assert row.requested_by.startswith("operator:")
+    assert messages(redis_url) == 1
+    assert [kind for kind, _ in world.trail(payment)] == ["hold_released", "payment_rescheduled"]
+    assert [reason for _, reason in world.trail(payment)] == ["she called", "she called"]
+    world.charge(payment)
+    assert world.charged(payment) == [29_85]
+
+
+def refusal(terminal: Terminal, payment: UUID) -> str:
+    result = terminal("payment", "charge", str(payment), "--reason", "she called", "--yes")
+    assert result.exit_code == 1, result.output
+    return " ".join(result.stderr.split())
+
+
+def test_an_unknown_attempt_is_never_just_charged_again(world: World, terminal: Terminal, redis_url: str) -> None:
+    account = world.account("A-1")
+    world.card_of(account)
+    payment = world.owes(account)
+    lose_answers(world)
+    world.charge(payment)
+    said = refusal(terminal, payment)
+    assert "nobody knows yet whether attempt 1, begun at 2026-11-01 09:00:00 UTC, moved money" in said
+    assert "asking again could take the money twice" in said
+    assert messages(redis_url) == 0
+    world.charge(payment)
+    assert world.charged(payment) == [5_00]
+
+
+def test_what_is_paid_is_refused(world: World, terminal: Terminal) -> None:
+    account = world.account("A-1")
+    world.card_of(account)
+    payment = world.owes(account)
+    world.charge(payment)
+    assert "it was paid at 2026-11-01 09:00 UTC" in refusal(terminal, payment)
+    assert world.payment(payment).state == "paid"
+
+
+def test_a_blocked_card_is_refused_and_the_refusal_is_in_the_trail(world: World, terminal: Terminal) -> None:
+    account = world.account("A-1")
+    world.card_of(account, story=AlwaysDeclines(decline_code="stolen_card"))
+    payment = world.owes(account)
+    world.charge(payment)
+    assert "must not be asked again (advice code do_not_try_again" in refusal(terminal, payment)
+    assert world.trail(payment)[-1][0] == "charge_not_attempted"
+    assert "wanted it because: she called" in shown(terminal, payment)
+
+
+def test_a_used_up_budget_is_refused_and_says_when_it_is_free(world: World, terminal: Terminal) -> None:
+    card = world.simulator.make_card(
+        "global", AlwaysDeclines(decline_code="insufficient_funds"), brand="mastercard"
+    )
+    account = world.account("A-1")
+    world.card_of(account, card.token, brand="mastercard")
+    for _ in range(10):
+        payment = world.owes(account)
+        world.charge(payment)
+    assert "it may be asked again from 2026-11-02 09:00 UTC on" in refusal(terminal, payment)
+
+
+def test_without_a_card_and_by_transfer_it_is_refused(world: World, terminal: Terminal) -> None:
+    assert "no card is registered" in refusal(terminal, world.owes(world.account("A-1")))
+    by_transfer = world.account("A-2", kind="bank_transfer")
+    assert "pays by bank transfer" in refusal(terminal, world.owes(by_transfer))
+
+
+@pytest.mark.parametrize(
+    ("story", "warning"),
+    [
+        (AlwaysDeclines(decline_code="expired_card"), "the card hasn't changed since"),
+        (NeedsAuthentication(), "the bank asked for the customer's confirmation"),
+    ],
+)
+def test_a_hopeless_charge_is_warned_of_but_a_persons_to_decide(
+    world: World, terminal: Terminal, story: Any, warning: str
+) -> None:
+    account = world.account("A-1")
+    world.card_of(account, story=story)
+    payment = world.owes(account)
+    world.charge(payment)
+    result = terminal("payment", "charge", str(payment), "--reason", "she asked", "--yes")
+    assert warning in result.stderr
+    assert result.exit_code == 0
+    assert world.payment(payment).state == "due"
+
+
+def test_a_reason_is_needed(world: World, terminal: Terminal) -> None:
+    payment = world.owes(world.account("A-1"))
+    assert terminal("payment", "charge", str(payment)).exit_code == 2
+    assert "say why" in terminal("payment", "charge", str(payment), "--reason", " ").stderr
+
+
+def test_wait_shows_what_became_of_it(world: World, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = world.account("A-1")
+    world.card_of(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
+    payment = world.owes(account)
+    world.charge(payment)
+    monkeypatch.setattr("cli.payment_commands.time.sleep", lambda _s: world.charge(payment))  # the worker's turn
+    result = terminal("payment", "charge", str(payment), "--reason", "she called", "--yes", "--wait")
+    assert result.exit_code == 0, result.output
+    assert "Attempt 2 → succeeded" in result.stdout
+    assert world.charged(payment) == [5_00]
