@@ -1,8 +1,6 @@
 """`duecourse import accounts|services|fees FILE`: the company's CSV exports come in here."""
 
 import json
-import os
-import pwd
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from rich.progress import Progress as RichProgress
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from cli.environment import connect_settings
 from cli.importing.accounts import accounts_file
 from cli.importing.fees import fees_file
 from cli.importing.importer import Order, Progress, Report, import_file
@@ -29,12 +28,13 @@ from cli.importing.report import as_json as report_as_json
 from cli.importing.report import as_lines, exit_code
 from cli.importing.services import services_file
 from cli.importing.source import ImportUsageError, Source, open_source
+from cli.telling import operator
 from shared.clock import BusinessClock, SystemClock, VirtualClock
 from shared.db.session import make_engine
 from shared.domain.calendar import Period
 from shared.logs import redact
 from shared.policy import Policy, PolicyError, load_policy
-from shared.settings import ClockKind, Settings, SettingsError, load_settings
+from shared.settings import ClockKind, Settings, SettingsError
 
 app = typer.Typer(
     name="import",
@@ -172,7 +172,7 @@ def _run(asked: _Asked, describe: Describe) -> None:
 
 
 def _import(asked: _Asked, describe: Describe) -> Report:
-    settings = load_settings()
+    settings = connect_settings()
     policy = load_policy(settings.billing_file)
     if asked.keep_good or asked.rejects is not None:
         check_place(asked.rejects_path, asked.file)
@@ -183,7 +183,7 @@ def _import(asked: _Asked, describe: Describe) -> Report:
         now = _business_now(engine, settings)
         kind = describe(policy, now.date())
         wishes = parse_wishes(kind.columns, asked.columns, asked.values, asked.constants)
-        order = Order(kind, wishes, asked.rejects_path, now, _operator(), asked.keep_good, asked.dry_run)
+        order = Order(kind, wishes, asked.rejects_path, now, operator(), asked.keep_good, asked.dry_run)
         with _progress(source, kind.name, is_wanted=not asked.as_json) as progress:
             return import_file(engine, source, order, progress)
 
@@ -232,14 +232,6 @@ def _period(text: str | None) -> Period | None:
         return None if text is None else Period.parse(text)
     except ValueError as error:
         _stop(f"--period: {error}", 2)
-
-
-def _operator() -> str:
-    """Who imports: the operating system's user, for the trail."""
-    try:
-        return f"operator:{pwd.getpwuid(os.geteuid()).pw_name}"
-    except KeyError:  # a container's user needn't have a name
-        return f"operator:uid-{os.geteuid()}"
 
 
 def _database_trouble(error: DBAPIError) -> str:

@@ -1,7 +1,7 @@
 """Money is an integer of minor units and an ISO 4217 currency; this module is where decimals become that."""
 
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 #: Minor-unit digits of the currencies we accept (ISO 4217). A currency that isn't here is refused, because
 #: guessing its exponent would be wrong by a factor of a hundred.
@@ -16,6 +16,8 @@ EXPONENTS: dict[str, int] = {
 
 #: The largest amount a PostgreSQL bigint column holds.
 MAX_AMOUNT_MINOR = 2**63 - 1
+#: Digits before the decimal point of anything that could fit.
+MAX_DIGITS = 19
 
 
 class MoneyError(ValueError):
@@ -61,13 +63,14 @@ def parse_minor(text: str, currency: str) -> int:
         if cleaned.startswith("-"):
             raise MoneyError("is negative; credit is not a fee")
         raise MoneyError("is not a plain decimal number like 29.85")
-    try:
-        scaled = Decimal(cleaned).scaleb(digits)
-    except InvalidOperation:
-        raise MoneyError("is not a plain decimal number like 29.85") from None
-    if len(cleaned) > 40 or scaled > MAX_AMOUNT_MINOR:
+    whole, _, part = cleaned.partition(".")
+    if len(whole.lstrip("0")) > MAX_DIGITS:
         raise MoneyError("is larger than any amount we can hold")
-    if scaled != scaled.to_integral_value():
+    # Cut before decimals round: their context keeps 28 digits, and a fraction must not disappear in it.
+    scaled = Decimal(f"{whole.lstrip('0') or '0'}.{part[:digits] or '0'}").scaleb(digits)
+    if scaled > MAX_AMOUNT_MINOR:
+        raise MoneyError("is larger than any amount we can hold")
+    if part[digits:].strip("0"):
         unit = "has no minor unit" if digits == 0 else f"has {digits} decimals"
         raise MoneyError(f"is a fraction of a minor unit: {currency} {unit}")
     return int(scaled)

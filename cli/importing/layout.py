@@ -1,0 +1,206 @@
+"""Which column of the file is which of ours: `--columns`, `--value`, `--set` and the file's first line."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+from cli.importing.cells import BadCellError, ReadCell
+from cli.importing.source import ImportUsageError, Record
+
+#: What a rejects file has behind the original columns; such a file can be mended and imported as it is.
+REJECT_COLUMNS = ("line", "column", "value", "reason")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One of our columns. Every row needs a value for a required one; `default` serves files that lack it.
+
+    A file must have every required column, except one that `may_be_lacking`.
+    """
+
+    name: str
+    read: ReadCell
+    is_required: bool = False
+    may_be_lacking: bool = False
+    default: str | None = None
+    same_for_all: str = "--set"  # the option that gives one value for all rows; empty where that makes no sense
+
+
+@dataclass(frozen=True)
+class Field:
+    """Where a column's value comes from: a cell of the file, or a constant."""
+
+    column: Column
+    index: int | None
+    named: str  # as the file names it, for messages
+    constant: str = ""
+    translations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A file's columns as we understand them."""
+
+    header: tuple[str, ...]
+    fields: tuple[Field, ...]
+    unused: tuple[str, ...]
+    is_rejects_file: bool
+
+    def has(self, name: str) -> bool:
+        return any(found.column.name == name for found in self.fields)
+
+    def named(self, name: str) -> str:
+        """The file's own name of our column; ours if the file doesn't have it."""
+        return next((found.named for found in self.fields if found.column.name == name), name)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line says about columns."""
+
+    columns: Mapping[str, str]  # ours to theirs
+    values: Mapping[str, Mapping[str, str]]  # ours to (theirs to ours)
+    constants: Mapping[str, str]
+
+
+def parse_wishes(
+    known: Sequence[Column], columns: Iterable[str], values: Iterable[str], constants: Iterable[str]
+) -> Wishes:
+    """Read the options; ImportUsageError names the option, what is wrong and the columns there are."""
+    names = [column.name for column in known]
+    ours_to_theirs: dict[str, str] = {}
+    for text in columns:
+        for part in re.split(r",(?=\s*\w+=)", text):  # a column name may hold a comma
+            ours, theirs = _pair(part, "=", "--columns", "account=customerID,amount=MonthlyCharges", names)
+            _only_once(ours, ours_to_theirs, "--columns")
+            ours_to_theirs[ours] = theirs
+    translations: dict[str, dict[str, str]] = {}
+    for text in values:
+        example = 'payment_method:"Credit card"=card'
+        ours, rest = _pair(text, ":", "--value", example, names)
+        theirs, equals, meant = rest.rpartition("=")
+        if not equals or not meant.strip():
+            raise ImportUsageError(f"--value {text!r} needs an = with our value behind it, like {example}")
+        _only_once(theirs.strip(), translations.setdefault(ours, {}), f"--value {ours}")
+        translations[ours][theirs.strip()] = meant.strip()
+    fixed: dict[str, str] = {}
+    for text in constants:
+        ours, value = _pair(text, "=", "--set", "coverage=global", names)
+        _only_once(ours, fixed, "--set")
+        fixed[ours] = value
+    return Wishes(ours_to_theirs, translations, fixed)
+
+
+def lay_out(first: Record, known: Sequence[Column], wishes: Wishes, kind: str, delimiter: str) -> Layout:
+    """Match the first line with our columns; ImportUsageError says what is missing and suggests the nearest."""
+    header = tuple(cell.strip() for cell in _header_cells(first, delimiter))
+    fields = []
+    for column in known:
+        found = _field(column, header, wishes, kind)
+        if found is not None:
+            fields.append(found)
+    for ours in wishes.values:
+        if not any(found.column.name == ours and found.index is not None for found in fields):
+            raise ImportUsageError(
+                f"--value {ours}: the file has no column for {ours}; give --columns {ours}=theirs"
+            )
+    for constant in fields:
+        if constant.index is None:
+            _check_constant(constant)
+    used = {found.index for found in fields}
+    is_rejects_file = header[-len(REJECT_COLUMNS) :] == REJECT_COLUMNS
+    unused = tuple(name for index, name in enumerate(header) if index not in used and name not in REJECT_COLUMNS)
+    return Layout(header, tuple(fields), unused, is_rejects_file)
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """The most similar of `words`, whatever their case; None if none is similar."""
+    by_folded = {_folded(each): each for each in words}
+    close = get_close_matches(_folded(word), by_folded, n=1, cutoff=0.5)
+    return by_folded[close[0]] if close else None
+
+
+def _field(column: Column, header: tuple[str, ...], wishes: Wishes, kind: str) -> Field | None:
+    ours = column.name
+    theirs = wishes.columns.get(ours, ours)
+    if theirs in header:
+        if ours in wishes.constants:
+            raise ImportUsageError(
+                f"--set {ours}: the file has its own column {theirs!r} for that; leave --set out"
+            )
+        if Counter(header)[theirs] > 1:
+            raise ImportUsageError(f"the file has two columns {theirs!r}; rename one of them")
+        return Field(column, header.index(theirs), theirs, translations=wishes.values.get(ours, {}))
+    if ours in wishes.columns:
+        raise ImportUsageError(
+            f"--columns {ours}={theirs}: the file has no column {theirs!r}{_did_you_mean(theirs, header)}"
+            f" It has: {', '.join(header)}"
+        )
+    constant = wishes.constants.get(ours, column.default)
+    if constant is not None:
+        return Field(column, None, ours, constant=constant.strip())
+    if column.is_required and not column.may_be_lacking:
+        similar = nearest(ours, header)
+        hint = f"; the nearest is {similar!r}" if similar else ""
+        option = f"--set {ours}=VALUE" if column.same_for_all == "--set" else column.same_for_all
+        one_for_all = f", or give one value for all rows with {option}" if option else ""
+        raise ImportUsageError(
+            f"the file has no column {ours!r}, which {kind} need{hint}. Say which one it is with "
+            f"--columns {ours}={similar or 'THEIRS'}{one_for_all}. "
+            f"The file has: {', '.join(header)}"
+        )
+    return None
+
+
+def _header_cells(first: Record, delimiter: str) -> list[str]:
+    if first.trouble is not None:
+        raise ImportUsageError(f"line {first.line}, which must name the columns, {first.trouble}")
+    if len(first.cells) == 1:
+        other = next((sign for sign in ";\t|," if sign != delimiter and sign in first.cells[0]), None)
+        if other is not None:
+            word = "tab" if other == "\t" else f"'{other}'"
+            raise ImportUsageError(
+                f"the first line has only one column; is the file separated by {word}? Then give --delimiter {word}"
+            )
+    return first.cells
+
+
+def _check_constant(constant: Field) -> None:
+    if not constant.constant:
+        if constant.column.is_required:
+            raise ImportUsageError(f"--set {constant.named}= is empty; every row needs a value")
+        return
+    try:
+        constant.column.read(constant.constant)
+    except BadCellError as error:
+        raise ImportUsageError(
+            f"--set {constant.named}={constant.constant}: {constant.constant!r} {error}"
+        ) from None
+
+
+def _pair(text: str, sign: str, option: str, example: str, names: Sequence[str]) -> tuple[str, str]:
+    ours, found, rest = text.partition(sign)
+    ours, rest = ours.strip(), rest if sign == ":" else rest.strip()
+    if not found or (sign == "=" and option == "--columns" and not rest):
+        raise ImportUsageError(f"{option} {text!r} isn't understood; write it like {option} {example}")
+    if ours not in names:
+        raise ImportUsageError(
+            f"{option}: we have no column {ours!r}{_did_you_mean(ours, names)} The columns are: {', '.join(names)}"
+        )
+    return ours, rest
+
+
+def _only_once(key: str, taken: Mapping[str, object], option: str) -> None:
+    if key in taken:
+        raise ImportUsageError(f"{option} names {key!r} twice; say which one is meant")
+
+
+def _did_you_mean(word: str, words: Iterable[str]) -> str:
+    similar = nearest(word, words)
+    return f"; did you mean {similar!r}?" if similar else "."
+
+
+def _folded(word: str) -> str:
+    return re.sub(r"[\s_-]", "", word.casefold())
