@@ -10,8 +10,8 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +57,15 @@ def prepared_stack(
     """
     given = {**os.environ, **(overrides or {})}
     kept = _kept(data)
-    with embedded.resolve(data, given) as urls:
+    with ExitStack() as opened:
+        urls = opened.enter_context(embedded.resolve(data, given))
         environment = {"DUECOURSE_CLOCK": kept.get("clock", "system"), **urls.as_environ(), **(overrides or {})}
         policy = load_policy(Path(given.get("DUECOURSE_BILLING_FILE", "billing.toml")))
-        web_port = given.get("PORT") or str(_port(8400))
-        environment["PORT"] = web_port
-        web_url = f"http://{given.get('DUECOURSE_WEB_HOST', '127.0.0.1')}:{web_port}"
-        processes = [_with_readiness(process, web_url) for process in read_procfile(procfile)]
+        listening = opened.enter_context(_listening(given))
+        host, web_port = listening.getsockname()[:2]
+        environment["PORT"] = str(web_port)
+        web_url = f"http://{host}:{web_port}"
+        processes = [_bound(process, web_url, listening) for process in read_procfile(procfile)]
         simulator_url = None
         if not given.get("STRIPE_API_KEYS"):
             simulator_url = f"http://127.0.0.1:{_port(int(kept.get('simulator_port', 0)))}"
@@ -132,16 +134,18 @@ def _simulator_process(url: str) -> Process:
     return Process("simulator", ["python", "-m", "simulator"], is_ready=lambda: _answers(f"{url}/_sim/health"))
 
 
-def _with_readiness(process: Process, web_url: str) -> Process:
+def _bound(process: Process, web_url: str, listening: socket.socket) -> Process:
+    """Give the web process its socket: nobody takes the port between choice and start, or while it starts again."""
     if process.name != "web":
         return process
-    return Process(process.name, process.argv, is_ready=lambda: _answers(f"{web_url}/readyz"))
+    fd = listening.fileno()
+    return replace(
+        process, env={"DUECOURSE_WEB_FD": str(fd)}, is_ready=lambda: _answers(f"{web_url}/readyz"), pass_fds=(fd,)
+    )
 
 
 def _with_environment(process: Process, environment: Mapping[str, str]) -> Process:
-    return Process(
-        process.name, process.argv, dict(environment), process.count, process.is_release, process.is_ready
-    )
+    return replace(process, env={**environment, **process.env})
 
 
 def _answers(url: str) -> bool:
@@ -149,6 +153,17 @@ def _answers(url: str) -> bool:
         return httpx.get(url, timeout=2.0, trust_env=False).is_success
     except httpx.HTTPError:
         return False
+
+
+def _listening(given: Mapping[str, str]) -> socket.socket:
+    """Listen on PORT if it is set, else on 8400 or, where that is taken, on any free port."""
+    host = given.get("DUECOURSE_WEB_HOST", "127.0.0.1")
+    for port in [given["PORT"]] if given.get("PORT") else [8400, 0]:
+        try:
+            return socket.create_server((host, int(port)), backlog=512)
+        except (OSError, ValueError, OverflowError) as error:
+            reason = error
+    raise StackError(f"{host} can't be listened on ({reason}); set PORT to a free port")
 
 
 def _port(preferred: int) -> int:

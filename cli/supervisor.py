@@ -51,6 +51,7 @@ class Process:
     count: int = 1  # above 1 they are called name.1, name.2, …
     is_release: bool = False  # runs once, before the others, which need its exit 0
     is_ready: Callable[[], bool] | None = None  # asked by wait_until_ready; None: ready when started
+    pass_fds: tuple[int, ...] = ()  # open files that it inherits, a listening socket say
 
 
 def read_procfile(path: Path) -> list[Process]:
@@ -234,6 +235,7 @@ class Supervisor:
                 stdout=write_end,
                 stderr=write_end,
                 env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **it.process.env},
+                pass_fds=it.process.pass_fds,
                 start_new_session=True,  # a Ctrl-C in the terminal is ours to pass on, once
             )
         finally:

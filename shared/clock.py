@@ -44,7 +44,8 @@ class VirtualClock:
     """Business time kept in the row `business_clock`, shared by all processes, moved by `duecourse clock`."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        """Take an engine of the clock's own: it is read inside transactions, and must not wait for their pool."""
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def now(self) -> datetime:
         with self._engine.connect() as connection:

@@ -33,7 +33,9 @@ def build_runtime(settings: Settings, *, broker: RedisBroker | None = None, pool
     from shared.gateway.stripe_gateway import make_gateways  # the SDK is slow to import
 
     engine = make_engine(settings, pool_size=pool_size)
-    clock: BusinessClock = VirtualClock(engine) if settings.clock is ClockKind.VIRTUAL else SystemClock()
+    clock: BusinessClock = SystemClock()
+    if settings.clock is ClockKind.VIRTUAL:
+        clock = VirtualClock(make_engine(settings, pool_size=2))
     return Runtime(
         policy=load_policy(settings.billing_file),
         engine=engine,

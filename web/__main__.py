@@ -1,4 +1,7 @@
-"""`python -m web`: the web process, on DUECOURSE_WEB_HOST and PORT."""
+"""`python -m web`: the web process, on DUECOURSE_WEB_HOST and PORT, or on a listening socket that it inherits."""
+
+import os
+import socket
 
 import uvicorn
 
@@ -10,15 +13,19 @@ def main() -> None:
         settings = load_settings()
     except SettingsError as error:
         raise SystemExit(str(error)) from None
-    uvicorn.run(
+    config = uvicorn.Config(
         "web.app:make_app",
         factory=True,
         host=settings.web_host,
         port=settings.web_port,
         access_log=False,
+        server_header=False,
         log_config=None,  # ours: secrets are cut out
         timeout_graceful_shutdown=10,
     )
+    inherited = os.environ.get("DUECOURSE_WEB_FD")
+    sockets = [socket.socket(fileno=int(inherited))] if inherited else None
+    uvicorn.Server(config).run(sockets)
 
 
 if __name__ == "__main__":

@@ -92,18 +92,16 @@ def register_cards(stack: Stack, engine: Engine, people: Sequence[Person], *, ha
     if not people:
         return
     customers = _customers(engine, people)
-    url = _simulator(stack)
     before = _applied_events(engine)
 
     def register(person: Person) -> None:
-        with SimulatorClient(url) as simulator:
-            story = None if has_paid_with else person.story
-            card = simulator.make_card(person.coverage, story, brand=person.brand)
-            settings_id, customer = customers[person.external_id]
-            metadata = {"duecourse_settings_id": settings_id, "duecourse_intent": "replace"}
-            simulator.register_card(person.coverage, customer, card.token, metadata)
+        story = None if has_paid_with else person.story
+        card = simulator.make_card(person.coverage, story, brand=person.brand)
+        settings_id, customer = customers[person.external_id]
+        metadata = {"duecourse_settings_id": settings_id, "duecourse_intent": "replace"}
+        simulator.register_card(person.coverage, customer, card.token, metadata)
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    with SimulatorClient(_simulator(stack)) as simulator, ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(register, people))
     deadline = time.monotonic() + EVENTS_WITHIN_S
     while _applied_events(engine) < before + len(people):
