@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from sqlalchemy import Connection, Engine, func, select
 
+from cli.environment import connect_settings
 from cli.telling import complain, operator, plain_errors
 from shared.db.machinery import runs
 from shared.db.session import in_transaction
@@ -29,7 +30,6 @@ from shared.invoicing.runs import Requested, RunRow, reopen_run, request_run
 from shared.jobs import GenerateInvoices
 from shared.money import format_minor
 from shared.runtime import Runtime, build_runtime
-from shared.settings import load_settings
 
 app = typer.Typer(name="invoices", help="Issue a month's invoices.", no_args_is_help=True)
 
@@ -113,7 +113,7 @@ def run_invoices(
 
 @contextmanager
 def _runtime() -> Iterator[Runtime]:
-    runtime = build_runtime(load_settings(), pool_size=2)
+    runtime = build_runtime(connect_settings(), pool_size=2)
     try:
         yield runtime
     finally:

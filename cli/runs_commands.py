@@ -1,8 +1,7 @@
 """`duecourse runs …` and `duecourse retries …`: what was scheduled, what waits for a person, and a day by hand."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -57,7 +56,7 @@ def list_runs(
     as_json: AsJson = False,
 ) -> None:
     """List runs, the latest first. Exit code 0 whatever their state."""
-    with _plain_errors():
+    with plain_errors():
         tools = _tools()
         query = select(runs).order_by(runs.c.scheduled_for_at.desc(), runs.c.job, runs.c.coverage).limit(last)
         for column, value in ((runs.c.job, job), (runs.c.coverage, coverage), (runs.c.state, state)):
@@ -84,7 +83,7 @@ def confirm(
     coverage: Annotated[str | None, typer.Option("--coverage", help="and its coverage.")] = None,
 ) -> None:
     """Release a run that waits because it was late; a worker then takes it up."""
-    with _plain_errors():
+    with plain_errors():
         tools = _tools()
         requester = _requester(tools, reason)
         run_id = _run_id(tools, run, job, period, coverage)
@@ -105,7 +104,7 @@ def run_retries(
     coverage: Annotated[str | None, typer.Option("--coverage", help="One coverage. [default: all of them]")] = None,
 ) -> None:
     """Ask for a day's retries, where the day has no run yet. Asking twice is harmless."""
-    with _plain_errors():
+    with plain_errors():
         tools = _tools()
         requester = _requester(tools, reason)
         coverages = [coverage] if coverage else list(tools.policy.coverages)
@@ -200,13 +199,3 @@ def _as_json(run: RunRow) -> dict[str, Any]:
         name: value.isoformat() if isinstance(value, datetime) else str(value) if isinstance(value, UUID) else value
         for name, value in row.items()
     }
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    with plain_errors():
-        try:
-            yield
-        except RunError as error:
-            complain(str(error))
-            raise typer.Exit(1) from None

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg.errors
-import pydantic_settings
 import redis
 import typer
 from rich.console import Console
@@ -16,6 +15,7 @@ from shared.clock import BusinessClock, SystemClock, VirtualClock
 from shared.db.session import make_engine
 from shared.logs import redact
 from shared.policy import PolicyError
+from shared.runs import RunError
 from shared.settings import ClockKind, Settings, SettingsError
 
 #: Into a file or a pipe nobody's terminal limits us; ids and sentences stay on one line.
@@ -55,8 +55,8 @@ def plain_errors() -> Iterator[None]:
     except (SettingsError, PolicyError, LookupError) as error:
         complain(redact(str(error.args[0] if error.args else error)))
         raise typer.Exit(1) from None
-    except pydantic_settings.SettingsError as error:
-        complain(f"{redact(str(error))}: STRIPE_API_KEYS and STRIPE_WEBHOOK_SECRETS are JSON objects by coverage")
+    except RunError as error:
+        complain(str(error))
         raise typer.Exit(1) from None
     except DBAPIError as error:
         complain(_of_database(error))

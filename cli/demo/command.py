@@ -35,9 +35,10 @@ FAST = {
 def demo(
     accounts: Annotated[int, typer.Option(min=10, max=100_000, help="How many customers the company has.")] = 500,
     seed: Annotated[int, typer.Option(help="The same seed makes the same people.")] = 7,
+    picture: Annotated[Path | None, typer.Option(help="Save the summary as an SVG picture, too.")] = None,
 ) -> None:
     """Bill and collect two virtual months with simulated cards, then sum up. No money moves."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, record=picture is not None)
     began = time.monotonic()
     try:
         with prepared_stack(overrides=FAST) as stack:
@@ -52,6 +53,8 @@ def demo(
                 console.print(f"{accounts:,} customers in two coverages: USD in UTC, JPY in Tokyo.")
                 live(stack, engine, people, console)
                 console.print()
+                if picture is not None:
+                    console.export_text()  # what came before isn't part of the picture
                 with engine.connect() as connection, SimulatorClient(stack.simulator_url or "") as simulator:
                     promises = print_summary(console, connection, simulator.iter_ledger())
             engine.dispose()
@@ -59,6 +62,8 @@ def demo(
         console.print(f"[red]{error}[/]")
         raise typer.Exit(1) from None
     console.print(f"\n{time.monotonic() - began:.0f} s. The data stays: `duecourse up` goes on from here.")
+    if picture is not None:
+        console.save_svg(str(picture), title="duecourse demo")
     raise typer.Exit(0 if promises.are_kept else 1)
 
 

@@ -207,7 +207,11 @@ def _mark(connection: Connection, daily: Daily, after: After | None) -> Chunk:
         .limit(CHUNK_LOOKED_AT)
     ).all()
     chunk = Chunk(len(rows), _last_of(rows, CHUNK_LOOKED_AT))
-    for account_id in _changing(connection, daily, [row.account_id for row in rows]):
+    changing = _changing(connection, daily, [row.account_id for row in rows])
+    if len(changing) > CHUNK_MOVED:  # as after days without a run: the rest is the next chunk's
+        changing = changing[:CHUNK_MOVED]
+        chunk.after = (changing[-1],)
+    for account_id in changing:
         account = lock_account(connection, account_id)
         decision = update_standing(
             connection, account, daily.policy, daily.today, daily.because(f"daily run of {daily.today}")

@@ -1,0 +1,68 @@
+"""`python -m scheduler`: runs until SIGTERM or SIGINT, and then stops within two seconds."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+
+import structlog
+
+from scheduler.app import SchedulerApp
+from shared.broker import make_broker, make_ring, waiting_messages
+from shared.clock import SystemClock, VirtualClock, machine_now
+from shared.db.session import make_engine
+from shared.logs import configure_logs
+from shared.policy import PolicyError, load_policy
+from shared.settings import ClockKind, Settings, SettingsError, load_settings
+
+log = structlog.get_logger()
+
+
+def main() -> int:
+    """Run one scheduler; returns the exit code."""
+    try:
+        settings = load_settings()
+        configure_logs("scheduler", settings.log_level)
+        app = make_app(settings)
+    except (SettingsError, PolicyError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    asked_to_stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked_to_stop.set())
+    app.start(
+        settings.tick_interval_s,
+        settings.sweep_interval_s,
+        listens=settings.clock is ClockKind.VIRTUAL,
+    )
+    log.info("scheduler.started", pid=os.getpid())
+    asked_to_stop.wait()
+    if app.stop():
+        log.info("scheduler.stopped")
+        return 0
+    log.warning(
+        "scheduler.stopped_in_the_middle", consequence="its transaction rolls back; the next tick repeats it"
+    )
+    logging.shutdown()
+    os._exit(0)  # a thread that waits for a server that is away would keep the process for its timeout
+
+
+def make_app(settings: Settings) -> SchedulerApp:
+    """Build the scheduler from the environment. PolicyError if billing.toml can't be used."""
+    policy = load_policy(settings.billing_file)
+    engine = make_engine(settings, pool_size=2)
+    broker = make_broker(settings.redis_url.get_secret_value())
+    return SchedulerApp(
+        database_url=settings.database_url.get_secret_value(),
+        engine=engine,
+        policy=policy,
+        clock=VirtualClock(engine) if settings.clock is ClockKind.VIRTUAL else SystemClock(),
+        machine_now=machine_now,
+        ring=make_ring(broker),
+        waiting_in=lambda queue: waiting_messages(broker, queue),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""The scheduler as one object: leads or waits, ticks and sweeps, and never dies of an outage.
+
+APScheduler only supplies the two intervals. Its misfires, cron triggers and stores decide nothing: what is due
+follows from the schedule, the business clock and the rows (`shared/domain/schedule.py`).
+"""
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import psycopg
+import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from scheduler.leadership import Leadership, connect
+from scheduler.sweep import Sweep
+from scheduler.tick import tick
+from shared.broker import Ring
+from shared.clock import BusinessClock
+from shared.db.sources import Moment
+from shared.policy import Policy
+from shared.quiet import CLOCK_CHANNEL
+
+log = structlog.get_logger()
+
+#: How long a stop waits for the tick or sweep under way; they are transactions, so cutting one short is safe.
+STOP_WITHIN_S = 1.5
+#: How long the listener blocks at a time, so that it sees a stop soon (s).
+LISTEN_FOR_S = 0.5
+
+
+class _NotReadyError(Exception):
+    """The virtual clock was never set."""
+
+
+class SchedulerApp:
+    """One scheduler. `tick` and `sweep` may be called by anyone at any time; they take turns and never raise."""
+
+    def __init__(
+        self,
+        *,
+        database_url: str,
+        engine: Engine,
+        policy: Policy,
+        clock: BusinessClock,
+        machine_now: Callable[[], datetime],
+        ring: Ring,
+        waiting_in: Callable[[str], int],
+    ) -> None:
+        self._database_url = database_url
+        self._engine = engine
+        self._policy = policy
+        self._clock = clock
+        self._machine_now = machine_now
+        self._leadership = Leadership(database_url)
+        self._sweep = Sweep(engine, ring, waiting_in)
+        self._turn = threading.Lock()
+        self._stopping = threading.Event()
+        self._intervals: BackgroundScheduler | None = None
+        self._trouble: str | None = None
+
+    def tick(self) -> None:
+        """If we lead: insert what is due and ring for it."""
+        self._in_turn(lambda: self._tick(self._business_now()))
+
+    def sweep(self) -> None:
+        """If we lead: tick and sweep at the same business instant.
+
+        The tick comes first, because a daily run stamps the payments that the sweep would otherwise ring for.
+        """
+        self._in_turn(self._tick_and_sweep)
+
+    def start(self, tick_interval_s: float, sweep_interval_s: float, *, listens: bool = False) -> None:
+        """Begin in the background; with `listens`, moves of the virtual clock are acted on at once."""
+        self._intervals = BackgroundScheduler(
+            timezone=UTC,
+            job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1},
+        )
+        first_at = self._machine_now()
+        self._intervals.add_job(self.tick, "interval", seconds=tick_interval_s, next_run_time=first_at)
+        self._intervals.add_job(self.sweep, "interval", seconds=sweep_interval_s, next_run_time=first_at)
+        self._intervals.start()
+        if listens:
+            threading.Thread(target=self._listen, name="clock-listener", daemon=True).start()
+
+    def stop(self) -> bool:
+        """Stop, give up the lead; False if a tick or sweep was still under way after STOP_WITHIN_S."""
+        self._stopping.set()
+        if self._intervals is not None:
+            self._intervals.shutdown(wait=False)
+        if not self._turn.acquire(timeout=STOP_WITHIN_S):
+            return False
+        try:
+            self._leadership.release()
+        finally:
+            self._turn.release()
+        return True
+
+    def _tick(self, now: datetime) -> None:
+        jobs = tick(self._engine, self._policy, now)
+        self._sweep.ring(jobs, self._machine_now())
+
+    def _tick_and_sweep(self) -> None:
+        now = self._business_now()
+        self._tick(now)
+        self._sweep(Moment(now, self._machine_now()))
+
+    def _business_now(self) -> datetime:
+        try:
+            return self._clock.now()
+        except LookupError as error:
+            raise _NotReadyError(str(error)) from None
+
+    def _in_turn(self, work: Callable[[], None]) -> None:
+        """Work if we lead, and keep whatever goes wrong inside: the next turn tries again."""
+        with self._turn:
+            if self._stopping.is_set():
+                return
+            try:
+                if self._leadership.is_ours():
+                    work()
+            except (psycopg.Error, SQLAlchemyError, _NotReadyError) as error:
+                self._note_trouble(str(error).strip().splitlines()[0])
+            except Exception:  # a defect of ours; a scheduler that died of it would stop everything else too
+                log.exception("scheduler.defect")
+            else:
+                self._note_trouble(None)
+
+    def _note_trouble(self, trouble: str | None) -> None:
+        """Log a trouble when it begins, changes and ends, not each second of an outage."""
+        if trouble != self._trouble:
+            if trouble is None:
+                log.info("scheduler.recovered")
+            else:
+                log.warning("scheduler.waits", trouble=trouble, consequence="tried again at the next tick")
+            self._trouble = trouble
+
+    def _listen(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                with connect(self._database_url, "duecourse-scheduler-listener") as connection:
+                    connection.execute(f"LISTEN {CLOCK_CHANNEL}")
+                    self.sweep()  # the clock may have moved while nobody listened
+                    while not self._stopping.is_set():
+                        if list(connection.notifies(timeout=LISTEN_FOR_S, stop_after=1)):
+                            self.sweep()
+            except psycopg.Error as error:
+                log.debug("scheduler.listener_waits", error=str(error))
+                self._stopping.wait(LISTEN_FOR_S)

@@ -1,0 +1,97 @@
+"""The sweep: rings for whatever is due, again and again. Whatever was lost on the way is found here.
+
+What it remembers, it remembers only to spare the workers: losing the memory, or another leader without it,
+costs them one query for each message too many.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+
+import redis
+import structlog
+from sqlalchemy import Engine
+
+from shared.broker import Ring
+from shared.db.sources import SOURCES, Moment, Source
+from shared.jobs import Job
+
+log = structlog.get_logger()
+
+#: A queue with more messages than this waiting has work for seconds; below it, it is filled up.
+RING_BELOW = 500
+#: Rows of one source in one sweep: several seconds of work for many workers, and some 3 MB of Redis.
+RING_AT_MOST = 10_000
+#: While messages wait, what was rung is probably one of them.
+PATIENCE = timedelta(seconds=30)
+#: When none waits, what was rung a moment ago was taken just now. Older than this it was lost.
+PATIENCE_WHEN_EMPTY = timedelta(seconds=2)
+#: Beyond this many jobs the memory is dropped, some 30 MB: forgetting is allowed.
+REMEMBER_AT_MOST = 100_000
+
+
+class RungLately:
+    """Which jobs were rung, and when (machine time): bounded, in memory, an optimisation only."""
+
+    def __init__(self) -> None:
+        self._rung_at: dict[Job, datetime] = {}
+
+    def __len__(self) -> int:
+        return len(self._rung_at)
+
+    def note(self, jobs: Iterable[Job], at: datetime) -> None:
+        self._rung_at.update((job, at) for job in jobs)
+        if len(self._rung_at) > REMEMBER_AT_MOST:
+            self._rung_at.clear()
+
+    def without(self, jobs: Iterable[Job], since: datetime) -> list[Job]:
+        """Return the jobs that were not rung after `since`."""
+        return [job for job in jobs if (rung_at := self._rung_at.get(job)) is None or rung_at <= since]
+
+    def forget(self, before: datetime) -> None:
+        self._rung_at = {job: at for job, at in self._rung_at.items() if at > before}
+
+
+class Sweep:
+    """Rings for every source whose queue runs low. Used by the leader only, from one thread at a time."""
+
+    def __init__(self, engine: Engine, ring: Ring, waiting_in: Callable[[str], int]) -> None:
+        self._engine = engine
+        self._ring = ring
+        self._waiting_in = waiting_in
+        self._lately = RungLately()
+
+    def ring(self, jobs: list[Job], machine_now: datetime) -> None:
+        """Ring for jobs found elsewhere, and remember them."""
+        if jobs and self._ring(jobs):
+            self._lately.note(jobs, machine_now)
+
+    def __call__(self, moment: Moment) -> dict[str, int]:
+        """Ring for what is due; return how many by source. Raises what the database raises.
+
+        Redis being away is logged: the rows stay due, and the next sweep sees them.
+        """
+        self._lately.forget(moment.machine_now - PATIENCE)
+        rung: dict[str, int] = {}
+        try:
+            depths = {queue: self._waiting_in(queue) for queue in dict.fromkeys(s.queue for s in SOURCES)}
+        except redis.RedisError as error:
+            log.warning("sweep.doorbell_unreachable", error=str(error), consequence="what is due waits for it")
+            return rung
+        for source, jobs in self._due([s for s in SOURCES if depths[s.queue] < RING_BELOW], moment):
+            patience = PATIENCE if depths[source.queue] else PATIENCE_WHEN_EMPTY
+            lost_or_new = self._lately.without(jobs, moment.machine_now - patience)
+            if lost_or_new:
+                self.ring(lost_or_new, moment.machine_now)
+                rung[source.name] = len(lost_or_new)
+        return rung
+
+    def _due(self, sources: Sequence[Source], moment: Moment) -> list[tuple[Source, list[Job]]]:
+        parameters = moment.parameters()
+        with self._engine.connect() as connection:  # and is given back before anything is rung
+            return [
+                (
+                    source,
+                    [source.job(row) for row in connection.execute(source.query.limit(RING_AT_MOST), parameters)],
+                )
+                for source in sources
+            ]

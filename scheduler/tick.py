@@ -1,0 +1,54 @@
+"""The tick: gather what exists, decide what is due, insert it. Doing it twice, or by two, changes nothing."""
+
+from datetime import datetime
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from shared.db.session import in_transaction
+from shared.domain.schedule import DueRun, due_runs
+from shared.domain.states import RunState
+from shared.jobs import Job, job_of_run
+from shared.policy import Policy
+from shared.runs import Requester, begin_schedule, insert_run, known_run_keys, schedule_of
+
+log = structlog.get_logger()
+
+
+def tick(engine: Engine, policy: Policy, now: datetime) -> list[Job]:
+    """Insert a row for each run that is due at business time `now`; return the jobs to ring for.
+
+    Each run is a transaction of its own. Raises what the database raises; the next tick starts afresh.
+    """
+    jobs: list[Job] = []
+    for run in in_transaction(engine, lambda connection: _decide(connection, policy, now)):
+        job = _insert(engine, run, now)
+        if job is not None:
+            jobs.append(job)
+    return jobs
+
+
+def _decide(connection: Connection, policy: Policy, now: datetime) -> list[DueRun]:
+    schedule = schedule_of(policy)
+    since = begin_schedule(connection, policy, now)
+    expected = due_runs(schedule, now, frozenset(), since)
+    known = known_run_keys(connection, (run.key for run in expected))
+    return due_runs(schedule, now, known, since)
+
+
+def _insert(engine: Engine, run: DueRun, now: datetime) -> Job | None:
+    requester = Requester("scheduler", now)
+    run_id = in_transaction(engine, lambda connection: insert_run(connection, run, requester))
+    if run_id is None:
+        return None  # another scheduler or a person was faster
+    name = " ".join(run.key)
+    if run.state is RunState.AWAITING_CONFIRMATION:
+        log.warning(
+            "run.awaits_confirmation",
+            run=name,
+            scheduled_for_at=run.scheduled_for_at.isoformat(),
+            what_to_do=f"duecourse runs confirm {run_id} --reason ...",
+        )
+        return None
+    log.info("run.scheduled", run=name, run_id=str(run_id))
+    return job_of_run(run.job, run_id)

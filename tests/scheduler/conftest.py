@@ -1,0 +1,111 @@
+"""A scheduler in the test's hands: its clocks are moved, what it rings is seen, its connections are real."""
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, Row, select
+
+from scheduler.app import SchedulerApp
+from shared.clock import BusinessClock, ManualClock
+from shared.db.machinery import events, runs
+from shared.jobs import Job
+from shared.policy import Policy
+from tests.seed import default_policy
+
+OCTOBER_ENDS = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+class Bell:
+    """What was rung for, and how many messages it says are waiting in each queue."""
+
+    def __init__(self) -> None:
+        self.rung: list[Job] = []
+        self.waiting: dict[str, int] = {}
+
+    def ring(self, jobs: Iterable[Job]) -> bool:
+        self.rung.extend(jobs)
+        return True
+
+    def waiting_in(self, queue: str) -> int:
+        return self.waiting.get(queue, 0)
+
+    def taken(self) -> list[Job]:
+        """What was rung for since the last time."""
+        taken, self.rung = self.rung, []
+        return taken
+
+
+class MachineTime:
+    """Machine time in the test's hands. It starts at the real time: the database stamps rows with that."""
+
+    def __init__(self) -> None:
+        self._now = datetime.now(UTC)
+
+    def __call__(self) -> datetime:
+        return self._now
+
+    def pass_(self, seconds: float) -> datetime:
+        self._now += timedelta(seconds=seconds)
+        return self._now
+
+
+MakeApp = Callable[..., SchedulerApp]
+
+
+@pytest.fixture
+def policy() -> Policy:
+    return default_policy()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(OCTOBER_ENDS - timedelta(days=1))
+
+
+@pytest.fixture
+def machine() -> MachineTime:
+    return MachineTime()
+
+
+@pytest.fixture
+def bell() -> Bell:
+    return Bell()
+
+
+@pytest.fixture
+def make_app(
+    database_url: str, engine: Engine, policy: Policy, clock: ManualClock, machine: MachineTime, bell: Bell
+) -> Iterator[MakeApp]:
+    made: list[SchedulerApp] = []
+
+    def make(
+        clock: BusinessClock = clock, ring: Any = bell.ring, waiting_in: Any = bell.waiting_in
+    ) -> SchedulerApp:
+        app = SchedulerApp(
+            database_url=database_url,
+            engine=engine,
+            policy=policy,
+            clock=clock,
+            machine_now=machine,
+            ring=ring,
+            waiting_in=waiting_in,
+        )
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        app.stop()
+
+
+def all_runs(engine: Engine) -> list[tuple[str, str, str, str]]:
+    with engine.connect() as connection:
+        rows = connection.execute(select(runs).order_by(runs.c.job, runs.c.period, runs.c.coverage))
+        return [(row.job, row.period, row.coverage, row.state) for row in rows]
+
+
+def trail(engine: Engine, event_type: str) -> list[Row[Any]]:
+    with engine.connect() as connection:
+        return list(connection.execute(select(events).where(events.c.type == event_type).order_by(events.c.id)))

@@ -1,0 +1,214 @@
+"""One leads, all may tick, and every run is made once."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, text
+from structlog.testing import capture_logs
+
+from scheduler.tick import tick
+from shared.clock import ManualClock, VirtualClock
+from shared.db.machinery import business_clock
+from shared.domain.schedule import RunKey
+from shared.jobs import GenerateInvoices, RetryPayments
+from shared.policy import Policy
+from shared.quiet import is_scheduler_alive
+from shared.runs import Requester, RunError, confirm_run, find_run
+from tests.scheduler.conftest import OCTOBER_ENDS, Bell, MakeApp, all_runs, trail
+
+OCTOBER = [
+    ("monthly-invoices", "2026-10", "global", "ready"),
+    ("monthly-invoices", "2026-10", "japan", "ready"),
+]
+
+
+def monthly(engine: Engine) -> list[tuple[str, str, str, str]]:
+    return [run for run in all_runs(engine) if run[0] == "monthly-invoices"]
+
+
+def test_two_schedulers_and_a_month_change_make_one_run_per_coverage(
+    engine: Engine, make_app: MakeApp, clock: ManualClock, bell: Bell
+) -> None:
+    apps = [make_app(), make_app()]
+    for app in apps:
+        app.tick()
+    clock.set(OCTOBER_ENDS)
+    threads = [threading.Thread(target=app.sweep) for app in apps for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert monthly(engine) == OCTOBER
+    assert len([job for job in bell.rung if isinstance(job, GenerateInvoices)]) == 2
+    assert len(trail(engine, "run_scheduled")) == len(all_runs(engine))
+
+
+def test_two_that_both_believe_they_lead_still_make_one_run(engine: Engine, policy: Policy) -> None:
+    tick(engine, policy, OCTOBER_ENDS - timedelta(days=1))
+    together = threading.Barrier(4)
+
+    def race() -> None:
+        together.wait()
+        tick(engine, policy, OCTOBER_ENDS)
+
+    with ThreadPoolExecutor(4) as pool:
+        for racer in [pool.submit(race) for _ in range(4)]:
+            racer.result()  # to come second is no error
+    assert monthly(engine) == OCTOBER
+    assert len(trail(engine, "run_scheduled")) == len(all_runs(engine))
+
+
+def test_stopped_on_31_october_and_started_on_3_november_octobers_run_is_made_once(
+    engine: Engine, make_app: MakeApp, clock: ManualClock
+) -> None:
+    first = make_app()
+    first.tick()
+    first.stop()
+    assert monthly(engine) == []
+    clock.set(datetime(2026, 11, 3, 12, tzinfo=UTC))
+    second = make_app()
+    second.tick()
+    second.sweep()
+    assert monthly(engine) == OCTOBER
+    assert [run[:3] for run in all_runs(engine) if run[0] == "daily-retries"] == [
+        ("daily-retries", "2026-10-31", "japan"),  # of the first one's day
+        ("daily-retries", "2026-11-03", "global"),
+        ("daily-retries", "2026-11-03", "japan"),
+    ]
+
+
+def test_past_the_catch_up_window_a_run_waits_for_a_named_person_with_a_reason(
+    engine: Engine, make_app: MakeApp, clock: ManualClock, bell: Bell
+) -> None:
+    app = make_app()
+    app.tick()
+    clock.set(OCTOBER_ENDS + timedelta(days=8))
+    bell.taken()
+    app.sweep()
+    assert {run[3] for run in monthly(engine)} == {"awaiting_confirmation"}
+    assert not [job for job in bell.taken() if isinstance(job, GenerateInvoices)]
+
+    with engine.begin() as connection:
+        run = find_run(connection, RunKey("monthly-invoices", "2026-10", "global"))
+        with pytest.raises(RunError, match="reason"):
+            confirm_run(connection, run.id, Requester("operator:anna", clock.now()))
+        confirm_run(connection, run.id, Requester("operator:anna", clock.now(), "the data centre was dark"))
+    app.sweep()
+    assert GenerateInvoices(run.id) in bell.taken()
+    assert monthly(engine)[0] == OCTOBER[0]
+    (confirmed,) = trail(engine, "run_confirmed")
+    assert (confirmed.actor, confirmed.reason) == ("operator:anna", "the data centre was dark")
+    with engine.begin() as connection, pytest.raises(RunError, match="awaits no confirmation"):
+        confirm_run(connection, run.id, Requester("operator:anna", clock.now(), "again"))
+
+
+def test_the_schedule_begins_with_the_first_tick_and_a_restart_does_not_move_it(
+    engine: Engine, make_app: MakeApp, clock: ManualClock
+) -> None:
+    first_at = clock.now()
+    make_app().tick()
+    clock.set(first_at + timedelta(days=3))
+    make_app().tick()
+    assert {(row.at, row.data["coverage"]) for row in trail(engine, "schedule_began")} == {
+        (first_at, "global"),
+        (first_at, "japan"),
+    }
+
+
+def test_only_one_leads_and_everyone_can_see_whether_somebody_does(
+    engine: Engine, make_app: MakeApp, clock: ManualClock, bell: Bell
+) -> None:
+    leader, follower = make_app(), make_app()
+    with engine.connect() as connection:
+        assert not is_scheduler_alive(connection)
+    leader.tick()
+    with engine.connect() as connection:
+        assert is_scheduler_alive(connection)
+    clock.set(OCTOBER_ENDS)
+    follower.sweep()
+    assert monthly(engine) == []
+    leader.stop()
+    with engine.connect() as connection:
+        assert not is_scheduler_alive(connection)
+    follower.tick()
+    assert monthly(engine) == OCTOBER
+
+
+def test_a_leader_whose_connection_is_gone_does_not_act_and_the_follower_takes_over(
+    engine: Engine, make_app: MakeApp, clock: ManualClock
+) -> None:
+    leader, follower = make_app(), make_app()
+    leader.tick()
+    end_sessions(engine, "duecourse-scheduler")
+    clock.set(OCTOBER_ENDS)
+    leader.tick()
+    assert monthly(engine) == []
+    follower.tick()
+    leader.tick()
+    assert monthly(engine) == OCTOBER
+
+
+def test_a_scheduler_outlives_an_outage_of_the_database(
+    engine: Engine, database_url: str, make_app: MakeApp, clock: ManualClock
+) -> None:
+    app = make_app()
+    app.tick()
+    name = database_url.rsplit("/", 1)[1]
+    with psycopg.connect(database_url.rsplit("/", 1)[0] + "/postgres", autocommit=True) as admin:
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        clock.set(OCTOBER_ENDS)
+        with capture_logs() as logged:
+            for _ in range(5):
+                app.tick()
+                app.sweep()
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+    assert "scheduler.defect" not in {line["event"] for line in logged}
+    assert len([line for line in logged if line["event"] == "scheduler.waits"]) <= 2, "said when it changes"
+    engine.dispose()
+    app.tick()
+    assert monthly(engine) == OCTOBER
+
+
+def test_a_scheduler_waits_for_a_virtual_clock_that_was_never_set(engine: Engine, make_app: MakeApp) -> None:
+    app = make_app(VirtualClock(engine))
+    app.tick()
+    app.sweep()
+    assert trail(engine, "schedule_began") == []
+    with engine.begin() as connection:
+        connection.execute(business_clock.insert().values(now_at=OCTOBER_ENDS))
+    app.tick()
+    assert monthly(engine) == OCTOBER[:1]  # Japan's October ended nine hours before there was a clock
+
+
+def test_a_defect_in_one_turn_does_not_end_the_scheduler(
+    engine: Engine, make_app: MakeApp, clock: ManualClock, bell: Bell
+) -> None:
+    def ring_badly(jobs: object) -> bool:
+        raise RuntimeError("a defect")
+
+    app = make_app(ring=ring_badly)
+    app.tick()
+    clock.set(OCTOBER_ENDS)
+    app.tick()
+    assert monthly(engine) == OCTOBER
+    app.sweep()
+    app.stop()
+    later = make_app()
+    later.sweep()
+    assert {type(job) for job in bell.taken()} == {GenerateInvoices, RetryPayments}
+
+
+def end_sessions(engine: Engine, application_name: str) -> None:
+    with engine.connect() as connection:
+        ended = connection.scalars(
+            text(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE application_name = :name AND datname = current_database()"
+            ),
+            {"name": application_name},
+        ).all()
+    assert ended

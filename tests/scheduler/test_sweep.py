@@ -1,0 +1,363 @@
+"""The sweep finds all that is due, and only that; what it remembers may be lost without harm."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import redis
+from sqlalchemy import Connection, Engine, insert, update
+
+from scheduler.sweep import PATIENCE, REMEMBER_AT_MOST, RING_BELOW, RungLately, Sweep
+from shared.broker import make_broker, make_ring, waiting_messages
+from shared.db.machinery import runs, stripe_events
+from shared.db.sources import DAILY_RUN_STAMPS_WITHIN, SOURCES, Moment
+from shared.db.tables import payment_attempts, payment_intents, payment_settings, payments
+from shared.domain.states import AttemptState, Lane, PaymentState, RunState, StripeEventState
+from shared.jobs import (
+    BATCH,
+    DAILY_RETRIES,
+    INTERACTIVE,
+    QUEUES,
+    ApplyStripeEvent,
+    ChargePayment,
+    GenerateInvoices,
+    Job,
+    RetryPayments,
+    SettleAttempt,
+)
+from tests.scheduler.conftest import Bell, MachineTime
+from tests.seed import Account, add_account, add_card, add_payment, add_run
+
+NOW = datetime(2026, 11, 4, 9, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def sweep(engine: Engine, bell: Bell) -> Sweep:
+    return Sweep(engine, bell.ring, bell.waiting_in)
+
+
+@pytest.fixture
+def account(engine: Engine) -> Account:
+    with engine.begin() as connection:
+        return add_account(connection, "A-1")
+
+
+def due_jobs(engine: Engine, machine_now: datetime) -> set[Job]:
+    """What the sources say, without the sweep's memory."""
+    with engine.connect() as connection:
+        return {
+            source.job(row)
+            for source in SOURCES
+            for row in connection.execute(source.query, Moment(NOW, machine_now).parameters())
+        }
+
+
+def add_attempt(
+    connection: Connection, account: Account, payment_id: UUID, state: AttemptState, **columns: Any
+) -> UUID:
+    intent_id = connection.execute(
+        insert(payment_intents)
+        .values(
+            payment_id=payment_id,
+            ordinal=1,
+            coverage=account.coverage,
+            amount_minor=1,
+            currency=account.currency,
+            stripe_customer_id="cus_1",
+            api_version="1",
+        )
+        .returning(payment_intents.c.id)
+    ).scalar_one()
+    values: dict[str, Any] = {
+        "payment_id": payment_id,
+        "number": 1,
+        "kind": "charge",
+        "state": state,
+        "payment_intent_id": intent_id,
+        "coverage": account.coverage,
+        "trigger": "month_start",
+        "lane": "batch",
+        "card_revision": 0,
+        "started_at": NOW,
+        "lease_expires_at": datetime.now(UTC) + HOUR,
+    }
+    attempt_id: UUID = connection.execute(
+        insert(payment_attempts).values(values | columns).returning(payment_attempts.c.id)
+    ).scalar_one()
+    return attempt_id
+
+
+@pytest.mark.parametrize("lane", list(Lane))
+@pytest.mark.parametrize("state", [PaymentState.DUE, PaymentState.RETRY_SCHEDULED])
+def test_a_payment_whose_time_has_come_is_rung_for_on_its_lane(
+    engine: Engine, account: Account, machine: MachineTime, lane: Lane, state: PaymentState
+) -> None:
+    with engine.begin() as connection:
+        payment_id = add_payment(connection, account, 100, state=state, lane=lane, next_attempt_at=NOW)
+    assert due_jobs(engine, machine()) == {ChargePayment(payment_id, lane)}
+
+
+@pytest.mark.parametrize(
+    ("columns", "is_due"),
+    [
+        ({"next_attempt_at": NOW + timedelta(microseconds=1)}, False),
+        ({"held_until": NOW + HOUR}, False),
+        ({"held_until": datetime(9999, 12, 31, tzinfo=UTC)}, False),
+        ({"held_until": NOW}, True),
+        ({"state": PaymentState.AWAITING_TRANSFER}, False),
+        ({"state": PaymentState.VOID}, False),
+        ({"state": PaymentState.PAID, "paid_at": NOW}, False),
+        ({"state": PaymentState.NEEDS_SUPPORT}, False),
+        ({"state": PaymentState.NEEDS_PAYMENT_METHOD, "waiting_for_revision_after": 0}, False),
+    ],
+)
+def test_only_what_is_due_is_rung_for(
+    engine: Engine, account: Account, machine: MachineTime, columns: dict[str, Any], is_due: bool
+) -> None:
+    with engine.begin() as connection:
+        add_payment(connection, account, 100, **columns)
+    assert bool(due_jobs(engine, machine())) is is_due
+
+
+def test_an_outage_is_waited_for_in_machine_time(engine: Engine, account: Account, machine: MachineTime) -> None:
+    with engine.begin() as connection:
+        add_payment(connection, account, 100, backoff_until=machine() + timedelta(seconds=10))
+    assert due_jobs(engine, machine()) == set()
+    assert due_jobs(engine, machine.pass_(10)) != set()
+
+
+def test_an_open_attempt_blocks_its_payment_until_its_lease_is_over_and_then_it_is_settled(
+    engine: Engine, account: Account, machine: MachineTime
+) -> None:
+    with engine.begin() as connection:
+        payment_id = add_payment(connection, account, 100)
+        attempt_id = add_attempt(
+            connection,
+            account,
+            payment_id,
+            AttemptState.STARTED,
+            lease_expires_at=machine() + timedelta(seconds=300),
+        )
+    assert due_jobs(engine, machine()) == set()
+    assert due_jobs(engine, machine.pass_(300)) == {SettleAttempt(attempt_id)}
+
+
+def test_an_unknown_attempt_is_looked_up_when_it_is_time(
+    engine: Engine, account: Account, machine: MachineTime
+) -> None:
+    with engine.begin() as connection:
+        payment_id = add_payment(connection, account, 100)
+        attempt_id = add_attempt(
+            connection, account, payment_id, AttemptState.UNKNOWN, look_up_at=machine() + timedelta(seconds=5)
+        )
+    assert due_jobs(engine, machine()) == set()
+    assert due_jobs(engine, machine.pass_(5)) == {SettleAttempt(attempt_id)}
+
+
+def test_a_closed_attempt_blocks_nothing(engine: Engine, account: Account, machine: MachineTime) -> None:
+    with engine.begin() as connection:
+        payment_id = add_payment(connection, account, 100)
+        add_attempt(connection, account, payment_id, AttemptState.DECLINED, lease_expires_at=machine() - HOUR)
+    assert due_jobs(engine, machine()) == {ChargePayment(payment_id, Lane.BATCH)}
+
+
+def test_a_payment_whose_blocking_card_was_replaced_is_woken_although_nobody_rang(
+    engine: Engine, account: Account, machine: MachineTime
+) -> None:
+    with engine.begin() as connection:
+        payment_id = add_payment(
+            connection, account, 100, state=PaymentState.NEEDS_AUTHENTICATION, waiting_for_revision_after=0
+        )
+        connection.execute(update(payment_settings).values(card_revision=1))
+    assert due_jobs(engine, machine()) == set(), "the revision changed, but because the card was detached"
+    with engine.begin() as connection:
+        connection.execute(update(payment_settings).values(card_revision=0))
+        add_card(connection, account)
+    assert due_jobs(engine, machine()) == {ChargePayment(payment_id, Lane.INTERACTIVE)}
+    with engine.begin() as connection:
+        connection.execute(update(payments).values(waiting_for_revision_after=1))
+    assert due_jobs(engine, machine()) == set()
+
+
+@pytest.mark.parametrize(
+    ("state", "age_s", "try_again_in_s", "is_due"),
+    [
+        (StripeEventState.RECEIVED, 3.0, None, True),
+        (StripeEventState.RECEIVED, 1.0, None, False),  # the webhook's own ring comes first
+        (StripeEventState.TROUBLE, 60.0, 0.0, True),
+        (StripeEventState.TROUBLE, 60.0, 1.0, False),
+        (StripeEventState.APPLIED, 60.0, None, False),
+        (StripeEventState.IGNORED, 60.0, None, False),
+    ],
+)
+def test_stripe_events_are_rung_for_until_they_are_applied(
+    engine: Engine,
+    machine: MachineTime,
+    state: StripeEventState,
+    age_s: float,
+    try_again_in_s: float | None,
+    is_due: bool,
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            insert(stripe_events).values(
+                coverage="global",
+                stripe_event_id="evt_1",
+                type="setup_intent.succeeded",
+                is_livemode=False,
+                stripe_created_at=NOW,
+                state=state,
+                created_at=machine() - timedelta(seconds=age_s),
+                try_again_at=None if try_again_in_s is None else machine() + timedelta(seconds=try_again_in_s),
+            )
+        )
+    assert due_jobs(engine, machine()) == ({ApplyStripeEvent("global", "evt_1")} if is_due else set())
+
+
+@pytest.mark.parametrize("state", list(RunState))
+def test_unfinished_runs_are_rung_for_and_no_others(engine: Engine, machine: MachineTime, state: RunState) -> None:
+    with engine.begin() as connection:
+        run_id = add_run(connection, state=state)
+    is_open = state in (RunState.READY, RunState.RUNNING)
+    assert due_jobs(engine, machine()) == ({GenerateInvoices(run_id)} if is_open else set())
+
+
+def test_a_run_of_a_newer_release_stops_no_other_source(
+    engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, bell: Bell
+) -> None:
+    with engine.begin() as connection:
+        add_run(connection, job="yearly-statements")
+        add_payment(connection, account, 100)
+    assert sweep(Moment(NOW, machine())) == {"due payments, batch": 1}
+
+
+def test_the_daily_run_stamps_retries_before_they_are_rung_for_but_nothing_waits_for_a_stuck_one(
+    engine: Engine, account: Account, machine: MachineTime
+) -> None:
+    with engine.begin() as connection:
+        run_id = add_run(connection, period="2026-11-04", job=DAILY_RETRIES, scheduled_for_at=NOW)
+        retry = add_payment(connection, account, 100, state=PaymentState.RETRY_SCHEDULED, next_attempt_at=NOW)
+        due = add_payment(connection, account, 100, next_attempt_at=NOW)
+        elsewhere = add_payment(
+            connection,
+            add_account(connection, "A-1", "japan"),
+            100,
+            state=PaymentState.RETRY_SCHEDULED,
+            next_attempt_at=NOW,
+        )
+    first = {RetryPayments(run_id), ChargePayment(due, Lane.BATCH), ChargePayment(elsewhere, Lane.BATCH)}
+    assert due_jobs(engine, machine()) == first
+    stuck_at = machine.pass_(DAILY_RUN_STAMPS_WITHIN.total_seconds() + 1)
+    assert due_jobs(engine, stuck_at) == first | {ChargePayment(retry, Lane.BATCH)}
+    with engine.begin() as connection:
+        connection.execute(update(runs).values(state=RunState.FINISHED))
+    assert ChargePayment(retry, Lane.BATCH) in due_jobs(engine, machine())
+
+
+def test_the_oldest_are_rung_for_first(
+    engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, bell: Bell
+) -> None:
+    with engine.begin() as connection:
+        ids = [
+            add_payment(connection, account, 100, next_attempt_at=NOW - timedelta(days=days)) for days in (1, 3, 2)
+        ]
+    sweep(Moment(NOW, machine()))
+    assert bell.taken() == [ChargePayment(ids[number], Lane.BATCH) for number in (1, 2, 0)]
+
+
+def test_a_full_queue_is_left_alone_and_the_others_are_not(
+    engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, bell: Bell
+) -> None:
+    with engine.begin() as connection:
+        add_payment(connection, account, 100)
+        urgent = add_payment(connection, account, 100, lane=Lane.INTERACTIVE)
+    bell.waiting = {BATCH: RING_BELOW}
+    assert sweep(Moment(NOW, machine())) == {"due payments, interactive": 1}
+    assert bell.taken() == [ChargePayment(urgent, Lane.INTERACTIVE)]
+    bell.waiting = {BATCH: RING_BELOW - 1, INTERACTIVE: 1}
+    assert sweep(Moment(NOW, machine())) == {"due payments, batch": 1}
+
+
+def test_what_was_just_rung_is_not_rung_again_while_it_probably_waits(
+    engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, bell: Bell
+) -> None:
+    with engine.begin() as connection:
+        add_payment(connection, account, 100)
+    sweep(Moment(NOW, machine()))
+    bell.waiting = {BATCH: 1}
+    assert sweep(Moment(NOW, machine.pass_(29))) == {}
+    assert sweep(Moment(NOW, machine.pass_(1))) != {}, "after half a minute it may have been lost"
+    bell.waiting = {}
+    assert sweep(Moment(NOW, machine.pass_(1.9))) == {}
+    assert sweep(Moment(NOW, machine.pass_(0.1))) != {}, "nothing waits, so it was taken or lost"
+
+
+def test_another_leader_without_the_memory_rings_again(
+    engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, bell: Bell
+) -> None:
+    with engine.begin() as connection:
+        add_payment(connection, account, 100)
+    sweep(Moment(NOW, machine()))
+    Sweep(engine, bell.ring, bell.waiting_in)(Moment(NOW, machine()))
+    assert len(bell.taken()) == 2
+
+
+def test_what_redis_did_not_take_is_rung_again_at_once(
+    engine: Engine, account: Account, machine: MachineTime, bell: Bell
+) -> None:
+    answers = iter([False, True])
+    sweep = Sweep(engine, lambda jobs: bell.ring(jobs) and next(answers), bell.waiting_in)
+    with engine.begin() as connection:
+        add_payment(connection, account, 100)
+    for _ in range(2):
+        sweep(Moment(NOW, machine()))
+    assert len(bell.taken()) == 2
+
+
+def test_the_memory_is_bounded(machine: MachineTime) -> None:
+    lately = RungLately()
+    start = machine()
+    for _ in range(12):
+        lately.note([ChargePayment(uuid4(), Lane.BATCH) for _ in range(10_000)], machine.pass_(1))
+        assert len(lately) <= REMEMBER_AT_MOST
+    lately.forget(start + timedelta(days=1) - PATIENCE)
+    assert len(lately) == 0
+
+
+def test_a_flushed_redis_heals_at_the_next_sweep(
+    engine: Engine, account: Account, machine: MachineTime, redis_url: str
+) -> None:
+    broker = make_broker(redis_url)
+    sweep = Sweep(engine, make_ring(broker), lambda queue: waiting_messages(broker, queue))
+    with engine.begin() as connection:
+        for _ in range(20):
+            add_payment(connection, account, 100)
+    sweep(Moment(NOW, machine()))
+    assert waiting_messages(broker, BATCH) == 20
+    sweep(Moment(NOW, machine.pass_(10)))
+    assert waiting_messages(broker, BATCH) == 20
+    redis.Redis.from_url(redis_url).flushall()
+    sweep(Moment(NOW, machine()))
+    assert waiting_messages(broker, BATCH) == 20
+
+
+def test_a_redis_that_is_away_is_waited_for(
+    engine: Engine, account: Account, machine: MachineTime, bell: Bell
+) -> None:
+    def away(queue: str) -> int:
+        raise redis.ConnectionError("away")
+
+    waiting_in: list[Callable[[str], int]] = [away]
+    sweep = Sweep(engine, bell.ring, lambda queue: waiting_in[0](queue))
+    with engine.begin() as connection:
+        add_payment(connection, account, 100)
+    assert sweep(Moment(NOW, machine())) == {}
+    waiting_in[0] = bell.waiting_in
+    assert sweep(Moment(NOW, machine())) == {"due payments, batch": 1}
+
+
+def test_every_queue_has_a_source() -> None:
+    assert {source.queue for source in SOURCES} == set(QUEUES)
