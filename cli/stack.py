@@ -55,12 +55,13 @@ def prepared_stack(
 
     `overrides` go before the environment. Raises StackError and embedded.EmbeddedError.
     """
-    given = {**os.environ, **(overrides or {})}
+    overrides = {name: value for name, value in (overrides or {}).items() if value}
+    given = {**os.environ, **overrides}
+    policy = load_policy(Path(given.get("DUECOURSE_BILLING_FILE", "billing.toml")))  # before anything is started
     kept = _kept(data)
     with ExitStack() as opened:
         urls = opened.enter_context(embedded.resolve(data, given))
-        environment = {"DUECOURSE_CLOCK": kept.get("clock", "system"), **urls.as_environ(), **(overrides or {})}
-        policy = load_policy(Path(given.get("DUECOURSE_BILLING_FILE", "billing.toml")))
+        environment = {"DUECOURSE_CLOCK": kept.get("clock", "system"), **urls.as_environ(), **overrides}
         listening = opened.enter_context(_listening(given))
         host, web_port = listening.getsockname()[:2]
         environment["PORT"] = str(web_port)

@@ -22,8 +22,9 @@ from shared.policy import Policy
 from shared.quiet import CLOCK_CHANNEL, is_scheduler_alive, pending_work
 from shared.runs import begin_schedule, schedule_of
 
-#: A quiet system answers within some 50 ms a step; polling every 5 ms costs a tenth of it.
-POLL_S = 0.005
+#: Most steps are done within some 50 ms, so the first looks come fast; where much is to do, looking would take
+#: the processors from those who do it, so they become ever rarer.
+FIRST_POLL_S, LONGEST_POLL_S = 0.008, 0.15
 #: A follower needs a tick to take over from a leader that died, a starting one a second or two.
 WAIT_FOR_LEADER_S = 10.0
 #: What becomes due on the way (a month start makes payments, and leaves them to the sweep) shall not wait for
@@ -175,6 +176,7 @@ class _Waiting:
         """Wait until nothing is pending; return the seconds it took. ClockError once nothing gets done."""
         began = changed = looked = rung = time.monotonic()
         last: tuple[dict[str, int], int] | None = None
+        pause_s = FIRST_POLL_S
         while True:
             asked = time.monotonic()
             pending = pending_work(self._connection, self._policy, now, self._machine_now(), self._since)
@@ -191,7 +193,8 @@ class _Waiting:
                     last, changed = progress, answered
                 elif answered - changed > self._stalled_after_s:
                     raise ClockError(self._stalled(now, pending))
-            time.sleep(max(POLL_S, answered - asked))
+            pause_s = min(LONGEST_POLL_S, pause_s * 1.25)
+            time.sleep(max(pause_s, answered - asked))
 
     def _last_trail_id(self) -> int:
         return self._connection.scalar(select(func.max(events.c.id))) or 0

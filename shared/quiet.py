@@ -8,10 +8,10 @@ from sqlalchemy import Connection, ScalarSelect, Select, bindparam, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Text
 
-from shared.db.sources import SOURCES, Moment, one_of
-from shared.db.tables import payment_attempts
+from shared.db.sources import MACHINE_NOW, NOW, SOURCES, Moment, one_of
+from shared.db.tables import payment_attempts, payments
 from shared.domain.schedule import due_runs
-from shared.domain.states import OPEN_ATTEMPT
+from shared.domain.states import CHARGEABLE, OPEN_ATTEMPT
 from shared.policy import Policy
 from shared.runs import schedule_in_force_since, schedule_of
 
@@ -20,6 +20,8 @@ from shared.runs import schedule_in_force_since, schedule_of
 LEADER_LOCK = int.from_bytes(b"duecours", "big")
 #: Rung on when the virtual clock was moved, so that the scheduler needn't be waited for.
 CLOCK_CHANNEL = "duecourse_clock"
+#: A back-off that ends this soon is worth waiting for: a worker was killed, or one request was lost.
+SHORT_BACKOFF = timedelta(seconds=20)
 #: Counting stops here: who waits wants to know whether there is work, not how many hundred thousand there are.
 COUNT_UP_TO = 1_000
 
@@ -47,7 +49,7 @@ def pending_work(
 ) -> dict[str, int]:
     """Return what there is to do at business time `now`, by name, each counted up to COUNT_UP_TO; {} is quiet.
 
-    An outage's back-off and a run that awaits a person are not pending; an attempt is, until its outcome is
+    An outage's longer back-off and a run that awaits a person are not pending; an attempt is, until its outcome is
     known. With `since` (see `begin_schedule`) it is one round trip, and one snapshot: work on its way from one
     state to the next is counted in one of them.
     """
@@ -81,9 +83,17 @@ def _missing_runs() -> ScalarSelect[Any]:
 
 _OPEN_ATTEMPTS = select(payment_attempts.c.id).where(one_of(payment_attempts.c.state, OPEN_ATTEMPT))
 
+_SHORT_BACKOFFS = select(payments.c.id).where(
+    one_of(payments.c.state, CHARGEABLE),
+    payments.c.next_attempt_at <= NOW,
+    payments.c.backoff_until > MACHINE_NOW,
+    payments.c.backoff_until <= MACHINE_NOW + SHORT_BACKOFF,
+)
+
 #: Built once: it is asked every few milliseconds while the virtual clock waits.
 _COUNTS = select(
     _missing_runs().label("runs not yet made"),
     *(_count(source.query).label(source.name) for source in SOURCES),
     _count(_OPEN_ATTEMPTS).label("open attempts"),
+    _count(_SHORT_BACKOFFS).label("short back-offs"),
 )

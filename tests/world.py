@@ -21,6 +21,7 @@ from shared.jobs import Job
 from shared.policy import Policy
 from shared.runtime import Runtime
 from simulator.client import RegisteredCard, SimulatorClient
+from simulator.faults import Faults
 from simulator.stories import Story
 from simulator.testing import running_simulator
 from tests.seed import Account, add_account, add_card, add_payment, default_policy
@@ -189,16 +190,18 @@ def make_gateways(simulator_url: str, coverages: Iterable[str], read_timeout_s: 
 
 
 @contextmanager
-def running_world(engine: Engine, start: datetime = START) -> Iterator[World]:
+def running_world(
+    engine: Engine, start: datetime = START, policy: Policy | None = None, faults: Faults | None = None
+) -> Iterator[World]:
     """Build a world on a migrated, empty database."""
-    policy, clock, machine = default_policy(), ManualClock(start), MachineClock()
+    policy, clock, machine = policy or default_policy(), ManualClock(start), MachineClock()
     rung: list[Job] = []
 
     def ring(jobs: Iterable[Job]) -> bool:
         rung.extend(jobs)
         return True
 
-    with running_simulator(clock=clock) as simulator:
+    with running_simulator(clock=clock, faults=faults) as simulator:
         runtime = Runtime(
             policy=policy,
             engine=engine,

@@ -1,7 +1,7 @@
 """Every actor on one page: one line each over a use case of the same name. Dramatiq starts from here.
 
-`max_retries=0` everywhere: the row is still due, and the sweep brings it back. What an actor raises is logged and
-lands in the dead letters, where a person can read it; nothing depends on it.
+`max_retries=0` everywhere: the row is still due, and the sweep brings it back. What an actor raises is in the log;
+its message becomes a dead letter (ids only; the newest thousand of each queue are kept). Nothing depends on either.
 """
 
 from functools import cache

@@ -16,6 +16,7 @@ from cli.demo.people import make_people
 from cli.demo.summary import print_summary
 from cli.stack import DATA, Stack, StackError, prepared_stack, running_stack
 from cli.supervisor import SupervisorError
+from shared.policy import PolicyError
 from shared.runtime import build_runtime
 from shared.settings import load_settings
 from simulator.client import SimulatorClient
@@ -58,7 +59,7 @@ def demo(
                 with engine.connect() as connection, SimulatorClient(stack.simulator_url or "") as simulator:
                     promises = print_summary(console, connection, simulator.iter_ledger())
             engine.dispose()
-    except (DemoError, StackError, SupervisorError, embedded.EmbeddedError) as error:
+    except (DemoError, StackError, SupervisorError, PolicyError, embedded.EmbeddedError) as error:
         console.print(f"[red]{error}[/]")
         raise typer.Exit(1) from None
     console.print(f"\n{time.monotonic() - began:.0f} s. The data stays: `duecourse up` goes on from here.")

@@ -50,17 +50,17 @@ def _stories(chance: random.Random, month: Period) -> tuple[tuple[int, Story | N
     soon = first + timedelta(days=chance.randint(2, 9))
     later = first + timedelta(days=chance.randint(3, 20))
     return (
-        (830, Pays(), None),
-        (45, InsufficientFundsUntil(date=first + timedelta(days=chance.randint(1, 6))), None),
-        (20, DeclinesThenPays(times=chance.randint(1, 3), decline_code="card_velocity_exceeded"), None),
-        (20, DeclinesThenPays(times=chance.randint(1, 2), decline_code="do_not_honor"), None),
-        (12, DeclinesThenPays(times=1, decline_code="processing_error"), None),
-        (15, AlwaysDeclines(decline_code="insufficient_funds"), None),
-        (15, AlwaysDeclines(decline_code="expired_card"), soon),
-        (8, AlwaysDeclines(decline_code="expired_card"), None),
-        (8, AlwaysDeclines(decline_code="lost_card"), soon),
-        (7, NeedsAuthentication(), later),
-        (10, PaysUntil(date=SECOND.next.first_day, decline_code="generic_decline"), None),
+        (880, Pays(), None),
+        (36, InsufficientFundsUntil(date=first + timedelta(days=chance.randint(1, 6))), None),
+        (16, DeclinesThenPays(times=chance.randint(1, 3), decline_code="card_velocity_exceeded"), None),
+        (15, DeclinesThenPays(times=chance.randint(1, 2), decline_code="do_not_honor"), None),
+        (10, DeclinesThenPays(times=1, decline_code="processing_error"), None),
+        (3, AlwaysDeclines(decline_code="insufficient_funds"), None),
+        (13, AlwaysDeclines(decline_code="expired_card"), soon),
+        (4, AlwaysDeclines(decline_code="expired_card"), None),
+        (5, AlwaysDeclines(decline_code="lost_card"), soon),
+        (5, NeedsAuthentication(), later),
+        (4, PaysUntil(date=SECOND.next.first_day, decline_code="generic_decline"), None),
         (6, None, later),
         (4, None, None),
     )

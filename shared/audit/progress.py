@@ -93,13 +93,13 @@ PROGRESS = (
     ),
     Check(
         "no-stripe-event-stuck",
-        "every Stripe event that came in is applied within an hour, and none is in trouble",
+        "every Stripe event that came in is applied within an hour, and none waits for an operator",
         "stripe_events",
         """
         SELECT s.coverage, s.stripe_event_id, s.type, s.state, s.tries, s.trouble, s.created_at
         FROM {stripe_events} s
-        WHERE s.state = 'trouble'
-           OR (s.state = 'received' AND s.created_at <= :machine_now - CAST(:patience AS interval))
+        WHERE s.state IN ('received', 'trouble')
+          AND (s.created_at <= :machine_now - CAST(:patience AS interval) OR s.try_again_at > '9000-01-01')
         """,
         "{coverage} event {stripe_event_id} ({type}) of {created_at} is {state} after {tries} tries: {trouble}",
         "mend what it names; what is received or in trouble is tried again by itself",

@@ -253,7 +253,7 @@ def _block_card(connection: Connection, locked: Locked, reason: str) -> None:
 def _update_standing(connection: Connection, locked: Locked, because: Because) -> None:
     if locked.payment.kind == PaymentKind.MONTHLY:
         today = local_date(locked.now, locked.coverage.zone)
-        update_standing(connection, locked.account, locked.policy, today, because)
+        update_standing(connection, locked.account, locked.policy, today, because, locked.payment.id)
 
 
 def ask_for_attention(connection: Connection, locked: Locked, actor: str, reason: str) -> None:

@@ -22,9 +22,17 @@ def lock_account(connection: Connection, account_id: UUID) -> Row[Any]:
 
 
 def update_standing(
-    connection: Connection, account: Row[Any], policy: Policy, today: date, because: Because
+    connection: Connection,
+    account: Row[Any],
+    policy: Policy,
+    today: date,
+    because: Because,
+    payment_id: UUID | None = None,
 ) -> StandingDecision:
-    """Decide a locked account's standing anew and write the change, if it is one, with its trail."""
+    """Decide a locked account's standing anew and write the change, if it is one, with its trail.
+
+    `payment_id` is the payment that led to the question; it explains the change where no unpaid one does.
+    """
     unpaid = connection.execute(
         select(payments.c.id, payments.c.decline_count, payments.c.due_on)
         .where(
@@ -56,7 +64,7 @@ def update_standing(
             actor=because.actor,
             reason=decision.reason,
             account_id=account.id,
-            payment_id=UUID(decision.payment_id) if decision.payment_id else None,
+            payment_id=UUID(decision.payment_id) if decision.payment_id else payment_id,
             attempt_id=because.attempt_id,
             run_id=because.run_id,
             before={"standing": current},

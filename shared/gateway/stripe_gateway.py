@@ -183,7 +183,7 @@ def _answer_of_error(error: stripe.StripeError) -> Answer:
     charge = details.get("charge") or (payment_intent.latest_charge_id if payment_intent else None)
     return Answer(
         outcome=outcome,
-        reason=f"{trouble}: {decline.named}" if decline.code else f"{trouble}: {type(error).__name__}",
+        reason=f"{trouble}: {decline.decline_code or decline.code or details.get('param') or type(error).__name__}",
         payment_intent=payment_intent,
         decline=decline if trouble in (Trouble.CARD, Trouble.AUTHENTICATION) else None,
         charge_id=None if charge is None else str(charge),

@@ -209,7 +209,8 @@ FAULTS = (
     fault(
         "no-stripe-event-stuck",
         "INSERT INTO stripe_events (coverage, stripe_event_id, type, is_livemode, stripe_created_at, state, "
-        f"trouble) VALUES ('global', 'evt_1', 'payment_intent.succeeded', false, {NOW}, 'trouble', 'no key')",
+        "try_again_at, trouble) VALUES ('global', 'evt_1', 'payment_intent.succeeded', false, "
+        f"{NOW}, 'trouble', '9999-12-31', 'no key')",
         says="global event evt_1 (payment_intent.succeeded)",
     ),
     fault(

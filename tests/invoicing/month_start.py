@@ -167,8 +167,10 @@ def stopping_at(engine: Engine, sequence: int) -> Iterator[Callable[[], int]]:
         )
     with engine.connect() as barrier:
         barrier.execute(text(f"SELECT pg_advisory_lock({BARRIER})"))
-        yield lambda: wait_for_waiter(engine, "locktype = 'advisory'")
-        barrier.execute(text(f"SELECT pg_advisory_unlock({BARRIER})"))
+        try:
+            yield lambda: wait_for_waiter(engine, "locktype = 'advisory'")
+        finally:  # the lock is the session's, and the pool keeps sessions
+            barrier.execute(text(f"SELECT pg_advisory_unlock({BARRIER})"))
 
 
 def wait_for_waiter(engine: Engine, where: str = "true") -> int:

@@ -21,7 +21,7 @@ from shared.domain.states import StripeEventState
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
 from shared.logs import redact
 from shared.runtime import Runtime
-from workers.use_cases.stripe_events import HANDLERS
+from workers.use_cases.stripe_events import ECHOES, HANDLERS
 from workers.use_cases.stripe_events.effect import Apply, Effect, LookLaterError, StripeEvent, nothing_but
 
 log = structlog.get_logger()
@@ -48,7 +48,7 @@ def apply_stripe_event(runtime: Runtime, coverage: str, stripe_event_id: str) ->
     and raised, so that it is seen.
     """
     event = in_transaction(
-        runtime.engine, lambda connection: _claim(connection, coverage, stripe_event_id, runtime.machine_now())
+        runtime.engine, lambda connection: _claim(connection, runtime, coverage, stripe_event_id)
     )
     if event is None:
         return
@@ -74,18 +74,24 @@ def apply_stripe_event(runtime: Runtime, coverage: str, stripe_event_id: str) ->
         )
 
 
-def _claim(
-    connection: Connection, coverage: str, stripe_event_id: str, machine_now: datetime
-) -> StripeEvent | None:
+def _claim(connection: Connection, runtime: Runtime, coverage: str, stripe_event_id: str) -> StripeEvent | None:
     """Keep the event from other workers for a while; None if it is done, not due yet, or somebody else's.
+
+    An event that only echoes what we know is applied here at once.
 
     Not durable at once, since a claim that is lost costs a repetition only: saves the wait for the disk.
     """
     connection.execute(text("SET LOCAL synchronous_commit = off"))
+    machine_now = runtime.machine_now()
     row = connection.execute(
-        select(stripe_events.c.tries).where(_is(coverage, stripe_event_id), _is_due(machine_now)).with_for_update()
+        select(stripe_events).where(_is(coverage, stripe_event_id), _is_due(machine_now)).with_for_update()
     ).one_or_none()
     if row is None:
+        return None
+    echo = ECHOES.get(row.type)
+    known = None if echo is None else echo(connection, _read(row), machine_now)
+    if known is not None:
+        _mark_applied(connection, runtime, _read(row), known)
         return None
     tries = row.tries + 1
     claimed = connection.execute(
@@ -132,6 +138,11 @@ def _apply(connection: Connection, runtime: Runtime, event: StripeEvent, apply: 
     if state not in OPEN:
         return None
     effect = apply(connection)
+    _mark_applied(connection, runtime, event, effect)
+    return effect
+
+
+def _mark_applied(connection: Connection, runtime: Runtime, event: StripeEvent, effect: Effect) -> None:
     connection.execute(
         update(stripe_events)
         .where(_is(event.coverage, event.stripe_event_id))
@@ -146,12 +157,11 @@ def _apply(connection: Connection, runtime: Runtime, event: StripeEvent, apply: 
             reason=effect.note,
             account_id=effect.account_id,
             payment_id=effect.payment_id,
-            before={"state": state},
+            before={"state": event.state},
             after={"state": StripeEventState.APPLIED},
             data=_ids(event),
         ),
     )
-    return effect
 
 
 def _come_back(runtime: Runtime, event: StripeEvent, at: datetime, why: str) -> None:

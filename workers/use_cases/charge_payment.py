@@ -5,7 +5,7 @@ from datetime import timedelta
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, or_, update
 
 from shared.collection.claim import Claimed, NotClaimed, claim_charge
 from shared.collection.record import record_answer
@@ -81,19 +81,13 @@ def _allow_confirm(runtime: Runtime, claimed: Claimed, seen: PaymentIntentSeen) 
         ).one_or_none()
         if is_ours is None:
             return False
-        connection.execute(
+        known = payment_intents.c.stripe_payment_intent_id
+        committed = connection.execute(
             update(payment_intents)
-            .where(
-                payment_intents.c.id == claimed.payment_intent_id,
-                payment_intents.c.stripe_payment_intent_id.is_(None),
-            )
+            .where(payment_intents.c.id == claimed.payment_intent_id, or_(known.is_(None), known == seen.stripe_id))
             .values(stripe_payment_intent_id=seen.stripe_id, status=seen.status)
-        )
-        committed = connection.scalar(
-            select(payment_intents.c.stripe_payment_intent_id).where(
-                payment_intents.c.id == claimed.payment_intent_id
-            )
-        )
-        return committed == seen.stripe_id
+            .returning(payment_intents.c.id)
+        ).one_or_none()
+        return committed is not None
 
     return in_transaction(runtime.engine, work)

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from workers.use_cases.stripe_events.effect import Handler
-from workers.use_cases.stripe_events.payment_intents import observe_payment_intent
-from workers.use_cases.stripe_events.payment_methods import refresh_stored_card, retire_card
+from workers.use_cases.stripe_events.effect import Echo, Handler
+from workers.use_cases.stripe_events.payment_intents import echo_of_our_request, observe_payment_intent
+from workers.use_cases.stripe_events.payment_methods import echo_of_registration, refresh_stored_card, retire_card
 from workers.use_cases.stripe_events.setup_intents import register_card_of_setup_intent
 
 #: The same types as in shared/stripe_event_types.py, which the web process reads; a test compares them.
@@ -20,4 +20,12 @@ HANDLERS: Mapping[str, Handler] = {
     "payment_intent.requires_action": observe_payment_intent,
 }
 
-__all__ = ["HANDLERS"]
+#: Events that mostly tell what we did ourselves: a look at our own rows spares the request.
+ECHOES: Mapping[str, Echo] = {
+    "payment_method.attached": echo_of_registration,
+    "payment_intent.succeeded": echo_of_our_request,
+    "payment_intent.payment_failed": echo_of_our_request,
+    "payment_intent.canceled": echo_of_our_request,
+}
+
+__all__ = ["ECHOES", "HANDLERS"]

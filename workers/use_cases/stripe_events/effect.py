@@ -51,6 +51,9 @@ Apply = Callable[[Connection], Effect]
 #: Fetches the truth, outside any transaction.
 Handler = Callable[[Runtime, StripeEvent], Apply]
 
+#: Says, in the transaction of the claim, what an event tells that we know already; None if it is worth a look.
+Echo = Callable[[Connection, StripeEvent, datetime], Effect | None]
+
 
 def nothing_but(note: str) -> Apply:
     """Return what applies an event that changes nothing."""

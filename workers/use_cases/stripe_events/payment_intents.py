@@ -1,12 +1,36 @@
 """Something became of a PaymentIntent. The webhook is only a hint to look at it; record decides what follows."""
 
-from sqlalchemy import select
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, select
 
 from shared.collection.record import record_observation
-from shared.db.tables import payment_intents
+from shared.db.tables import payment_attempts, payment_intents
+from shared.domain.states import OPEN_ATTEMPT
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
 from shared.runtime import Runtime
 from workers.use_cases.stripe_events.effect import Apply, Effect, StripeEvent, nothing_but
+
+DECLINED = "payment_intent.payment_failed"
+NOT_OURS = "not ours: no payment has this PaymentIntent"
+
+
+def echo_of_our_request(connection: Connection, event: StripeEvent, machine_now: datetime) -> Effect | None:
+    """Say what an event tells that we know already; None if it is worth a look.
+
+    Most events only echo our own confirm. Succeeded and canceled are final at Stripe, and we were shown it; news
+    of no money closes nothing inside a lease (I5), and outside of one there is no attempt to close.
+    """
+    ours = _find(connection, event)
+    if ours is None:
+        return Effect(NOT_OURS)
+    if ours.closed_reason is not None:
+        return Effect(f"known already: the PaymentIntent is {ours.closed_reason}", payment_id=ours.payment_id)
+    has_expired_attempt = ours.lease_expires_at is not None and ours.lease_expires_at <= machine_now
+    if event.type == DECLINED and not has_expired_attempt:
+        return Effect("the attempt's own answer tells", payment_id=ours.payment_id)
+    return None
 
 
 def observe_payment_intent(runtime: Runtime, event: StripeEvent) -> Apply:
@@ -15,18 +39,9 @@ def observe_payment_intent(runtime: Runtime, event: StripeEvent) -> Apply:
     Recording the same answer twice changes nothing, so a crash between the two transactions does no harm.
     """
     with runtime.engine.connect() as connection:
-        ours = connection.execute(
-            select(payment_intents.c.id, payment_intents.c.payment_id, payment_intents.c.closed_reason).where(
-                payment_intents.c.coverage == event.coverage,
-                payment_intents.c.stripe_payment_intent_id == event.stripe_object_id,
-            )
-        ).one_or_none()
+        ours = _find(connection, event)
     if ours is None:
-        return nothing_but("not ours: no payment has this PaymentIntent")
-    if ours.closed_reason is not None:
-        # Succeeded and canceled are final at Stripe, and we were shown it: most events only echo our own confirm.
-        note = f"known already: the PaymentIntent is {ours.closed_reason}"
-        return lambda _connection: Effect(note, payment_id=ours.payment_id)
+        return nothing_but(NOT_OURS)
     answer = runtime.gateways[event.coverage].retrieve_payment_intent(event.stripe_object_id)
     if answer.payment_intent is None:
         error = GatewayMissingError if answer.http_status == 404 else GatewayUnavailableError
@@ -34,3 +49,23 @@ def observe_payment_intent(runtime: Runtime, event: StripeEvent) -> Apply:
     record_observation(runtime, ours.id, answer, actor="stripe")
     note = f"looked at the PaymentIntent: {answer.payment_intent.status}"
     return lambda _connection: Effect(note, payment_id=ours.payment_id)
+
+
+def _find(connection: Connection, event: StripeEvent) -> Row[Any, Any, Any, Any] | None:
+    """Our row of the event's PaymentIntent, with the lease of its open attempt if there is one."""
+    has_open_attempt = and_(
+        payment_attempts.c.payment_intent_id == payment_intents.c.id, payment_attempts.c.state.in_(OPEN_ATTEMPT)
+    )
+    return connection.execute(
+        select(
+            payment_intents.c.id,
+            payment_intents.c.payment_id,
+            payment_intents.c.closed_reason,
+            payment_attempts.c.lease_expires_at,
+        )
+        .outerjoin(payment_attempts, has_open_attempt)
+        .where(
+            payment_intents.c.coverage == event.coverage,
+            payment_intents.c.stripe_payment_intent_id == event.stripe_object_id,
+        )
+    ).one_or_none()

@@ -1,15 +1,23 @@
 """A stored card came, changed or went."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
 
 from shared.collection.cards import detach_card, find_card, refresh_card
 from shared.gateway.port import GatewayMissingError
 from shared.runtime import Runtime
-from workers.use_cases.stripe_events.effect import Apply, LookLaterError, StripeEvent, effect_of
+from workers.use_cases.stripe_events.effect import Apply, Effect, LookLaterError, StripeEvent, effect_of
 
 #: A registration that looked at the card before it was detached has committed or died by then: above the
 #: workers' time limit of 90 s.
 REGISTRATIONS_END_WITHIN = timedelta(seconds=120)
+
+
+def echo_of_registration(connection: Connection, event: StripeEvent, _machine_now: datetime) -> Effect | None:
+    """An attached card that its SetupIntent has brought in already; None if it is worth a look."""
+    known = find_card(connection, event.coverage, event.stripe_object_id)
+    return None if known is None or known.detached_at is not None else Effect("known already: the card is stored")
 
 
 def refresh_stored_card(runtime: Runtime, event: StripeEvent) -> Apply:

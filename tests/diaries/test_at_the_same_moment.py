@@ -1,0 +1,237 @@
+"""Two things happen at once, or are told in the wrong order: what is owed is paid once, and nothing is lost."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from shared.jobs import ApplyStripeEvent, GenerateInvoices
+from simulator.stories import AlwaysDeclines
+from tests.diaries.diary import Diary
+from tests.diaries.gates import Gate
+from tests.invoicing.month_start import stopping_at, wait_for_waiter
+from tests.seed import Account
+
+
+def four_who_owe(diary: Diary) -> list[Account]:
+    """Accounts without a card, in the order in which month start comes to them."""
+    accounts = sorted((diary.account(f"A-{number}") for number in range(4)), key=lambda account: account.id)
+    for account in accounts:
+        diary.fee(account, 29_85)
+    return accounts
+
+
+def october(diary: Diary) -> GenerateInvoices:
+    """It is midnight: the run is made, and nobody has worked on it yet."""
+    diary.sleep_until("2026-11-01 00:00")
+    (job,) = diary.tick()
+    assert isinstance(job, GenerateInvoices)
+    return job
+
+
+@pytest.mark.parametrize(
+    ("place", "lane"), [(0, "interactive"), (1, "interactive"), (2, "batch"), (3, "batch")], ids=str
+)
+def test_a_card_registered_between_two_chunks_of_month_start_pays_once(diary: Diary, place: int, lane: str) -> None:
+    accounts = four_who_owe(diary)
+    anna = accounts[place]
+    run = october(diary)
+    diary.one_chunk(run.run_id)
+    diary.one_chunk(run.run_id)
+    assert [row.state for row in diary.runs("monthly-invoices")] == ["running"]
+    assert diary.trail("invoice_issued", accounts[1]), "two chunks are done"
+    assert not diary.trail("invoice_issued", accounts[2])
+
+    diary.world.at_processor(anna)
+    diary.wait_for_webhooks()
+    for job in diary.due_jobs():
+        if isinstance(job, ApplyStripeEvent):
+            diary.do(job)
+    diary.work()
+
+    payment = diary.payment(anna)
+    (paid,) = diary.world.attempts(payment)
+    assert (paid.state, paid.lane) == ("succeeded", lane)
+    assert diary.money(payment) == [("2026-11-01 00:00", 29_85)]
+    assert len(diary.world.simulator.ledger()) == 1, "the others have no card"
+
+
+@pytest.mark.parametrize("place", [0, 3], ids=["behind the chunk's cursor", "before it"])
+def test_a_card_registered_inside_an_open_chunk_of_month_start_pays_once(diary: Diary, place: int) -> None:
+    anna = four_who_owe(diary)[place]
+    run = october(diary)
+    diary.world.at_processor(anna)
+    diary.wait_for_webhooks()
+    told = [job for job in diary.due_jobs() if isinstance(job, ApplyStripeEvent)]
+    assert len(told) == 2
+
+    with ThreadPoolExecutor(2) as workers, stopping_at(diary.world.engine, 2) as wait_for_chunk:
+        invoicing = workers.submit(diary.do, run)
+        wait_for_chunk()  # all four are locked and one invoice is written; nothing is committed
+        registering = workers.submit(diary.do_all, told)
+        wait_for_waiter(diary.world.engine, "locktype IN ('transactionid', 'tuple')")
+        assert not registering.done()
+        assert not diary.trail("card_registered")
+    invoicing.result()
+    registering.result()
+    diary.work()
+
+    payment = diary.payment(anna)
+    assert diary.asked(payment) == [("11-01 00:00", "succeeded")]
+    assert diary.world.attempts(payment)[0].lane == "interactive", "the registration saw the invoice"
+    assert diary.money(payment) == [("2026-11-01 00:00", 29_85)]
+
+
+def test_a_card_registered_while_the_old_one_is_asked_pays_when_that_declines(diary: Diary) -> None:
+    anna = diary.account("A-1")
+    diary.fee(anna, 29_85)
+    diary.registers(anna, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    diary.day(1)
+    payment = diary.payment(anna)
+    diary.sleep_until("2026-11-02 09:00")
+
+    with diary.charging(payment, Gate.ARRIVAL):
+        diary.registers(anna)
+        assert diary.settings(anna).card_revision == 2
+        assert [attempt.state for attempt in diary.world.attempts(payment)] == ["declined", "started"]
+        assert diary.pending() == {"open attempts": 1}, "the new card waits until the old one has answered"
+    diary.work()
+
+    assert diary.asked(payment) == [
+        ("11-01 00:00", "declined"),
+        ("11-02 09:00", "declined"),
+        ("11-02 09:00", "succeeded"),
+    ]
+    assert diary.world.attempts(payment)[-1].lane == "interactive"
+    assert diary.money(payment) == [("2026-11-02 09:00", 29_85)]
+    assert diary.world.standing(anna) == "good"
+
+
+def test_a_card_registered_while_the_old_one_is_asked_is_not_needed_when_that_pays(diary: Diary) -> None:
+    anna = diary.account("A-1")
+    diary.fee(anna, 29_85)
+    old = diary.registers(anna)
+    diary.sleep_until("2026-11-01 00:00")
+    diary.do(october(diary))
+    payment = diary.payment(anna)
+
+    with diary.charging(payment, Gate.ARRIVAL):
+        diary.registers(anna, "pm_card_mastercard")
+    diary.day(3)
+
+    (paid,) = diary.world.attempts(payment)
+    assert (paid.state, paid.stripe_payment_method_id) == ("succeeded", old.payment_method)
+    assert diary.money(payment) == [("2026-11-01 00:00", 29_85)]
+
+
+def test_a_webhook_that_is_faster_than_the_answer_books_the_money_once(diary: Diary) -> None:
+    anna = diary.account("A-1")
+    diary.fee(anna, 29_85)
+    diary.registers(anna)
+    diary.do(october(diary))
+    payment = diary.payment(anna)
+
+    with diary.charging(payment, Gate.ANSWER):
+        diary.work()
+        assert diary.state(payment) == "paid", "payment_intent.succeeded was here first"
+    diary.day(2)
+
+    assert diary.asked(payment) == [("11-01 00:00", "succeeded")]
+    assert diary.kinds_of_trail(payment)["payment_moved"] == 1
+    assert diary.money(payment) == [("2026-11-01 00:00", 29_85)]
+
+
+@pytest.mark.parametrize("is_reversed", [False, True], ids=["as it happened", "reversed"])
+def test_registered_and_attached_may_come_in_any_order(diary: Diary, is_reversed: bool) -> None:
+    anna = diary.account("A-1")
+    diary.fee(anna, 29_85)
+    diary.day(2)
+    payment = diary.payment(anna)
+
+    order = ["payment_method.attached", "setup_intent.succeeded"]
+    with diary.webhooks_held():
+        new = diary.world.at_processor(anna)
+        for event_type in reversed(order) if is_reversed else order:
+            diary.deliver(event_type)
+
+    (paid,) = diary.world.attempts(payment)
+    assert (paid.stripe_payment_method_id, paid.lane) == (new.payment_method, "interactive")
+    assert diary.settings(anna).card_revision == 1
+    assert diary.money(payment) == [("2026-11-02 12:00", 29_85)]
+
+
+@pytest.mark.parametrize("is_reversed", [False, True], ids=["as it happened", "reversed"])
+def test_a_card_replaced_and_its_old_one_detached_may_come_in_any_order(diary: Diary, is_reversed: bool) -> None:
+    anna = diary.account("A-1")
+    diary.fee(anna, 29_85)
+    old = diary.registers(anna, story=AlwaysDeclines(decline_code="expired_card"))
+    diary.day(2)
+    payment = diary.payment(anna)
+
+    with diary.webhooks_held():
+        diary.detaches(anna, old)
+        new = diary.world.at_processor(anna)
+        order = ["payment_method.detached", "setup_intent.succeeded"]
+        for event_type in reversed(order) if is_reversed else order:
+            diary.deliver(event_type)
+
+    assert [attempt.stripe_payment_method_id for attempt in diary.world.attempts(payment)] == [
+        old.payment_method,
+        new.payment_method,
+    ]
+    assert diary.money(payment) == [("2026-11-02 12:00", 29_85)]
+    diary.day(4)
+    assert diary.settings(anna).primary_card_id is not None
+
+
+@pytest.mark.parametrize("is_reversed", [False, True], ids=["as it happened", "reversed"])
+def test_a_card_registered_and_removed_again_may_be_told_in_any_order(diary: Diary, is_reversed: bool) -> None:
+    anna = diary.account("A-1")
+    diary.fee(anna, 29_85)
+    diary.day(2)
+    payment = diary.payment(anna)
+
+    with diary.webhooks_held():
+        card = diary.world.at_processor(anna)
+        diary.detaches(anna, card)
+        order = ["setup_intent.succeeded", "payment_method.detached"]
+        for event_type in reversed(order) if is_reversed else order:
+            diary.deliver(event_type)
+    diary.world.machine.pass_(minutes=5)  # what could not be understood yet is looked at again
+    diary.day(3)
+
+    assert diary.settings(anna).primary_card_id is None
+    assert diary.state(payment) == "needs_payment_method"
+    assert diary.asked(payment) == []
+
+    diary.registers(anna, "pm_card_mastercard")
+    assert diary.money(payment) == [("2026-11-03 12:00", 29_85)]
+
+
+def test_a_card_removed_while_its_registration_is_being_applied_is_not_kept(diary: Diary) -> None:
+    anna = diary.account("A-1")
+    diary.fee(anna, 29_85)
+    diary.day(2)
+    payment = diary.payment(anna)
+
+    with diary.webhooks_held():
+        card = diary.world.at_processor(anna)
+        diary.let_through("setup_intent.succeeded")
+        (told,) = diary.due_jobs()
+        with ThreadPoolExecutor(1) as worker:
+            with diary.gates.closed(Gate.ANSWER, f"/{card.payment_method}"):
+                registering = worker.submit(diary.do, told)
+                diary.gates.wait_for_somebody_at(Gate.ANSWER)  # it has seen the card, still attached
+                diary.detaches(anna, card)
+                diary.deliver("payment_method.detached")
+            registering.result()
+        diary.work()
+        assert diary.settings(anna).primary_card_id is not None, "an old look at the card was applied last"
+        diary.world.machine.pass_(minutes=5)
+        diary.work()
+        assert diary.settings(anna).primary_card_id is None, "and put right"
+
+    diary.day(3)
+    assert diary.state(payment) == "needs_payment_method"
+    assert diary.world.simulator.ledger() == []
+    diary.registers(anna, "pm_card_mastercard")
+    assert diary.money(payment) == [("2026-11-03 12:00", 29_85)]

@@ -1,0 +1,123 @@
+"""Cards that say no for a while: asked again each morning, within limits, and paid once."""
+
+from datetime import date, datetime, timedelta
+
+from shared.explain import AttemptNotMade
+from simulator.stories import AlwaysDeclines, DeclinesThenPays, InsufficientFundsUntil
+from tests.diaries.diary import Diary
+
+
+def test_an_empty_account_declines_twice_and_pays_on_day_three(diary: Diary) -> None:
+    anna = diary.account("A-1")
+    diary.fee(anna, 29_85)
+    diary.registers(anna, story=InsufficientFundsUntil(date=date(2026, 11, 3)))
+
+    diary.day(1)
+    payment = diary.payment(anna)
+    assert diary.state(payment) == "retry_scheduled"
+    assert diary.world.standing(anna) == "past_due"
+    assert diary.money(payment) == []
+
+    diary.day(2, "08:59")
+    assert len(diary.asked(payment)) == 1
+    diary.day(2)
+    assert diary.state(payment) == "retry_scheduled"
+
+    diary.day(3)
+    assert diary.asked(payment) == [
+        ("11-01 00:00", "declined"),
+        ("11-02 09:00", "declined"),
+        ("11-03 09:00", "succeeded"),
+    ]
+    assert diary.state(payment) == "paid"
+    assert diary.standings(anna) == [("11-01", "past_due"), ("11-03", "good")]
+    assert diary.money(payment) == [("2026-11-03 09:00", 29_85)]
+    assert [kind for kind, _ in diary.world.trail(payment) if kind != "stripe_event_applied"] == [
+        "invoice_issued",
+        *("attempt_started", "attempt_answered", "payment_moved", "standing_changed"),
+        *("payment_moved", "attempt_started", "attempt_answered", "payment_moved"),
+        *("payment_moved", "attempt_started", "attempt_answered", "payment_moved"),
+    ]
+
+    diary.day(5)
+    assert diary.charges() == [
+        datetime.fromisoformat(f"{moment}+00:00")
+        for moment in ("2026-11-01 00:00", "2026-11-02 09:00", "2026-11-03 09:00")
+    ]
+
+
+def test_ten_declines_cancel_the_payment_intent_and_its_successor_is_paid_on_day_twelve(diary: Diary) -> None:
+    anna = diary.account("A-1")
+    diary.fee(anna, 29_85)
+    diary.registers(anna, story=InsufficientFundsUntil(date=date(2026, 11, 12)))
+
+    diary.day(10)
+    payment = diary.payment(anna)
+    assert [outcome for _, outcome in diary.asked(payment)] == ["declined"] * 10
+    assert [intent.ordinal for intent in diary.world.intents(payment)] == [1]
+
+    diary.day(11)
+    assert diary.asked(payment)[10:] == [("11-11 09:00", "canceled"), ("11-11 09:00", "declined")]
+
+    diary.day(12)
+    assert diary.asked(payment)[12:] == [("11-12 09:00", "succeeded")]
+    first, second = diary.world.intents(payment)
+    assert (first.ordinal, first.closed_reason, first.cancellation_reason) == (1, "canceled", "automatic")
+    assert (second.ordinal, second.closed_reason) == (2, "succeeded")
+    (line,) = diary.world.simulator.ledger()
+    assert (line.payment_intent, line.amount) == (second.stripe_payment_intent_id, 29_85)
+
+    diary.day(15)
+    assert diary.money(payment) == [("2026-11-12 09:00", 29_85)]
+
+
+def test_seven_declines_mark_the_account_and_the_payment_that_comes_all_the_same_unmarks_it(diary: Diary) -> None:
+    anna = diary.account("A-1")
+    diary.fee(anna, 29_85)
+    diary.registers(anna, story=DeclinesThenPays(times=8, decline_code="insufficient_funds"))
+
+    diary.day(6)
+    assert diary.world.standing(anna) == "past_due"
+    diary.day(7)
+    assert diary.world.standing(anna) == "marked_for_suspension"
+    payment = diary.payment(anna)
+    assert diary.world.payment(payment).decline_count == 7
+
+    diary.day(8)
+    assert len(diary.asked(payment)) == 8, "retries go on"
+    assert diary.state(payment) == "retry_scheduled"
+
+    diary.day(9)
+    assert diary.standings(anna) == [("11-01", "past_due"), ("11-07", "marked_for_suspension"), ("11-09", "good")]
+    marked, unmarked = diary.trail("standing_changed", anna)[1:]
+    assert marked.reason == "7 declines of one payment"
+    assert unmarked.before == {"standing": "marked_for_suspension"}
+    assert diary.money(payment) == [("2026-11-09 09:00", 29_85)]
+
+
+def test_a_visa_card_that_declines_daily_is_asked_twenty_times_in_thirty_days(diary: Diary) -> None:
+    anna = diary.account("A-1")
+    diary.fee(anna, 29_85)
+    diary.registers(anna, story=AlwaysDeclines(decline_code="insufficient_funds"))
+
+    diary.day(20)
+    payment = diary.payment(anna)
+    row = diary.world.payment(payment)
+    assert (row.state, row.attempt_count) == ("retry_scheduled", 20)
+    assert row.next_attempt_at == datetime.fromisoformat("2026-12-01 00:00+00:00"), "30 days after the first"
+    told = [entry for entry in diary.explain(payment).timeline if isinstance(entry, AttemptNotMade)]
+    assert [(entry.reason, entry.next_attempt_at) for entry in told] == [
+        ("visa: 20 attempts in 30 days, the network allows 20", row.next_attempt_at)
+    ]
+    assert "2026-12-01 00:00 UTC" in diary.explain(payment).next.sentence
+
+    diary.day(34)
+    asked_at = [attempt.started_at for attempt in diary.world.attempts(payment)]
+    assert len(asked_at) > 20, "asked again once the window allows it"
+    for first, last in zip(asked_at, asked_at[20:], strict=False):
+        assert last - first >= timedelta(days=30)
+    declined_at = diary.charges()
+    assert len(declined_at) == len(asked_at) - len([1 for _, state in diary.asked(payment) if state == "canceled"])
+    for first, last in zip(declined_at, declined_at[20:], strict=False):
+        assert last - first >= timedelta(days=30)
+    assert diary.world.simulator.ledger() == []

@@ -1,0 +1,164 @@
+"""Month start among other days: late fees, small totals, a scheduler that was away, and one too many."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from scheduler.app import SchedulerApp
+from scheduler.tick import tick
+from shared.jobs import Job
+from tests.diaries.diary import Diary
+
+
+def test_a_fee_that_arrives_after_its_month_was_invoiced_is_on_the_next_invoice(diary: Diary) -> None:
+    anna = diary.account("A-1")
+    diary.registers(anna)
+    diary.fee(anna, 29_85, "2026-10")
+    diary.day(1)
+
+    diary.day(5)
+    diary.fee(anna, 4_15, "2026-10")
+    diary.fee(anna, 30_00, "2026-11")
+
+    diary.day(31)
+    assert diary.lines(anna, "2026-10") == [29_85]
+    assert sorted(diary.lines(anna, "2026-11")) == [4_15, 30_00]
+    assert diary.money(diary.payment(anna, "2026-10")) == [("2026-11-01 00:00", 29_85)]
+    assert diary.money(diary.payment(anna, "2026-11")) == [("2026-12-01 00:00", 34_15)]
+
+
+def test_less_than_the_processors_minimum_is_carried_forward_and_paid_with_the_next_month(diary: Diary) -> None:
+    anna = diary.account("A-1")
+    diary.registers(anna)
+    diary.fee(anna, 49, "2026-10")
+
+    diary.day(2)
+    october = diary.payment(anna, "2026-10")
+    assert diary.state(october) == "carried_forward"
+    assert diary.requests("payment_intents") == 0
+    assert diary.world.standing(anna) == "good"
+
+    diary.fee(anna, 5_00, "2026-11")
+    diary.day(31)
+    assert diary.lines(anna, "2026-11") in ([49, 5_00], [5_00, 49])
+    assert diary.money(diary.payment(anna, "2026-11")) == [("2026-12-01 00:00", 5_49)]
+    assert diary.money(october) == []
+    assert diary.state(october) == "carried_forward"
+
+
+def test_a_total_of_zero_is_paid_without_the_processor(diary: Diary) -> None:
+    anna, bert = diary.account("A-1"), diary.account("B-1")
+    diary.registers(anna)
+    diary.fee(anna, 0)
+    diary.fee(bert, 0)
+
+    diary.day(2)
+    for account in (anna, bert):
+        payment = diary.payment(account)
+        assert diary.state(payment) == "paid"
+        assert diary.asked(payment) == []
+    assert diary.requests("payment_intents") == 0
+    assert diary.world.simulator.ledger() == []
+
+
+def test_a_scheduler_that_was_off_from_october_to_the_third_of_november_invoices_october_once(
+    two_coverages: Diary,
+) -> None:
+    diary = two_coverages
+    anna, emi = diary.account("A-1"), diary.account("E-1", "japan")
+    for account, amount in ((anna, 29_85), (emi, 3_000)):
+        diary.registers(account)
+        diary.fee(account, amount)
+
+    diary.sleep_until("2026-11-03 08:00")
+    diary.work()
+    assert [(run.coverage, run.period, run.state) for run in diary.runs("monthly-invoices")] == [
+        ("global", "2026-10", "finished"),
+        ("japan", "2026-10", "finished"),
+    ]
+    assert [(run.coverage, run.period) for run in diary.runs("daily-retries")] == [("japan", "2026-11-03")], (
+        "one for today where it is past nine, none for the days that were missed"
+    )
+    assert str(diary.invoice(anna, "2026-10").issued_on) == "2026-11-03", "nothing is dated back"
+
+    diary.day(5)
+    assert len(diary.runs("monthly-invoices")) == 2
+    assert diary.money(diary.payment(anna)) == [("2026-11-03 08:00", 29_85)]
+    assert diary.money(diary.payment(emi)) == [("2026-11-03 08:00", 3_000)]
+    assert len(diary.world.simulator.ledger()) == 2
+
+
+def test_two_schedulers_at_the_month_change_make_one_run_for_each_coverage(two_coverages: Diary) -> None:
+    diary = two_coverages
+    anna, emi = diary.account("A-1"), diary.account("E-1", "japan")
+    for account, amount in ((anna, 29_85), (emi, 3_000)):
+        diary.registers(account)
+        diary.fee(account, amount)
+    diary.sleep_until("2026-11-01 00:00")
+
+    at_once = threading.Barrier(2, timeout=10)
+
+    def tick_believing_to_lead(_: int) -> list[Job]:
+        at_once.wait()
+        return tick(diary.world.engine, diary.world.policy, diary.now)
+
+    with ThreadPoolExecutor(2) as schedulers:
+        rung = [job for jobs in schedulers.map(tick_believing_to_lead, range(2)) for job in jobs]
+    due = Counter(
+        (run.job, run.coverage) for job in ("monthly-invoices", "daily-retries") for run in diary.runs(job)
+    )
+    assert due == {
+        ("monthly-invoices", "global"): 1,
+        ("monthly-invoices", "japan"): 1,
+        ("daily-retries", "japan"): 1,  # it is nine in the morning there
+    }
+    assert len(rung) == len(set(rung)) == 3, "and each was rung for by one of them"
+    assert len(diary.trail("run_scheduled")) == 3
+
+    diary.day(2)
+    assert diary.money(diary.payment(anna)) == [("2026-11-01 00:00", 29_85)]
+    assert diary.money(diary.payment(emi)) == [("2026-11-01 00:00", 3_000)]
+
+
+def test_two_whole_schedulers_side_by_side_live_a_month_change_as_one(two_coverages: Diary) -> None:
+    diary = two_coverages
+    world = diary.world
+    anna = diary.account("A-1")
+    diary.registers(anna)
+    diary.fee(anna, 29_85)
+    rung: list[Job] = []
+
+    def ring(jobs: Iterable[Job]) -> bool:
+        rung.extend(jobs)
+        return True
+
+    apps = [
+        SchedulerApp(
+            database_url=diary.database_url,
+            engine=world.engine,
+            policy=world.policy,
+            clock=world.clock,
+            machine_now=world.machine,
+            ring=ring,
+            waiting_in=lambda _queue: 0,
+        )
+        for _ in range(2)
+    ]
+    try:
+        for moment in ("2026-10-31 23:59", "2026-11-01 00:00", "2026-11-01 09:00"):
+            diary.sleep_until(moment)
+            for _ in range(3):
+                with ThreadPoolExecutor(2) as both:
+                    list(both.map(lambda app: app.sweep(), apps))
+                diary.do_all([rung.pop(0) for _ in range(len(rung))])
+                world.machine.pass_(seconds=5)
+    finally:
+        for app in apps:
+            app.stop()
+
+    assert Counter((run.job, run.period, run.coverage) for run in diary.runs("monthly-invoices")) == {
+        ("monthly-invoices", "2026-10", "global"): 1,
+        ("monthly-invoices", "2026-10", "japan"): 1,
+    }
+    assert diary.money(diary.payment(anna)) == [("2026-11-01 00:00", 29_85)]
