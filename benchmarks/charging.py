@@ -25,11 +25,13 @@ def main(accounts: int) -> None:
         with company.simulator() as simulator:
             charged = len(simulator.ledger())
         print(
-            f"{paid:,} payments paid, {charged:,} charges in the ledger, {took:.1f} s: {charged / took:.0f} charges/s"
+            f"{paid:,} payments paid, {charged:,} charges in the ledger, {took:.1f} s: "
+            f"{charged / took:.0f} charges/s"
         )
         for name, cpu in sorted(used.items(), key=lambda item: -item[1]):
             print(
-                f"  {name:20} {cpu:6.1f} s CPU  {cpu / took:5.0%} of a core  {1000 * cpu / charged:5.2f} ms per charge"
+                f"  {name:20} {cpu:6.1f} s CPU  {cpu / took:5.0%} of a core  "
+                f"{1000 * cpu / charged:5.2f} ms per charge"
             )
 
 

@@ -8,12 +8,14 @@ from sqlalchemy import Connection, ScalarSelect, Select, bindparam, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Text
 
-from shared.db.sources import MACHINE_NOW, NOW, SOURCES, Moment, one_of
+from shared.db.machinery import stripe_events
+from shared.db.sources import MACHINE_NOW, NOW, SOURCES, STRIPE_EVENTS, Moment, one_of
 from shared.db.tables import payment_attempts, payments
 from shared.domain.schedule import due_runs
 from shared.domain.states import CHARGEABLE, OPEN_ATTEMPT
 from shared.policy import Policy
 from shared.runs import schedule_in_force_since, schedule_of
+from shared.stripe_event_types import ECHO_EVENT_TYPES
 
 #: Held by the leading scheduler on its own connection for as long as it leads: a PostgreSQL advisory lock of
 #: this database. The number is the text "duecours" as eight bytes, so that nobody else takes it by accident.
@@ -49,9 +51,9 @@ def pending_work(
 ) -> dict[str, int]:
     """Return what there is to do at business time `now`, by name, each counted up to COUNT_UP_TO; {} is quiet.
 
-    An outage's longer back-off and a run that awaits a person are not pending; an attempt is, until its outcome is
-    known. With `since` (see `begin_schedule`) it is one round trip, and one snapshot: work on its way from one
-    state to the next is counted in one of them.
+    An outage's longer back-off, a run that awaits a person and events that echo our own requests are not pending;
+    an attempt is, until its outcome is known. With `since` (see `begin_schedule`) it is one round trip, and one
+    snapshot: work on its way from one state to the next is counted in one of them.
     """
     if since is None:
         since = schedule_in_force_since(connection)
@@ -93,7 +95,8 @@ _SHORT_BACKOFFS = select(payments.c.id).where(
 #: Built once: it is asked every few milliseconds while the virtual clock waits.
 _COUNTS = select(
     _missing_runs().label("runs not yet made"),
-    *(_count(source.query).label(source.name) for source in SOURCES),
+    *(_count(source.query).label(source.name) for source in SOURCES if source.query is not STRIPE_EVENTS),
+    _count(STRIPE_EVENTS.where(stripe_events.c.type.not_in(ECHO_EVENT_TYPES))).label("stripe events"),
     _count(_OPEN_ATTEMPTS).label("open attempts"),
     _count(_SHORT_BACKOFFS).label("short back-offs"),
 )

@@ -23,7 +23,7 @@ from shared.domain.states import StripeEventState
 from shared.gateway.port import BadSignatureError, StripeEventSeen, WebhookVerifier
 from shared.gateway.stripe_webhooks import UnreadableEventError
 from shared.jobs import ApplyStripeEvent
-from shared.stripe_event_types import HANDLED_EVENT_TYPES
+from shared.stripe_event_types import ECHO_EVENT_TYPES, HANDLED_EVENT_TYPES
 
 log = structlog.get_logger()
 
@@ -105,7 +105,11 @@ class WebhookReceiver:
         )
         # Who sends again what we have needs no bell: the row is applied, or the sweep knows of it.
         job = ApplyStripeEvent(coverage, event.stripe_event_id)
-        task = BackgroundTask(self._ring_soon, job) if is_new and is_handled else None
+        task = (
+            BackgroundTask(self._ring_soon, job)
+            if is_new and is_handled and event.type not in ECHO_EVENT_TYPES
+            else None
+        )
         return Response(status_code=200, background=task)
 
     async def _ring_soon(self, job: ApplyStripeEvent) -> None:

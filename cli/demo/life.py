@@ -4,7 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from datetime import time as time_of_day
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def live(stack: Stack, engine: Engine, people: Sequence[Person], console: Consol
         TimeElapsedColumn(),
         console=console,
     )
-    end = datetime.combine(LAST_DAY, MIDDAY) + timedelta(hours=8)
+    end = datetime.combine(LAST_DAY, MIDDAY)  # before Tokyo begins its next month
     with progress:
         task = progress.add_task("living two months", total=(end - BIRTH).total_seconds(), day="")
 

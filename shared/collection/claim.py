@@ -7,9 +7,9 @@ reason (I13), so that nothing starves what is behind it.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row, and_, exists, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, exists, insert, select, update
 
 from shared.collection.budgets import lock_card, over_budget
 from shared.collection.payments import Because, PaymentRow, lock_payment, make_due_now, move_payment
@@ -32,6 +32,38 @@ from shared.runtime import Runtime
 ACTOR = "worker"
 #: Nothing older is sent again under its key: Stripe may prune keys after 24 hours.
 KEY_GOOD_FOR = timedelta(hours=23)
+
+# Built once: every claim runs them.
+_LOCK_SETTINGS = (
+    select(payment_settings)
+    .where(
+        payment_settings.c.id
+        == select(payments.c.settings_id).where(payments.c.id == bindparam("payment_id")).scalar_subquery()
+    )
+    .with_for_update(read=True)
+)
+_HAS_OPEN_ATTEMPT = exists().where(
+    payment_attempts.c.payment_id == bindparam("payment_id"), payment_attempts.c.state.in_(OPEN_ATTEMPT)
+)
+_LOOK = (
+    select(cards, card_blocks.c.reason.label("block_reason"), _HAS_OPEN_ATTEMPT.label("has_open_attempt"))
+    .select_from(
+        payment_settings.outerjoin(cards, cards.c.id == payment_settings.c.primary_card_id).outerjoin(
+            card_blocks,
+            and_(card_blocks.c.coverage == cards.c.coverage, card_blocks.c.fingerprint == cards.c.fingerprint),
+        )
+    )
+    .where(payment_settings.c.id == bindparam("settings_id"))
+)
+_LATEST_INTENT = (
+    select(payment_intents)
+    .where(payment_intents.c.payment_id == bindparam("payment_id"))
+    .order_by(payment_intents.c.ordinal.desc())
+    .limit(1)
+)
+_INSERT_INTENT = insert(payment_intents).returning(payment_intents)
+_INSERT_ATTEMPT = insert(payment_attempts)
+_COUNT_ATTEMPT = update(payments).where(payments.c.id == bindparam("payment_id"))
 
 
 @dataclass(frozen=True)
@@ -87,34 +119,12 @@ def claim_charge(connection: Connection, runtime: Runtime, payment_id: UUID) -> 
 
 def _lock_settings(connection: Connection, payment_id: UUID) -> Row[Any] | None:
     """Lock the payment's settings against a card change until we commit; before the payment (I4)."""
-    return connection.execute(
-        select(payment_settings)
-        .where(
-            payment_settings.c.id
-            == select(payments.c.settings_id).where(payments.c.id == payment_id).scalar_subquery()
-        )
-        .with_for_update(read=True)
-    ).one_or_none()
+    return connection.execute(_LOCK_SETTINGS, {"payment_id": payment_id}).one_or_none()
 
 
 def _look(connection: Connection, payment: PaymentRow, settings: Row[Any]) -> Row[Any]:
     """Read, under both locks, the primary card, what forbids it, and whether an attempt is open."""
-    is_open = exists().where(
-        payment_attempts.c.payment_id == payment.id, payment_attempts.c.state.in_(OPEN_ATTEMPT)
-    )
-    return connection.execute(
-        select(cards, card_blocks.c.reason.label("block_reason"), is_open.label("has_open_attempt"))
-        .select_from(
-            payment_settings.outerjoin(cards, cards.c.id == payment_settings.c.primary_card_id).outerjoin(
-                card_blocks,
-                and_(
-                    card_blocks.c.coverage == cards.c.coverage,
-                    card_blocks.c.fingerprint == cards.c.fingerprint,
-                ),
-            )
-        )
-        .where(payment_settings.c.id == settings.id)
-    ).one()
+    return connection.execute(_LOOK, {"settings_id": settings.id, "payment_id": payment.id}).one()
 
 
 def _why_not_due(
@@ -205,31 +215,32 @@ def _start(
     # A PaymentIntent that waits for the customer's bank can't be confirmed again: it is canceled and succeeded.
     kind = AttemptKind.CANCEL if intent.status == "requires_action" else AttemptKind.CHARGE
     lease_expires_at = machine_now + runtime.lease
-    attempt_id = connection.execute(
-        insert(payment_attempts)
-        .values(
-            payment_id=payment.id,
-            number=number,
-            kind=kind,
-            state=AttemptState.STARTED,
-            payment_intent_id=intent.id,
-            coverage=payment.coverage,
-            trigger=payment.trigger,
-            lane=payment.lane,
-            requested_by=payment.requested_by,
-            card_id=card.id,
-            stripe_payment_method_id=card.stripe_payment_method_id,
-            card_revision=settings.card_revision,
-            card_fingerprint=card.fingerprint,
-            card_network=card.network,
-            started_at=now,
-            lease_expires_at=lease_expires_at,
+    attempt_id = uuid4()
+    connection.execute(
+        _INSERT_ATTEMPT,
+        {
+            "id": attempt_id,
+            "payment_id": payment.id,
+            "number": number,
+            "kind": kind,
+            "state": AttemptState.STARTED,
+            "payment_intent_id": intent.id,
+            "coverage": payment.coverage,
+            "trigger": payment.trigger,
+            "lane": payment.lane,
+            "requested_by": payment.requested_by,
+            "card_id": card.id,
+            "stripe_payment_method_id": card.stripe_payment_method_id,
+            "card_revision": settings.card_revision,
+            "card_fingerprint": card.fingerprint,
+            "card_network": card.network,
+            "started_at": now,
+            "lease_expires_at": lease_expires_at,
             # Known already: the confirm may leave any moment after this commit.
-            confirm_allowed_at=machine_now if intent.stripe_payment_intent_id else None,
-        )
-        .returning(payment_attempts.c.id)
-    ).scalar_one()
-    connection.execute(update(payments).where(payments.c.id == payment.id).values(attempt_count=number))
+            "confirm_allowed_at": machine_now if intent.stripe_payment_intent_id else None,
+        },
+    )
+    connection.execute(_COUNT_ATTEMPT, {"payment_id": payment.id, "attempt_count": number})
     record_event(
         connection,
         TrailEvent(
@@ -269,12 +280,7 @@ def _live_intent(
     connection: Connection, payment: PaymentRow, settings: Row[Any], now: datetime, machine_now: datetime
 ) -> Row[Any]:
     """Return the payment's live PaymentIntent row, or insert the next ordinal's before it is asked for (I3)."""
-    latest = connection.execute(
-        select(payment_intents)
-        .where(payment_intents.c.payment_id == payment.id)
-        .order_by(payment_intents.c.ordinal.desc())
-        .limit(1)
-    ).one_or_none()
+    latest = connection.execute(_LATEST_INTENT, {"payment_id": payment.id}).one_or_none()
     if latest is not None and latest.closed_reason is None:
         if not _is_create_key_stale(latest, machine_now):
             return latest
@@ -299,17 +305,16 @@ def _live_intent(
         },
     }
     return connection.execute(
-        insert(payment_intents)
-        .values(
-            payment_id=payment.id,
-            ordinal=ordinal,
-            coverage=payment.coverage,
-            amount_minor=payment.amount_minor,
-            currency=payment.currency,
-            stripe_customer_id=settings.stripe_customer_id,
-            create_parameters=parameters,
-            api_version=API_VERSION,
-            first_sent_at=machine_now,
-        )
-        .returning(payment_intents)
+        _INSERT_INTENT,
+        {
+            "payment_id": payment.id,
+            "ordinal": ordinal,
+            "coverage": payment.coverage,
+            "amount_minor": payment.amount_minor,
+            "currency": payment.currency,
+            "stripe_customer_id": settings.stripe_customer_id,
+            "create_parameters": parameters,
+            "api_version": API_VERSION,
+            "first_sent_at": machine_now,
+        },
     ).one()

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, bindparam, select, update
 
 from shared.db.tables import payment_attempts, payments
 from shared.db.trail import TrailEvent, record_event
@@ -23,6 +23,10 @@ from shared.domain.states import (
 
 PaymentRow = Row[Any]
 
+# Built once: the money path runs them for every charge.
+_LOCK = select(payments).where(payments.c.id == bindparam("payment_id")).with_for_update(key_share=True)
+_UPDATE = update(payments).where(payments.c.id == bindparam("payment_id"))
+
 
 @dataclass(frozen=True)
 class Because:
@@ -37,9 +41,7 @@ class Because:
 
 def lock_payment(connection: Connection, payment_id: UUID) -> PaymentRow:
     """Lock one payment and return its row; LookupError if there is none."""
-    row = connection.execute(
-        select(payments).where(payments.c.id == payment_id).with_for_update(key_share=True)
-    ).one_or_none()
+    row = connection.execute(_LOCK, {"payment_id": payment_id}).one_or_none()
     if row is None:
         raise LookupError(f"there is no payment {payment_id}")
     return row
@@ -71,7 +73,7 @@ def move_payment(
         "state": to,
         "state_reason": because.reason,
     }
-    connection.execute(update(payments).where(payments.c.id == payment.id).values(values))
+    connection.execute(_UPDATE, {"payment_id": payment.id, **values})
     record_event(
         connection,
         TrailEvent(

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, ScalarSelect, exists, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, exists, select, update
 
 from shared.collection.aftermath import AFTERMATH, Locked
 from shared.collection.payments import lock_payment, open_attempt
@@ -29,6 +29,24 @@ LONGEST_LOOK_UP = timedelta(minutes=15)
 #: Outcomes after which a payment may be due at this moment: a newer card, or a successor of what was canceled.
 MAY_BE_DUE_AT_ONCE = frozenset({Outcome.DECLINED, Outcome.AUTHENTICATION_NEEDED, Outcome.CANCELED})
 
+# Built once: every record runs them.
+_IDS_OF_INTENT = (
+    select(payment_intents.c.id, payment_intents.c.payment_id, payments.c.account_id, payments.c.settings_id)
+    .join(payments, payments.c.id == payment_intents.c.payment_id)
+    .where(payment_intents.c.id == bindparam("id"))
+)
+_IDS_OF_ATTEMPT = (
+    select(payment_intents.c.id, payment_intents.c.payment_id, payments.c.account_id, payments.c.settings_id)
+    .join(payments, payments.c.id == payment_intents.c.payment_id)
+    .join(payment_attempts, payment_attempts.c.payment_intent_id == payment_intents.c.id)
+    .where(payment_attempts.c.id == bindparam("id"))
+)
+_LOCK_SETTINGS = select(payment_settings).where(payment_settings.c.id == bindparam("id")).with_for_update(read=True)
+_LOCK_INTENT = select(payment_intents).where(payment_intents.c.id == bindparam("id")).with_for_update()
+_LOCK_ATTEMPT = select(payment_attempts).where(payment_attempts.c.id == bindparam("id")).with_for_update()
+_UPDATE_INTENT = update(payment_intents).where(payment_intents.c.id == bindparam("row_id"))
+_UPDATE_ATTEMPT = update(payment_attempts).where(payment_attempts.c.id == bindparam("row_id"))
+
 
 def record_answer(runtime: Runtime, attempt_id: UUID, answer: Answer, actor: str = "worker") -> None:
     """Record what the processor answered to this attempt's own request, then ring if more is due now.
@@ -37,16 +55,8 @@ def record_answer(runtime: Runtime, attempt_id: UUID, answer: Answer, actor: str
     """
 
     def work(connection: Connection) -> UUID:
-        locked = _lock(
-            connection,
-            runtime,
-            select(payment_attempts.c.payment_intent_id)
-            .where(payment_attempts.c.id == attempt_id)
-            .scalar_subquery(),
-        )
-        attempt = connection.execute(
-            select(payment_attempts).where(payment_attempts.c.id == attempt_id).with_for_update()
-        ).one()
+        locked = _lock(connection, runtime, _IDS_OF_ATTEMPT, attempt_id)
+        attempt = connection.execute(_LOCK_ATTEMPT, {"id": attempt_id}).one()
         _apply(connection, replace(locked, attempt=attempt), answer, actor, is_own=True)
         return UUID(str(locked.payment.id))
 
@@ -65,7 +75,7 @@ def record_observation(runtime: Runtime, payment_intent_id: UUID, answer: Answer
         return
 
     def work(connection: Connection) -> tuple[UUID, Outcome]:
-        locked = _lock(connection, runtime, payment_intent_id)
+        locked = _lock(connection, runtime, _IDS_OF_INTENT, payment_intent_id)
         outcome = observed_outcome(seen, is_charge_new=_is_charge_new(connection, payment_intent_id, seen))
         observed = replace(answer, outcome=outcome, decline=seen.last_error, charge_id=seen.latest_charge_id)
         attempt = _attempt_observed(connection, locked.payment.id, payment_intent_id, observed)
@@ -86,24 +96,14 @@ def ring_if_due(runtime: Runtime, payment_id: UUID) -> None:
         runtime.ring([ChargePayment(payment_id, Lane(row.lane))])
 
 
-def _lock(connection: Connection, runtime: Runtime, intent_id: UUID | ScalarSelect[Any]) -> Locked:
+def _lock(connection: Connection, runtime: Runtime, ids_query: Select[Any], row_id: UUID) -> Locked:
     """Lock account, settings, payment and its PaymentIntent, in the order that every transaction keeps (I4)."""
-    ids = connection.execute(
-        select(payment_intents.c.id, payment_intents.c.payment_id, payments.c.account_id, payments.c.settings_id)
-        .join(payments, payments.c.id == payment_intents.c.payment_id)
-        .where(payment_intents.c.id == intent_id)
-    ).one()
-    account = lock_account(connection, ids.account_id)
-    settings = connection.execute(
-        select(payment_settings).where(payment_settings.c.id == ids.settings_id).with_for_update(read=True)
-    ).one()
+    ids = connection.execute(ids_query, {"id": row_id}).one()
     return Locked(
-        account=account,
-        settings=settings,
+        account=lock_account(connection, ids.account_id),
+        settings=connection.execute(_LOCK_SETTINGS, {"id": ids.settings_id}).one(),
         payment=lock_payment(connection, ids.payment_id),
-        intent=connection.execute(
-            select(payment_intents).where(payment_intents.c.id == ids.id).with_for_update()
-        ).one(),
+        intent=connection.execute(_LOCK_INTENT, {"id": ids.id}).one(),
         attempt=None,
         policy=runtime.policy,
         now=runtime.clock.now(),
@@ -184,7 +184,7 @@ def _update_intent(connection: Connection, locked: Locked, answer: Answer) -> No
     }
     if seen.status in ("succeeded", "canceled"):
         values |= {"closed_reason": seen.status, "closed_at": locked.now}
-    connection.execute(update(payment_intents).where(payment_intents.c.id == intent.id).values(values))
+    connection.execute(_UPDATE_INTENT, {"row_id": intent.id, **values})
 
 
 def _close_attempt(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
@@ -210,15 +210,15 @@ def _close_attempt(connection: Connection, locked: Locked, answer: Answer, actor
     }
     is_unknown = after is AttemptState.UNKNOWN
     connection.execute(
-        update(payment_attempts)
-        .where(payment_attempts.c.id == attempt.id)
-        .values(
-            state=after,
-            outcome_reason=answer.reason,
-            finished_at=None if is_unknown else locked.now,
-            look_up_at=locked.machine_now + FIRST_LOOK_UP if is_unknown else None,
+        _UPDATE_ATTEMPT,
+        {
+            "row_id": attempt.id,
+            "state": after,
+            "outcome_reason": answer.reason,
+            "finished_at": None if is_unknown else locked.now,
+            "look_up_at": locked.machine_now + FIRST_LOOK_UP if is_unknown else None,
             **codes,
-        )
+        },
     )
     record_event(
         connection,

@@ -4,7 +4,7 @@ from datetime import date
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, bindparam, select, update
 
 from shared.collection.payments import Because
 from shared.db.tables import accounts, payments
@@ -13,12 +13,12 @@ from shared.domain.dunning import StandingDecision, UnpaidPayment, decide_standi
 from shared.domain.states import ENDED, PaymentKind, Standing
 from shared.policy import Policy
 
+_LOCK = select(accounts).where(accounts.c.id == bindparam("account_id")).with_for_update(key_share=True)
+
 
 def lock_account(connection: Connection, account_id: UUID) -> Row[Any]:
     """Lock an account: the first lock of every transaction that may change its standing (I4)."""
-    return connection.execute(
-        select(accounts).where(accounts.c.id == account_id).with_for_update(key_share=True)
-    ).one()
+    return connection.execute(_LOCK, {"account_id": account_id}).one()
 
 
 def update_standing(

@@ -64,7 +64,9 @@ class StripeGateway:
             base_addresses={"api": api_base} if api_base else None,
             max_network_retries=0,
             # Not the SDK's default of 80 s. The read timeout is per socket read.
-            http_client=stripe.RequestsClient(timeout=(connect_timeout_s, read_timeout_s)),
+            http_client=stripe.RequestsClient(
+                timeout=(connect_timeout_s, read_timeout_s), session=_direct_session() if api_base else None
+            ),
         )
         self._limit = RateLimit(requests_per_s)
 
@@ -150,6 +152,14 @@ class StripeGateway:
             raise GatewayUnavailableError(_message(error)) from error
         except stripe.StripeError as error:
             raise GatewayUnavailableError(_message(error)) from error
+
+
+def _direct_session() -> requests.Session:
+    """A session for a host that was named: no proxy of the environment leads there."""
+    session = requests.Session()
+    session.trust_env = False
+    session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=64))
+    return session
 
 
 def make_gateways(settings: Settings) -> dict[str, ProcessorGateway]:

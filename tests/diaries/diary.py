@@ -20,7 +20,7 @@ from scheduler.tick import tick
 from shared.advance import next_stop
 from shared.clock import machine_now
 from shared.db.machinery import events, runs
-from shared.db.sources import SOURCES, Moment
+from shared.db.sources import SOURCES, STRIPE_EVENTS, Moment
 from shared.db.tables import invoice_lines, invoices, payment_settings, payments
 from shared.domain.calendar import Period
 from shared.domain.schedule import RunKey
@@ -114,7 +114,7 @@ class Diary:
         parameters = Moment(self.now, world.machine()).parameters(webhook_rings_within=timedelta(0))
         with world.engine.connect() as connection:
             for source in SOURCES:
-                if source.name in pending:
+                if source.name in pending or source.query is STRIPE_EVENTS:  # echoes are done, not waited for
                     rung += [source.job(row) for row in connection.execute(source.query, parameters)]
         return list(dict.fromkeys(rung))
 

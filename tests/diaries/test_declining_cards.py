@@ -36,7 +36,7 @@ def test_an_empty_account_declines_twice_and_pays_on_day_three(diary: Diary) -> 
         "invoice_issued",
         *("attempt_started", "attempt_answered", "payment_moved", "standing_changed"),
         *("payment_moved", "attempt_started", "attempt_answered", "payment_moved"),
-        *("payment_moved", "attempt_started", "attempt_answered", "payment_moved"),
+        *("payment_moved", "attempt_started", "attempt_answered", "payment_moved", "standing_changed"),
     ]
 
     diary.day(5)

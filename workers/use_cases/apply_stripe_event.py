@@ -22,7 +22,7 @@ from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
 from shared.logs import redact
 from shared.runtime import Runtime
 from workers.use_cases.stripe_events import ECHOES, HANDLERS
-from workers.use_cases.stripe_events.effect import Apply, Effect, LookLaterError, StripeEvent, nothing_but
+from workers.use_cases.stripe_events.effect import Apply, AskAgain, Effect, LookLaterError, StripeEvent, nothing_but
 
 log = structlog.get_logger()
 
@@ -90,6 +90,11 @@ def _claim(connection: Connection, runtime: Runtime, coverage: str, stripe_event
         return None
     echo = ECHOES.get(row.type)
     known = None if echo is None else echo(connection, _read(row), machine_now)
+    if isinstance(known, AskAgain):
+        connection.execute(
+            update(stripe_events).where(_is(coverage, stripe_event_id)).values(try_again_at=known.at)
+        )
+        return None
     if known is not None:
         _mark_applied(connection, runtime, _read(row), known)
         return None

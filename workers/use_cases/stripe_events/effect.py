@@ -51,8 +51,16 @@ Apply = Callable[[Connection], Effect]
 #: Fetches the truth, outside any transaction.
 Handler = Callable[[Runtime, StripeEvent], Apply]
 
+
+@dataclass(frozen=True)
+class AskAgain:
+    """What an event is about is being written down at this moment: look at it at `at` (machine time)."""
+
+    at: datetime
+
+
 #: Says, in the transaction of the claim, what an event tells that we know already; None if it is worth a look.
-Echo = Callable[[Connection, StripeEvent, datetime], Effect | None]
+Echo = Callable[[Connection, StripeEvent, datetime], Effect | AskAgain | None]
 
 
 def nothing_but(note: str) -> Apply:

@@ -1,26 +1,31 @@
 """Something became of a PaymentIntent. The webhook is only a hint to look at it; record decides what follows."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, select
 
 from shared.collection.record import record_observation
 from shared.db.tables import payment_attempts, payment_intents
-from shared.domain.states import OPEN_ATTEMPT
+from shared.domain.states import OPEN_ATTEMPT, AttemptState
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
 from shared.runtime import Runtime
-from workers.use_cases.stripe_events.effect import Apply, Effect, StripeEvent, nothing_but
+from workers.use_cases.stripe_events.effect import Apply, AskAgain, Effect, StripeEvent, nothing_but
 
 DECLINED = "payment_intent.payment_failed"
+#: Machine time in which nearly every answer has come and is recorded; if its worker died, we look after it.
+ANSWERS_COME_WITHIN = timedelta(seconds=10)
 NOT_OURS = "not ours: no payment has this PaymentIntent"
 
 
-def echo_of_our_request(connection: Connection, event: StripeEvent, machine_now: datetime) -> Effect | None:
+def echo_of_our_request(
+    connection: Connection, event: StripeEvent, machine_now: datetime
+) -> Effect | AskAgain | None:
     """Say what an event tells that we know already; None if it is worth a look.
 
     Most events only echo our own confirm. Succeeded and canceled are final at Stripe, and we were shown it; news
-    of no money closes nothing inside a lease (I5), and outside of one there is no attempt to close.
+    of no money closes nothing inside a lease (I5), and outside of one there is no attempt to close. An event that
+    overtakes the answer to a request sent just now is asked again a little later.
     """
     ours = _find(connection, event)
     if ours is None:
@@ -30,6 +35,9 @@ def echo_of_our_request(connection: Connection, event: StripeEvent, machine_now:
     has_expired_attempt = ours.lease_expires_at is not None and ours.lease_expires_at <= machine_now
     if event.type == DECLINED and not has_expired_attempt:
         return Effect("the attempt's own answer tells", payment_id=ours.payment_id)
+    if ours.state == AttemptState.STARTED and ours.confirm_allowed_at is not None:
+        recorded_at = ours.confirm_allowed_at + ANSWERS_COME_WITHIN
+        return AskAgain(recorded_at) if machine_now < recorded_at else None
     return None
 
 
@@ -51,7 +59,7 @@ def observe_payment_intent(runtime: Runtime, event: StripeEvent) -> Apply:
     return lambda _connection: Effect(note, payment_id=ours.payment_id)
 
 
-def _find(connection: Connection, event: StripeEvent) -> Row[Any, Any, Any, Any] | None:
+def _find(connection: Connection, event: StripeEvent) -> Row[Any, Any, Any, Any, Any, Any] | None:
     """Our row of the event's PaymentIntent, with the lease of its open attempt if there is one."""
     has_open_attempt = and_(
         payment_attempts.c.payment_intent_id == payment_intents.c.id, payment_attempts.c.state.in_(OPEN_ATTEMPT)
@@ -62,6 +70,8 @@ def _find(connection: Connection, event: StripeEvent) -> Row[Any, Any, Any, Any]
             payment_intents.c.payment_id,
             payment_intents.c.closed_reason,
             payment_attempts.c.lease_expires_at,
+            payment_attempts.c.confirm_allowed_at,
+            payment_attempts.c.state,
         )
         .outerjoin(payment_attempts, has_open_attempt)
         .where(
