@@ -29,7 +29,7 @@ up: setup ## Everything of the Procfile, until Ctrl-C
 	@$(BIN)/duecourse up
 
 test: setup ## All tests, on real servers that start by themselves
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 lint: setup ## ruff, mypy strict, import-linter
 	@$(BIN)/ruff check .

@@ -114,11 +114,11 @@ def _read_settings(folder: Path) -> tuple[Settings | None, dict[str, str]]:
     """The settings, or what is wrong by variable ("" for what concerns several)."""
     try:
         return connect_settings(folder), {}
-    except UnreadableSettingError as error:
-        name = next((a for f, a in _aliases().items() if f in str(error)), "")
-        return None, {name: 'is not JSON; it must be an object by coverage, like {"global": …}'}
     except SettingsError as error:
         cause = error.__context__  # what load_settings put into words
+        if isinstance(cause, UnreadableSettingError):
+            name = next((a for f, a in _aliases().items() if f in str(cause)), "")
+            return None, {name: 'is not JSON; it must be an object by coverage, like {"global": …}'}
         if not isinstance(cause, ValidationError):
             return None, {}  # DATABASE_URL or REDIS_URL is set nowhere: told with the variables
         found = {}

@@ -42,7 +42,9 @@ from psycopg import sql
 
 import embedded
 
-TESTS_REDIS_DB = 15  # the last of the 16 that every Redis has: the least likely to be anybody's
+# The last of the 16 that every Redis has: the least likely to be anybody's. Each of pytest-xdist's workers (gw0,
+# gw1, …) has one of its own.
+TESTS_REDIS_DB = 15 - int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 MARKER = "duecourse:tests"  # says that what lies in that database is ours to delete
 LEFTOVER_AGE_S = 3600.0  # folders of killed runs are removed after this
 

@@ -43,12 +43,12 @@ def test_a_decline_comes_only_from_the_card(trouble: Trouble, status: Status) ->
         assert trouble is Trouble.CARD or (trouble, status) == (Trouble.NONE, Status.REQUIRES_PAYMENT_METHOD)
 
 
-@pytest.mark.parametrize(("trouble", "status"), list(product(LEAVES_IT_OPEN, WAITS)))
+@pytest.mark.parametrize(("trouble", "status"), sorted(product(LEAVES_IT_OPEN, WAITS)))
 def test_a_missing_answer_is_never_taken_for_one(trouble: Trouble, status: Status) -> None:
     assert OUTCOMES[trouble, status] is Outcome.UNKNOWN
 
 
-@pytest.mark.parametrize(("trouble", "status"), list(product(NEVER_ARRIVED, WAITS)))
+@pytest.mark.parametrize(("trouble", "status"), sorted(product(NEVER_ARRIVED, WAITS)))
 def test_an_outage_is_never_a_decline(trouble: Trouble, status: Status) -> None:
     assert OUTCOMES[trouble, status] is Outcome.NOT_SENT
 

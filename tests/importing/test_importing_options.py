@@ -70,7 +70,7 @@ FEES = "account,coverage,amount\nA-1,global,1\n"
         (b"\n\n", [], "the file has only empty lines; its first line must name the columns"),
         (FEES.encode("utf-16"), [], "file.csv is UTF-16; convert it first: iconv -f utf-16 -t utf-8"),
         (b"PK\x03\x04....", [], "file.csv is a spreadsheet or a zip file; save it as CSV (UTF-8)"),
-        (gzip.compress(FEES.encode()), [], "file.csv is compressed; give it like this: zcat FILE |"),
+        (gzip.compress(FEES.encode(), mtime=0), [], "file.csv is compressed; give it like this: zcat FILE |"),
         (
             b"caf\xe9,x\n",
             [],

@@ -164,7 +164,7 @@ def test_a_connection_lost_in_mid_chunk_loses_no_number(world: MonthStart, seque
         lost = in_background(lambda: world.deliver(run_id))
         with world.engine.begin() as connection:
             connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": wait()})
-        assert isinstance(lost.exception(timeout=20), DBAPIError)
+    lost.result(timeout=30)  # the chunk is repeated from its start on a new connection
     world.deliver(run_id)
     assert_complete(world, run_id, expected)
 

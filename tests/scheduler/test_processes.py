@@ -100,7 +100,7 @@ def test_two_processes_make_each_run_once_and_the_second_takes_over_when_the_fir
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_stops_cleanly_within_two_seconds(
+def test_it_stops_cleanly_and_long_before_its_grace_is_over(
     engine: Engine, policy: Policy, start: Start, number: signal.Signals
 ) -> None:
     move_clock(engine, policy, OCTOBER_ENDS)
@@ -110,7 +110,7 @@ def test_it_stops_cleanly_within_two_seconds(
     process.send_signal(number)
     process.send_signal(number)  # Procfile runners send it twice
     assert process.wait(PATIENCE_S) == 0
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 15  # of the 45 s that `up` gives; on an idle machine it takes under 2
     wait_until(lambda: leader(engine) is None, 5)
 
 
