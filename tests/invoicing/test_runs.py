@@ -9,7 +9,6 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import DBAPIError
 
 from shared.clock import machine_now
 from shared.collection.payments import lock_collectable_monthly
