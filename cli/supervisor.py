@@ -147,8 +147,12 @@ class Supervisor:
         They may come more than once (Ctrl-C, make and Procfile runners pass them on): each process gets one.
         """
 
+        first = threading.Lock()
+
         def on_signal(_number: int, _frame: FrameType | None) -> None:
-            self._stopping.set()
+            # A second signal may come inside Event.set, whose lock isn't reentrant: only the first may enter.
+            if first.acquire(blocking=False):
+                self._stopping.set()
 
         before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -21,6 +21,13 @@ from tests.embedded.killable import start_owner
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 SYSTEM_PYTHON = "/usr/bin/python3"
 
+#: Another user must be able to run a Python and to read this checkout with its virtual environment.
+CHECKOUT = Path(__file__).resolve().parents[2]
+for_everybody = pytest.mark.skipif(
+    not Path(SYSTEM_PYTHON).exists() or not all(p.stat().st_mode & 0o001 for p in (CHECKOUT, *CHECKOUT.parents)),
+    reason="needs a Python that everybody can run and a checkout that everybody can read",
+)
+
 
 @pytest.fixture
 def closed_folder(folder: Path) -> Iterator[Path]:
@@ -86,7 +93,7 @@ def _closed_copy(binary: Binary, root: Path) -> Binary:
 
 
 @as_root
-@pytest.mark.skipif(not Path(SYSTEM_PYTHON).exists(), reason="needs a Python that everybody can run")
+@for_everybody
 def test_an_ordinary_user_runs_the_servers_as_that_user(folder: Path) -> None:
     user = next(u for u in pwd.getpwall() if 0 < u.pw_uid < 65534)
     folder.parent.chmod(0o777)
@@ -108,7 +115,7 @@ def test_an_ordinary_user_runs_the_servers_as_that_user(folder: Path) -> None:
 
 
 @as_root
-@pytest.mark.skipif(not Path(SYSTEM_PYTHON).exists(), reason="needs a Python that everybody can run")
+@for_everybody
 def test_an_ordinary_user_is_told_whose_folder_it_is(folder: Path) -> None:
     with embedded.servers(folder, durable=False, want_postgres=False):
         pass
