@@ -18,6 +18,7 @@ from sqlalchemy import Engine, create_engine, text
 from cli.stack import Stack, prepared_stack, running_stack
 from cli.supervisor import Supervisor
 from shared.advance import set_clock
+from shared.settings import with_driver
 from simulator.client import SimulatorClient
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -106,7 +107,7 @@ def running_company(start: datetime, overrides: Mapping[str, str] | None = None)
             "DUECOURSE_LOG_LEVEL": "WARNING",
         }
         with prepared_stack(data, overrides={**fixed, **(overrides or {})}) as stack:
-            engine = create_engine(stack.environment["DATABASE_URL"].replace("://", "+psycopg://", 1), pool_size=20)
+            engine = create_engine(with_driver(stack.environment["DATABASE_URL"]), pool_size=20)
             with running_stack(stack, data) as supervisor:
                 with engine.begin() as connection:
                     set_clock(connection, start, stack.policy)

@@ -20,6 +20,7 @@ import httpx
 import embedded
 from cli.supervisor import Process, Supervisor, read_procfile
 from shared.policy import Policy, load_policy
+from shared.settings import check_database_url
 from shared.stripe_event_types import HANDLED_EVENT_TYPES
 
 #: Where Duecourse keeps its data, in the folder it is started in.
@@ -57,6 +58,7 @@ def prepared_stack(
     """
     overrides = {name: value for name, value in (overrides or {}).items() if value}
     given = {**os.environ, **overrides}
+    _check(given)
     policy = load_policy(Path(given.get("DUECOURSE_BILLING_FILE", "billing.toml")))  # before anything is started
     kept = _kept(data)
     with ExitStack() as opened:
@@ -80,6 +82,15 @@ def prepared_stack(
             web_url=web_url,
             policy=policy,
         )
+
+
+def _check(given: Mapping[str, str]) -> None:
+    """Each process would refuse to start with it, at length, and again and again."""
+    if url := given.get("DATABASE_URL"):
+        try:
+            check_database_url(url)
+        except ValueError as error:
+            raise StackError(f"DATABASE_URL {error}") from None
 
 
 @contextmanager

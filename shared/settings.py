@@ -22,6 +22,19 @@ class SettingsError(Exception):
     """The environment is not fit to start with; the message names the variables and says what to do."""
 
 
+def check_database_url(url: str) -> None:
+    """ValueError unless this is a URL that psql understands too: `duecourse env` hands it on."""
+    scheme = url.partition("://")[0]
+    if scheme not in ("postgresql", "postgres"):
+        driver = ", without +" + scheme.partition("+")[2] if "+" in scheme else ""
+        raise ValueError(f"must look like postgresql://user:password@host:5432/name{driver}")
+
+
+def with_driver(database_url: str) -> str:
+    """Name the driver that we use, psycopg 3, in a database URL that carries none: what SQLAlchemy wants."""
+    return f"postgresql+psycopg://{database_url.partition('://')[2]}"
+
+
 class Settings(BaseSettings):
     """All settings of all processes. Secrets are never printed.
 
@@ -58,8 +71,7 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _is_postgres(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(("postgresql://", "postgres://")):
-            raise ValueError("must look like postgresql://user:password@host:5432/name")
+        check_database_url(value.get_secret_value())
         return value
 
     @field_validator("redis_url")
@@ -100,8 +112,7 @@ class Settings(BaseSettings):
     @property
     def sqlalchemy_url(self) -> str:
         """The database URL with the driver that we use, psycopg 3."""
-        _, rest = self.database_url.get_secret_value().split("://", 1)
-        return f"postgresql+psycopg://{rest}"
+        return with_driver(self.database_url.get_secret_value())
 
 
 def load_settings() -> Settings:

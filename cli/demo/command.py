@@ -18,7 +18,7 @@ from cli.stack import DATA, Stack, StackError, prepared_stack, running_stack
 from cli.supervisor import SupervisorError
 from shared.policy import PolicyError
 from shared.runtime import build_runtime
-from shared.settings import load_settings
+from shared.settings import load_settings, with_driver
 from simulator.client import SimulatorClient
 
 #: The demo's people all have this prefix; other accounts are somebody's, and never touched.
@@ -88,4 +88,4 @@ def _start_over(data: Path, engine: Engine) -> None:
 
 
 def _driver_url(stack: Stack) -> str:
-    return stack.environment["DATABASE_URL"].replace("://", "+psycopg://", 1).replace("postgres+", "postgresql+", 1)
+    return with_driver(stack.environment["DATABASE_URL"])

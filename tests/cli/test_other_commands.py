@@ -151,6 +151,7 @@ def test_the_doctor_never_prints_a_secret(world: World, terminal: Terminal) -> N
     ("variable", "value", "subject", "says"),
     [
         ("DATABASE_URL", "mysql://x", "DATABASE_URL", "must look like postgresql://"),
+        ("DATABASE_URL", "postgresql+psycopg://nobody@h/x", "DATABASE_URL", "5432/name, without +psycopg"),
         ("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/x", "PostgreSQL", "refused"),
         ("REDIS_URL", "redis://127.0.0.1:1/0", "Redis", "refused"),
         ("STRIPE_API_KEYS", "sk_test_1", "STRIPE_API_KEYS", "is not JSON"),
