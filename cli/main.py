@@ -3,6 +3,7 @@
 import typer
 
 from cli import (
+    attempt_commands,
     clock_commands,
     customer_commands,
     database_commands,
@@ -33,6 +34,7 @@ for name, group in (
     ("retries", runs_commands.retries_app),
     ("runs", runs_commands.app),
     ("payment", payment_commands.app),
+    ("attempts", attempt_commands.app),
     ("clock", clock_commands.app),
     ("db", database_commands.app),
 ):

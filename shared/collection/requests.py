@@ -9,11 +9,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, select, update
 
 from shared.collection.budgets import find_block, over_budget
 from shared.collection.payments import Because, PaymentRow, lock_payment, make_due_now, open_attempt
-from shared.db.tables import cards, payment_settings, payments
+from shared.db.tables import cards, payment_attempts, payment_settings, payments
 from shared.db.trail import TrailEvent, record_event
 from shared.domain.states import (
     ENDED,
@@ -23,7 +23,7 @@ from shared.domain.states import (
     SettingsKind,
     Trigger,
 )
-from shared.jobs import ChargePayment
+from shared.jobs import ChargePayment, SettleAttempt
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,47 @@ def request_charge(
     return ChargePayment(payment.id, Lane.INTERACTIVE)
 
 
+def request_look_up(
+    connection: Connection, payment_id: UUID, who: str, reason: str, now: datetime, machine_now: datetime
+) -> SettleAttempt | Refused:
+    """Have an attempt in doubt looked up at the processor now, because a person wants it; ring after commit.
+
+    Never a way to ask for the money again: the attempt stays open until it is known what became of it.
+    """
+    if connection.scalar(select(payments.c.id).where(payments.c.id == payment_id)) is None:
+        return _unknown(payment_id)
+    payment = lock_payment(connection, payment_id)
+    if not reason.strip():
+        return Refused("no reason was given", "say why; the reason is kept in the payment's trail")
+    attempt = open_attempt(connection, payment_id)
+    if attempt is None:
+        return Refused("no attempt of it is in doubt", "nothing: `duecourse payment show` explains where it stands")
+    if attempt.state != AttemptState.UNKNOWN and attempt.lease_expires_at > machine_now:
+        return Refused(
+            f"attempt {attempt.number} is under way, and its worker may still be answered",
+            f"wait: it is looked up by itself from {attempt.lease_expires_at:%H:%M:%S} UTC on (machine time)",
+        )
+    connection.execute(
+        update(payment_attempts)
+        .where(payment_attempts.c.id == attempt.id, payment_attempts.c.state == AttemptState.UNKNOWN)
+        .values(look_up_at=machine_now)
+    )
+    record_event(
+        connection,
+        TrailEvent(
+            type="look_up_requested",
+            at=now,
+            actor=who,
+            reason=reason,
+            account_id=payment.account_id,
+            payment_id=payment.id,
+            attempt_id=attempt.id,
+            data={"look_ups": attempt.look_ups},
+        ),
+    )
+    return SettleAttempt(attempt.id)
+
+
 def _lock_settings(connection: Connection, payment_id: UUID) -> Row[Any] | None:
     """Settings before the payment (I4), shared: the card must not change between our look and the commit."""
     of_payment = select(payments.c.settings_id).where(payments.c.id == payment_id).scalar_subquery()
@@ -139,7 +180,7 @@ def _because_of_open_attempt(connection: Connection, payment: PaymentRow) -> Ref
     if attempt.state == AttemptState.UNKNOWN:
         return Refused(
             f"nobody knows yet whether {since} moved money; looked up {attempt.look_ups} times so far",
-            "wait until it is known: asking again could take the money twice",
+            "wait until it is known, or `duecourse attempts look-up`: asking again could take the money twice",
         )
     return Refused(
         f"{since} is under way",

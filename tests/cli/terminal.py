@@ -11,13 +11,22 @@ from click.testing import Result
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from cli import audit_commands, customer_commands, database_commands, doctor, environment, payment_commands
+from cli import (
+    attempt_commands,
+    audit_commands,
+    customer_commands,
+    database_commands,
+    doctor,
+    environment,
+    payment_commands,
+)
 from tests.world import World, api_key
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 app = typer.Typer()
 app.add_typer(payment_commands.app, name="payment")
+app.add_typer(attempt_commands.app, name="attempts")
 app.add_typer(customer_commands.app, name="customers")
 app.add_typer(database_commands.app, name="db")
 app.command("audit")(audit_commands.audit_command)

@@ -1,5 +1,6 @@
 """`payment show` explains, `payment charge` asks only where asking can't hurt."""
 
+import json
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -7,6 +8,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text, update
 
+from cli.attempt_commands import show_age
 from shared.collection.aftermath import UNTIL_RELEASED
 from shared.db.tables import payments
 from shared.gateway.port import Answer, Outcome
@@ -280,3 +282,41 @@ def test_wait_shows_what_became_of_it(world: World, terminal: Terminal, monkeypa
     assert result.exit_code == 0, result.output
     assert "Attempt 2 → succeeded" in result.stdout
     assert world.charged(payment) == [5_00]
+
+
+def test_attempts_in_doubt_are_listed_and_looked_up(world: World, terminal: Terminal) -> None:
+    assert "No attempt is in doubt" in terminal("attempts", "unknown").stdout
+    account = world.account("A-77")
+    world.card_of(account)
+    payment = world.owes(account, 12_34)
+    lose_answers(world)
+    world.charge(payment)
+    listed = terminal("attempts", "unknown").stdout
+    assert "A-77" in listed
+    assert "USD 12.34" in listed
+    (told,) = json.loads(terminal("attempts", "unknown", "--json").stdout)
+    assert (told["payment_id"], told["amount_minor"]) == (str(payment), 12_34)
+    assert 0 <= told["age_s"] < 600
+    assert terminal("attempts", "look-up", str(payment), "--reason", " ").exit_code == 1
+    asked = terminal("attempts", "look-up", str(payment), "--reason", "customer calls")
+    assert asked.exit_code == 0, asked.output
+    world.machine.pass_(minutes=2)  # the command's clock is the real one
+    world.settle(world.attempts(payment)[0].id)
+    assert (world.payment(payment).state, world.charged(payment)) == ("paid", [12_34])
+    again = terminal("attempts", "look-up", str(payment), "--reason", "customer calls")
+    assert again.exit_code == 1
+    assert "no attempt of it is in doubt" in " ".join(again.output.split())
+
+
+@pytest.mark.parametrize(
+    ("age", "shown_as"),
+    [
+        (timedelta(0), "0 s"),
+        (timedelta(seconds=59), "59 s"),
+        (timedelta(minutes=12, seconds=5), "12 min 5 s"),
+        (timedelta(days=3, hours=4, minutes=9), "3 d 4 h"),
+        (timedelta(days=2), "2 d"),
+    ],
+)
+def test_ages_are_read_at_a_glance(age: timedelta, shown_as: str) -> None:
+    assert show_age(age) == shown_as

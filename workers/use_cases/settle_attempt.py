@@ -1,14 +1,18 @@
 """Settle an attempt whose answer is missing: look the PaymentIntent up and record what it shows."""
 
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Row, func, select, update
 
-from shared.collection.payments import lock_payment
+from shared.collection.payments import PaymentRow, lock_payment
 from shared.collection.record import FIRST_LOOK_UP, LONGEST_LOOK_UP, record_answer, record_observation
-from shared.db.session import in_transaction
+from shared.crash_points import CrashPoint, reach
+from shared.db.machinery import events
+from shared.db.session import in_turn
 from shared.db.tables import payment_attempts, payment_intents
 from shared.db.trail import TrailEvent, record_event
 from shared.domain.states import AttemptState
@@ -16,6 +20,11 @@ from shared.gateway.port import Answer, Outcome
 from shared.runtime import Runtime
 
 log = structlog.get_logger()
+
+#: The trail's word for an attempt that has been in doubt for long.
+ALARM = "attempt_long_in_doubt"
+#: Machine time: outages of an hour are rare, and nobody should learn of one that lasts days only once.
+FIRST_ALARM, ALARM_AGAIN = timedelta(hours=1), timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class NeverAsked:
 
 def settle_attempt(runtime: Runtime, attempt_id: UUID) -> None:
     """Find out what became of an attempt. Safe to deliver twice: the first takes the look-up's turn."""
-    step = in_transaction(runtime.engine, lambda connection: _take_turn(connection, runtime, attempt_id))
+    step = in_turn(runtime.engine, lambda connection: _take_turn(connection, runtime, attempt_id))
     match step:
         case None:
             return
@@ -43,6 +52,7 @@ def settle_attempt(runtime: Runtime, attempt_id: UUID) -> None:
             record_answer(runtime, attempt_id, answer, actor="settlement")
         case LookUp():
             _look_up(runtime, attempt_id, step)
+    reach(CrashPoint.SETTLE_RECORDED)
 
 
 def _take_turn(connection: Connection, runtime: Runtime, attempt_id: UUID) -> LookUp | NeverAsked | None:
@@ -81,12 +91,50 @@ def _take_turn(connection: Connection, runtime: Runtime, attempt_id: UUID) -> Lo
                 after={"state": AttemptState.UNKNOWN},
             ),
         )
+    _raise_alarm(connection, runtime, payment, attempt)
     intent = connection.execute(
         select(payment_intents).where(payment_intents.c.id == attempt.payment_intent_id)
     ).one()
+    reach(CrashPoint.SETTLE_TURN_BEFORE_COMMIT)
     if attempt.confirm_allowed_at is None or intent.stripe_payment_intent_id is None:
         return NeverAsked()
     return LookUp(attempt.coverage, intent.id, intent.stripe_payment_intent_id)
+
+
+def _raise_alarm(connection: Connection, runtime: Runtime, payment: PaymentRow, attempt: Row[Any]) -> None:
+    """Call for a person once an attempt has been in doubt for an hour, and again for each day of it."""
+    age = runtime.machine_now() - attempt.created_at
+    due = alarms_due(age)
+    if due == 0:
+        return
+    given: int = connection.execute(
+        select(func.count()).where(
+            events.c.payment_id == payment.id, events.c.attempt_id == attempt.id, events.c.type == ALARM
+        )
+    ).scalar_one()
+    if given >= due:
+        return
+    hours = int(age.total_seconds() // 3600)
+    reason = f"nobody has known for {hours} h whether it moved money, after {attempt.look_ups} looks"
+    log.error("settlement.long_in_doubt", payment_id=str(payment.id), attempt_id=str(attempt.id), hours=hours)
+    record_event(
+        connection,
+        TrailEvent(
+            type=ALARM,
+            at=runtime.clock.now(),
+            actor="settlement",
+            reason=reason,
+            account_id=payment.account_id,
+            payment_id=payment.id,
+            attempt_id=attempt.id,
+            data={"hours": hours, "look_ups": attempt.look_ups},
+        ),
+    )
+
+
+def alarms_due(age: timedelta) -> int:
+    """How many alarms an attempt in doubt for so long (machine time) should have raised."""
+    return 0 if age < FIRST_ALARM else 1 + age // ALARM_AGAIN
 
 
 def _look_up(runtime: Runtime, attempt_id: UUID, step: LookUp) -> None:
@@ -94,7 +142,9 @@ def _look_up(runtime: Runtime, attempt_id: UUID, step: LookUp) -> None:
     if gateway is None:
         log.error("settlement.no_key", coverage=step.coverage, do="add it to STRIPE_API_KEYS")
         return
+    reach(CrashPoint.SETTLE_LOOK_UP_SENDING)
     answer = gateway.retrieve_payment_intent(step.stripe_payment_intent_id)
+    reach(CrashPoint.SETTLE_LOOKED_UP)
     if answer.payment_intent is None:
         log.warning("settlement.no_answer", attempt_id=str(attempt_id), reason=answer.reason)
         return

@@ -1,0 +1,113 @@
+"""`duecourse attempts …`: what nobody knows the outcome of yet, and a look at it now. Never a second charge."""
+
+import json
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli.environment import connect_settings
+from cli.payment_text import print_explanation
+from cli.telling import complain, operator, out, plain_errors
+from shared.collection.requests import Refused, request_look_up
+from shared.db.session import in_transaction
+from shared.doubts import InDoubt, attempts_in_doubt
+from shared.explain import explain_payment, find_payments
+from shared.money import format_minor
+from shared.runtime import build_runtime
+
+app = typer.Typer(
+    name="attempts", help="Attempts whose outcome nobody knows yet, and a look at them.", no_args_is_help=True
+)
+
+
+@app.command("unknown")
+def unknown(as_json: Annotated[bool, typer.Option("--json", help="As JSON on standard output.")] = False) -> None:
+    """List the attempts in doubt, the oldest first. Exit 0 also where there are some: they settle by themselves."""
+    with plain_errors():
+        runtime = build_runtime(connect_settings(), pool_size=1)
+        with runtime.engine.connect() as connection:
+            found = attempts_in_doubt(connection, runtime.machine_now())
+    if as_json:
+        print(json.dumps([_plain(one) for one in found], indent=1))
+    elif not found:
+        out().print("No attempt is in doubt: of each it is known whether it moved money.")
+    else:
+        out().print(_table(found))
+
+
+@app.command("look-up")
+def look_up(
+    wanted: Annotated[str, typer.Argument(metavar="PAYMENT|INVOICE-NUMBER")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the payment's trail for good.")],
+) -> None:
+    """Look an attempt in doubt up at the processor now. Asks for no money, whatever it finds."""
+    with plain_errors():
+        runtime = build_runtime(connect_settings(), pool_size=1)
+        with runtime.engine.connect() as connection:
+            payments = find_payments(connection, wanted)
+        if len(payments) != 1:
+            raise LookupError(
+                f"{wanted!r} has {len(payments)} payments: name one by its id or invoice number "
+                f"(`duecourse attempts unknown` lists those in doubt)"
+            )
+        (payment_id,) = payments
+        now, machine_now = runtime.clock.now(), runtime.machine_now()
+        answer = in_transaction(
+            runtime.engine,
+            lambda connection: request_look_up(connection, payment_id, operator(), reason, now, machine_now),
+        )
+        if isinstance(answer, Refused):
+            complain(f"not looked up: {answer.reason}. To do: {answer.what_to_do}.")
+            raise typer.Exit(1)
+        is_rung = runtime.ring([answer])
+        later = "" if is_rung else " Redis doesn't answer, so it takes until the next sweep."
+        Console(stderr=True).print(f"A worker looks now.{later}", highlight=False)
+        with runtime.engine.connect() as connection:
+            told = explain_payment(connection, runtime.policy, payment_id, now, machine_now)
+        print_explanation(out(), told)
+
+
+def _table(found: list[InDoubt]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("in doubt for", "account", "invoice", "amount", "looks", "next look (UTC)", "payment"):
+        table.add_column(
+            name, no_wrap=True, justify="right" if name in ("in doubt for", "amount", "looks") else "left"
+        )
+    for one in found:
+        table.add_row(
+            show_age(one.age),
+            one.account_external_id,
+            one.invoice_number or "",
+            format_minor(one.amount_minor, one.currency),
+            str(one.look_ups),
+            f"{one.look_up_at:%Y-%m-%d %H:%M:%S}" if one.look_up_at else "now",
+            str(one.payment_id),
+        )
+    return table
+
+
+def show_age(age: timedelta) -> str:
+    """Write an age with its two largest units: `3 d 4 h`, `12 min 5 s`."""
+    left = int(age.total_seconds())
+    parts: list[str] = []
+    for unit, seconds in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, seconds)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])
+
+
+def _plain(one: InDoubt) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, timedelta):
+            return int(value.total_seconds())
+        if isinstance(value, datetime):
+            return value.isoformat()
+        return str(value) if isinstance(value, UUID) else value
+
+    return {("age_s" if name == "age" else name): plain(value) for name, value in asdict(one).items()}
