@@ -57,6 +57,7 @@ class Servers:
     redis_url: str
     _is_own_redis: bool
     _names: list[str] = field(default_factory=list)
+    _is_redis_looked_at: bool = False
 
     def make_template(self, migrate: Callable[[str], object]) -> str:
         """Make a database, run `migrate(url)` on it once, and return its name for `fresh_database`."""
@@ -79,8 +80,9 @@ class Servers:
         """The URL of an empty Redis database. It is the same one each time: one test at a time."""
         client = redis.Redis.from_url(self.redis_url)
         try:
-            if not self._is_own_redis:
+            if not self._is_own_redis and not self._is_redis_looked_at:
                 _refuse_foreign_keys(client)
+                self._is_redis_looked_at = True  # tests flush it too, and the marker with it
             client.flushdb()
             if not self._is_own_redis:
                 client.set(MARKER, "1")
@@ -154,7 +156,8 @@ def _refuse_foreign_keys(client: "redis.Redis") -> None:
     if client.dbsize() and not client.exists(MARKER):
         raise RuntimeError(
             f"Database {TESTS_REDIS_DB} at REDIS_URL holds keys not written by tests, which would delete them. "
-            f"Point REDIS_URL at another server for the tests, or unset it to use the embedded one."
+            f"Point REDIS_URL at another server for the tests, or unset it to use the embedded one. "
+            f"If they were left by tests that were killed: redis-cli -n {TESTS_REDIS_DB} flushdb"
         )
 
 
