@@ -7,15 +7,18 @@ from cli import (
     clock_commands,
     customer_commands,
     database_commands,
+    findings_commands,
     import_commands,
     invoice_commands,
     payment_commands,
     runs_commands,
 )
 from cli.audit_commands import audit_command
+from cli.chaos.command import chaos
 from cli.demo.command import demo
 from cli.doctor import doctor
 from cli.environment import env
+from cli.reconcile_commands import reconcile_command
 from cli.up import up
 
 app = typer.Typer(
@@ -25,7 +28,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,  # locals hold secrets
 )
-for name, command in (("up", up), ("demo", demo), ("audit", audit_command), ("doctor", doctor), ("env", env)):
+for name, command in (
+    ("up", up),
+    ("demo", demo),
+    ("audit", audit_command),
+    ("reconcile", reconcile_command),
+    ("chaos", chaos),
+    ("doctor", doctor),
+    ("env", env),
+):
     app.command(name)(command)
 for name, group in (
     ("import", import_commands.app),
@@ -35,6 +46,7 @@ for name, group in (
     ("runs", runs_commands.app),
     ("payment", payment_commands.app),
     ("attempts", attempt_commands.app),
+    ("findings", findings_commands.app),
     ("clock", clock_commands.app),
     ("db", database_commands.app),
 ):

@@ -49,7 +49,9 @@ def _runs() -> None:
 
 @app.command("list")
 def list_runs(
-    job: Annotated[str | None, typer.Option("--job", help="monthly-invoices or daily-retries.")] = None,
+    job: Annotated[
+        str | None, typer.Option("--job", help="monthly-invoices, reconciliation, daily-retries.")
+    ] = None,
     coverage: CoverageOption = None,
     state: Annotated[RunState | None, typer.Option("--state", help="Only runs in this state.")] = None,
     last: Annotated[int, typer.Option("--last", min=1, help="How many, the latest.")] = 50,
@@ -167,7 +169,7 @@ def _table(found: Sequence[RunRow]) -> Table:
             run.job,
             run.period,
             run.coverage,
-            run.state.replace("_", " "),
+            run.state.replace("_", " ") if run.trouble is None else f"waits: {run.trouble}",
             _minute(run.scheduled_for_at),
             _minute(run.finished_at),
             _counted(run.counts),

@@ -93,8 +93,12 @@ class Supervisor:
         *,
         quiet: bool = False,
         grace_s: float = GRACE_S,
+        longest_pause_s: float = LONGEST_PAUSE_S,
     ) -> None:
-        """`on_line(name, line)` is called from the supervisor's thread; `quiet` keeps the console free."""
+        """`on_line(name, line)` is called from the supervisor's thread; `quiet` keeps the console free.
+
+        `longest_pause_s` bounds the pause before a process is started again.
+        """
         self._instances: dict[str, _Instance] = {}
         for process in processes:
             for number in range(1, process.count + 1):
@@ -104,6 +108,7 @@ class Supervisor:
         self._on_line = on_line
         self._console = None if quiet else _ConsoleWriter(list(self._instances))
         self._grace_s = grace_s
+        self._longest_pause_s = longest_pause_s
         self._selector = selectors.DefaultSelector()
         self._stopping, self._has_started, self._is_done = (threading.Event() for _ in range(3))
         self._exit_code = 0
@@ -279,7 +284,7 @@ class Supervisor:
             it.pause_s = FIRST_PAUSE_S
         it.start_at = now + it.pause_s
         self._line(it, f"[supervisor] {_how(it.exit_code)}; starting it again in {it.pause_s:g} s")
-        it.pause_s = min(it.pause_s * 2, LONGEST_PAUSE_S)
+        it.pause_s = min(it.pause_s * 2, self._longest_pause_s)
 
     def _stop_all(self) -> None:
         self._stopping.set()

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from embedded.places import data_home, reachable_program, server_identity
@@ -37,7 +37,8 @@ from embedded.valkey import Valkey
 
 LOCK_PATIENCE_S = 45.0  # an earlier guard whose parent was killed may be stopping: at most 28 s for PostgreSQL
 WATCH_S = 0.5  # how often servers are looked after; the end of the parent wakes the guard at once
-RESTART_PAUSE_S = (0.2, 5.0)  # first and longest pause before a dead server is started again
+RESTART_PAUSE_S = (0.2, 5.0)  # first and longest pause before a dead server is started again; doubled each time
+SETTLED_S = 5.0  # a server that lived this long has the first pause again: it starts, and something else ended it
 PORT_TRIES = 5  # between our look at a port and the server's bind somebody else may take it
 
 
@@ -81,6 +82,7 @@ class Running:
     process: "subprocess.Popen[bytes]"
     pause_s: float = RESTART_PAUSE_S[0]
     restart_at: float = 0.0
+    started_at: float = field(default_factory=time.monotonic)
 
 
 def _start(plan: Plan, folder: Folder, spawner: Spawner, watch: ParentWatch, running: list[Running]) -> Urls:
@@ -140,10 +142,12 @@ def _look_after(running: list[Running], spawner: Spawner, watch: ParentWatch) ->
             if it.process.poll() is None:
                 continue
             if it.restart_at == 0.0:
+                if now - it.started_at >= SETTLED_S:
+                    it.pause_s = RESTART_PAUSE_S[0]
                 it.restart_at = now + it.pause_s
                 it.pause_s = min(it.pause_s * 2, RESTART_PAUSE_S[1])
             elif now >= it.restart_at:
-                it.restart_at = 0.0
+                it.restart_at, it.started_at = 0.0, now
                 it.process = spawner.spawn(it.server.argv, it.server.log, it.server.death_signal, it.server.stdin)
 
 

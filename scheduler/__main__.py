@@ -11,6 +11,7 @@ import structlog
 from scheduler.app import SchedulerApp
 from shared.broker import make_broker, make_ring, waiting_messages
 from shared.clock import SystemClock, VirtualClock, machine_now
+from shared.crash_points import arm
 from shared.db.session import make_engine
 from shared.logs import configure_logs
 from shared.policy import PolicyError, load_policy
@@ -18,12 +19,16 @@ from shared.settings import ClockKind, Settings, SettingsError, load_settings
 
 log = structlog.get_logger()
 
+#: Ticks and sweeps are indexed queries of milliseconds; one that hung would keep everything else waiting (s).
+STATEMENT_LIMIT_S = 30
+
 
 def main() -> int:
     """Run one scheduler; returns the exit code."""
     try:
         settings = load_settings()
         configure_logs("scheduler", settings.log_level)
+        arm(settings.crash_plan)
         app = make_app(settings)
     except (SettingsError, PolicyError) as error:
         sys.stderr.write(f"{error}\n")
@@ -51,7 +56,7 @@ def main() -> int:
 def make_app(settings: Settings) -> SchedulerApp:
     """Build the scheduler from the environment. PolicyError if billing.toml can't be used."""
     policy = load_policy(settings.billing_file)
-    engine = make_engine(settings, pool_size=2)
+    engine = make_engine(settings, pool_size=2, statement_limit_s=STATEMENT_LIMIT_S)
     broker = make_broker(settings.redis_url.get_secret_value())
     return SchedulerApp(
         database_url=settings.database_url.get_secret_value(),

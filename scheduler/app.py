@@ -6,7 +6,7 @@ follows from the schedule, the business clock and the rows (`shared/domain/sched
 
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import structlog
@@ -19,6 +19,7 @@ from scheduler.sweep import Sweep
 from scheduler.tick import tick
 from shared.broker import Ring
 from shared.clock import BusinessClock
+from shared.crash_points import CrashPoint, reach
 from shared.db.sources import Moment
 from shared.policy import Policy
 from shared.quiet import CLOCK_CHANNEL
@@ -29,6 +30,8 @@ log = structlog.get_logger()
 STOP_WITHIN_S = 1.5
 #: How long the listener blocks at a time, so that it sees a stop soon (s).
 LISTEN_FOR_S = 0.5
+#: How soon a clock that was set back is noticed (s).
+WATCH_CLOCK_EVERY_S = 1.0
 
 
 class _NotReadyError(Exception):
@@ -82,6 +85,8 @@ class SchedulerApp:
         self._intervals.add_job(self.tick, "interval", seconds=tick_interval_s, next_run_time=first_at)
         self._intervals.add_job(self.sweep, "interval", seconds=sweep_interval_s, next_run_time=first_at)
         self._intervals.start()
+        longest = timedelta(seconds=2 * max(tick_interval_s, sweep_interval_s))
+        threading.Thread(target=self._watch_clock, args=(longest,), name="clock-watch", daemon=True).start()
         if listens:
             threading.Thread(target=self._listen, name="clock-listener", daemon=True).start()
 
@@ -101,6 +106,7 @@ class SchedulerApp:
     def _tick(self, now: datetime) -> None:
         jobs = tick(self._engine, self._policy, now)
         self._sweep.ring(jobs, self._machine_now())
+        reach(CrashPoint.TICK_RUNG)
 
     def _tick_and_sweep(self) -> None:
         now = self._business_now()
@@ -136,6 +142,21 @@ class SchedulerApp:
             else:
                 log.warning("scheduler.waits", trouble=trouble, consequence="tried again at the next tick")
             self._trouble = trouble
+
+    def _watch_clock(self, longest: timedelta) -> None:
+        """Make the intervals go on when the machine's clock is set back.
+
+        APScheduler sleeps until a time of day: set back by an hour, it would tick and sweep no more for an hour.
+        """
+        while self._intervals is not None and not self._stopping.wait(WATCH_CLOCK_EVERY_S):
+            now = self._machine_now()
+            late = [
+                job for job in self._intervals.get_jobs() if job.next_run_time and job.next_run_time > now + longest
+            ]
+            for job in late:
+                job.modify(next_run_time=now)
+            if late:
+                log.warning("scheduler.clock_set_back", consequence="ticks and sweeps go on by the new time")
 
     def _listen(self) -> None:
         while not self._stopping.is_set():

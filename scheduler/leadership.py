@@ -9,6 +9,7 @@ import contextlib
 import psycopg
 import structlog
 
+from shared.crash_points import CrashPoint, reach
 from shared.quiet import LEADER_LOCK
 
 log = structlog.get_logger()
@@ -58,6 +59,7 @@ class Leadership:
                 self._connection.execute("SELECT 1")  # a session that answers still holds its lock
             elif self._try_lock(self._connection):
                 self._leads = True
+                reach(CrashPoint.LEAD_TAKEN)
                 log.info("scheduler.leads")
         except psycopg.Error:
             self._let_go()

@@ -12,6 +12,7 @@ import structlog
 from sqlalchemy import Engine
 
 from shared.broker import Ring
+from shared.crash_points import CrashPoint, reach
 from shared.db.sources import SOURCES, Moment, Source
 from shared.jobs import Job
 
@@ -47,8 +48,9 @@ class RungLately:
         """Return the jobs that were not rung after `since`."""
         return [job for job in jobs if (rung_at := self._rung_at.get(job)) is None or rung_at <= since]
 
-    def forget(self, before: datetime) -> None:
-        self._rung_at = {job: at for job, at in self._rung_at.items() if at > before}
+    def forget(self, before: datetime, now: datetime) -> None:
+        """Keep what was rung between the two; what was rung after `now` was rung before the clock was set back."""
+        self._rung_at = {job: at for job, at in self._rung_at.items() if before < at <= now}
 
 
 class Sweep:
@@ -70,19 +72,23 @@ class Sweep:
 
         Redis being away is logged: the rows stay due, and the next sweep sees them.
         """
-        self._lately.forget(moment.machine_now - PATIENCE)
+        reach(CrashPoint.SWEEP_BEGUN)
+        self._lately.forget(moment.machine_now - PATIENCE, moment.machine_now)
         rung: dict[str, int] = {}
         try:
             depths = {queue: self._waiting_in(queue) for queue in dict.fromkeys(s.queue for s in SOURCES)}
         except redis.RedisError as error:
             log.warning("sweep.doorbell_unreachable", error=str(error), consequence="what is due waits for it")
             return rung
-        for source, jobs in self._due([s for s in SOURCES if depths[s.queue] < RING_BELOW], moment):
+        due = self._due([s for s in SOURCES if depths[s.queue] < RING_BELOW], moment)
+        reach(CrashPoint.SWEEP_FOUND)
+        for source, jobs in due:
             patience = PATIENCE if depths[source.queue] else PATIENCE_WHEN_EMPTY
             lost_or_new = self._lately.without(jobs, moment.machine_now - patience)
             if lost_or_new:
                 self.ring(lost_or_new, moment.machine_now)
                 rung[source.name] = len(lost_or_new)
+                reach(CrashPoint.SWEEP_RUNG)
         return rung
 
     def _due(self, sources: Sequence[Source], moment: Moment) -> list[tuple[Source, list[Job]]]:

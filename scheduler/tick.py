@@ -1,10 +1,12 @@
 """The tick: gather what exists, decide what is due, insert it. Doing it twice, or by two, changes nothing."""
 
 from datetime import datetime
+from uuid import UUID
 
 import structlog
 from sqlalchemy import Connection, Engine
 
+from shared.crash_points import CrashPoint, reach
 from shared.db.session import in_transaction
 from shared.domain.schedule import DueRun, due_runs
 from shared.domain.states import RunState
@@ -21,7 +23,10 @@ def tick(engine: Engine, policy: Policy, now: datetime) -> list[Job]:
     Each run is a transaction of its own. Raises what the database raises; the next tick starts afresh.
     """
     jobs: list[Job] = []
-    for run in in_transaction(engine, lambda connection: _decide(connection, policy, now)):
+    reach(CrashPoint.TICK_BEGUN)
+    due = in_transaction(engine, lambda connection: _decide(connection, policy, now))
+    reach(CrashPoint.TICK_DECIDED)
+    for run in due:
         job = _insert(engine, run, now)
         if job is not None:
             jobs.append(job)
@@ -33,12 +38,19 @@ def _decide(connection: Connection, policy: Policy, now: datetime) -> list[DueRu
     since = begin_schedule(connection, policy, now)
     expected = due_runs(schedule, now, frozenset(), since)
     known = known_run_keys(connection, (run.key for run in expected))
+    reach(CrashPoint.TICK_DECIDE_BEFORE_COMMIT)
     return due_runs(schedule, now, known, since)
 
 
 def _insert(engine: Engine, run: DueRun, now: datetime) -> Job | None:
-    requester = Requester("scheduler", now)
-    run_id = in_transaction(engine, lambda connection: insert_run(connection, run, requester))
+    def work(connection: Connection) -> UUID | None:
+        run_id = insert_run(connection, run, Requester("scheduler", now))
+        reach(CrashPoint.TICK_RUN_BEFORE_COMMIT)
+        return run_id
+
+    reach(CrashPoint.TICK_RUN_INSERTING)
+    run_id = in_transaction(engine, work)
+    reach(CrashPoint.TICK_RUN_INSERTED)
     if run_id is None:
         return None  # another scheduler or a person was faster
     name = " ".join(run.key)

@@ -4,9 +4,10 @@ Whatever is lost here costs seconds, because the sweep finds the rows again; so 
 never raised into code that has already committed.
 """
 
+import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 from uuid import uuid4
@@ -19,6 +20,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import current_millis, q_name
 from dramatiq.errors import DecodeError
 from dramatiq.middleware import Middleware, Retries, TimeLimit
+from dramatiq.worker import Worker
 
 from shared.jobs import QUEUES, Job
 
@@ -32,6 +34,8 @@ SIGTERM_DEBOUNCE_S = 5.0
 #: Dead letters kept in each queue for a person to look at, some 400 kB. A row whose actor raises comes back every
 #: few seconds, and Dramatiq's own bound, seven days of them, would fill Redis.
 KEEP_DEAD_LETTERS = 1_000
+#: Ours have some 300 bytes. Whatever is larger isn't ours, and isn't kept.
+LARGEST_BODY = 10_000
 
 Ring = Callable[[Iterable[Job]], bool]
 
@@ -40,7 +44,14 @@ class DebounceSigterm(Middleware):
     """Take several orders to stop within moments as one: Dramatiq kills its worker in mid-charge at the second.
 
     They double easily: its master passes each on to a worker that a signal to the whole group has reached already.
+    At the first no thread begins anything new, where Dramatiq would only notice within a second.
     """
+
+    def __init__(self) -> None:
+        self._threads: Sequence[Any] = ()
+
+    def after_worker_boot(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
+        self._threads = worker.workers
 
     def after_process_boot(self, broker: Broker) -> None:  # noqa: ARG002  # Dramatiq's signature
         stop = signal.getsignal(signal.SIGTERM)
@@ -53,6 +64,8 @@ class DebounceSigterm(Middleware):
             if first_at and now - first_at[0] < SIGTERM_DEBOUNCE_S:
                 return
             first_at.append(now)
+            for thread in self._threads:
+                thread.running = False
             stop(signum, frame)
 
         for number in (signal.SIGTERM, signal.SIGHUP):  # a terminal that closes sends the latter
@@ -94,8 +107,25 @@ class DoorbellBroker(RedisBroker):
                 self._set_aside(queue_name, body)
         return readable
 
+    def do_ack(self, queue_name: str, redis_id: str | bytes) -> None:
+        """Take a message off the books, or let it come back: Dramatiq would try until Redis is there again.
+
+        So long its thread would do nothing else, and a worker told to stop would use up its whole grace.
+        """
+        with _let_come_back(queue_name):
+            self._dispatch("ack")(queue_name, redis_id)  # type: ignore[no-untyped-call]
+
+    def do_requeue(self, queue_name: str, *redis_ids: str | bytes) -> None:
+        """Put back what a stopping worker fetched and didn't begin; without Redis, leave it to the sweep."""
+        with _let_come_back(queue_name):
+            self._dispatch("requeue")(queue_name, *redis_ids)  # type: ignore[no-untyped-call]
+
     def do_nack(self, queue_name: str, redis_id: str | bytes) -> None:
-        """Move a message to the dead letters, and drop the oldest beyond a bound. Raises redis.RedisError."""
+        """Move a message to the dead letters, of which the newest are kept; without Redis, let it come back."""
+        with _let_come_back(queue_name):
+            self._bury(queue_name, redis_id)
+
+    def _bury(self, queue_name: str, redis_id: str | bytes) -> None:
         self._dispatch("nack")(queue_name, redis_id)  # type: ignore[no-untyped-call]
         dead = f"{NAMESPACE}:{q_name(queue_name)}.XQ"
         client: Any = self.client
@@ -110,12 +140,24 @@ class DoorbellBroker(RedisBroker):
             "doorbell.unreadable",
             queue=queue_name,
             bytes=len(body),
-            consequence="it is a dead letter; if a row is due, the sweep rings again",
+            consequence="it is set aside; if a row is due, the sweep rings again",
         )
         client: Any = self.client
         for redis_id in client.smembers(f"{NAMESPACE}:__acks__.{self.broker_id}.{queue_name}"):
             if client.hget(f"{NAMESPACE}:{queue_name}.msgs", redis_id) == body:
-                self.do_nack(queue_name, redis_id)
+                if len(body) > LARGEST_BODY:  # a thousand dead letters of it could fill Redis
+                    self.do_ack(queue_name, redis_id)
+                else:
+                    self.do_nack(queue_name, redis_id)
+
+
+@contextlib.contextmanager
+def _let_come_back(queue_name: str) -> Iterator[None]:
+    """What Redis didn't hear comes back when this worker is gone, and costs a query then."""
+    try:
+        yield
+    except redis.RedisError as error:
+        log.warning("doorbell.not_told", queue=queue_name, error=str(error), consequence="the message comes again")
 
 
 def make_broker(redis_url: str, extra: Sequence[Middleware] = ()) -> RedisBroker:
@@ -164,12 +206,27 @@ def waiting_messages(broker: RedisBroker, queue: str) -> int:
 
 
 def _is_readable(body: bytes, queue_name: str) -> bool:
+    """Whether Dramatiq can handle a body without harm. Each field may be anything that JSON knows.
+
+    A name that is a list would stop the batch, and an `eta` would wait in memory and hold its place for ever.
+    """
+    if len(body) > LARGEST_BODY:
+        return False
     try:
         message: Message[Any] = Message.decode(body)
     except DecodeError:
         return False
-    options: Any = message.options  # what the body says, which may be anything
-    return isinstance(options, dict) and "redis_message_id" in options and message.queue_name == queue_name
+    said: Any = message  # its annotations promise more than the body keeps
+    return (
+        isinstance(said.options, dict)
+        and "eta" not in said.options
+        and isinstance(said.options.get("redis_message_id"), str)
+        and said.queue_name == queue_name
+        and isinstance(said.actor_name, str)
+        and isinstance(said.message_id, str)
+        and isinstance(said.args, list | tuple)
+        and isinstance(said.kwargs, dict)
+    )
 
 
 def _ring_batch(broker: RedisBroker, jobs: Sequence[Job]) -> None:

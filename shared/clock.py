@@ -6,7 +6,7 @@ lives in one database row that every process reads, so that advancing it moves a
 Both are passed around as arguments, never looked up by the code that uses them.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from sqlalchemy import Engine, text
@@ -53,6 +53,19 @@ class VirtualClock:
         if now is None:
             raise LookupError("the virtual clock was never set; run `duecourse clock set 2026-10-31T00:00:00Z`")
         return _aware(now)
+
+
+#: No instant of machine time that we write lies further ahead: leases, look-ups and back-offs end within an hour.
+FARTHEST_AHEAD = timedelta(hours=2)
+
+
+def has_come(moment: datetime, machine_now: datetime) -> bool:
+    """Whether an instant of machine time has come. One beyond FARTHEST_AHEAD has, too.
+
+    A clock that ran ahead and was set back since wrote it: taken at its word it would be waited for as long as
+    the clock was wrong, which may be years.
+    """
+    return moment <= machine_now or moment > machine_now + FARTHEST_AHEAD
 
 
 def machine_now() -> datetime:

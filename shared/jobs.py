@@ -99,12 +99,30 @@ class RetryPayments:
         return (str(self.run_id),)
 
 
+@dataclass(frozen=True)
+class ReconcileCharges:
+    """Go on with one night's reconciliation."""
+
+    run_id: UUID
+    name: ClassVar[str] = "reconcile_charges"
+    queue: ClassVar[str] = RUNS
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return (str(self.run_id),)
+
+
 #: Jobs of the scheduler by the name that run rows carry (permanent).
 MONTHLY_INVOICES = "monthly-invoices"
 DAILY_RETRIES = "daily-retries"
+RECONCILIATION = "reconciliation"
 
 
 def job_of_run(run_job: str, run_id: UUID) -> Job:
     """Return the job that goes on with a run; KeyError for a run name that no release ever wrote."""
-    of_run: dict[str, Callable[[UUID], Job]] = {MONTHLY_INVOICES: GenerateInvoices, DAILY_RETRIES: RetryPayments}
+    of_run: dict[str, Callable[[UUID], Job]] = {
+        MONTHLY_INVOICES: GenerateInvoices,
+        DAILY_RETRIES: RetryPayments,
+        RECONCILIATION: ReconcileCharges,
+    }
     return of_run[run_job](run_id)

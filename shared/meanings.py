@@ -1,6 +1,7 @@
 """What outcomes and decline codes mean, in words for people. The facts are those of shared/domain/declines.json."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Row
@@ -15,6 +16,55 @@ MEANING_OF_OUTCOME: Mapping[AttemptState, str] = {
     AttemptState.CANCELED: "the PaymentIntent was canceled; no money moved",
     AttemptState.NOT_SENT: "certain that no issuer was asked; no money moved, no decline",
     AttemptState.AUTHENTICATION_NEEDED: "the bank wants the customer's confirmation; no money moved",
+}
+
+
+@dataclass(frozen=True)
+class FindingMeaning:
+    """What a kind of finding says, and what a person does about it before resolving it."""
+
+    means: str
+    to_do: str
+
+
+#: Every kind of finding that there is; a test holds this to the code.
+MEANING_OF_FINDING: Mapping[str, FindingMeaning] = {
+    "paid_there_open_here": FindingMeaning(
+        "the processor took the money, and our books don't have it: the payment is held, lest it be asked again",
+        "look the charge up at the processor; pay it back there, or book it by hand; only then release the payment",
+    ),
+    "amount_differs": FindingMeaning(
+        "the charge at the processor, its receipt here, and what the payment asked for are not the same money",
+        "the processor's figure is what was taken: pay the difference back there, or bill it; find who changed it",
+    ),
+    "charge_without_payment": FindingMeaning(
+        "a charge names us, or a customer of ours, and no payment of ours belongs to it",
+        "ask who made it in the processor's dashboard; pay it back, or bill it. Is this the right database?",
+    ),
+    "paid_without_charge": FindingMeaning(
+        "our books say paid, and the processor knows no such charge",
+        "is this the right Stripe account? If so, the money never came: find out who booked it, and bill it again",
+    ),
+    "paid_more_than_once": FindingMeaning(
+        "one payment has a second succeeded charge: the customer paid twice",
+        "pay the charge that is named back at the processor today, and report a defect",
+    ),
+    "orphan_payment_intent": FindingMeaning(
+        "a PaymentIntent of a lost request is left at the processor; it holds no money, and isn't canceled yet",
+        "nothing: the next reconciliation tries again. If it stays, cancel it in the processor's dashboard",
+    ),
+    "paid_after_its_end": FindingMeaning(
+        "money came in for a payment that was void, written off or carried forward",
+        "decide whether the customer owed it: if not, pay it back at the processor",
+    ),
+    "canceled_by_a_person": FindingMeaning(
+        "somebody canceled the payment's PaymentIntent at the processor; the payment is held",
+        "ask who and why; to collect after all: `duecourse payment charge PAYMENT --reason …`",
+    ),
+    "account_not_invoiced": FindingMeaning(
+        "a monthly run passed over an account, because its data can't be invoiced",
+        "mend the data, then `duecourse invoices run --period … --again --reason …`; that resolves it by itself",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""The company's own rules, from one validated file (`billing.toml`): coverages, due dates, dunning."""
+"""The company's own rules, from one validated file (`billing.toml`): coverages, due dates, dunning, the night."""
 
 import tomllib
 from collections.abc import Mapping
@@ -44,6 +44,8 @@ class Policy:
     dunning: DunningPolicy
     due_in_days: Mapping[SettingsKind, int]
     catch_up_within: timedelta
+    #: Wall-clock time in the coverage's zone at which the night's reconciliation starts.
+    reconcile_at: time
 
     def coverage(self, code: str) -> Coverage:
         """Return a coverage; PolicyError lists the ones that exist."""
@@ -85,6 +87,10 @@ class _Dunning(_Strict):
     stop_after_declines: Annotated[int, Field(ge=1)] = 30
 
 
+class _Reconciliation(_Strict):
+    at: time = time(4, 0)
+
+
 class _Coverage(_Strict):
     currency: str
     time_zone: str
@@ -110,6 +116,7 @@ class _Coverage(_Strict):
 class _File(_Strict):
     invoices: _Invoices = _Invoices()
     dunning: _Dunning = _Dunning()
+    reconciliation: _Reconciliation = _Reconciliation()
     coverages: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")], _Coverage] = Field(min_length=1)
 
 
@@ -154,6 +161,7 @@ def parse_policy(raw: Mapping[str, Any], source: str) -> Policy:
             SettingsKind.BANK_TRANSFER: file.invoices.due_in_days.bank_transfer,
         },
         catch_up_within=timedelta(days=file.invoices.catch_up_within_days),
+        reconcile_at=file.reconciliation.at,
     )
 
 

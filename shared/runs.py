@@ -12,15 +12,19 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
+from shared.crash_points import CrashPoint, reach
 from shared.db.machinery import events, runs
 from shared.db.trail import TrailEvent, record_event
 from shared.domain.schedule import Cadence, DueRun, RunKey, ScheduleEntry, moment_of
 from shared.domain.states import RunState
-from shared.jobs import DAILY_RETRIES, MONTHLY_INVOICES
+from shared.jobs import DAILY_RETRIES, MONTHLY_INVOICES, RECONCILIATION
 from shared.policy import Coverage, Policy
 
 #: The trail event that says since when a coverage is scheduled; its earliest row counts.
 SCHEDULE_BEGAN = "schedule_began"
+
+#: Jobs that have runs, in the order in which a night's come.
+JOBS = (MONTHLY_INVOICES, RECONCILIATION, DAILY_RETRIES)
 
 RunRow = Row[Any]
 
@@ -39,11 +43,15 @@ class Requester:
 
 
 def schedule_of(policy: Policy) -> tuple[ScheduleEntry, ...]:
-    """Return the whole schedule: two lines a coverage."""
+    """Return the whole schedule: three lines a coverage."""
     return tuple(
         entry
         for coverage in policy.coverages.values()
-        for entry in (_monthly_invoices(coverage, policy), _daily_retries(coverage, policy))
+        for entry in (
+            _monthly_invoices(coverage, policy),
+            _daily_retries(coverage, policy),
+            _reconciliation(coverage, policy),
+        )
     )
 
 
@@ -133,7 +141,7 @@ def requested_run(policy: Policy, key: RunKey, now: datetime) -> DueRun:
         (line for line in schedule_of(policy) if (line.job, line.coverage) == (key.job, key.coverage)), None
     )
     if entry is None:
-        raise RunError(f"there is no job {key.job!r}; there are {MONTHLY_INVOICES} and {DAILY_RETRIES}")
+        raise RunError(f"there is no job {key.job!r}; there are {', '.join(JOBS)}")
     try:
         moment = moment_of(entry, key.period)
     except ValueError as error:
@@ -195,6 +203,10 @@ def _daily_retries(coverage: Coverage, policy: Policy) -> ScheduleEntry:
     return ScheduleEntry(DAILY_RETRIES, Cadence.DAILY, coverage.code, coverage.zone, policy.dunning.retry_at)
 
 
+def _reconciliation(coverage: Coverage, policy: Policy) -> ScheduleEntry:
+    return ScheduleEntry(RECONCILIATION, Cadence.DAILY, coverage.code, coverage.zone, policy.reconcile_at)
+
+
 def lock_workable_run(connection: Connection, run_id: UUID, job: str) -> RunRow | None:
     """Lock a run to work on it; None if somebody else is on it, or if there is nothing to do."""
     return connection.execute(
@@ -209,13 +221,28 @@ def start_run(connection: Connection, run: RunRow, now: datetime) -> None:
     if run.state == RunState.READY:
         connection.execute(update(runs).where(runs.c.id == run.id).values(state=RunState.RUNNING, started_at=now))
         _tell(connection, run, "run_started", now)
+        reach(CrashPoint.RUN_STARTED)
 
 
 def save_run_progress(
     connection: Connection, run: RunRow, cursor: Mapping[str, Any], counts: Mapping[str, Any]
 ) -> None:
-    """Write how far a locked run has come, in the transaction of the chunk itself."""
-    connection.execute(update(runs).where(runs.c.id == run.id).values(cursor=dict(cursor), counts=dict(counts)))
+    """Write how far a locked run has come, in the transaction of the chunk itself. It isn't in trouble, then."""
+    connection.execute(
+        update(runs)
+        .where(runs.c.id == run.id)
+        .values(cursor=dict(cursor), counts=dict(counts), backoff_until=None, trouble=None)
+    )
+
+
+def back_off_run(connection: Connection, run: RunRow, until: datetime, trouble: str, now: datetime) -> None:
+    """Let a locked run rest until `until` (machine time), because what it needs is away; it stays unfinished.
+
+    `now` is business time. The trail gets a row when the trouble begins, not at each repetition.
+    """
+    connection.execute(update(runs).where(runs.c.id == run.id).values(backoff_until=until, trouble=trouble))
+    if run.trouble is None:
+        _tell(connection, run, "run_in_trouble", now, reason=trouble)
 
 
 def finish_run(connection: Connection, run: RunRow, counts: Mapping[str, Any], now: datetime) -> None:
@@ -223,15 +250,21 @@ def finish_run(connection: Connection, run: RunRow, counts: Mapping[str, Any], n
     connection.execute(
         update(runs)
         .where(runs.c.id == run.id)
-        .values(state=RunState.FINISHED, finished_at=now, counts=dict(counts))
+        .values(state=RunState.FINISHED, finished_at=now, counts=dict(counts), backoff_until=None, trouble=None)
     )
     _tell(connection, run, "run_finished", now, counts)
+    reach(CrashPoint.RUN_FINISH_BEFORE_COMMIT)
 
 
 def _tell(
-    connection: Connection, run: RunRow, what: str, now: datetime, counts: Mapping[str, Any] | None = None
+    connection: Connection,
+    run: RunRow,
+    what: str,
+    now: datetime,
+    counts: Mapping[str, Any] | None = None,
+    reason: str | None = None,
 ) -> None:
     data: dict[str, Any] = {"job": run.job, "period": run.period, "coverage": run.coverage}
     if counts is not None:
         data["counts"] = dict(counts)
-    record_event(connection, TrailEvent(type=what, at=now, actor="worker", run_id=run.id, data=data))
+    record_event(connection, TrailEvent(type=what, at=now, actor="worker", reason=reason, run_id=run.id, data=data))

@@ -28,11 +28,17 @@ class Runtime:
     lease: timedelta
 
 
-def build_runtime(settings: Settings, *, broker: RedisBroker | None = None, pool_size: int = 10) -> Runtime:
-    """Build a process's runtime from its settings. Opens no connection yet."""
+def build_runtime(
+    settings: Settings,
+    *,
+    broker: RedisBroker | None = None,
+    pool_size: int = 10,
+    statement_limit_s: int | None = None,
+) -> Runtime:
+    """Build a process's runtime (`statement_limit_s`: see `make_engine`). Opens no connection yet."""
     from shared.gateway.stripe_gateway import make_gateways  # the SDK is slow to import
 
-    engine = make_engine(settings, pool_size=pool_size)
+    engine = make_engine(settings, pool_size=pool_size, statement_limit_s=statement_limit_s)
     clock: BusinessClock = SystemClock()
     if settings.clock is ClockKind.VIRTUAL:
         clock = VirtualClock(make_engine(settings, pool_size=2))

@@ -10,6 +10,8 @@ import pydantic_settings
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.crash_points import CrashPlan, read_plan
+
 
 class ClockKind(StrEnum):
     """Where business time comes from."""
@@ -68,6 +70,10 @@ class Settings(BaseSettings):
     web_host: str = Field("127.0.0.1", validation_alias="DUECOURSE_WEB_HOST")
     web_port: Annotated[int, Field(ge=1, le=65535)] = Field(8400, validation_alias="PORT")
 
+    #: Drills only: where and how likely this process kills itself (shared/crash_points.py). Never with a live key.
+    crash_at: str | None = Field(None, validation_alias="DUECOURSE_CRASH_AT")
+    crash_probability: float | None = Field(None, ge=0, le=1, validation_alias="DUECOURSE_CRASH_PROBABILITY")
+
     @field_validator("database_url")
     @classmethod
     def _is_postgres(cls, value: SecretStr) -> SecretStr:
@@ -90,6 +96,21 @@ class Settings(BaseSettings):
             )
         return self
 
+    @field_validator("crash_at")
+    @classmethod
+    def _names_crash_points(cls, value: str | None) -> str | None:
+        read_plan(value, None)
+        return value
+
+    @model_validator(mode="after")
+    def _never_crash_with_real_money(self) -> Self:
+        if self.crash_plan is not None and self.has_live_key:
+            raise ValueError(
+                "DUECOURSE_CRASH_AT and DUECOURSE_CRASH_PROBABILITY are refused with a live Stripe key: a drill "
+                "kills processes in the middle of charges. Unset them or use test keys in STRIPE_API_KEYS."
+            )
+        return self
+
     @model_validator(mode="after")
     def _lease_outlives_the_request(self) -> Self:
         longest = 2 * (self.stripe_connect_timeout_s + self.stripe_read_timeout_s)
@@ -103,6 +124,11 @@ class Settings(BaseSettings):
     @cached_property
     def lease(self) -> timedelta:
         return timedelta(seconds=self.lease_s)
+
+    @property
+    def crash_plan(self) -> CrashPlan | None:
+        """What this process has to arm at its start; None outside of drills."""
+        return read_plan(self.crash_at, self.crash_probability)
 
     @property
     def has_live_key(self) -> bool:

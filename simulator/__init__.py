@@ -34,11 +34,25 @@ Mind the API version: since 2026-09-30.endive `payment_method_types` can't be wr
     `allowed_payment_method_types=["card"]`
     (docs.stripe.com/changelog/endive/2026-09-30/removes-the-payment-method-types-parameter-…).
 
+Faults (simulator/fault_rules.py is the table of kinds; in memory only: a simulator started again has none)
+    sim.add_faults([
+        FaultRule("cut_after", account="global", operation="confirm", skip=2),      # the third confirm
+        FaultRule("unavailable", customer="cus_…", count=5),
+        FaultRule("webhook_dropped", probability=0.1, seed=7, count=None),          # until cleared
+    ])
+    sim.fault_counts()    what had its effect, by kind        sim.fault_rules()    each rule with its hits
+    sim.clear_faults()    takes them away; webhooks held back are sent
+    sim.set_rate_limit(25), SIMULATOR_RATE_LIMIT=25: 429 above 25 requests a second and account (default: none)
+    The same over HTTP: POST {"rules": [{"kind": "slow", "delay_ms": 3000}]}, GET, DELETE /_sim/faults;
+    POST {"per_second": 25} /_sim/rate_limit.
+
 What it refuses rather than pretends: a parameter it doesn't implement answers 400 `parameter_unknown`.
 Amounts below Stripe's minimum (USD 0.50, JPY 50) answer 400 `amount_too_small`.
 A PaymentIntent has ten declines; the next confirm cancels it (`--confirmation-limit`).
 
 The modules, in reading order: routes (the table of what is spoken), pipeline (what happens to a request),
 payment_intents, charging (where money moves), issuer (what a card says), cards, declines, stories, store,
-events, webhooks, admin; faults is the door for scripted faults; client and testing are for others.
+events, webhooks, admin; client and testing are for others. faults is the door for faults; fault_rules (kinds
+and when they strike), scripted_faults (who stands at the door), fault_effects, fault_answers, fault_subjects,
+fault_admin and rate_limit are what is behind it.
 """

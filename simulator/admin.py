@@ -55,7 +55,7 @@ class Admin:
             ("GET", "/requests/stats", self.request_stats),
             ("GET", "/requests", self.last_requests),
         )
-        return [Route(f"/_sim{path}", _guarded(handle), methods=[method]) for method, path, handle in table]
+        return [Route(f"/_sim{path}", guarded(handle), methods=[method]) for method, path, handle in table]
 
     # -- the book
 
@@ -78,7 +78,7 @@ class Admin:
     # -- cards
 
     async def make_card(self, request: Request) -> Response:
-        body = await _json(request)
+        body = await read_json(request)
         account, brand = _required(body, "account"), body.get("brand", "visa")
         if brand not in BRANDS:
             raise bad_parameter(f"Unknown brand {brand!r}; use one of {', '.join(sorted(BRANDS))}", "brand")
@@ -100,7 +100,7 @@ class Admin:
         return JSONResponse(card.to_json())
 
     async def set_story(self, request: Request) -> Response:
-        body = await _json(request)
+        body = await read_json(request)
         account = _required(body, "account")
         card, method = self._find_card(account, request.path_params["card"])
         if card is None and method is None:
@@ -123,7 +123,7 @@ class Admin:
 
     async def register_card(self, request: Request) -> Response:
         """A customer's browser and Stripe.js: a SetupIntent, confirmed, authenticated if the issuer wants it."""
-        body = await _json(request)
+        body = await read_json(request)
         metadata = {str(name): str(value) for name, value in (body.get("metadata") or {}).items()}
         params = {
             "customer": _required(body, "customer"),
@@ -156,7 +156,7 @@ class Admin:
 
     async def automatic_update(self, request: Request) -> Response:
         """The network's account updater: new expiry, or a new number, behind the same PaymentMethod."""
-        body = await _json(request)
+        body = await read_json(request)
         call = await self._call(body)
         with call.store.transaction():
             old = call.named(PaymentMethod, request.path_params["id"], "payment_method")
@@ -168,7 +168,7 @@ class Admin:
 
     async def cancel_payment_intent(self, request: Request) -> Response:
         """A person in the dashboard cancels."""
-        body = await _json(request)
+        body = await read_json(request)
         reason = body.get("reason", "requested_by_customer")
         call = await self._call(body, request.path_params["id"], cancellation_reason=reason)
         with call.store.transaction():
@@ -178,7 +178,7 @@ class Admin:
 
     async def authenticate(self, request: Request) -> Response:
         """The customer comes back from 3-D Secure. A decline after it is still an answer with 402."""
-        body = await _json(request)
+        body = await read_json(request)
         intent = request.path_params["id"]
         call = await self._call(body, intent)
         succeeds = bool(body.get("succeeds", True))
@@ -204,7 +204,7 @@ class Admin:
         return JSONResponse({"data": [_shown(each) for each in self.api.processor.outbox.endpoints.values()]})
 
     async def put_endpoint(self, request: Request) -> Response:
-        body = await _json(request)
+        body = await read_json(request)
         enabled = body.get("enabled_events") or ["*"]
         if unknown := set(enabled) - EVENT_TYPES.keys() - {"*"}:
             raise bad_parameter(f"The simulator sends no {', '.join(sorted(unknown))}", "enabled_events")
@@ -223,11 +223,11 @@ class Admin:
     # -- the machine
 
     async def set_latency(self, request: Request) -> Response:
-        self.api.latency_ms = float((await _json(request))["ms"])
+        self.api.latency_ms = float((await read_json(request))["ms"])
         return JSONResponse({"ms": self.api.latency_ms})
 
     async def prune(self, request: Request) -> Response:
-        older_than_s = float((await _json(request)).get("older_than_s", 0))
+        older_than_s = float((await read_json(request)).get("older_than_s", 0))
         return JSONResponse({"pruned": self.api.idempotency.prune(older_than_s)})
 
     async def request_stats(self, request: Request) -> Response:  # noqa: ARG002
@@ -243,24 +243,26 @@ class Admin:
         return Call(self.api.processor, _required(body, "account"), now, params, ids)
 
 
-def _guarded(handle: Handle) -> Handle:
+def guarded(handle: Handle) -> Handle:
     """Answer refusals in the same shape as Stripe's API does."""
 
-    async def guarded(request: Request) -> Response:
+    async def answer(request: Request) -> Response:
         try:
             return await handle(request)
         except ApiError as error:
             return JSONResponse(error.answer.body, error.answer.status)
 
-    return guarded
+    return answer
 
 
-async def _json(request: Request) -> Json:
+async def read_json(request: Request) -> Json:
     try:
         body = json.loads(await request.body() or b"{}")
     except ValueError:
         raise bad_parameter("The body is not JSON; /_sim takes JSON, only /v1 takes forms.", "body") from None
-    return dict(body)
+    if not isinstance(body, dict):
+        raise bad_parameter("The body is JSON, but not an object.", "body")
+    return body
 
 
 def _required(body: Json, name: str) -> str:

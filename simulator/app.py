@@ -15,11 +15,14 @@ from simulator.admin import Admin
 from simulator.business_time import BusinessTime
 from simulator.call import Processor
 from simulator.events import Outbox
-from simulator.faults import Faults, NoFaults
+from simulator.fault_admin import FaultAdmin
+from simulator.faults import Faults
 from simulator.idempotency import PRUNE_EVERY_S, Idempotency
 from simulator.ids import IdMint
 from simulator.pipeline import StripeApi
+from simulator.rate_limit import RateLimit
 from simulator.request_log import RequestLog
+from simulator.scripted_faults import ScriptedFaults
 from simulator.settings import Settings
 from simulator.store import Store
 from simulator.webhooks import Couriers
@@ -54,16 +57,19 @@ def build_simulator(settings: Settings, clock: BusinessClock, faults: Faults | N
     mint = IdMint()
     outbox = Outbox(store, mint)
     outbox.settle_endpoints(settings.webhooks)
-    faults = faults or NoFaults()
+    processor = Processor(store, mint, outbox, settings.confirmation_limit)
+    business_time = BusinessTime(clock)
+    scripted = ScriptedFaults(processor, business_time, faults)
     api = StripeApi(
-        processor=Processor(store, mint, outbox, settings.confirmation_limit),
-        time=BusinessTime(clock),
+        processor=processor,
+        time=business_time,
         idempotency=Idempotency(store),
         requests=RequestLog(),
         accounts=settings.accounts,
-        faults=faults,
+        faults=scripted,
+        rate_limit=RateLimit(settings.rate_limit_per_s),
     )
-    couriers = Couriers(store, outbox, faults)
+    couriers = Couriers(store, outbox, scripted)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
@@ -76,7 +82,8 @@ def build_simulator(settings: Settings, clock: BusinessClock, faults: Faults | N
         await couriers.stop()
         api.time.close()
 
-    app = SimulatorApp(routes=Admin(api, couriers).routes(), lifespan=lifespan)
+    routes = [*Admin(api, couriers).routes(), *FaultAdmin(scripted, api.rate_limit, couriers).routes()]
+    app = SimulatorApp(routes=routes, lifespan=lifespan)
     app.stripe_api = api
     return Simulator(app, store)
 

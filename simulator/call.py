@@ -39,6 +39,8 @@ class Call:
     path: str = ""
     request_id: str | None = None
     idempotency_key: str | None = None
+    forced_decline: str | None = None  # a fault: the issuer says this code, whatever the card would have said
+    lists_until_ns: int | None = None  # a fault: lists show what was made before this instant of machine time
 
     @property
     def store(self) -> Store:

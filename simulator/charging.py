@@ -10,7 +10,7 @@ from typing import Any
 from simulator import story_cards
 from simulator.call import Call
 from simulator.errors import Answer, error_body
-from simulator.issuer import Approves, Ask, Declines, Verdict, WantsAuthentication, charge_verdict
+from simulator.issuer import Approves, Ask, Declines, Verdict, WantsAuthentication, charge_verdict, decline
 from simulator.payment_methods import attach_to
 from simulator.records import Charge, PaymentIntent, PaymentMethod
 from simulator.setup_intents import next_action
@@ -85,18 +85,17 @@ def book_capture(call: Call, intent: PaymentIntent, charge: Charge) -> None:
 
 def _ask(call: Call, intent: PaymentIntent, method: PaymentMethod, attempt: Attempt) -> Verdict:
     card = story_cards.find(call.store, call.account, method.fingerprint)
-    verdict = charge_verdict(
-        Ask(
-            brand=method.brand,
-            behaviour=method.behaviour,
-            story=card.story if card else None,
-            declined=card.declined if card else 0,
-            today=call.today,
-            is_off_session=attempt.is_off_session,
-            is_set_up=method.is_set_up,
-            is_authenticated=attempt.is_authenticated,
-        )
+    ask = Ask(
+        brand=method.brand,
+        behaviour=method.behaviour,
+        story=card.story if card else None,
+        declined=card.declined if card else 0,
+        today=call.today,
+        is_off_session=attempt.is_off_session,
+        is_set_up=method.is_set_up,
+        is_authenticated=attempt.is_authenticated,
     )
+    verdict = decline(call.forced_decline, method.brand) if call.forced_decline else charge_verdict(ask)
     wants_3ds = intent.request_three_d_secure in ("any", "challenge") and not attempt.is_authenticated
     if isinstance(verdict, Approves) and wants_3ds and not attempt.is_off_session:
         return WantsAuthentication()

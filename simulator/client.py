@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import httpx
 
+from simulator.fault_rules import FaultRule, rule_from_json
 from simulator.stories import Pays, Story, story_to_json
 
 
@@ -83,7 +84,10 @@ class WebhookStats:
 
 @dataclass(frozen=True)
 class SeenRequest:
-    """One request as the simulator saw it arrive; `arrived_ns` is machine time (time.time_ns)."""
+    """One request as the simulator saw it arrive; `arrived_ns` is machine time (time.time_ns).
+
+    `status` is 0 where the connection was cut before any answer.
+    """
 
     arrived_ns: int
     method: str
@@ -92,6 +96,15 @@ class SeenRequest:
     idempotency_key: str | None
     status: int
     is_replay: bool
+
+
+@dataclass(frozen=True)
+class ScriptedFault:
+    """A rule in force: `seen` requests or webhooks matched it, `hits` of them had its effect."""
+
+    rule: FaultRule
+    seen: int
+    hits: int
 
 
 class SimulatorClient:
@@ -205,6 +218,32 @@ class SimulatorClient:
 
     def webhook_stats(self) -> WebhookStats:
         return WebhookStats(**self._get("/_sim/webhooks"))
+
+    # -- faults
+
+    def add_faults(self, rules: Sequence[FaultRule]) -> None:
+        """Add rules behind those in force; all of them or, if one can't be meant, none (SimulatorError)."""
+        self._post("/_sim/faults", {"rules": [rule.to_json() for rule in rules]})
+
+    def clear_faults(self) -> None:
+        """Take all rules away; webhooks that one of them holds back are sent. Counts and rate limit stay."""
+        self._answer(self._http.delete("/_sim/faults"))
+
+    def fault_rules(self) -> list[ScriptedFault]:
+        """The rules in force, in the order in which they are asked."""
+        found = self._get("/_sim/faults")["data"]
+        return [ScriptedFault(rule_from_json(each["rule"]), each["seen"], each["hits"]) for each in found]
+
+    def fault_counts(self) -> dict[str, int]:
+        """Faults that had their effect since the process started: every kind, also at 0, and `rate_limit`.
+
+        A count of a rule that was cleared stays. `rate_limit` are requests refused by `set_rate_limit`.
+        """
+        return dict(self._get("/_sim/faults")["counts"])
+
+    def set_rate_limit(self, per_second: float | None) -> None:
+        """Refuse with 429 what an account asks above this many requests a second; None: no limit (default)."""
+        self._post("/_sim/rate_limit", {"per_second": per_second})
 
     # -- the machine
 

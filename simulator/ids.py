@@ -22,7 +22,12 @@ class IdMint:
     def new(self, prefix: str) -> str:
         """Return a fresh id such as `pi_028chsWhnBm3sQdDdsDNi4`."""
         self._last_ns = max(self._last_ns + 1, time.time_ns())
-        return f"{prefix}_{base62(self._last_ns, 6)}{os.urandom(10).translate(_AS_DIGITS).decode()}"
+        return f"{prefix}_{instant_part(self._last_ns)}{os.urandom(10).translate(_AS_DIGITS).decode()}"
+
+
+def instant_part(time_ns: int) -> str:
+    """The part of an id that grows with time; ids of one kind sort by it."""
+    return base62(time_ns, 6)
 
 
 def base62(number: int, pairs: int) -> str:

@@ -30,7 +30,8 @@ def list_page(call: Call, kind: type[Record], *, owner: str | None = None, paren
     for cursor in ("starting_after", "ending_before"):
         if named := call.given(cursor):
             call.named(kind, named, cursor)
-    page = Page(limit, call.given("starting_after"), call.given("ending_before"), call.given("created"))
+    cursors = call.given("starting_after"), call.given("ending_before")
+    page = Page(limit, *cursors, call.given("created"), call.lists_until_ns)
     records, has_more = call.store.page(kind, call.account, page, owner=owner, parents=parents)
     data = [render(record) for record in records]
     return {"object": "list", "data": data, "has_more": has_more, "url": call.path}

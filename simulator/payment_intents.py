@@ -130,7 +130,7 @@ def _confirm(call: Call, record: PaymentIntent, token: str | None) -> Json | Ans
     if record.status not in CONFIRMABLE:
         raise _unexpected("confirm", record, CONFIRMABLE)
     if record.declines >= call.processor.confirmation_limit:
-        return _cancel_at_limit(call, record)
+        return cancel_at_limit(call, record)
     if token is None:
         raise refused(
             "You cannot confirm this PaymentIntent because it's missing a payment method. A decline takes the "
@@ -159,7 +159,7 @@ def _confirm(call: Call, record: PaymentIntent, token: str | None) -> Json | Ans
     return charge_card(call, changed, method, Attempt(is_off_session=nobody_there))
 
 
-def _cancel_at_limit(call: Call, record: PaymentIntent) -> Answer:
+def cancel_at_limit(call: Call, record: PaymentIntent) -> Answer:
     """After the limit "any further calls to this endpoint will transition the PaymentIntent to canceled"."""
     canceled = _cancel(call, record, "automatic")
     body = error_body(

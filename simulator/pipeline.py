@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -23,13 +23,15 @@ from simulator.faults import Arrival, CutConnection, Faults, NoFaults
 from simulator.forms import decode_form, typed_parameters
 from simulator.idempotency import Idempotency, SavedAnswer
 from simulator.lists import expand
-from simulator.request_log import RequestLog
+from simulator.rate_limit import RateLimit
+from simulator.request_log import CUT, RequestLog
 from simulator.routes import Route, find_route
 from simulator.views import API_VERSION
 
 log = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 1_000_000  # far above any form of ours; bounds what one request may hold in memory
+FLUSH_LOOKS = 2_000  # a millisecond apart; a client that does not read half a body by then is cut all the same
 _KEY = re.compile(r"sk_test_sim_([a-z0-9_]{1,40})")
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
@@ -42,6 +44,8 @@ class Wire:
     body: bytes
     headers: tuple[tuple[str, str], ...]
     is_replay: bool = False
+    content_type: str = "application/json"
+    is_cut: bool = False
 
 
 @dataclass
@@ -55,6 +59,7 @@ class StripeApi:
     accounts: frozenset[str] | None = None
     faults: Faults = field(default_factory=NoFaults)
     latency_ms: float = 0.0
+    rate_limit: RateLimit = field(default_factory=RateLimit)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrived_ns = time.time_ns()
@@ -66,68 +71,92 @@ class StripeApi:
         try:
             body = await _read_body(receive)
             account = self._authenticate(headers)
+            self.rate_limit.admit(account)
+            route, ids = _route(scope["method"], path, headers)
             form = (body or scope["query_string"]).decode("utf-8", "replace")
-            arrival = Arrival(arrived_ns, scope["method"], path, account, key, form)
-            wire = await self._answer(arrival, request_id, headers)
+            arrival = Arrival(
+                arrived_ns, scope["method"], path, account, key, form, request_id, route.operation, ids
+            )
+            wire = await self._answer(arrival, route)
         except ApiError as error:
             wire = _wire(error.answer)
         except CutConnection:
-            scope["simulator.transport"].abort()
+            self.requests.note(arrived_ns, scope["method"], path, account, key, CUT, False)
+            await _cut(scope["simulator.transport"])
             return
         except Exception:
             log.exception("request_broke", request_id=request_id, path=path)
             wire = _wire(internal_error(request_id))
         self.requests.note(arrived_ns, scope["method"], path, account, key, wire.status, wire.is_replay)
-        await _send(send, wire, request_id, key)
+        if wire.is_cut:
+            await _send_half(send, wire, request_id, key, scope["simulator.transport"])
+        else:
+            await _send(send, wire, request_id, key)
 
-    async def _answer(self, arrival: Arrival, request_id: str, headers: Mapping[str, str]) -> Wire:
-        found = find_route(arrival.method, arrival.path)
-        if found is None:
-            raise unknown_url(arrival.method, arrival.path)
-        if headers.get("stripe-version", API_VERSION) != API_VERSION:
-            raise bad_parameter(f"The simulator speaks Stripe-Version {API_VERSION} only.", "Stripe-Version")
-        if arrival.method != "POST" or not arrival.idempotency_key:
-            return await self._fresh_answer(arrival, request_id, *found)
-        if replay := self.idempotency.find(arrival):
-            original = (("Idempotent-Replayed", "true"), ("Original-Request", replay.request_id))
-            return Wire(replay.status, replay.body, original, is_replay=True)
-        self.idempotency.hold(arrival)
+    async def _answer(self, arrival: Arrival, route: Route) -> Wire:
+        replay = None
+        if is_held := arrival.method == "POST" and arrival.idempotency_key is not None:
+            replay = self.idempotency.find(arrival)
+            if replay is None:
+                self.idempotency.hold(arrival)
+            else:
+                arrival = replace(arrival, is_replay=True)
         try:
-            return await self._fresh_answer(arrival, request_id, *found)
+            if (instead := await self.faults.before_apply(arrival)) is not None:
+                return _wire(instead)
+            if replay is not None:
+                return await self._replayed(arrival, replay)
+            return await self._fresh_answer(arrival, route)
         finally:
-            self.idempotency.release(arrival)
+            if is_held and replay is None:
+                self.idempotency.release(arrival)
+            self.faults.finished(arrival)
 
-    async def _fresh_answer(self, arrival: Arrival, request_id: str, route: Route, ids: tuple[str, ...]) -> Wire:
-        instead = await self.faults.before_apply(arrival)
-        if instead is not None:
-            return _wire(instead)
+    async def _replayed(self, arrival: Arrival, replay: SavedAnswer) -> Wire:
+        original = (("Idempotent-Replayed", "true"), ("Original-Request", replay.request_id))
+        wire = Wire(replay.status, replay.body, original, is_replay=True)
+        return await self._told(arrival, Answer(replay.status, json.loads(replay.body), original), wire)
+
+    async def _fresh_answer(self, arrival: Arrival, route: Route) -> Wire:
         now = await self.time.now() if route.method == "POST" else 0
-        answer, encoded = self._apply(arrival, request_id, route, ids, now)
+        try:
+            answer, encoded = self._apply(arrival, route, now)
+            wire = Wire(answer.status, encoded, answer.headers)
+        except ApiError as error:
+            answer, wire = error.answer, _wire(error.answer)
         self.processor.outbox.ring()
         if self.latency_ms:
             await asyncio.sleep(self.latency_ms / 1000)
-        told = await self.faults.before_answer(arrival, answer)
-        return Wire(answer.status, encoded, answer.headers) if told is answer else _wire(told)
+        return await self._told(arrival, answer, wire)
 
-    def _apply(
-        self, arrival: Arrival, request_id: str, route: Route, ids: tuple[str, ...], now: int
-    ) -> tuple[Answer, bytes]:
+    async def _told(self, arrival: Arrival, answer: Answer, wire: Wire) -> Wire:
+        """What is told of an answer: itself (`wire`), unless a fault changes it on its way."""
+        told = await self.faults.before_answer(arrival, answer)
+        if told is answer:
+            return wire
+        if isinstance(told, Answer):
+            return replace(_wire(told), is_replay=wire.is_replay)
+        body = wire.body if told.body is None else told.body
+        kind = "application/json" if told.body is None else "text/html"
+        return replace(wire, body=body, content_type=kind, is_cut=told.is_cut)
+
+    def _apply(self, arrival: Arrival, route: Route, now: int) -> tuple[Answer, bytes]:
         """Do what is asked and save the answer with it; a refusal undoes everything but itself."""
         if route.method == "GET":
-            answer = self._run(arrival, request_id, route, ids, now)
+            answer = self._run(arrival, route, now)
             return answer, _encoded(answer)
         try:
             with self.processor.store.transaction():
-                answer = self._run(arrival, request_id, route, ids, now)
+                answer = self._run(arrival, route, now)
                 answer = self.faults.before_commit(arrival, answer)
-                return answer, self._save(arrival, answer, request_id)
+                return answer, self._save(arrival, answer)
         except ApiError as error:
             if not error.is_saved:
                 raise
             with self.processor.store.transaction():
-                return error.answer, self._save(arrival, error.answer, request_id)
+                return error.answer, self._save(arrival, error.answer)
 
-    def _run(self, arrival: Arrival, request_id: str, route: Route, ids: tuple[str, ...], now: int) -> Answer:
+    def _run(self, arrival: Arrival, route: Route, now: int) -> Answer:
         params = typed_parameters(decode_form(arrival.form), route.params)
         for name in route.required:
             if params.get(name) is None:
@@ -137,22 +166,22 @@ class StripeApi:
             account=arrival.account,
             now=now,
             params=params,
-            ids=ids,
+            ids=arrival.ids,
             path=arrival.path,
-            request_id=request_id,
+            request_id=arrival.request_id,
             idempotency_key=arrival.idempotency_key,
         )
-        result = route.handle(call)
+        result = self.faults.apply(arrival, call, route.handle)
         if isinstance(result, Answer):
             return result
         if paths := params.get("expand"):
             expand(call, result, paths)
         return Answer(200, result)
 
-    def _save(self, arrival: Arrival, answer: Answer, request_id: str) -> bytes:
+    def _save(self, arrival: Arrival, answer: Answer) -> bytes:
         body = _encoded(answer)
         if arrival.idempotency_key:
-            self.idempotency.save(arrival, SavedAnswer(answer.status, body, request_id))
+            self.idempotency.save(arrival, SavedAnswer(answer.status, body, arrival.request_id))
         return body
 
     def _authenticate(self, headers: Mapping[str, str]) -> str:
@@ -191,9 +220,43 @@ async def _read_body(receive: Receive) -> bytes:
     return body
 
 
+def _route(method: str, path: str, headers: Mapping[str, str]) -> tuple[Route, tuple[str, ...]]:
+    found = find_route(method, path)
+    if found is None:
+        raise unknown_url(method, path)
+    if headers.get("stripe-version", API_VERSION) != API_VERSION:
+        raise bad_parameter(f"The simulator speaks Stripe-Version {API_VERSION} only.", "Stripe-Version")
+    return found
+
+
 async def _send(send: Send, wire: Wire, request_id: str, key: str | None) -> None:
+    await _send_head(send, wire, request_id, key)
+    await send({"type": "http.response.body", "body": wire.body})
+
+
+async def _send_half(
+    send: Send, wire: Wire, request_id: str, key: str | None, transport: asyncio.Transport
+) -> None:
+    """Promise the whole body, send half of it, and cut the connection once that half is on its way."""
+    await _send_head(send, wire, request_id, key)
+    await send({"type": "http.response.body", "body": wire.body[: len(wire.body) // 2], "more_body": True})
+    for _ in range(FLUSH_LOOKS):
+        await asyncio.sleep(0.001)
+        if not transport.get_write_buffer_size():
+            break
+    await _cut(transport)
+
+
+async def _cut(transport: asyncio.Transport) -> None:
+    """Drop the connection, and let the server see that it is gone before it misses the rest of an answer."""
+    transport.abort()
+    for _ in range(3):  # turns of the loop: uvloop tells of a lost connection in the next
+        await asyncio.sleep(0)
+
+
+async def _send_head(send: Send, wire: Wire, request_id: str, key: str | None) -> None:
     headers = [
-        ("Content-Type", "application/json"),
+        ("Content-Type", wire.content_type),
         ("Content-Length", str(len(wire.body))),
         ("Request-Id", request_id),
         ("Stripe-Version", API_VERSION),
@@ -203,4 +266,3 @@ async def _send(send: Send, wire: Wire, request_id: str, key: str | None) -> Non
         headers.append(("Idempotency-Key", key))
     raw: list[Any] = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers]
     await send({"type": "http.response.start", "status": wire.status, "headers": raw})
-    await send({"type": "http.response.body", "body": wire.body})

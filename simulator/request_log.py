@@ -4,6 +4,7 @@ from collections import Counter, deque
 from dataclasses import asdict, dataclass
 from typing import Any
 
+CUT = 0  # the status of a request whose connection was cut before any answer
 KEPT = 20_000  # requests; about 5 MB, and more than any benchmark reads back
 
 

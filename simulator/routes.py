@@ -20,6 +20,18 @@ class Route:
     params: Spec = field(default_factory=lambda: parameters.EXPAND)
     required: tuple[str, ...] = ()
 
+    @property
+    def operation(self) -> str:
+        """What scripted faults call it (simulator/fault_rules.py)."""
+        return "list" if "limit" in self.params else _OPERATIONS.get((self.method, self.path), "other")
+
+
+_OPERATIONS = {
+    ("POST", "payment_intents"): "create",
+    ("POST", "payment_intents/:id/confirm"): "confirm",
+    ("POST", "payment_intents/:id/cancel"): "cancel",
+    ("GET", "payment_intents/:id"): "retrieve",
+}
 
 ROUTES = (
     Route("GET", "account", lists.retrieve_account),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from simulator.call import CONFIRMATION_LIMIT
 from simulator.events import EVENT_TYPES, Webhook
+from simulator.rate_limit import rate_per_second
 
 
 class SettingsError(ValueError):
@@ -16,7 +17,10 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """`accounts`: the account names that keys may carry; None for any."""
+    """`accounts`: the account names that keys may carry; None for any.
+
+    `rate_limit_per_s`: requests per second and account above which the answer is 429; None for no limit.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -24,6 +28,7 @@ class Settings:
     webhooks: tuple[Webhook, ...] = field(default=())
     accounts: frozenset[str] | None = None
     confirmation_limit: int = CONFIRMATION_LIMIT
+    rate_limit_per_s: float | None = None
     clock: str = "system"
     database_url: str | None = None
 
@@ -38,6 +43,7 @@ def settings_from_environment(environment: Mapping[str, str] = os.environ) -> Se
         webhooks=_webhooks(environment.get("SIMULATOR_WEBHOOKS", "")),
         accounts=frozenset(accounts.split(",")) if accounts else None,
         confirmation_limit=_integer(environment, "SIMULATOR_CONFIRMATION_LIMIT", CONFIRMATION_LIMIT),
+        rate_limit_per_s=_rate(environment, "SIMULATOR_RATE_LIMIT"),
         clock=environment.get("DUECOURSE_CLOCK", "system"),
         database_url=environment.get("DATABASE_URL"),
     )
@@ -49,6 +55,14 @@ def _integer(environment: Mapping[str, str], name: str, default: int) -> int:
         return int(given) if given else default
     except ValueError:
         raise SettingsError(f"{name}={given!r} is not a whole number") from None
+
+
+def _rate(environment: Mapping[str, str], name: str) -> float | None:
+    given = environment.get(name)
+    try:
+        return rate_per_second(float(given)) if given else None
+    except ValueError:
+        raise SettingsError(f"{name}={given!r} is not a number of requests per second above 0") from None
 
 
 def _webhooks(given: str) -> tuple[Webhook, ...]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from simulator.ids import instant_part
 from simulator.records import KINDS, Record, to_plain
 
 R = TypeVar("R", bound=Record)
@@ -78,6 +79,7 @@ class Page:
     starting_after: str | None = None
     ending_before: str | None = None
     created: Mapping[str, int] | None = None
+    until_ns: int | None = None  # only what was made before this instant of machine time
 
 
 class Store:
@@ -166,6 +168,9 @@ class Store:
             if page.created and bound in page.created:
                 where.append(f"created {sign} ?")
                 values.append(page.created[bound])
+        if page.until_ns is not None:  # ids grow with machine time (simulator/ids.py)
+            where.append("id < ?")
+            values.append(f"{kind.PREFIX}_{instant_part(page.until_ns)}")
         is_backwards = page.ending_before is not None
         if cursor := page.ending_before or page.starting_after:
             sign = ">" if is_backwards else "<"

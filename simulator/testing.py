@@ -31,14 +31,22 @@ def running_simulator(
     port: int = 0,
     confirmation_limit: int = CONFIRMATION_LIMIT,
     faults: Faults | None = None,
+    rate_limit_per_s: float | None = None,
 ) -> Iterator[SimulatorClient]:
     """Run a simulator in a thread of this process on a free port; yields its client (`.url` for the SDK).
 
-    Without `data_dir` its data are in a temporary folder that goes with it.
+    Without `data_dir` its data are in a temporary folder that goes with it. `faults` are hooks in this process
+    (subclass NoFaults); scripted ones come and go by the client's `add_faults` and `clear_faults`.
     """
     with ExitStack() as stack:
         folder = data_dir or Path(stack.enter_context(TemporaryDirectory(prefix="simulator-")))
-        settings = Settings(port=port, data=folder, webhooks=tuple(webhooks), confirmation_limit=confirmation_limit)
+        settings = Settings(
+            port=port,
+            data=folder,
+            webhooks=tuple(webhooks),
+            confirmation_limit=confirmation_limit,
+            rate_limit_per_s=rate_limit_per_s,
+        )
         thread = _ServerThread(settings, clock or SystemClock(), faults)
         stack.callback(thread.stop)
         yield stack.enter_context(SimulatorClient(thread.start_and_wait()))

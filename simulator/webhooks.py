@@ -15,7 +15,7 @@ from collections.abc import Callable
 import structlog
 
 from simulator.events import Endpoint, Outbox
-from simulator.faults import Delivery, Faults, NoFaults
+from simulator.faults import STRAIGHT, Delivery, Detour, Faults, NoFaults, Way
 from simulator.poster import Poster
 from simulator.records import Event
 from simulator.store import Store
@@ -67,6 +67,11 @@ class Couriers:
         if self._poster is not None:
             await self._poster.close()
 
+    def let_go(self) -> None:
+        """Send what a fault holds back."""
+        for courier in self._couriers.values():
+            courier.let_go()
+
     def pending(self) -> int:
         return int(self._store.db.execute("SELECT count(*) FROM deliveries").fetchone()[0])
 
@@ -93,6 +98,7 @@ class Courier:
         self._under_way: dict[int, asyncio.Task[None]] = {}
         self._alarm: asyncio.TimerHandle | None = None
         self._is_stopped = False
+        self._held: dict[int, Way] = {}  # put off before their first attempt, by a fault
 
     def wake(self) -> None:
         """Start what is due, as far as there are places; set an alarm for the next retry."""
@@ -103,6 +109,11 @@ class Courier:
             self._under_way[delivery.seq] = task
             task.add_done_callback(self._done(delivery.seq))
         self._set_alarm()
+
+    def let_go(self) -> None:
+        for seq in self._held:
+            self._send_at(seq, time.time())
+        self.wake()
 
     async def stop(self) -> None:
         self._is_stopped = True
@@ -157,15 +168,62 @@ class Courier:
             return
         store = self._couriers.store
         found = store.get(Event, endpoint.account, delivery.event)
-        if found is not None and not await self._is_taken(endpoint, delivery, found):
-            self._put_off(delivery)
-            return
+        if found is not None:
+            way = self._way_of(endpoint, delivery, found)
+            if way.detour in (Detour.DELAY, Detour.HOLD):
+                return
+            if way.detour is not Detour.DROP and not await self._is_taken(endpoint, delivery, found, way):
+                way.missed()
+                self._put_off(delivery)
+                return
+            if way.detour is Detour.TWICE and way.delay_s:
+                self._hold(delivery, way)
+                return
         store.db.execute("DELETE FROM deliveries WHERE seq = ?", (delivery.seq,))
 
-    async def _is_taken(self, endpoint: Endpoint, delivery: Delivery, found: Event) -> bool:
+    def _way_of(self, endpoint: Endpoint, delivery: Delivery, found: Event) -> Way:
+        """Ask the faults, once for each delivery; one that comes back from a detour goes straight."""
+        if was := self._held.pop(delivery.seq, None):
+            if was.detour is Detour.TWICE:
+                was.landed()
+            else:
+                was.missed()  # nothing overtook it; a delay has landed long ago
+        if delivery.attempts:
+            return STRAIGHT
+        way = self._couriers.faults.way_of(delivery, endpoint.account, found)
+        if way.detour is Detour.HOLD and any(held.detour is Detour.HOLD for held in self._held.values()):
+            way.missed()  # one at a time: of two that both wait, neither would be overtaken
+            return STRAIGHT
+        if way.detour in (Detour.DELAY, Detour.HOLD):
+            self._hold(delivery, way)
+        if way.detour in (Detour.DELAY, Detour.DROP):
+            way.landed()
+        return way
+
+    def _hold(self, delivery: Delivery, way: Way) -> None:
+        self._held[delivery.seq] = way
+        self._send_at(delivery.seq, time.time() + way.delay_s)
+
+    def _send_at(self, seq: int, at: float) -> None:
+        self._couriers.store.db.execute(
+            "UPDATE deliveries SET attempts = max(attempts, 1), next_at = ? WHERE seq = ?", (at, seq)
+        )
+
+    async def _is_taken(self, endpoint: Endpoint, delivery: Delivery, found: Event, way: Way) -> bool:
         if not await self._couriers.faults.before_delivery(delivery):
             return False
         payload = json.dumps(event_view(found, pending_webhooks=1), separators=(",", ":")).encode()
+        if way.detour is not Detour.TWICE or way.delay_s:
+            return await self._post(endpoint, delivery, payload)
+        # Beside each other, so that the two meet at the receiver.
+        is_taken = await asyncio.gather(*(self._post(endpoint, delivery, payload) for _ in range(2)))
+        if all(is_taken):
+            way.landed()
+        else:
+            way.missed()
+        return any(is_taken)
+
+    async def _post(self, endpoint: Endpoint, delivery: Delivery, payload: bytes) -> bool:
         headers = {
             "Content-Type": "application/json; charset=utf-8",
             "Stripe-Signature": sign(endpoint.secret, payload, int(time.time())),
@@ -178,9 +236,17 @@ class Courier:
             return False
         if 200 <= status < 300:
             self._couriers.delivered += 1
+            self._overtook(delivery)
             return True
         self._refused(delivery, f"HTTP {status}")
         return False
+
+    def _overtook(self, delivery: Delivery) -> None:
+        """A delivery that was held for this moment may go, behind the one just taken."""
+        for seq, way in self._held.items():
+            if way.detour is Detour.HOLD and seq < delivery.seq:
+                way.landed()
+                self._send_at(seq, time.time())
 
     def _refused(self, delivery: Delivery, reason: str) -> None:
         self._couriers.refused += 1

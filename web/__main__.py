@@ -1,6 +1,7 @@
 """`python -m web`: the web process, on DUECOURSE_WEB_HOST and PORT, or on a listening socket that it inherits."""
 
 import os
+import signal
 import socket
 
 import uvicorn
@@ -23,6 +24,8 @@ def main() -> None:
         log_config=None,  # ours: secrets are cut out
         timeout_graceful_shutdown=10,
     )
+    # uvicorn raises the signal once more when all is answered and closed; we ended as told, which is exit code 0.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     inherited = os.environ.get("DUECOURSE_WEB_FD")
     sockets = [socket.socket(fileno=int(inherited))] if inherited else None
     uvicorn.Server(config).run(sockets)

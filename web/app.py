@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from shared.crash_points import arm
 from shared.gateway.stripe_webhooks import verify_webhook
 from shared.logs import configure_logs
 from shared.policy import Policy, PolicyError
@@ -27,6 +28,8 @@ log = structlog.get_logger()
 
 #: Seconds a readiness probe waits for the database before it says no.
 READY_WITHIN_S = 3.0
+#: Below the time that Stripe waits for an answer (s); storing an event takes a millisecond.
+STATEMENT_LIMIT_S = 5
 
 
 def make_app() -> ASGIApp:
@@ -34,10 +37,15 @@ def make_app() -> ASGIApp:
     try:
         settings = load_settings()
         configure_logs("web", settings.log_level)
+        arm(settings.crash_plan)
         _log_like_us()
-        return build_app(settings, build_runtime(settings, pool_size=STORERS + 1))  # one for the probe
+        return build_app(settings, _runtime(settings))
     except (SettingsError, PolicyError) as error:
         raise SystemExit(str(error)) from None
+
+
+def _runtime(settings: Settings) -> Runtime:
+    return build_runtime(settings, pool_size=STORERS + 1, statement_limit_s=STATEMENT_LIMIT_S)  # one for the probe
 
 
 def build_app(settings: Settings, runtime: Runtime) -> ASGIApp:

@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 
 from shared.broker import Ring
+from shared.crash_points import CrashPoint, reach
 from shared.db.machinery import stripe_events
 from shared.domain.states import StripeEventState
 from shared.gateway.port import BadSignatureError, StripeEventSeen, WebhookVerifier
@@ -117,6 +118,7 @@ class WebhookReceiver:
         if self._rings >= MAX_RINGS:
             log.warning("webhook.bell_skipped", consequence="the sweep rings instead")
             return
+        reach(CrashPoint.WEBHOOK_ANSWERED)
         self._rings += 1
         try:
             await anyio.to_thread.run_sync(self._ring, [job], limiter=self._ringers)
@@ -127,6 +129,7 @@ class WebhookReceiver:
 def store_event(engine: Engine, coverage: str, event: StripeEventSeen) -> bool:
     """Store the event under Stripe's own id; False if we have it already. Types without a handler are ignored."""
     state = StripeEventState.RECEIVED if event.type in HANDLED_EVENT_TYPES else StripeEventState.IGNORED
+    reach(CrashPoint.WEBHOOK_RECEIVED)
     with engine.begin() as connection:
         stored = connection.execute(
             insert(stripe_events)
@@ -142,6 +145,8 @@ def store_event(engine: Engine, coverage: str, event: StripeEventSeen) -> bool:
             .on_conflict_do_nothing()
             .returning(stripe_events.c.stripe_event_id)
         ).one_or_none()
+        reach(CrashPoint.WEBHOOK_STORE_BEFORE_COMMIT)
+    reach(CrashPoint.WEBHOOK_STORED)
     return stored is not None
 
 

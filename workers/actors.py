@@ -10,6 +10,7 @@ from uuid import UUID
 import dramatiq
 
 from shared.broker import make_broker
+from shared.crash_points import arm
 from shared.jobs import BATCH, INTERACTIVE, RUNS
 from shared.logs import configure_logs
 from shared.runtime import Runtime, build_runtime
@@ -18,6 +19,7 @@ from workers import use_cases
 
 settings = load_settings()
 configure_logs("worker", settings.log_level)
+arm(settings.crash_plan)
 broker = make_broker(settings.redis_url.get_secret_value())
 dramatiq.set_broker(broker)
 
@@ -25,12 +27,14 @@ dramatiq.set_broker(broker)
 CHARGE_TIME_LIMIT_MS = 90_000
 #: A run works in short chunks and rings again after some 20 s; this stops only a chunk that hangs (ms).
 RUN_TIME_LIMIT_MS = 300_000
+#: A chunk of a run takes some 0.5 s, everything else milliseconds; a time limit can't interrupt the driver (s).
+STATEMENT_LIMIT_S = 60
 
 
 @cache
 def runtime() -> Runtime:
     """Built at first use, after the fork: no connection is shared between processes."""
-    return build_runtime(settings, broker=broker)
+    return build_runtime(settings, broker=broker, statement_limit_s=STATEMENT_LIMIT_S)
 
 
 @dramatiq.actor(queue_name=BATCH, actor_name="charge_payment", time_limit=CHARGE_TIME_LIMIT_MS)
@@ -61,3 +65,9 @@ def generate_invoices(run_id: str) -> None:
 def retry_payments(run_id: str) -> None:
     """Go on with a daily run. Safe to deliver twice: chunks take turns on the run row."""
     use_cases.retry_payments(runtime(), UUID(run_id))
+
+
+@dramatiq.actor(queue_name=RUNS, time_limit=RUN_TIME_LIMIT_MS)  # nobody waits for it: after the other runs
+def reconcile_charges(run_id: str) -> None:
+    """Go on with a night's reconciliation. Safe to deliver twice: whoever comes second writes nothing."""
+    use_cases.reconcile_charges(runtime(), UUID(run_id))

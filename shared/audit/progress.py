@@ -84,6 +84,7 @@ PROGRESS = (
         """
         SELECT r.id AS run_id, r.job, r.period, r.coverage, r.state, r.created_at FROM {runs} r
         WHERE r.state IN ('ready', 'running') AND r.created_at <= :machine_now - CAST(:patience AS interval)
+          AND (r.backoff_until IS NULL OR r.backoff_until <= :machine_now)
           AND NOT EXISTS (
               SELECT FROM events e WHERE e.type IN ('run_started', 'run_confirmed', 'run_reopened')
                 AND e.run_id = r.id AND e.created_at > :machine_now - CAST(:patience AS interval))

@@ -20,6 +20,7 @@ from sqlalchemy.dialects.postgresql import insert
 from shared.collection.payments import Because, PaymentRow, lock_collectable_monthly, make_due_now
 from shared.collection.registrations import ADD, REPLACE, Registration
 from shared.collection.standing import lock_account
+from shared.crash_points import CrashPoint, reach
 from shared.db.tables import card_registrations, cards, payment_settings
 from shared.db.trail import TrailEvent, record_event
 from shared.domain.states import WAITING_FOR_CARD, Lane, Trigger
@@ -73,6 +74,7 @@ def register_card(
     if row.detached_at is not None:
         return CardChange("refused: the card was detached meanwhile", settings.account_id)
     _remember_registration(connection, registration, row)
+    reach(CrashPoint.EVENT_CARD_STORED)
     stays_second = _why_not_primary(connection, settings, registration, row)
     if stays_second is not None:
         return CardChange(stays_second, settings.account_id)
@@ -272,6 +274,7 @@ def _make_primary(
             "intent": REPLACE if registration.is_replacement else ADD,
         },
     )
+    reach(CrashPoint.EVENT_CARD_MADE_PRIMARY)
     payments = lock_collectable_monthly(connection, settings.account_id, settings.coverage)
     made_due = _wake(connection, payments, because)
     return CardChange(f"registered the primary card; {len(made_due)} made due", settings.account_id, made_due)

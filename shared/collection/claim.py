@@ -11,8 +11,10 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, Row, and_, bindparam, exists, insert, select, update
 
+from shared.clock import has_come
 from shared.collection.budgets import lock_card, over_budget
 from shared.collection.payments import Because, PaymentRow, lock_payment, make_due_now, move_payment
+from shared.crash_points import CrashPoint, reach
 from shared.db.tables import card_blocks, cards, payment_attempts, payment_intents, payment_settings, payments
 from shared.db.trail import TrailEvent, record_event
 from shared.domain.states import (
@@ -113,8 +115,11 @@ def claim_charge(connection: Connection, runtime: Runtime, payment_id: UUID) -> 
         payment = _wake(connection, payment, now)
     waits = _park(connection, payment, settings, found, now)
     if waits is not None:
+        reach(CrashPoint.CHARGE_PARK_BEFORE_COMMIT)
         return NotClaimed(waits)
-    return _start(connection, runtime, payment, settings, found, now, machine_now)
+    claimed = _start(connection, runtime, payment, settings, found, now, machine_now)
+    reach(CrashPoint.CHARGE_CLAIM_BEFORE_COMMIT)
+    return claimed
 
 
 def _lock_settings(connection: Connection, payment_id: UUID) -> Row[Any] | None:
@@ -140,7 +145,7 @@ def _why_not_due(
         return f"is due at {payment.next_attempt_at.isoformat()}"
     if payment.held_until is not None and payment.held_until > now:
         return "is held by an operator"
-    if payment.backoff_until is not None and payment.backoff_until > machine_now:
+    if payment.backoff_until is not None and not has_come(payment.backoff_until, machine_now):
         return "backs off from an outage"
     if found.has_open_attempt:
         return "has an open attempt"
@@ -211,6 +216,7 @@ def _start(
     machine_now: datetime,
 ) -> Claimed:
     intent = _live_intent(connection, payment, settings, now, machine_now)
+    reach(CrashPoint.CHARGE_CLAIM_INTENT_WRITTEN)
     number = payment.attempt_count + 1
     # A PaymentIntent that waits for the customer's bank can't be confirmed again: it is canceled and succeeded.
     kind = AttemptKind.CANCEL if intent.status == "requires_action" else AttemptKind.CHARGE

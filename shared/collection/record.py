@@ -4,9 +4,10 @@ Evidence of money closes an attempt at any time and always wins. Evidence of no 
 own answer never closes one inside its lease: it may speak of the attempt before (I5).
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, Select, bindparam, exists, select, update
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, exists, select, updat
 from shared.collection.aftermath import AFTERMATH, Locked
 from shared.collection.payments import lock_payment, open_attempt
 from shared.collection.standing import lock_account
+from shared.crash_points import CrashPoint, reach
 from shared.db.session import in_transaction
 from shared.db.tables import payment_attempts, payment_intents, payment_settings, payments
 from shared.db.trail import TrailEvent, record_event
@@ -23,9 +25,14 @@ from shared.gateway.port import Answer, Outcome, PaymentIntentSeen
 from shared.jobs import ChargePayment
 from shared.runtime import Runtime
 
+Result = TypeVar("Result")
+
 #: Machine time until an unknown attempt is looked up again: at first soon, then ever less often.
 FIRST_LOOK_UP = timedelta(seconds=5)
 LONGEST_LOOK_UP = timedelta(minutes=15)
+#: An answer in hand is worth waiting for the database or a lock (s). Together with both requests, 70 s at the
+#: longest, it stays within the actor's time limit of 90 s; alone it stays within a worker's 40 s of grace.
+WRITE_INSISTS_FOR_S = 20.0
 #: Outcomes after which a payment may be due at this moment: a newer card, or a successor of what was canceled.
 MAY_BE_DUE_AT_ONCE = frozenset({Outcome.DECLINED, Outcome.AUTHENTICATION_NEEDED, Outcome.CANCELED})
 
@@ -58,9 +65,12 @@ def record_answer(runtime: Runtime, attempt_id: UUID, answer: Answer, actor: str
         locked = _lock(connection, runtime, _IDS_OF_ATTEMPT, attempt_id)
         attempt = connection.execute(_LOCK_ATTEMPT, {"id": attempt_id}).one()
         _apply(connection, replace(locked, attempt=attempt), answer, actor, is_own=True)
+        reach(CrashPoint.RECORD_ANSWER_BEFORE_COMMIT)
         return UUID(str(locked.payment.id))
 
-    payment_id = in_transaction(runtime.engine, work)
+    reach(CrashPoint.RECORD_ANSWER_BEGUN)
+    payment_id = _write(runtime, work)
+    reach(CrashPoint.RECORD_ANSWER_COMMITTED)
     if answer.outcome in MAY_BE_DUE_AT_ONCE:
         ring_if_due(runtime, payment_id)
 
@@ -80,11 +90,19 @@ def record_observation(runtime: Runtime, payment_intent_id: UUID, answer: Answer
         observed = replace(answer, outcome=outcome, decline=seen.last_error, charge_id=seen.latest_charge_id)
         attempt = _attempt_observed(connection, locked.payment.id, payment_intent_id, observed)
         _apply(connection, replace(locked, attempt=attempt), observed, actor, is_own=False)
+        reach(CrashPoint.RECORD_OBSERVATION_BEFORE_COMMIT)
         return locked.payment.id, outcome
 
-    payment_id, outcome = in_transaction(runtime.engine, work)
+    reach(CrashPoint.RECORD_OBSERVATION_BEGUN)
+    payment_id, outcome = _write(runtime, work)
+    reach(CrashPoint.RECORD_OBSERVATION_COMMITTED)
     if outcome in MAY_BE_DUE_AT_ONCE:
         ring_if_due(runtime, payment_id)
+
+
+def _write(runtime: Runtime, work: Callable[[Connection], Result]) -> Result:
+    """Write what we know, and outlive a restart of the database: unwritten, it costs the lease and a look-up."""
+    return in_transaction(runtime.engine, work, insist_for_s=WRITE_INSISTS_FOR_S, outlives_outages=True)
 
 
 def ring_if_due(runtime: Runtime, payment_id: UUID) -> None:
@@ -151,10 +169,34 @@ def _apply(connection: Connection, locked: Locked, answer: Answer, actor: str, *
         return  # may speak of the attempt before; its own answer or settlement will come
     if has_money or is_own or is_open or answer.outcome is Outcome.CANCELED:
         _update_intent(connection, locked, answer)
-    if is_open or (has_money and attempt is not None and attempt.state != AttemptState.SUCCEEDED):
-        _close_attempt(connection, locked, answer, actor)
+        reach(CrashPoint.RECORD_INTENT_WRITTEN)
+    closing = _without_money_of_another(connection, locked, answer)
+    is_proven = closing.outcome is Outcome.SUCCEEDED
+    if is_open or (is_proven and attempt is not None and attempt.state != AttemptState.SUCCEEDED):
+        _close_attempt(connection, locked, closing, actor)
+        reach(CrashPoint.RECORD_ATTEMPT_WRITTEN)
     if is_open or has_money or _is_fresh_cancellation(connection, locked, answer):
         AFTERMATH[answer.outcome](connection, locked, answer, actor)
+
+
+def _without_money_of_another(connection: Connection, locked: Locked, answer: Answer) -> Answer:
+    """One charge is one attempt's success: whoever finds its PaymentIntent paid by another one asked nobody.
+
+    That happens when a worker stood still beyond its lease: it confirms while its successor is about to.
+    """
+    attempt, seen = locked.attempt, answer.payment_intent
+    if answer.outcome is not Outcome.SUCCEEDED or attempt is None or seen is None:
+        return answer
+    of_another = exists().where(
+        payment_attempts.c.payment_intent_id == attempt.payment_intent_id,
+        payment_attempts.c.id != attempt.id,
+        payment_attempts.c.state == AttemptState.SUCCEEDED,
+        payment_attempts.c.stripe_charge_id == seen.latest_charge_id,
+    )
+    if not connection.scalar(select(of_another)):
+        return answer
+    reason = f"another attempt was paid before this one could ask: {answer.reason}"
+    return replace(answer, outcome=Outcome.NOT_SENT, charge_id=None, reason=reason)
 
 
 def _is_fresh_cancellation(connection: Connection, locked: Locked, answer: Answer) -> bool:
@@ -175,7 +217,10 @@ def _of_cancel(answer: Answer) -> Answer:
 
 def _update_intent(connection: Connection, locked: Locked, answer: Answer) -> None:
     seen, intent = answer.payment_intent, locked.intent
-    if seen is None or intent.closed_reason == "succeeded":
+    if seen is None:
+        _give_up_unanswered(connection, locked, answer)
+        return
+    if intent.closed_reason == "succeeded":
         return
     values: dict[str, Any] = {
         "status": seen.status,
@@ -185,6 +230,19 @@ def _update_intent(connection: Connection, locked: Locked, answer: Answer) -> No
     if seen.status in ("succeeded", "canceled"):
         values |= {"closed_reason": seen.status, "closed_at": locked.now}
     connection.execute(_UPDATE_INTENT, {"row_id": intent.id, **values})
+
+
+def _give_up_unanswered(connection: Connection, locked: Locked, answer: Answer) -> None:
+    """Abandon a PaymentIntent whose create is answered by a saved error only: its key will never bring it.
+
+    Its id was never known, so nobody can have confirmed it and it moves no money. Waiting until the key is
+    forgotten (a day) would leave the payment unasked for.
+    """
+    attempt, intent = locked.attempt, locked.intent
+    is_asking = attempt is not None and attempt.state in OPEN_ATTEMPT and attempt.confirm_allowed_at is None
+    if answer.is_key_spent and is_asking and intent.stripe_payment_intent_id is None and not intent.closed_reason:
+        values = {"row_id": intent.id, "closed_reason": "abandoned", "closed_at": locked.now}
+        connection.execute(_UPDATE_INTENT, values)
 
 
 def _close_attempt(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:

@@ -21,7 +21,7 @@ runs = Table(
     "runs",
     metadata,
     primary_key(),
-    string("job"),  # monthly-invoices, daily-retries: permanent names
+    string("job"),  # monthly-invoices, daily-retries, reconciliation: permanent names
     string("period"),  # 2026-10 or 2026-10-31
     string("coverage"),
     string("state"),
@@ -33,6 +33,8 @@ runs = Table(
     string("reason", nullable=True),
     json("counts"),
     json("cursor"),  # where the next chunk starts; written in the chunk's own transaction
+    instant("backoff_until", nullable=True),  # machine time: what it needs is away
+    string("trouble", nullable=True),  # why it backs off, in words; null once it gets on
     created_at(),
     UniqueConstraint("job", "period", "coverage"),  # the guarantee behind leadership and every race
     one_of("state", RunState),
@@ -96,6 +98,16 @@ findings = Table(  # something in the books that a person must look at, and reso
     created_at(),
     UniqueConstraint("kind", "coverage", "subject"),
     Index("ix_findings_open", "found_at", postgresql_where=text("resolved_at IS NULL")),
+)
+
+listed_charges = Table(  # what one reconciliation saw at the processor; its rows go when it ends
+    "listed_charges",
+    metadata,
+    identifier("reconciliation_id"),  # the run's id, or one of its own where a person reconciles at a terminal
+    string("stripe_charge_id"),
+    created_at(),
+    PrimaryKeyConstraint("reconciliation_id", "stripe_charge_id"),
+    Index("ix_listed_charges_created_at", "created_at"),
 )
 
 business_clock = Table(  # one row, only with DUECOURSE_CLOCK=virtual

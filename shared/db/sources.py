@@ -10,8 +10,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, DateTime, Row, Select, bindparam, exists, literal, or_, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    DateTime,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    exists,
+    literal,
+    literal_column,
+    or_,
+    select,
+)
 
+from shared.clock import FARTHEST_AHEAD
 from shared.db.machinery import runs, stripe_events
 from shared.db.tables import payment_attempts, payment_settings, payments
 from shared.domain.states import (
@@ -30,6 +44,7 @@ from shared.jobs import (
     INTERACTIVE,
     MONTHLY_INVOICES,
     QUEUE_OF_LANE,
+    RECONCILIATION,
     RUNS,
     ApplyStripeEvent,
     ChargePayment,
@@ -49,6 +64,9 @@ NOW = bindparam("now", type_=DateTime(timezone=True))
 MACHINE_NOW = bindparam("machine_now", type_=DateTime(timezone=True))
 STORED_BEFORE = bindparam("stored_before", type_=DateTime(timezone=True))
 STAMPING_SINCE = bindparam("stamping_since", type_=DateTime(timezone=True))
+#: Written by a clock that was wrong (`has_come`), up to the 9999 that waits for a person.
+TOO_FAR = bindparam("too_far", type_=DateTime(timezone=True))
+NEVER_BEGINS: ColumnElement[datetime] = literal_column("TIMESTAMPTZ '9999-01-01'")
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,7 @@ class Moment:
             "machine_now": self.machine_now,
             "stored_before": self.machine_now - webhook_rings_within,
             "stamping_since": self.machine_now - DAILY_RUN_STAMPS_WITHIN,
+            "too_far": self.machine_now + FARTHEST_AHEAD,
         }
 
 
@@ -93,6 +112,11 @@ def is_(column: Column[Any], word: str) -> ColumnElement[bool]:
     return column == literal(str(word), literal_execute=True)
 
 
+def has_come(column: Column[Any]) -> ColumnElement[bool]:
+    """Whether an instant of machine time has come: `shared.clock.has_come` as SQL."""
+    return or_(column <= MACHINE_NOW, and_(column > TOO_FAR, column < NEVER_BEGINS))
+
+
 def has_open_attempt() -> ColumnElement[bool]:
     """Whether a payment of the enclosing query is blocked by an attempt (I2)."""
     return exists().where(
@@ -104,7 +128,7 @@ def is_free() -> tuple[ColumnElement[bool], ...]:
     """Conditions that nothing stands in a payment's way: no hold, no outage, no open attempt."""
     return (
         or_(payments.c.held_until.is_(None), payments.c.held_until <= NOW),
-        or_(payments.c.backoff_until.is_(None), payments.c.backoff_until <= MACHINE_NOW),
+        or_(payments.c.backoff_until.is_(None), has_come(payments.c.backoff_until)),
         ~has_open_attempt(),
     )
 
@@ -114,7 +138,7 @@ def due_payments(lane: Lane) -> Select[Any]:
     being_stamped = select(runs.c.coverage).where(
         is_(runs.c.job, DAILY_RETRIES),
         one_of(runs.c.state, (RunState.READY, RunState.RUNNING)),
-        runs.c.created_at > STAMPING_SINCE,
+        runs.c.created_at.between(STAMPING_SINCE, TOO_FAR),
     )
     return (
         select(payments.c.id)
@@ -144,14 +168,14 @@ PAYMENTS_WITH_A_NEW_CARD = (
 #: Attempts whose worker is gone: whether money moved must be found out.
 EXPIRED_LEASES = (
     select(payment_attempts.c.id)
-    .where(is_(payment_attempts.c.state, AttemptState.STARTED), payment_attempts.c.lease_expires_at <= MACHINE_NOW)
+    .where(is_(payment_attempts.c.state, AttemptState.STARTED), has_come(payment_attempts.c.lease_expires_at))
     .order_by(payment_attempts.c.lease_expires_at)
 )
 
 #: Attempts that nobody knows the outcome of, when it is time to look again.
 UNKNOWN_ATTEMPTS = (
     select(payment_attempts.c.id)
-    .where(is_(payment_attempts.c.state, AttemptState.UNKNOWN), payment_attempts.c.look_up_at <= MACHINE_NOW)
+    .where(is_(payment_attempts.c.state, AttemptState.UNKNOWN), has_come(payment_attempts.c.look_up_at))
     .order_by(payment_attempts.c.look_up_at)
 )
 
@@ -160,18 +184,20 @@ STRIPE_EVENTS = (
     select(stripe_events.c.coverage, stripe_events.c.stripe_event_id)
     .where(
         one_of(stripe_events.c.state, (StripeEventState.RECEIVED, StripeEventState.TROUBLE)),
-        stripe_events.c.created_at <= STORED_BEFORE,
-        or_(stripe_events.c.try_again_at.is_(None), stripe_events.c.try_again_at <= MACHINE_NOW),
+        or_(stripe_events.c.created_at <= STORED_BEFORE, stripe_events.c.created_at > TOO_FAR),
+        or_(stripe_events.c.try_again_at.is_(None), has_come(stripe_events.c.try_again_at)),
     )
     .order_by(stripe_events.c.created_at)
 )
 
-#: Runs that are ready or were left in the middle. A job that only a newer release knows is left to its scheduler.
+#: Runs that are ready or were left in the middle, unless what they need is away for now. A job that only a newer
+#: release knows is left to its scheduler.
 UNFINISHED_RUNS = (
     select(runs.c.id, runs.c.job)
     .where(
-        one_of(runs.c.job, (MONTHLY_INVOICES, DAILY_RETRIES)),
+        one_of(runs.c.job, (MONTHLY_INVOICES, DAILY_RETRIES, RECONCILIATION)),
         one_of(runs.c.state, (RunState.READY, RunState.RUNNING)),
+        or_(runs.c.backoff_until.is_(None), has_come(runs.c.backoff_until)),
     )
     .order_by(runs.c.created_at)
 )

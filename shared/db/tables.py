@@ -285,6 +285,7 @@ payments = Table(
         postgresql_where=text("state NOT IN ('paid', 'carried_forward', 'uncollectible', 'void')"),
     ),
     Index("ix_payments_account_id", "account_id"),
+    Index("ix_payments_paid", "coverage", "paid_at", postgresql_where=text("state = 'paid'")),
 )
 
 payment_intents = Table(
@@ -370,9 +371,8 @@ payment_attempts = Table(
     ),
     Index("ix_payment_attempts_lease", "lease_expires_at", postgresql_where=text("state = 'started'")),
     Index("ix_payment_attempts_look_up", "look_up_at", postgresql_where=text("state = 'unknown'")),
-    Index(  # the networks' budgets are counted here
-        "ix_payment_attempts_card", "coverage", "card_fingerprint", "started_at"
-    ),
+    # The networks' budgets are counted by this one.
+    Index("ix_payment_attempts_card", "coverage", "card_fingerprint", "started_at"),
     Index("ix_payment_attempts_payment_intent_id", "payment_intent_id"),
 )
 
@@ -396,4 +396,5 @@ receipts = Table(  # money that came in, whether or not we were still waiting fo
         postgresql_where=text("stripe_charge_id IS NOT NULL"),
     ),
     Index("ix_receipts_payment_id", "payment_id"),
+    Index("ix_receipts_received_at", "coverage", "received_at"),
 )

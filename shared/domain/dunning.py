@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 from shared.domain.declines import Classified, Decline, DeclineCategory, budgets_for, classify
 from shared.domain.states import PaymentKind, Standing
@@ -103,8 +103,9 @@ def decide_after_decline(
 def _retry(known: Classified, policy: DunningPolicy, now: datetime, today: date) -> RetryOn:
     day = today + timedelta(days=policy.retry_every_days[known.category])
     if known.wait is not None:
-        earliest = now + known.wait
-        late = earliest.timetz().replace(tzinfo=None) > policy.retry_at
+        # Hours are counted in UTC: on a local clock, 24 of them over a spring night would be 23.
+        earliest = (now.astimezone(UTC) + known.wait).astimezone(now.tzinfo)
+        late = earliest.time() > policy.retry_at
         day = max(day, earliest.date() + timedelta(days=1 if late else 0))
     return RetryOn(day, known.because, needs_attention=not known.is_known)
 

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from shared.domain.declines import Decline
+
+Listed = TypeVar("Listed")
 
 
 class Outcome(StrEnum):
@@ -33,6 +35,7 @@ class PaymentIntentSeen:
     cancellation_reason: str | None = None
     last_error: Decline | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    stripe_customer_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Answer:
     code: str | None = None
     request_id: str | None = None
     needs_attention: bool = False  # an operator must look: keys, permissions, a fault in our request
+    is_key_spent: bool = False  # whoever asks again under the same key only gets this answer again
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,15 @@ class ChargeSeen:
     is_paid: bool
     created_at: datetime
     metadata: Mapping[str, str]
+    stripe_customer_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Page(Generic[Listed]):
+    """One page of a list, newest first. `after` is what to ask the next page with, None on the last one."""
+
+    items: tuple[Listed, ...]
+    after: str | None
 
 
 @dataclass(frozen=True)
@@ -122,7 +135,14 @@ class ProcessorGateway(Protocol):
     def create_customer(self, metadata: Mapping[str, str], key: str) -> str: ...
     def retrieve_setup_intent(self, stripe_id: str) -> SetupIntentSeen: ...
     def retrieve_card(self, stripe_payment_method_id: str) -> CardSeen: ...
+    def retrieve_charge(self, stripe_id: str) -> ChargeSeen: ...
     def list_charges(self, created_from: datetime, created_until: datetime) -> Iterator[ChargeSeen]: ...
+    def charge_page(
+        self, created_from: datetime, created_until: datetime, after: str | None
+    ) -> Page[ChargeSeen]: ...
+    def payment_intent_page(
+        self, created_from: datetime, created_until: datetime, after: str | None
+    ) -> Page[PaymentIntentSeen]: ...
     def check_key(self) -> str: ...
 
 

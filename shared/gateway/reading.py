@@ -25,6 +25,7 @@ def read_payment_intent(raw: object) -> PaymentIntentSeen | None:
             cancellation_reason=raw.get("cancellation_reason"),
             last_error=_last_error(raw),
             metadata=dict(raw.get("metadata") or {}),
+            stripe_customer_id=_id(raw.get("customer")),
         )
     except (KeyError, TypeError, ValueError):
         return None
@@ -80,6 +81,7 @@ def read_charge(raw: Json) -> ChargeSeen:
         is_paid=bool(raw.get("paid")) and raw.get("status") == "succeeded",
         created_at=datetime.fromtimestamp(int(raw["created"]), UTC),
         metadata=dict(raw.get("metadata") or {}),
+        stripe_customer_id=_id(raw.get("customer")),
     )
 
 

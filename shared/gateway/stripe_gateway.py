@@ -6,7 +6,6 @@ only repeater, so the SDK's own retries are off, and each POST carries the key t
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 import requests
@@ -22,6 +21,8 @@ from shared.gateway.port import (
     GatewayMissingError,
     GatewayUnavailableError,
     Outcome,
+    Page,
+    PaymentIntentSeen,
     ProcessorGateway,
     SetupIntentSeen,
 )
@@ -104,18 +105,29 @@ class StripeGateway:
         except (KeyError, TypeError):
             raise GatewayMissingError(f"{stripe_payment_method_id} is not a card") from None
 
+    def retrieve_charge(self, stripe_id: str) -> ChargeSeen:
+        return read_charge(self._read(lambda: self._client.v1.charges.retrieve(stripe_id)))
+
     def list_charges(self, created_from: datetime, created_until: datetime) -> Iterator[ChargeSeen]:
         """Yield the charges created in [from, until), newest first, a page at a time."""
-        created = {"gte": int(created_from.timestamp()), "lt": int(created_until.timestamp())}
-        after: dict[str, str] = {}
-        while True:
-            parameters: Any = {"created": created, "limit": PAGE, **after}
-            page = self._read(partial(self._client.v1.charges.list, parameters))
-            for raw in page["data"]:
-                yield read_charge(raw)
-            if not page.get("has_more"):
-                return
-            after = {"starting_after": page["data"][-1]["id"]}
+        page = self.charge_page(created_from, created_until, None)
+        yield from page.items
+        while page.after is not None:
+            page = self.charge_page(created_from, created_until, page.after)
+            yield from page.items
+
+    def charge_page(self, created_from: datetime, created_until: datetime, after: str | None) -> Page[ChargeSeen]:
+        """Return a page of the charges created in [from, until), newest first."""
+        raw = self._page("/v1/charges", created_from, created_until, after)
+        return Page(tuple(map(read_charge, raw["data"])), _next_page(raw))
+
+    def payment_intent_page(
+        self, created_from: datetime, created_until: datetime, after: str | None
+    ) -> Page[PaymentIntentSeen]:
+        """Return a page of the PaymentIntents created in [from, until), newest first."""
+        raw = self._page("/v1/payment_intents", created_from, created_until, after)
+        seen = tuple(one for one in map(read_payment_intent, raw["data"]) if one is not None)
+        return Page(seen, _next_page(raw))
 
     def check_key(self) -> str:
         """Return the id of the account that the key belongs to."""
@@ -142,16 +154,35 @@ class StripeGateway:
             needs_attention=trouble in NEEDS_ATTENTION,
         )
 
+    def _page(
+        self, path: str, created_from: datetime, created_until: datetime, after: str | None
+    ) -> Mapping[str, Any]:
+        """Read one page as plain JSON: making the SDK's objects of it took most of the time."""
+        created = {"gte": int(created_from.timestamp()), "lt": int(created_until.timestamp())}
+        parameters: dict[str, Any] = {"created": created, "limit": PAGE}
+        if after is not None:
+            parameters["starting_after"] = after
+        return self._read_plain(lambda: self._client.raw_request("get", path, **parameters))
+
     def _read(self, send: Callable[[], stripe.StripeObject]) -> Mapping[str, Any]:
+        return self._read_plain(lambda: send().last_response)
+
+    def _read_plain(self, send: Callable[[], Any]) -> Mapping[str, Any]:
         self._limit.wait()
         try:
-            return _raw(send())[0]
+            return _json(send())
+        except TypeError as error:
+            raise GatewayUnavailableError(str(error)) from error
         except stripe.InvalidRequestError as error:
             if error.http_status == 404:
                 raise GatewayMissingError(_message(error)) from None
             raise GatewayUnavailableError(_message(error)) from error
         except stripe.StripeError as error:
             raise GatewayUnavailableError(_message(error)) from error
+
+
+def _next_page(raw: Mapping[str, Any]) -> str | None:
+    return str(raw["data"][-1]["id"]) if raw.get("has_more") and raw["data"] else None
 
 
 def _direct_session() -> requests.Session:
@@ -178,9 +209,14 @@ def make_gateways(settings: Settings) -> dict[str, ProcessorGateway]:
 
 def _raw(answered: stripe.StripeObject) -> tuple[Mapping[str, Any], str | None]:
     response = answered.last_response
+    return _json(response), response.request_id if response else None
+
+
+def _json(response: Any) -> Mapping[str, Any]:
     if response is None or not isinstance(response.data, Mapping):
         raise TypeError("the answer is no JSON object")
-    return response.data, response.request_id
+    data: Mapping[str, Any] = response.data
+    return data
 
 
 def _answer_of_error(error: stripe.StripeError) -> Answer:
@@ -202,7 +238,14 @@ def _answer_of_error(error: stripe.StripeError) -> Answer:
         code=details.get("code"),
         request_id=error.request_id,
         needs_attention=trouble in NEEDS_ATTENTION and outcome is not Outcome.SUCCEEDED,
+        is_key_spent=trouble is Trouble.KEY_MISUSED or _is_replayed(error),
     )
+
+
+def _is_replayed(error: stripe.StripeError) -> bool:
+    """Whether the error is one that Stripe had saved under the key (docs.stripe.com/api/idempotent_requests)."""
+    headers = {str(name).lower(): value for name, value in (error.headers or {}).items()}
+    return headers.get("idempotent-replayed") == "true"
 
 
 def _trouble(error: stripe.StripeError, decline: Decline) -> Trouble:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from shared.crash_points import CrashPoint, reach
 from shared.domain.states import PaymentState, SettingsKind
 from shared.invoicing.bills import BILLS, LOCKED_CANDIDATES, LOCKED_LINES, SkipReason
 from shared.invoicing.counts import Counts
@@ -68,16 +69,19 @@ def issue_chunk(connection: Connection, issuing: Issuing, after: UUID, accounts:
     parameters = issuing.parameters()
     _gather(connection, {**parameters, "after": after, "accounts": accounts})
     issued = _count(connection)
+    reach(CrashPoint.GENERATE_CHUNK_GATHERED)
     if issued.last_account_id is None:
         return issued
     if issued.counts.invoices:
         first_sequence = _take_numbers(connection, parameters, issued.counts.invoices)
+        reach(CrashPoint.GENERATE_CHUNK_NUMBERED)
         for statement in _ISSUE:
             connection.execute(text(statement), {**parameters, "first_sequence": first_sequence})
         if issued.counts.carried_forward:
             connection.execute(text(_CARRY_FORWARD), parameters)
         resolve_mended_accounts(connection, parameters)
     report_troubled_accounts(connection, parameters)
+    reach(CrashPoint.GENERATE_CHUNK_WRITTEN)
     return issued
 
 

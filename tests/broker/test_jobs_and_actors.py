@@ -14,7 +14,7 @@ import pytest
 import shared.jobs
 from shared.broker import make_broker
 from shared.domain.states import Lane
-from shared.jobs import DAILY_RETRIES, MONTHLY_INVOICES, QUEUES, job_of_run
+from shared.jobs import DAILY_RETRIES, MONTHLY_INVOICES, QUEUES, RECONCILIATION, job_of_run
 from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,7 +93,7 @@ def test_jobs_go_to_queues_that_the_workers_of_the_procfile_take(redis_url: str)
         assert make(job_class).queue in QUEUES
 
 
-@pytest.mark.parametrize("run_job", [MONTHLY_INVOICES, DAILY_RETRIES])
+@pytest.mark.parametrize("run_job", [MONTHLY_INVOICES, DAILY_RETRIES, RECONCILIATION])
 def test_each_kind_of_run_has_its_job(run_job: str) -> None:
     assert job_of_run(run_job, ONE).arguments == (str(ONE),)
 
@@ -112,4 +112,5 @@ def test_names_and_queues_are_permanent() -> None:
         ("apply_stripe_event", "interactive"),
         ("generate_invoices", "runs"),
         ("retry_payments", "runs"),
+        ("reconcile_charges", "runs"),
     }

@@ -5,6 +5,7 @@ Real workers on threads, the real broker, real rows and the simulator; `Sweep` r
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -20,7 +21,7 @@ from scheduler.sweep import PATIENCE, Sweep
 from shared.broker import NAMESPACE, DebounceSigterm, make_broker, make_ring, ring, waiting_messages
 from shared.db.sources import Moment
 from shared.domain.states import Lane, PaymentState
-from shared.jobs import BATCH, INTERACTIVE, ChargePayment, SettleAttempt
+from shared.jobs import BATCH, INTERACTIVE, RUNS, ChargePayment, SettleAttempt
 from tests.broker.conftest import (
     PREFETCH,
     add_actor,
@@ -206,6 +207,7 @@ def test_dead_letters_are_bounded_and_the_newest_stay(
 
 
 GOOD = {"queue_name": BATCH, "actor_name": "charge_payment", "args": [str(ONE)], "kwargs": {}, "message_id": "1"}
+WITH_ID = {"options": {"redis_message_id": "1"}}
 UNREADABLE = {
     "not JSON": b"\x80\x04pickle",
     "not UTF-8": b"\xff\xfe",
@@ -214,6 +216,14 @@ UNREADABLE = {
     "a field of another release": json.dumps({**GOOD, "options": {"redis_message_id": "1"}, "x": 1}).encode(),
     "without an id": json.dumps({**GOOD, "options": {}}).encode(),
     "options that are none": json.dumps({**GOOD, "options": None}).encode(),
+    "an id that is a list": json.dumps({**GOOD, "options": {"redis_message_id": ["1"]}}).encode(),
+    "a name that is a list": json.dumps({**GOOD, **WITH_ID, "actor_name": ["charge_payment"]}).encode(),
+    "a message id that is a list": json.dumps({**GOOD, **WITH_ID, "message_id": ["1"]}).encode(),
+    "arguments that are a number": json.dumps({**GOOD, **WITH_ID, "args": 5}).encode(),
+    "arguments by name that are none": json.dumps({**GOOD, **WITH_ID, "kwargs": None}).encode(),
+    "delayed for a hundred years": json.dumps(
+        {**GOOD, "options": {"redis_message_id": "1", "eta": 4_900_000_000_000}}
+    ).encode(),
     "for another queue": json.dumps({**GOOD, "queue_name": "mail", "options": {"redis_message_id": "1"}}).encode(),
 }
 
@@ -232,6 +242,85 @@ def test_a_message_that_cannot_be_read_is_set_aside_and_those_behind_it_are_done
     assert is_at_rest(client, BATCH), "it would come back at the worker's next death"
     assert [one["queue"] for one in logs if one["event"] == "doorbell.unreadable"] == [BATCH]
     assert company.charges() == [1] * 3
+
+
+def test_a_message_far_too_large_is_dropped_and_those_behind_it_are_done(company: Company, client: Any) -> None:
+    company.owed(2)
+    company.sweep()
+    put_in_front(client, BATCH, [json.dumps({**GOOD, **WITH_ID, "args": ["x" * 20_000_000]}).encode()])
+    with capture_logs() as logs, running_worker(company.broker, BATCH, threads=2):
+        eventually(company.is_paid, "all paid")
+    assert is_at_rest(client, BATCH)
+    assert dead_letters(client, BATCH) == {}, "a thousand of these would be 20 GB"
+    assert [one["bytes"] > 20_000_000 for one in logs if one["event"] == "doorbell.unreadable"] == [True]
+    assert company.charges() == [1, 1]
+
+
+WRONG_ARGUMENTS: dict[str, list[Any]] = {
+    "none": [],
+    "one too many": [str(ONE), "batch"],
+    "no id of ours": ["'; DROP TABLE payments; --"],
+    "a number": [42],
+    "an id of nothing": [str(ONE)],
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG_ARGUMENTS.values(), ids=WRONG_ARGUMENTS.keys())
+def test_wrong_arguments_harm_nothing_but_their_own_message(
+    company: Company, client: Any, arguments: list[Any]
+) -> None:
+    company.owed(1)
+    wrong = {**GOOD, "args": arguments}
+    redis_id = str(uuid4())
+    body = json.dumps({**wrong, "options": {"redis_message_id": redis_id}}).encode()
+    client.hset(f"{NAMESPACE}:{BATCH}.msgs", redis_id, body)
+    client.lpush(f"{NAMESPACE}:{BATCH}", redis_id)
+    company.sweep()
+    with running_worker(company.broker, BATCH, threads=1) as worker:
+        eventually(lambda: company.is_paid() and is_at_rest(client, BATCH), "all taken, one paid")
+        assert all(thread.is_alive() for thread in worker.workers)
+    assert len(dead_letters(client, BATCH)) == (arguments != [str(ONE)]), "an id of nothing is no error"
+    assert company.charges() == [1]
+
+
+def test_there_are_no_delayed_messages_that_a_blip_of_redis_could_strand(
+    company: Company, broker: RedisBroker, client: Any
+) -> None:
+    later: Message[Any] = Message(
+        queue_name=BATCH, actor_name="charge_payment", args=(str(ONE),), kwargs={}, options={}
+    )
+    with pytest.raises(ValueError, match="no delayed messages"):
+        broker.enqueue(later, delay=1_000)
+    with running_worker(broker) as worker:
+        assert sorted(worker.consumers) == sorted([BATCH, INTERACTIVE, RUNS]), "and no queue of them"
+    assert client.keys(f"{NAMESPACE}:*.DQ*") == []
+
+
+def test_dramatiq_alone_strands_a_delayed_message_when_redis_blips(line: Line, client: Any) -> None:
+    """Why DoorbellBroker has none: the worker forgets what it held, and Redis believes that it still holds it."""
+    dramatiqs = RedisBroker(url=line.url, namespace=NAMESPACE, middleware=[])  # type: ignore[no-untyped-call]
+    dramatiqs.declare_queue(BATCH)  # type: ignore[no-untyped-call]
+    dramatiqs.maintenance_chance = 0
+    done: list[str] = []
+    add_actor(dramatiqs, "settle_attempt", BATCH, done.append)
+    due_in_ms = 1_500
+    message: Message[Any] = Message(
+        queue_name=BATCH, actor_name="settle_attempt", args=("delayed",), kwargs={}, options={}
+    )
+    with running_worker(dramatiqs, BATCH) as worker:
+        dramatiqs.enqueue(message, delay=due_in_ms)
+        waits_in = worker.consumers[f"{BATCH}.DQ"]
+        eventually(lambda: waits_in.delay_queue.qsize() == 1, "the worker holds it")
+        line.cut()
+        eventually(lambda: waits_in.delay_queue.qsize() == 0, "the worker forgot it")
+        line.mend()
+        dramatiqs.enqueue(message.copy(args=("after",)))
+        eventually(lambda: "after" in done, "the worker works again")
+        eventually(
+            lambda: time.time() * 1000 > message.message_timestamp + due_in_ms + 1_000, "it was due a second ago"
+        )
+        assert done == ["after"]
+    assert client.hlen(f"{NAMESPACE}:{BATCH}.DQ.msgs") == 1, "there it lies, and nobody has it"
 
 
 def test_dramatiq_alone_would_drop_what_it_fetched_with_an_undecodable_message(redis_url: str, client: Any) -> None:

@@ -31,6 +31,7 @@ from shared.jobs import (
     ChargePayment,
     GenerateInvoices,
     Job,
+    ReconcileCharges,
     RetryPayments,
     SettleAttempt,
 )
@@ -132,6 +133,8 @@ class Diary:
                 use_cases.generate_invoices(runtime, run_id)
             case RetryPayments(run_id):
                 use_cases.retry_payments(runtime, run_id)
+            case ReconcileCharges(run_id):
+                use_cases.reconcile_charges(runtime, run_id)
             case _:
                 raise AssertionError(f"nobody does {job}")
 

@@ -1,12 +1,13 @@
 """What declines mean: precedence, every known code, and what follows."""
 
 from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.domain.declines import Decline, DeclineCategory, category_of_code, classify
+from shared.domain.declines import Classified, Decline, DeclineCategory, category_of_code, classify
 from shared.domain.dunning import (
     AwaitAuthentication,
     AwaitPaymentMethod,
@@ -68,6 +69,132 @@ def test_precedence(decline: Decline, category: DeclineCategory) -> None:
     assert classify(decline).category is category
 
 
+VISA = {"network": "visa"}
+MASTERCARD = {"network": "mastercard"}
+
+
+@pytest.mark.parametrize(
+    ("decline", "category", "because"),
+    [
+        # "Never" comes first, before codes that say "look at our request" and before every wait.
+        (
+            card("duplicate_transaction", advice_code="do_not_try_again"),
+            DeclineCategory.NEVER_THIS_CARD,
+            "advice code do_not_try_again",
+        ),
+        (
+            card("generic_decline", advice_code="do_not_try_again", network_advice_code="24", **MASTERCARD),
+            DeclineCategory.NEVER_THIS_CARD,
+            "advice code do_not_try_again",
+        ),
+        (
+            card("duplicate_transaction", network_decline_code="R0", **VISA),
+            DeclineCategory.NEVER_THIS_CARD,
+            "Visa category 1 code R0",
+        ),
+        (
+            card("insufficient_funds", network_advice_code="21", **MASTERCARD),
+            DeclineCategory.NEVER_THIS_CARD,
+            "Mastercard advice 21",
+        ),
+        # One network's codes mean nothing on another's card.
+        (
+            card("insufficient_funds", network_decline_code="04", network_advice_code="03"),
+            DeclineCategory.RETRY_DAILY,
+            "decline code insufficient_funds",
+        ),
+        (
+            card("insufficient_funds", network_advice_code="03", **VISA),
+            DeclineCategory.RETRY_DAILY,
+            "decline code insufficient_funds",
+        ),
+        (
+            card("insufficient_funds", network_decline_code="04", **MASTERCARD),
+            DeclineCategory.RETRY_DAILY,
+            "decline code insufficient_funds",
+        ),
+        # Then codes that no advice softens.
+        (
+            card("stolen_card", network_advice_code="24", **MASTERCARD),
+            DeclineCategory.NEVER_THIS_CARD,
+            "decline code stolen_card",
+        ),
+        (
+            card("invalid_amount", advice_code="try_again_later"),
+            DeclineCategory.OUR_FAULT,
+            "decline code invalid_amount",
+        ),
+        # Then the network's wait, which goes before the issuer's advice and before softer codes.
+        (
+            card("do_not_honor", advice_code="confirm_card_data", network_advice_code="26", **MASTERCARD),
+            DeclineCategory.RETRY_DAILY,
+            "network advice 26",
+        ),
+        (
+            card("do_not_honor", network_advice_code="26", **VISA),
+            DeclineCategory.RETRY_SPARINGLY,
+            "decline code do_not_honor",
+        ),
+        # Then advice, decline code, code, in this order; a word that nobody knows decides nothing.
+        (
+            card("do_not_honor", advice_code="try_again_later"),
+            DeclineCategory.RETRY_DAILY,
+            "advice code try_again_later",
+        ),
+        (
+            card("do_not_honor", advice_code="brand_new_advice"),
+            DeclineCategory.RETRY_SPARINGLY,
+            "decline code do_not_honor",
+        ),
+        (
+            Decline(code="expired_card", decline_code="insufficient_funds"),
+            DeclineCategory.RETRY_DAILY,
+            "decline code insufficient_funds",
+        ),
+        (
+            Decline(code="expired_card", decline_code="brand_new_code"),
+            DeclineCategory.NEEDS_PAYMENT_METHOD,
+            "code expired_card",
+        ),
+        (Decline(code="incorrect_cvc"), DeclineCategory.NEEDS_PAYMENT_METHOD, "code incorrect_cvc"),
+        (
+            card("authentication_required"),
+            DeclineCategory.NEEDS_AUTHENTICATION,
+            "decline code authentication_required",
+        ),
+        (card("processing_error"), DeclineCategory.RETRY_SOON, "decline code processing_error"),
+    ],
+)
+def test_the_first_fact_that_speaks_decides_and_is_named(
+    decline: Decline, category: DeclineCategory, because: str
+) -> None:
+    known = classify(decline)
+    assert (known.category, known.because, known.is_known) == (category, because, True)
+
+
+@pytest.mark.parametrize(
+    ("decline", "named"),
+    [
+        (card("brand_new_code"), "brand_new_code"),
+        (card(None), "card_declined"),
+        (Decline(), "no code"),
+    ],
+)
+def test_a_code_never_seen_is_named_by_its_most_telling_word(decline: Decline, named: str) -> None:
+    assert classify(decline) == Classified(
+        DeclineCategory.RETRY_SPARINGLY, f"{named}: never seen before", None, is_known=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("advice", "hours"), [("24", 1), ("25", 24), ("26", 48), ("27", 96), ("28", 144), ("29", 192), ("30", 240)]
+)
+def test_mastercard_says_how_long_to_wait(advice: str, hours: int) -> None:
+    asked = card("insufficient_funds", network_advice_code=advice, **MASTERCARD)
+    assert classify(asked).wait == timedelta(hours=hours)
+    assert classify(card("insufficient_funds", network_advice_code=advice, **VISA)).wait is None
+
+
 @pytest.mark.parametrize(
     ("decline", "follows"),
     [
@@ -80,13 +207,19 @@ def test_soft_declines_are_asked_again_on_a_day(decline: Decline, follows: objec
     assert decide(decline) == follows
 
 
-def test_hard_declines_wait_for_the_customer() -> None:
-    assert isinstance(decide(Decline(code="expired_card")), AwaitPaymentMethod)
+def test_hard_declines_wait_for_the_customer_and_say_why() -> None:
+    assert decide(Decline(code="expired_card")) == AwaitPaymentMethod(
+        "code expired_card: can't work until the customer mends or replaces the card", is_never=False
+    )
     assert decide(card("stolen_card")) == AwaitPaymentMethod(
         "decline code stolen_card: this card must never be asked again", is_never=True
     )
-    assert isinstance(decide(Decline(code="authentication_required")), AwaitAuthentication)
-    assert isinstance(decide(card("duplicate_transaction")), HoldForOperator)
+    assert decide(Decline(code="authentication_required")) == AwaitAuthentication(
+        "code authentication_required: the customer must confirm with their bank"
+    )
+    assert decide(card("duplicate_transaction")) == HoldForOperator(
+        "decline code duplicate_transaction: looks like a fault of our request, not of the card"
+    )
 
 
 def test_a_code_never_seen_is_retried_sparingly_and_shown_to_an_operator() -> None:
@@ -97,9 +230,43 @@ def test_a_code_never_seen_is_retried_sparingly_and_shown_to_an_operator() -> No
 
 
 def test_orders_are_never_retried_and_monthly_fees_not_for_ever() -> None:
-    assert isinstance(decide(card("insufficient_funds"), kind=PaymentKind.ORDER), StopRetrying)
+    assert decide(card("insufficient_funds"), kind=PaymentKind.ORDER) == StopRetrying(
+        "decline code insufficient_funds: orders are never retried by themselves"
+    )
     assert isinstance(decide(card("insufficient_funds"), declines=29), RetryOn)
-    assert isinstance(decide(card("insufficient_funds"), declines=30), StopRetrying)
+    assert decide(card("insufficient_funds"), declines=30) == StopRetrying(
+        "decline code insufficient_funds: declined 30 times"
+    )
+
+
+def test_an_order_that_needs_a_card_or_the_customer_says_so_instead_of_stopping() -> None:
+    assert isinstance(decide(Decline(code="expired_card"), kind=PaymentKind.ORDER), AwaitPaymentMethod)
+    assert isinstance(decide(card("authentication_required"), kind=PaymentKind.ORDER), AwaitAuthentication)
+    assert isinstance(decide(Decline(code="expired_card"), declines=30), AwaitPaymentMethod)
+
+
+def test_how_often_to_ask_is_the_companys() -> None:
+    rare = DunningPolicy(
+        retry_every_days={
+            DeclineCategory.RETRY_SOON: 2,
+            DeclineCategory.RETRY_DAILY: 5,
+            DeclineCategory.RETRY_SPARINGLY: 10,
+        },
+        stop_after_declines=3,
+    )
+    for code, days in (("processing_error", 2), ("insufficient_funds", 5), ("do_not_honor", 10)):
+        follows = decide_after_decline(card(code), PaymentKind.MONTHLY, 2, rare, NOW, TODAY)
+        assert follows == RetryOn(TODAY + timedelta(days=days), f"decline code {code}")
+    assert isinstance(decide_after_decline(card(code), PaymentKind.MONTHLY, 3, rare, NOW, TODAY), StopRetrying)
+
+
+def test_a_retry_falls_on_calendar_days_over_a_leap_day_and_a_year_end() -> None:
+    for now, day in (
+        (datetime(2028, 2, 28, 9, tzinfo=UTC), date(2028, 2, 29)),
+        (datetime(2028, 2, 29, 9, tzinfo=UTC), date(2028, 3, 1)),
+        (datetime(2026, 12, 31, 23, 59, tzinfo=UTC), date(2027, 1, 1)),
+    ):
+        assert decide(card("insufficient_funds"), now=now) == RetryOn(day, "decline code insufficient_funds")
 
 
 @pytest.mark.parametrize(
@@ -118,6 +285,23 @@ def test_mastercard_waits_are_kept(advice: str, now: datetime, day: date) -> Non
     assert follows.day == day
 
 
+@pytest.mark.parametrize(
+    ("declined_at", "day"),
+    [
+        ("2026-03-28 08:00", date(2026, 3, 29)),
+        ("2026-03-28 08:01", date(2026, 3, 30)),  # 09:00 of the 29th is only 23 hours and 59 minutes later
+        ("2026-10-24 09:00", date(2026, 10, 25)),
+        ("2026-10-24 10:00", date(2026, 10, 25)),  # the night of the 25th has an hour more
+        ("2026-10-24 10:01", date(2026, 10, 26)),
+    ],
+)
+def test_a_wait_of_24_hours_is_24_hours_where_clocks_change(declined_at: str, day: date) -> None:
+    now = datetime.fromisoformat(declined_at).replace(tzinfo=ZoneInfo("Europe/Berlin"))
+    follows = decide(card("insufficient_funds", network_advice_code="25", **MASTERCARD), now=now)
+    assert follows == RetryOn(day, "network advice 25")
+
+
+@settings(deadline=None)  # a loaded machine is slow
 @given(
     st.builds(
         Decline,
@@ -148,6 +332,42 @@ def test_the_networks_budgets_are_kept_to_the_attempt() -> None:
     assert over.free_at == min(asked) + timedelta(days=30)
     assert check_network_budget("visa", asked, over.free_at) is None
     assert check_network_budget("mastercard", asked, NOW) is None
+
+
+def test_a_budget_says_what_was_asked_and_what_is_allowed() -> None:
+    month = check_network_budget("visa", [NOW - timedelta(days=2)] * 21, NOW)
+    assert month is not None
+    assert month.reason == "visa: 21 attempts in 30 days, the network allows 20"
+    nobodys = check_network_budget(None, [NOW] * 15, NOW)
+    assert nobodys is not None
+    assert nobodys.reason == "card: 15 attempts in 30 days, the network allows 15"
+
+
+def test_an_attempt_leaves_the_window_at_the_very_moment_it_is_as_old_as_the_window() -> None:
+    asked = [NOW - timedelta(days=30)] + [NOW - timedelta(days=1)] * 19
+    assert check_network_budget("visa", asked, NOW) is None
+    assert check_network_budget("visa", asked, NOW - timedelta(microseconds=1)) is not None
+
+
+def test_mastercard_counts_a_month_too_where_no_day_was_too_busy() -> None:
+    asked = [NOW - timedelta(hours=20 * count) for count in range(1, 36)]
+    over = check_network_budget("mastercard", asked, NOW)
+    assert over is not None
+    assert over.reason == "mastercard: 35 attempts in 30 days, the network allows 35"
+    assert over.free_at == asked[-1] + timedelta(days=30)
+    assert check_network_budget("mastercard", asked[:34], NOW) is None
+
+
+def test_of_two_budgets_the_one_that_lasts_longer_decides() -> None:
+    busy_day = [NOW - timedelta(hours=1)] * 10
+    old = [NOW - timedelta(days=29, hours=23, minutes=30)] * 25
+    for before, free_at in (
+        (old, NOW + timedelta(hours=23)),  # the month's budget is free in half an hour, the day's is not
+        ([NOW - timedelta(days=20)] * 25, NOW + timedelta(days=10)),
+    ):
+        over = check_network_budget("mastercard", [*before, *busy_day], NOW)
+        assert over is not None
+        assert over.free_at == free_at
 
 
 def test_mastercard_allows_ten_in_a_day() -> None:

@@ -36,6 +36,55 @@ def test_standing(current: Standing, payments: list[UnpaidPayment], standing: St
     assert decide_standing(current, payments, POLICY, TODAY).standing is standing
 
 
-def test_a_decision_says_why_and_which_payment() -> None:
-    decision = decide_standing(Standing.PAST_DUE, [UnpaidPayment("p7", 7, TODAY)], POLICY, TODAY)
-    assert (decision.reason, decision.payment_id) == ("7 declines of one payment", "p7")
+@pytest.mark.parametrize(
+    ("current", "payments", "expected"),
+    [
+        (Standing.PAST_DUE, [], (Standing.GOOD, "nothing overdue is unpaid", None)),
+        (
+            Standing.PAST_DUE,
+            [UnpaidPayment("p7", 7, TODAY)],
+            (Standing.MARKED_FOR_SUSPENSION, "7 declines of one payment", "p7"),
+        ),
+        (
+            Standing.GOOD,
+            [UnpaidPayment("new", 0, TODAY), UnpaidPayment("old", 0, TODAY - timedelta(days=15))],
+            (Standing.MARKED_FOR_SUSPENSION, "15 days past due", "old"),
+        ),
+        (
+            Standing.MARKED_FOR_SUSPENSION,
+            [UnpaidPayment("new", 0, TODAY), UnpaidPayment("declined", 1, TODAY)],
+            (Standing.MARKED_FOR_SUSPENSION, "still has unpaid payments", "declined"),
+        ),
+        (
+            Standing.GOOD,
+            [UnpaidPayment("new", 0, TODAY), UnpaidPayment("late", 0, TODAY - timedelta(days=1))],
+            (Standing.PAST_DUE, "has a declined or overdue payment", "late"),
+        ),
+    ],
+)
+def test_a_decision_says_why_and_which_payment(
+    current: Standing, payments: list[UnpaidPayment], expected: tuple[Standing, str, str | None]
+) -> None:
+    decision = decide_standing(current, payments, POLICY, TODAY)
+    assert (decision.standing, decision.reason, decision.payment_id) == expected
+
+
+def test_days_are_counted_on_the_calendar_over_a_leap_day() -> None:
+    due = [UnpaidPayment("p", 0, date(2028, 2, 16))]
+    assert decide_standing(Standing.GOOD, due, POLICY, date(2028, 2, 29)).standing is Standing.PAST_DUE  # day 13
+    marked = decide_standing(Standing.GOOD, due, POLICY, date(2028, 3, 1))
+    assert (marked.standing, marked.reason) == (Standing.MARKED_FOR_SUSPENSION, "14 days past due")
+
+
+def test_the_limits_are_the_companys() -> None:
+    strict = DunningPolicy(mark_after_declines=2, mark_after_days_past_due=3)
+    for payments, standing in (
+        ([unpaid(declines=1, days_past_due=2)], Standing.PAST_DUE),
+        ([unpaid(declines=2)], Standing.MARKED_FOR_SUSPENSION),
+        ([unpaid(days_past_due=3)], Standing.MARKED_FOR_SUSPENSION),
+    ):
+        assert decide_standing(Standing.GOOD, payments, strict, TODAY).standing is standing
+
+
+def test_without_a_word_of_the_company_it_is_seven_declines_or_fourteen_days() -> None:
+    assert (POLICY.mark_after_declines, POLICY.mark_after_days_past_due) == (7, 14)

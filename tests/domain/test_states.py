@@ -7,9 +7,12 @@ import pytest
 
 from shared.domain.states import (
     ATTEMPT_MOVES,
+    CHARGEABLE,
     ENDED,
     OPEN_ATTEMPT,
     PAYMENT_MOVES,
+    UNPAID,
+    WAITING_FOR_CARD,
     AttemptState,
     ForbiddenMoveError,
     PaymentState,
@@ -55,6 +58,41 @@ def test_a_move_that_the_table_does_not_list_is_refused() -> None:
         check_payment_move(PaymentState.PAID, PaymentState.DUE)
     with pytest.raises(ForbiddenMoveError, match="from unknown to started"):
         check_attempt_move(AttemptState.UNKNOWN, AttemptState.STARTED)
+
+
+def test_every_move_of_the_table_and_no_other_is_allowed() -> None:
+    for before in PaymentState:
+        for after in PaymentState:
+            if after in PAYMENT_MOVES[before] or after is before:  # staying is no move: only its time changes
+                check_payment_move(before, after)
+            else:
+                with pytest.raises(ForbiddenMoveError, match=f"a payment may not go from {before} to {after};"):
+                    check_payment_move(before, after)
+    for earlier in AttemptState:
+        for later in AttemptState:
+            if later in ATTEMPT_MOVES[earlier]:
+                check_attempt_move(earlier, later)
+            else:
+                with pytest.raises(ForbiddenMoveError, match=f"an attempt may not go from {earlier} to {later};"):
+                    check_attempt_move(earlier, later)
+
+
+def test_an_attempt_never_goes_back_to_where_its_request_may_leave() -> None:
+    assert all(AttemptState.STARTED not in moves for moves in ATTEMPT_MOVES.values())
+
+
+def test_states_are_what_the_rest_of_the_system_takes_them_for() -> None:
+    """A word more or less in one of these sets asks for money, or forgets it."""
+    assert {PaymentState.DUE, PaymentState.RETRY_SCHEDULED} == CHARGEABLE
+    assert {PaymentState.NEEDS_PAYMENT_METHOD, PaymentState.NEEDS_AUTHENTICATION} == WAITING_FOR_CARD
+    assert {AttemptState.STARTED, AttemptState.UNKNOWN} == OPEN_ATTEMPT
+    assert {state for state in PaymentState if PAYMENT_MOVES[state] <= {PaymentState.PAID}} == ENDED
+    assert not CHARGEABLE & WAITING_FOR_CARD
+    assert set(PaymentState) == UNPAID | ENDED
+    assert not UNPAID & ENDED
+    assert CHARGEABLE | WAITING_FOR_CARD <= UNPAID
+    for state in CHARGEABLE | WAITING_FOR_CARD:
+        assert PaymentState.DUE in PAYMENT_MOVES[state] | {state}, f"a new card couldn't make {state} due"
 
 
 @pytest.mark.parametrize(("heading", "moves"), [("Payment", PAYMENT_MOVES), ("Attempt", ATTEMPT_MOVES)])

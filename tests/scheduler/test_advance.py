@@ -16,7 +16,7 @@ from shared.clock import VirtualClock, machine_now
 from shared.db.machinery import runs
 from shared.db.tables import payments
 from shared.domain.states import PaymentState, RunState
-from shared.jobs import ChargePayment, GenerateInvoices, Job, RetryPayments
+from shared.jobs import ChargePayment, GenerateInvoices, Job, ReconcileCharges, RetryPayments
 from shared.policy import Policy
 from shared.quiet import pending_work
 from shared.runtime import Runtime
@@ -55,8 +55,18 @@ class Hands:
                 retry_payments(self._runtime, job.run_id)
             elif isinstance(job, GenerateInvoices):
                 generate_invoices(self._runtime, job.run_id)
+            elif isinstance(job, ReconcileCharges):
+                self._finish(job)
             elif isinstance(job, ChargePayment):
                 self._pay(job)
+
+    def _finish(self, job: ReconcileCharges) -> None:
+        with self._runtime.engine.begin() as connection:
+            connection.execute(
+                update(runs)
+                .where(runs.c.id == job.run_id)
+                .values(state=RunState.FINISHED, finished_at=self._runtime.clock.now())
+            )
 
     def _pay(self, job: ChargePayment) -> None:
         with self._runtime.engine.begin() as connection:
@@ -98,8 +108,8 @@ def test_two_months_pass_stop_by_stop_and_nothing_due_between_is_skipped(
     start_clock(engine, policy)
     steps: list[Step] = []
     taken = advance_clock(engine, policy, START + 61 * DAY, on_step=steps.append)
-    assert taken == len(steps) == 61 * 2 + 2, (
-        "09:00 in both zones, and Tokyo's month starts; UTC's are Tokyo's 09:00"
+    assert taken == len(steps) == 61 * 4 + 2, (
+        "04:00 and 09:00 in both zones, and Tokyo's month starts; UTC's are Tokyo's 09:00"
     )
     assert {run[3] for run in all_runs(engine)} == {"finished"}
     made: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
@@ -108,6 +118,8 @@ def test_two_months_pass_stop_by_stop_and_nothing_due_between_is_skipped(
     days = [str((START + count * DAY).date()) for count in range(62)]
     assert made["daily-retries", "japan"] == days
     assert made["daily-retries", "global"] == days[:-1]
+    assert made["reconciliation", "japan"] == days[1:]
+    assert made["reconciliation", "global"] == days[:-1]
     assert made["monthly-invoices", "global"] == ["2026-10", "2026-11"]
     assert made["monthly-invoices", "japan"] == ["2026-10", "2026-11"]
     with engine.connect() as connection:
@@ -128,8 +140,8 @@ def test_a_stop_is_made_where_a_payment_is_next_due_or_a_hold_ends(engine: Engin
         stops = [START]
         while stops[-1] < START + timedelta(hours=12):
             stops.append(next_stop(connection, policy, stops[-1], START + timedelta(hours=12)))
-    # 00:00 UTC is 09:00 in Tokyo; its month starts at 15:00 UTC, after the target.
-    assert [(stop - START) / timedelta(hours=1) for stop in stops] == [0, 2, 3, 9, 12]
+    # 00:00 UTC is 09:00 in Tokyo; its month starts at 15:00 UTC, after the target. The night's run is at 04:00.
+    assert [(stop - START) / timedelta(hours=1) for stop in stops] == [0, 2, 3, 4, 9, 12]
 
 
 def test_a_payment_due_between_is_asked_for_at_its_time(

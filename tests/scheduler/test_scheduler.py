@@ -13,7 +13,7 @@ from scheduler.tick import tick
 from shared.clock import ManualClock, VirtualClock
 from shared.db.machinery import business_clock
 from shared.domain.schedule import RunKey
-from shared.jobs import GenerateInvoices, RetryPayments
+from shared.jobs import GenerateInvoices, ReconcileCharges, RetryPayments
 from shared.policy import Policy
 from shared.quiet import is_scheduler_alive
 from shared.runs import Requester, RunError, confirm_run, find_run
@@ -199,7 +199,7 @@ def test_a_defect_in_one_turn_does_not_end_the_scheduler(
     app.stop()
     later = make_app()
     later.sweep()
-    assert {type(job) for job in bell.taken()} == {GenerateInvoices, RetryPayments}
+    assert {type(job) for job in bell.taken()} == {GenerateInvoices, ReconcileCharges, RetryPayments}
 
 
 def end_sessions(engine: Engine, application_name: str) -> None:

@@ -1,5 +1,7 @@
 """What the tests ask of the SDK again and again."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import stripe
@@ -40,3 +42,11 @@ def body(error: stripe.StripeError) -> dict[str, Any]:
     assert isinstance(error.json_body, dict)
     found: dict[str, Any] = error.json_body["error"]
     return found
+
+
+def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Return once it holds; the limit is for a machine that is busy with other things."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.005)

@@ -20,6 +20,21 @@ def shared_simulator() -> Iterator[SimulatorClient]:
         yield sim
 
 
+@pytest.fixture(scope="session")
+def faulty_simulator() -> Iterator[SimulatorClient]:
+    """One for all tests that script faults: nobody else's requests meet their rules."""
+    with running_simulator() as sim:
+        yield sim
+
+
+@pytest.fixture
+def faulty(faulty_simulator: SimulatorClient) -> Iterator[SimulatorClient]:
+    """A simulator without rules and without limits, again at the end of each test."""
+    yield faulty_simulator
+    faulty_simulator.clear_faults()
+    faulty_simulator.set_rate_limit(None)
+
+
 @pytest.fixture
 def sim(shared_simulator: SimulatorClient) -> SimulatorClient:
     return shared_simulator

@@ -10,10 +10,12 @@ from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, Connection, Row, and_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, text, update
 from sqlalchemy.exc import DBAPIError
 
+from shared.clock import FARTHEST_AHEAD
 from shared.collection.cards import CardMovedError
+from shared.crash_points import CrashPoint, reach
 from shared.db.machinery import stripe_events
 from shared.db.session import in_transaction
 from shared.db.trail import TrailEvent, record_event
@@ -37,6 +39,7 @@ MAX_TROUBLES = 20
 MAX_LOOKS = 3
 #: `try_again_at` of an event that waits for an operator. Not 'infinity', which Python can't read.
 NEVER = datetime(9999, 12, 31, tzinfo=UTC)
+JUST_BEFORE_NEVER = NEVER - timedelta(days=1)
 
 OPEN = (StripeEventState.RECEIVED, StripeEventState.TROUBLE)
 
@@ -47,9 +50,11 @@ def apply_stripe_event(runtime: Runtime, coverage: str, stripe_event_id: str) ->
     A processor that can't be reached leaves the event for later. Any other error is noted on the event's row
     and raised, so that it is seen.
     """
+    reach(CrashPoint.EVENT_BEGUN)
     event = in_transaction(
         runtime.engine, lambda connection: _claim(connection, runtime, coverage, stripe_event_id)
     )
+    reach(CrashPoint.EVENT_CLAIMED)
     if event is None:
         return
     try:
@@ -65,6 +70,7 @@ def apply_stripe_event(runtime: Runtime, coverage: str, stripe_event_id: str) ->
         raise
     if effect is not None:
         runtime.ring(effect.jobs)
+        reach(CrashPoint.EVENT_RUNG)
         log.info(
             "stripe_event.applied",
             coverage=coverage,
@@ -97,6 +103,7 @@ def _claim(connection: Connection, runtime: Runtime, coverage: str, stripe_event
         return None
     if known is not None:
         _mark_applied(connection, runtime, _read(row), known)
+        reach(CrashPoint.EVENT_ECHO_BEFORE_COMMIT)
         return None
     tries = row.tries + 1
     claimed = connection.execute(
@@ -105,6 +112,7 @@ def _claim(connection: Connection, runtime: Runtime, coverage: str, stripe_event
         .values(tries=tries, try_again_at=machine_now + max(CLAIM, _wait(tries)))
         .returning(stripe_events)
     ).one()
+    reach(CrashPoint.EVENT_CLAIM_BEFORE_COMMIT)
     return _read(claimed)
 
 
@@ -112,11 +120,15 @@ def _look_and_apply(runtime: Runtime, event: StripeEvent) -> Effect | None:
     """Fetch and apply; again if the card changed in between. None if another worker was faster."""
     for look in range(1, MAX_LOOKS + 1):
         apply = _fetch(runtime, event)
+        reach(CrashPoint.EVENT_FETCHED)
         try:
-            return in_transaction(runtime.engine, partial(_apply, runtime=runtime, event=event, apply=apply))
+            effect = in_transaction(runtime.engine, partial(_apply, runtime=runtime, event=event, apply=apply))
         except CardMovedError:
             if look == MAX_LOOKS:
                 raise
+            continue
+        reach(CrashPoint.EVENT_APPLIED)
+        return effect
     raise AssertionError("unreachable: the last look returns or raises")
 
 
@@ -144,6 +156,7 @@ def _apply(connection: Connection, runtime: Runtime, event: StripeEvent, apply: 
         return None
     effect = apply(connection)
     _mark_applied(connection, runtime, event, effect)
+    reach(CrashPoint.EVENT_APPLY_BEFORE_COMMIT)
     return effect
 
 
@@ -172,8 +185,11 @@ def _mark_applied(connection: Connection, runtime: Runtime, event: StripeEvent, 
 def _come_back(runtime: Runtime, event: StripeEvent, at: datetime, why: str) -> None:
     """Leave the event as it is and look at it again at `at`, machine time."""
     log.warning("stripe_event.later", stripe_event_id=event.stripe_event_id, type=event.type, at=at, why=why)
+    reach(CrashPoint.EVENT_POSTPONING)
     with runtime.engine.begin() as connection:
         connection.execute(_still_open(event).values(try_again_at=at))
+        reach(CrashPoint.EVENT_POSTPONE_BEFORE_COMMIT)
+    reach(CrashPoint.EVENT_POSTPONED)
 
 
 def _note_trouble(runtime: Runtime, event: StripeEvent, error: Exception) -> None:
@@ -183,6 +199,7 @@ def _note_trouble(runtime: Runtime, event: StripeEvent, error: Exception) -> Non
     trouble = _named(error)
     try:
         at = runtime.clock.now()
+        reach(CrashPoint.EVENT_TROUBLE_BEGUN)
         with runtime.engine.begin() as connection:
             noted = connection.execute(
                 _still_open(event).values(
@@ -203,6 +220,8 @@ def _note_trouble(runtime: Runtime, event: StripeEvent, error: Exception) -> Non
                     data={**_ids(event), "tries": tries},
                 ),
             )
+            reach(CrashPoint.EVENT_TROUBLE_BEFORE_COMMIT)
+        reach(CrashPoint.EVENT_TROUBLE_NOTED)
     except DBAPIError as also:  # the database may be the trouble; the claim's end brings the event back
         log.warning("stripe_event.trouble_not_noted", stripe_event_id=event.stripe_event_id, why=_named(also))
 
@@ -219,7 +238,11 @@ def _is_due(machine_now: datetime) -> ColumnElement[bool]:
     """The same rule as the sweep's."""
     return and_(
         stripe_events.c.state.in_(OPEN),
-        (stripe_events.c.try_again_at.is_(None)) | (stripe_events.c.try_again_at <= machine_now),
+        or_(
+            stripe_events.c.try_again_at.is_(None),
+            stripe_events.c.try_again_at <= machine_now,
+            stripe_events.c.try_again_at.between(machine_now + FARTHEST_AHEAD, JUST_BEFORE_NEVER),
+        ),
     )
 
 

@@ -9,7 +9,8 @@ from sqlalchemy import Connection, or_, update
 
 from shared.collection.claim import Claimed, NotClaimed, claim_charge
 from shared.collection.record import record_answer
-from shared.db.session import in_transaction
+from shared.crash_points import CrashPoint, reach
+from shared.db.session import in_transaction, in_turn
 from shared.db.tables import payment_attempts, payment_intents
 from shared.domain.states import AttemptKind, AttemptState
 from shared.gateway.port import Answer, Outcome, PaymentIntentSeen, ProcessorGateway
@@ -24,7 +25,13 @@ LEASE_MARGIN = timedelta(seconds=60)
 
 def charge_payment(runtime: Runtime, payment_id: UUID) -> None:
     """Ask for one payment's money if that is due. Safe to deliver twice: the attempt is claimed first."""
-    claimed = in_transaction(runtime.engine, lambda connection: claim_charge(connection, runtime, payment_id))
+    reach(CrashPoint.CHARGE_BEGUN)
+    claimed = in_turn(
+        runtime.engine, lambda connection: claim_charge(connection, runtime, payment_id), f"charge of {payment_id}"
+    )
+    if claimed is None:
+        return
+    reach(CrashPoint.CHARGE_CLAIMED)
     if isinstance(claimed, NotClaimed):
         log.debug("charge.not_claimed", payment_id=str(payment_id), reason=claimed.reason)
         return
@@ -33,6 +40,7 @@ def charge_payment(runtime: Runtime, payment_id: UUID) -> None:
         log.warning("charge.overtaken", attempt_id=str(claimed.attempt_id), consequence="settlement owns it")
         return
     record_answer(runtime, claimed.attempt_id, answer)
+    reach(CrashPoint.CHARGE_RECORDED)
     log.info(
         "charge.answered",
         payment_id=str(payment_id),
@@ -51,9 +59,12 @@ def _ask(runtime: Runtime, claimed: Claimed) -> Answer | None:
         return Answer(Outcome.NOT_SENT, reason, needs_attention=True)
     stripe_id = claimed.stripe_payment_intent_id
     if stripe_id is None:
+        reach(CrashPoint.CHARGE_CREATE_SENDING)
         created = gateway.create_payment_intent(claimed.create_parameters, claimed.create_key)
+        reach(CrashPoint.CHARGE_CREATE_SENT)
         if created.payment_intent is None:
-            # It isn't confirmed, so it moves no money, whatever became of it. The same key finds it again.
+            # It isn't confirmed, so it moves no money, whatever became of it. The same key finds it again, unless
+            # it is spent: then the record gives this one up, and the next claim makes another.
             return replace(created, outcome=Outcome.NOT_SENT, reason=f"no PaymentIntent: {created.reason}")
         stripe_id = created.payment_intent.stripe_id
         if not _allow_confirm(runtime, claimed, created.payment_intent):
@@ -65,8 +76,14 @@ def _ask(runtime: Runtime, claimed: Claimed) -> Answer | None:
 
 def _send(gateway: ProcessorGateway, claimed: Claimed, stripe_id: str) -> Answer:
     if claimed.kind is AttemptKind.CANCEL:
-        return gateway.cancel_payment_intent(stripe_id, claimed.attempt_key)
-    return gateway.confirm_payment_intent(stripe_id, claimed.stripe_payment_method_id, claimed.attempt_key)
+        reach(CrashPoint.CHARGE_CANCEL_SENDING)
+        answer = gateway.cancel_payment_intent(stripe_id, claimed.attempt_key)
+        reach(CrashPoint.CHARGE_CANCEL_SENT)
+        return answer
+    reach(CrashPoint.CHARGE_CONFIRM_SENDING)
+    answer = gateway.confirm_payment_intent(stripe_id, claimed.stripe_payment_method_id, claimed.attempt_key)
+    reach(CrashPoint.CHARGE_CONFIRM_SENT)
+    return answer
 
 
 def _allow_confirm(runtime: Runtime, claimed: Claimed, seen: PaymentIntentSeen) -> bool:
@@ -88,6 +105,10 @@ def _allow_confirm(runtime: Runtime, claimed: Claimed, seen: PaymentIntentSeen) 
             .values(stripe_payment_intent_id=seen.stripe_id, status=seen.status)
             .returning(payment_intents.c.id)
         ).one_or_none()
+        reach(CrashPoint.CHARGE_CONFIRM_ALLOW_BEFORE_COMMIT)
         return committed is not None
 
-    return in_transaction(runtime.engine, work)
+    reach(CrashPoint.CHARGE_CONFIRM_ALLOWING)
+    is_allowed = in_transaction(runtime.engine, work)
+    reach(CrashPoint.CHARGE_CONFIRM_ALLOWED)
+    return is_allowed

@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, true, 
 from shared.collection.aftermath import UNTIL_RELEASED
 from shared.collection.payments import Because, move_payment
 from shared.collection.standing import lock_account, update_standing
+from shared.crash_points import CrashPoint, reach
 from shared.db.machinery import events
 from shared.db.session import in_transaction
 from shared.db.sources import is_, one_of, one_of_not
@@ -87,10 +88,14 @@ def retry_payments(runtime: Runtime, run_id: UUID) -> None:
     """
     stop_at = runtime.machine_now() + WORK_FOR
     while runtime.machine_now() < stop_at:
+        reach(CrashPoint.RETRY_CHUNK_BEGUN)
         jobs = in_transaction(runtime.engine, partial(_work_on_chunk, runtime, run_id))
+        reach(CrashPoint.RETRY_CHUNK_COMMITTED)
         if jobs is None:
             return
         runtime.ring(jobs)
+        reach(CrashPoint.RETRY_CHUNK_RUNG)
+    reach(CrashPoint.RETRY_RINGING)
     runtime.ring([RetryPayments(run_id)])
 
 
@@ -109,6 +114,7 @@ def _work_on_chunk(runtime: Runtime, run_id: UUID, connection: Connection) -> li
     else:
         after = {} if chunk.after is None else {"after": _written(chunk.after)}
         save_run_progress(connection, run, {"phase": phase} | after, counts)
+        reach(CrashPoint.RETRY_CHUNK_BEFORE_COMMIT)
     return chunk.jobs if counts["retried"] <= RING_AT_MOST else []
 
 

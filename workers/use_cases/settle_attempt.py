@@ -1,13 +1,14 @@
 """Settle an attempt whose answer is missing: look the PaymentIntent up and record what it shows."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import structlog
 from sqlalchemy import Connection, Row, func, select, update
 
+from shared.clock import has_come
 from shared.collection.payments import PaymentRow, lock_payment
 from shared.collection.record import FIRST_LOOK_UP, LONGEST_LOOK_UP, record_answer, record_observation
 from shared.crash_points import CrashPoint, reach
@@ -15,7 +16,7 @@ from shared.db.machinery import events
 from shared.db.session import in_turn
 from shared.db.tables import payment_attempts, payment_intents
 from shared.db.trail import TrailEvent, record_event
-from shared.domain.states import AttemptState
+from shared.domain.states import OPEN_ATTEMPT, AttemptState
 from shared.gateway.port import Answer, Outcome
 from shared.runtime import Runtime
 
@@ -43,7 +44,11 @@ class NeverAsked:
 
 def settle_attempt(runtime: Runtime, attempt_id: UUID) -> None:
     """Find out what became of an attempt. Safe to deliver twice: the first takes the look-up's turn."""
-    step = in_turn(runtime.engine, lambda connection: _take_turn(connection, runtime, attempt_id))
+    reach(CrashPoint.SETTLE_BEGUN)
+    step = in_turn(
+        runtime.engine, lambda connection: _take_turn(connection, runtime, attempt_id), f"look-up of {attempt_id}"
+    )
+    reach(CrashPoint.SETTLE_TURN_TAKEN)
     match step:
         case None:
             return
@@ -65,8 +70,9 @@ def _take_turn(connection: Connection, runtime: Runtime, attempt_id: UUID) -> Lo
     attempt = connection.execute(
         select(payment_attempts).where(payment_attempts.c.id == attempt_id).with_for_update()
     ).one()
+    _shorten_lease(connection, attempt, machine_now + runtime.lease)
     is_expired = attempt.state == AttemptState.STARTED and attempt.lease_expires_at <= machine_now
-    is_unknown = attempt.state == AttemptState.UNKNOWN and attempt.look_up_at <= machine_now
+    is_unknown = attempt.state == AttemptState.UNKNOWN and has_come(attempt.look_up_at, machine_now)
     if not (is_expired or is_unknown):
         return None
     # Unknown from here on, so that a worker which wakes up late finds the attempt taken and sends nothing.
@@ -99,6 +105,19 @@ def _take_turn(connection: Connection, runtime: Runtime, attempt_id: UUID) -> Lo
     if attempt.confirm_allowed_at is None or intent.stripe_payment_intent_id is None:
         return NeverAsked()
     return LookUp(attempt.coverage, intent.id, intent.stripe_payment_intent_id)
+
+
+def _shorten_lease(connection: Connection, attempt: Row[Any], longest: datetime) -> None:
+    """End a lease at the latest where one that began now would: the clock that gave it more was set back since."""
+    connection.execute(
+        update(payment_attempts)
+        .where(
+            payment_attempts.c.id == attempt.id,
+            payment_attempts.c.state.in_(OPEN_ATTEMPT),
+            payment_attempts.c.lease_expires_at > longest,
+        )
+        .values(lease_expires_at=longest)
+    )
 
 
 def _raise_alarm(connection: Connection, runtime: Runtime, payment: PaymentRow, attempt: Row[Any]) -> None:

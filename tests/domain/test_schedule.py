@@ -1,6 +1,7 @@
 """What is due when, as a pure function: catching up, confirmation, daylight saving, leap days, a fresh install."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -52,6 +53,7 @@ def test_a_month_is_due_from_its_end_in_the_coverages_zone() -> None:
     assert due_runs(tokyo, at("2026-10-31T14:59:59"), known, EVER) == []
     run = DueRun("monthly-invoices", "2026-10", "here", at("2026-10-31T15:00:00"), RunState.READY)
     assert due_runs(tokyo, at("2026-10-31T15:00:00"), known, EVER) == [run]
+    assert run.key == RunKey(job="monthly-invoices", period="2026-10", coverage="here")
 
 
 def test_a_run_that_exists_is_not_due_again() -> None:
@@ -69,6 +71,18 @@ def test_each_month_of_a_long_outage_is_made_and_only_the_last_by_itself() -> No
     missed = due_runs([monthly()], at("2027-02-02T00:00"), months_until("2026-10"), EVER)
     waits = RunState.AWAITING_CONFIRMATION
     assert keys(missed) == [("2026-11", waits), ("2026-12", waits), ("2027-01", RunState.READY)]
+
+
+def test_a_month_that_was_missed_is_found_behind_one_that_was_made() -> None:
+    known = months_until("2027-01") - months_until("2026-12") | months_until("2026-11")
+    missed = due_runs([monthly()], at("2027-02-02T00:00"), known, EVER)
+    assert keys(missed) == [("2026-12", RunState.AWAITING_CONFIRMATION)]
+
+
+def test_a_coverage_that_is_not_in_force_yet_keeps_no_other_waiting() -> None:
+    elsewhere = replace(monthly(), coverage="elsewhere")
+    runs = due_runs([elsewhere, monthly()], at("2026-11-01T00:00"), months_until("2026-09"), EVER)
+    assert [(run.coverage, run.period) for run in runs] == [("here", "2026-10")]
 
 
 def test_no_more_than_a_year_is_looked_back() -> None:
@@ -169,6 +183,17 @@ def test_a_skipped_hour_is_run_after_the_gap_and_a_doubled_one_once() -> None:
     doubled = moment_of(gap, "2026-10-25")
     assert doubled == at("2026-10-25T00:30")  # the first of the two
     assert next_moment([gap], doubled) == at("2026-10-26T01:30")
+
+
+def test_where_clocks_skip_over_midnight_the_days_time_is_reached_the_day_after() -> None:
+    """In Nuuk the 28th of March 2026 ends at 23:00, and 23:30 of it is half past midnight of the 29th."""
+    nuuk = daily("America/Nuuk", time(23, 30))
+    saturday, sunday = moment_of(nuuk, "2026-03-28"), moment_of(nuuk, "2026-03-29")
+    assert saturday == at("2026-03-29T01:30")
+    assert next_moment([nuuk], saturday - timedelta(minutes=10)) == saturday
+    assert keys(due_runs([nuuk], saturday, frozenset(), EVER)) == [("2026-03-28", RunState.READY)]
+    late = due_runs([nuuk], sunday + timedelta(minutes=5), frozenset(), EVER)
+    assert keys(late) == [("2026-03-29", RunState.READY)], "whoever missed both asks once, for today"
 
 
 def test_a_month_starts_at_local_midnight_also_where_that_is_a_daylight_saving_day() -> None:

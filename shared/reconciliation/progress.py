@@ -1,0 +1,130 @@
+"""How far a reconciliation came and what it counted, and where that is kept."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from shared.jobs import RECONCILIATION
+from shared.reconciliation.window import Window
+from shared.runs import RunRow, finish_run, lock_workable_run, save_run_progress, start_run
+
+#: Under this name the counts hold what was found, by kind.
+FOUND = "found"
+
+
+class Phase(StrEnum):
+    """What is walked through, in this order."""
+
+    CHARGES = "charges"  # the processor's list, against our books
+    RECEIPTS = "receipts"  # what we hold paid and the list didn't show
+    PAID = "paid"  # what we hold paid without a receipt
+    UNPAID = "unpaid"  # what we hold open and asked for, and the list didn't show as paid
+    INTENTS = "intents"  # the processor's PaymentIntents, for orphans
+    END = "end"
+
+    @property
+    def next(self) -> "Phase":
+        phases = list(Phase)
+        return phases[phases.index(self) + 1]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the next chunk starts, and what was counted up to there. `after` is the phase's own bookmark."""
+
+    window: Window
+    phase: Phase = Phase.CHARGES
+    after: str | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    found: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_over(self) -> bool:
+        return self.phase is Phase.END
+
+    def is_at(self, other: "Progress") -> bool:
+        return (self.phase, self.after) == (other.phase, other.after)
+
+    def advanced(self, after: str | None, counts: Mapping[str, int], found: Mapping[str, int]) -> "Progress":
+        """What it is once a chunk is done; `after` None ends the phase."""
+        return replace(
+            self,
+            phase=self.phase.next if after is None else self.phase,
+            after=after,
+            counts=Counter(self.counts) + Counter(counts),
+            found=Counter(self.found) + Counter(found),
+        )
+
+    def counted(self) -> dict[str, Any]:
+        """The counts as people see them, and as a run's row keeps them."""
+        return {**self.counts, FOUND: dict(self.found)}
+
+    def cursor(self) -> dict[str, str | None]:
+        return {
+            "begins_at": self.window.begins_at.isoformat(),
+            "ends_at": self.window.ends_at.isoformat(),
+            "phase": self.phase,
+            "after": self.after,
+        }
+
+    @classmethod
+    def read(cls, cursor: Mapping[str, Any], counts: Mapping[str, Any]) -> "Progress":
+        """What `cursor` and `counted` wrote."""
+        window = Window(datetime.fromisoformat(cursor["begins_at"]), datetime.fromisoformat(cursor["ends_at"]))
+        plain = {name: count for name, count in counts.items() if name != FOUND}
+        return cls(window, Phase(cursor["phase"]), cursor["after"], plain, counts.get(FOUND, {}))
+
+
+class Journal(Protocol):
+    """Where progress is kept. Both methods run in the transaction that the chunk's results are written in."""
+
+    def is_still_at(self, connection: Connection, progress: Progress) -> bool:
+        """Lock the progress; whether nobody else moved it since we read it."""
+
+    def keep(self, connection: Connection, progress: Progress, now: datetime) -> None:
+        """Keep the progress that `is_still_at` locked. `now` is business time."""
+
+
+class RunJournal:
+    """On a run's row: what survives the worker."""
+
+    def __init__(self, run_id: UUID) -> None:
+        self._run_id = run_id
+        self._run: RunRow | None = None
+
+    def is_still_at(self, connection: Connection, progress: Progress) -> bool:
+        run = self._run = lock_workable_run(connection, self._run_id, RECONCILIATION)
+        return run is not None and bool(run.cursor) and Progress.read(run.cursor, run.counts).is_at(progress)
+
+    def keep(self, connection: Connection, progress: Progress, now: datetime) -> None:
+        if self._run is None:
+            raise AssertionError("only kept after it was locked")
+        save_run_progress(connection, self._run, progress.cursor(), progress.counted())
+        if progress.is_over:
+            finish_run(connection, self._run, progress.counted(), now)
+
+
+class NoJournal:
+    """Nowhere: a person at a terminal starts it again."""
+
+    def is_still_at(self, connection: Connection, progress: Progress) -> bool:  # noqa: ARG002
+        return True
+
+    def keep(self, connection: Connection, progress: Progress, now: datetime) -> None:
+        """The walk itself holds it."""
+
+
+def begin_run(connection: Connection, run: RunRow, window: Window, now: datetime) -> Progress:
+    """Return a locked run's progress; the first time, start it with `window`."""
+    start_run(connection, run, now)
+    if run.cursor:
+        return Progress.read(run.cursor, run.counts)
+    progress = Progress(window)
+    save_run_progress(connection, run, progress.cursor(), progress.counted())
+    return progress

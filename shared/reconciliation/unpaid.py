@@ -1,0 +1,60 @@
+"""What we hold open although it was asked for in the window: is it really not paid?"""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, text
+
+from shared.collection.record import record_observation
+from shared.reconciliation.act import SUCCEEDED
+from shared.reconciliation.charges import look_at_charges
+from shared.reconciliation.chunk import CHUNK, Chunk, Reconciliation
+
+#: Before every id.
+FIRST = UUID(int=0)
+
+#: An open attempt is left to its answer, and to settlement. The live PaymentIntents are few, and indexed as such.
+_UNPAID = text("""
+    SELECT i.id, i.payment_id, i.stripe_payment_intent_id
+    FROM payment_intents i JOIN payments p ON p.id = i.payment_id
+    WHERE i.closed_reason IS NULL AND i.stripe_payment_intent_id IS NOT NULL AND i.coverage = :coverage
+      AND i.payment_id > CAST(:after AS uuid) AND p.state <> 'paid'
+      AND EXISTS (SELECT FROM payment_attempts a WHERE a.payment_intent_id = i.id
+                  AND a.started_at >= :begins_at AND a.started_at < :ends_at)
+      AND NOT EXISTS (SELECT FROM payment_attempts a
+                      WHERE a.payment_id = p.id AND a.state IN ('started', 'unknown'))
+    ORDER BY i.payment_id LIMIT :chunk
+""")
+
+
+def walk_unpaid(reconciliation: Reconciliation, after: str | None) -> Chunk:
+    """PaymentIntents that could still be confirmed, and were asked for in the window: one look at each."""
+    rows = _rows(reconciliation, after)
+    chunk = Chunk(str(rows[-1].payment_id) if len(rows) == CHUNK else None)
+    charge_ids = []
+    for row in rows:
+        chunk.counts["unpaid_looked_up"] += 1
+        answer = reconciliation.processor.payment_intent(row.stripe_payment_intent_id)
+        if answer is None or answer.payment_intent is None:
+            continue
+        seen = answer.payment_intent
+        if seen.status == SUCCEEDED and seen.latest_charge_id is not None:
+            charge_ids.append(seen.latest_charge_id)
+        elif seen.status == "canceled":  # news too: the webhook that told so was lost
+            record_observation(reconciliation.runtime, row.id, answer, reconciliation.actor)
+            chunk.counts["canceled_there"] += 1
+    look_at_charges(reconciliation, chunk, charge_ids)
+    return chunk
+
+
+def _rows(reconciliation: Reconciliation, after: str | None) -> Sequence[Row[Any]]:
+    parameters = {
+        "coverage": reconciliation.coverage,
+        "begins_at": reconciliation.window.begins_at,
+        "ends_at": reconciliation.window.ends_at,
+        "after": after or FIRST,
+        "chunk": CHUNK,
+    }
+    with reconciliation.runtime.engine.connect() as connection:
+        return connection.execute(_UNPAID, parameters).all()

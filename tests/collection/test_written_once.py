@@ -1,0 +1,58 @@
+"""Trail, receipts and issued invoices are written once: the database refuses any change of them (I10)."""
+
+import psycopg.errors
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from tests import seed
+from tests.invoicing.month_start import MonthStart
+from tests.world import World
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE events SET reason = 'another'",
+        "UPDATE receipts SET amount_minor = amount_minor + 1",
+        "DELETE FROM receipts",
+    ],
+)
+def test_what_a_charge_wrote_can_not_be_changed(world: World, statement: str) -> None:
+    account = world.account("A-1")
+    world.card_of(account)
+    world.charge(world.owes(account))
+    refuses(world.engine, statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE invoices SET total_minor = total_minor + 1",
+        "UPDATE invoices SET billing_snapshot = '{}'",
+        "UPDATE invoice_lines SET amount_minor = amount_minor + 1",
+        "DELETE FROM invoices",
+    ],
+)
+def test_an_issued_invoice_can_not_be_changed(engine: Engine, statement: str) -> None:
+    issue_one(engine)
+    refuses(engine, statement)
+
+
+def test_an_invoice_can_be_voided_once(engine: Engine) -> None:
+    issue_one(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE invoices SET voided_at = now()"))
+    refuses(engine, "UPDATE invoices SET voided_at = NULL")
+
+
+def issue_one(engine: Engine) -> None:
+    with engine.begin() as connection:
+        seed.add_fee(connection, seed.add_account(connection, "anna"), 29_85)
+    MonthStart(engine).run()
+
+
+def refuses(engine: Engine, statement: str) -> None:
+    with engine.connect() as connection, pytest.raises(DBAPIError) as refused:
+        connection.execute(text(statement))
+    assert isinstance(refused.value.orig, psycopg.errors.RestrictViolation)

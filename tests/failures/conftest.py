@@ -1,0 +1,142 @@
+"""A world on the engine that the processes have, and a hand on its connections, its disk and its locks."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.pool import NullPool
+
+from shared.db.session import make_engine
+from shared.db.sources import SOURCES, Moment
+from shared.jobs import ChargePayment, SettleAttempt
+from shared.settings import Settings
+from tests.diaries.gates import Gates
+from tests.world import World, running_world
+
+
+class PassableGates(Gates):
+    """Gates that let newcomers pass while who stands there stays."""
+
+    @contextmanager
+    def open_for_newcomers(self) -> Iterator[None]:
+        closed = dict(self._closed)
+        self._closed.clear()
+        yield
+        self._closed.update(closed)
+
+
+@pytest.fixture
+def gates() -> PassableGates:
+    return PassableGates()
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    return Settings(DATABASE_URL=database_url, REDIS_URL="redis://127.0.0.1:1/0")
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    """As workers make it: with their limits on locks and statements."""
+    engine = make_engine(settings, statement_limit_s=60)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def world(engine: Engine, gates: Gates) -> Iterator[World]:
+    with running_world(engine, faults=gates) as running:
+        yield running
+
+
+@pytest.fixture
+def owed(world: World) -> UUID:
+    """A payment of 5.00 that is due, on a card that pays."""
+    account = world.account("A-1")
+    world.card_of(account)
+    return world.owes(account)
+
+
+@pytest.fixture
+def another_session(database_url: str) -> Iterator[Engine]:
+    """Somebody else's sessions: psql at night, another release, an administrator."""
+    engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://", 1), poolclass=NullPool)
+    yield engine
+    engine.dispose()
+
+
+def work_until_quiet(world: World, rounds: int = 20) -> None:
+    """Sweep and do what is found, a lease apart, as hours pass without anybody's hand."""
+    for _ in range(rounds):
+        moment = Moment(world.clock.now(), world.machine())
+        with world.engine.connect() as connection:
+            jobs = [
+                source.job(row)
+                for source in SOURCES
+                for row in connection.execute(source.query, moment.parameters())
+            ]
+        for job in jobs:
+            match job:
+                case ChargePayment(payment_id):
+                    world.charge(payment_id)
+                case SettleAttempt(attempt_id):
+                    world.settle(attempt_id)
+        world.machine.pass_(minutes=5, seconds=1)
+
+
+def asked(world: World) -> int:
+    """How many confirms the processor has seen."""
+    return sum(seen.path.endswith("/confirm") for seen in world.simulator.requests(limit=1_000))
+
+
+def assert_paid_once(world: World, payment_id: UUID) -> None:
+    """The processor's book holds one charge, ours one receipt, and nothing is open."""
+    assert world.charged(payment_id) == [5_00]
+    assert world.payment(payment_id).state == "paid"
+    assert {attempt.state for attempt in world.attempts(payment_id)} <= {"succeeded", "not_sent", "declined"}
+    with world.engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM receipts")) == 1
+
+
+@contextmanager
+def locked(sessions: Engine, sql: str, **parameters: object) -> Iterator[Connection]:
+    """Somebody holds locks and doesn't go on, until the block ends or they commit."""
+    with sessions.connect() as connection:
+        connection.execute(text(sql), parameters)
+        yield connection
+        connection.rollback()
+
+
+@dataclass(eq=False)
+class Commits:
+    """Steps in at the commits of an engine, in their order: `at[2]` is called with the third one's connection."""
+
+    at: dict[int, Callable[[Connection], None]] = field(default_factory=dict)
+    seen: int = 0
+
+    def __call__(self, connection: Connection) -> None:
+        number, self.seen = self.seen, self.seen + 1
+        self.at.get(number, lambda _: None)(connection)
+
+
+@pytest.fixture
+def commits(engine: Engine) -> Iterator[Commits]:
+    commits = Commits()
+    event.listen(engine, "commit", commits)
+    yield commits
+    event.remove(engine, "commit", commits)
+
+
+def backend_of(connection: Connection) -> int:
+    driver: Any = connection.connection.dbapi_connection
+    return int(driver.info.backend_pid)
+
+
+def end_session(sessions: Engine, backend_pid: int) -> None:
+    """End one session, as a restart, a failover or an administrator does; returns when it is gone."""
+    with sessions.connect() as connection:
+        assert connection.scalar(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": backend_pid})

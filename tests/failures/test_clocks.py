@@ -1,0 +1,272 @@
+"""Clocks that jump: the machine's by an hour or by years, ahead and back; the calendar's by days."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import apscheduler.schedulers.base
+import pytest
+from sqlalchemy import Engine, text
+
+import scheduler.app
+from scheduler.app import SchedulerApp
+from scheduler.sweep import PATIENCE, Sweep
+from scheduler.tick import tick
+from shared.clock import FARTHEST_AHEAD, ManualClock, has_come, machine_now
+from shared.collection.aftermath import LONGEST_BACKOFF
+from shared.collection.claim import claim_charge
+from shared.collection.record import LONGEST_LOOK_UP
+from shared.db.session import in_transaction
+from shared.db.sources import SOURCES, Moment
+from shared.jobs import ApplyStripeEvent, ChargePayment, Job, SettleAttempt
+from shared.settings import Settings
+from tests.diaries.gates import Gate
+from tests.failures.conftest import PassableGates, asked, assert_paid_once, work_until_quiet
+from tests.seed import default_policy
+from tests.web.serving import wait_until
+from tests.world import World
+from workers.use_cases.apply_stripe_event import LONGEST_WAIT
+
+HOUR = timedelta(hours=1)
+#: A machine that started with a clock in 2037 or so, until somebody set it.
+YEARS = timedelta(days=4_000)
+
+
+def due(world: World) -> list[Job]:
+    moment = Moment(world.clock.now(), world.machine())
+    with world.engine.connect() as connection:
+        return [
+            source.job(row) for source in SOURCES for row in connection.execute(source.query, moment.parameters())
+        ]
+
+
+def jump(world: World, by: timedelta) -> None:
+    world.machine.now += by
+
+
+@pytest.mark.parametrize("gate", [Gate.ARRIVAL, Gate.ANSWER])
+@pytest.mark.parametrize("request_", ["/payment_intents", "/confirm"])
+def test_an_hour_ahead_in_mid_charge_ends_its_lease_and_takes_the_money_once(
+    world: World, owed: UUID, gates: PassableGates, gate: Gate, request_: str
+) -> None:
+    """Settlement looks while the request is on its way, and the payment is asked for again. One PaymentIntent."""
+    with ThreadPoolExecutor(1) as worker:
+        with gates.closed(gate, request_):
+            charge = worker.submit(world.charge, owed)
+            gates.wait_for_somebody_at(gate)
+            jump(world, HOUR)
+            (attempt,) = world.attempts(owed)
+            world.settle(attempt.id)
+            world.machine.pass_(minutes=1)  # what is not_sent backs off
+            with gates.open_for_newcomers():
+                world.charge(owed)
+        charge.result(60)
+    work_until_quiet(world)
+    assert world.charged(owed) == [5_00]
+    assert world.payment(owed).state == "paid"
+    assert len(world.intents(owed)) == 1
+
+
+@pytest.mark.parametrize("by", [HOUR, YEARS], ids=["an hour", "years"])
+def test_a_clock_set_back_does_not_make_a_killed_workers_attempt_wait_for_it(
+    world: World, owed: UUID, by: timedelta
+) -> None:
+    in_transaction(world.engine, lambda connection: claim_charge(connection, world.runtime, owed))  # and is killed
+    jump(world, -by)
+    began = world.machine()
+    while world.payment(owed).state != "paid":
+        for job in due(world):
+            if isinstance(job, SettleAttempt):
+                world.settle(job.attempt_id)
+            elif isinstance(job, ChargePayment):
+                world.charge(job.payment_id)
+        world.machine.pass_(seconds=30)
+        waited = world.machine() - began
+        assert waited < timedelta(hours=1, minutes=10)
+    if by == YEARS:
+        assert waited < timedelta(minutes=10), "one lease from the look that found it"
+    assert_paid_once(world, owed)
+
+
+def test_a_clock_set_back_by_years_takes_no_attempt_from_a_living_worker(
+    world: World, owed: UUID, gates: PassableGates
+) -> None:
+    with ThreadPoolExecutor(1) as worker:
+        with gates.closed(Gate.ARRIVAL, "/confirm"):
+            charge = worker.submit(world.charge, owed)
+            gates.wait_for_somebody_at(Gate.ARRIVAL)
+            jump(world, -YEARS)
+            (attempt,) = world.attempts(owed)
+            assert SettleAttempt(attempt.id) in due(world)
+            world.settle(attempt.id)
+            (attempt,) = world.attempts(owed)
+            assert attempt.state == "started"
+            assert attempt.lease_expires_at == world.machine() + world.runtime.lease, "a whole one from now on"
+            assert due(world) == []
+        charge.result(60)
+    assert_paid_once(world, owed)
+    assert asked(world) == 1
+
+
+#: Everything that waits for an instant of machine time, as rows whose instant the jump left far ahead.
+LEFT_AHEAD: dict[str, tuple[str, type[Any]]] = {
+    "a payment that backs off": ("UPDATE payments SET backoff_until = :at", ChargePayment),
+    "an unknown attempt": (
+        "UPDATE payment_attempts SET state = 'unknown', look_up_at = :at, lease_expires_at = :at",
+        SettleAttempt,
+    ),
+    "a started attempt": ("UPDATE payment_attempts SET lease_expires_at = :at", SettleAttempt),
+    "an event to try again": ("UPDATE stripe_events SET try_again_at = :at", ApplyStripeEvent),
+    "an event just stored": ("UPDATE stripe_events SET created_at = :at", ApplyStripeEvent),
+}
+EVENT = """
+    INSERT INTO stripe_events (coverage, stripe_event_id, type, stripe_object_id, is_livemode, state,
+                               stripe_created_at, created_at)
+    VALUES ('global', 'evt_1', 'setup_intent.succeeded', 'seti_1', false, 'received',
+            now(), now() - interval '1 hour')
+"""
+
+
+@pytest.mark.parametrize(("sql", "job"), LEFT_AHEAD.values(), ids=LEFT_AHEAD.keys())
+def test_nothing_waits_for_an_instant_that_only_a_wrong_clock_can_have_written(
+    world: World, owed: UUID, sql: str, job: type[Any]
+) -> None:
+    if job is SettleAttempt:
+        in_transaction(world.engine, lambda connection: claim_charge(connection, world.runtime, owed))
+    with world.engine.begin() as connection:
+        if job is ApplyStripeEvent:
+            connection.execute(text(EVENT))
+        connection.execute(text(sql), {"at": world.machine() + HOUR})
+    assert [one for one in due(world) if isinstance(one, job)] == [], "within what our own waits can be"
+    with world.engine.begin() as connection:
+        connection.execute(text(sql), {"at": world.machine() + YEARS})
+    assert [type(one) for one in due(world) if isinstance(one, job)] == [job]
+    if job is not ApplyStripeEvent:
+        world.account("A-2")
+        work_until_quiet(world)
+        assert_paid_once(world, owed)
+
+
+def test_an_event_that_waits_for_an_operator_is_left_to_them(world: World) -> None:
+    with world.engine.begin() as connection:
+        connection.execute(text(EVENT))
+        connection.execute(text("UPDATE stripe_events SET state = 'trouble', try_again_at = '9999-12-31T00:00Z'"))
+    assert due(world) == []
+
+
+def test_our_own_waits_are_all_shorter_than_what_is_taken_for_a_wrong_clock() -> None:
+    lease = timedelta(seconds=Settings.model_fields["lease_s"].default)
+    assert max(LONGEST_BACKOFF, LONGEST_LOOK_UP, LONGEST_WAIT, lease) * 2 <= FARTHEST_AHEAD
+    now = machine_now()
+    assert not has_come(now + FARTHEST_AHEAD, now)
+    assert has_come(now + FARTHEST_AHEAD + HOUR, now)
+    assert has_come(now, now)
+
+
+def test_what_was_rung_before_the_clock_was_set_back_is_rung_again(world: World, owed: UUID) -> None:
+    rung: list[Job] = []
+    sweep = Sweep(world.engine, lambda jobs: bool(rung.extend(jobs)) or True, lambda _: 0)
+    sweep(Moment(world.clock.now(), world.machine()))
+    jump(world, -HOUR)
+    world.machine.pass_(seconds=PATIENCE.total_seconds())
+    sweep(Moment(world.clock.now(), world.machine()))
+    assert len(rung) == 2, "the first message was lost meanwhile"
+
+
+class SetBack(datetime):
+    """The machine's clock as APScheduler reads it, in the test's hand."""
+
+    by = timedelta(0)
+
+    @classmethod
+    def now(cls, tz: Any = None) -> Any:
+        return datetime.now(tz) - cls.by
+
+
+def test_ticks_and_sweeps_go_on_at_once_when_the_clock_is_set_back(
+    engine: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """APScheduler sleeps until a time of day: set back by a year, it would tick again in a year."""
+    monkeypatch.setattr(apscheduler.schedulers.base, "datetime", SetBack)
+    monkeypatch.setattr(scheduler.app, "WATCH_CLOCK_EVERY_S", 0.1)
+    monkeypatch.setattr(SetBack, "by", timedelta(0))
+    sweeps: list[datetime] = []
+
+    def waiting_in(_queue: str) -> int:
+        sweeps.append(datetime.now(UTC))
+        return 0
+
+    app = SchedulerApp(
+        database_url=database_url,
+        engine=engine,
+        policy=default_policy(),
+        clock=ManualClock(datetime(2026, 10, 15, tzinfo=UTC)),
+        machine_now=lambda: SetBack.now(UTC),
+        ring=lambda _: True,
+        waiting_in=waiting_in,
+    )
+    app.start(0.2, 0.2)
+    try:
+        wait_until(lambda: len(sweeps) > 3, within_s=60)
+        SetBack.by = timedelta(days=365)
+        before = len(sweeps)
+        wait_until(lambda: len(sweeps) > before + 6, within_s=60)
+    finally:
+        app.stop()
+
+
+class Calendar:
+    """The business clock of a machine whose own clock it is: nobody can refuse that it is set back."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now_at = now
+
+    def now(self) -> datetime:
+        return self.now_at
+
+
+MIDNIGHT = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+def test_a_calendar_set_back_over_a_months_end_makes_no_run_twice(engine: Engine) -> None:
+    policy = default_policy()
+    tick(engine, policy, MIDNIGHT - timedelta(hours=12))
+    runs_at_midnight = tick(engine, policy, MIDNIGHT + timedelta(minutes=5))
+    assert runs_at_midnight
+    assert tick(engine, policy, MIDNIGHT - timedelta(minutes=55)) == []
+    assert tick(engine, policy, MIDNIGHT + timedelta(minutes=6)) == []
+
+
+def test_a_calendar_set_back_by_an_hour_delays_a_charge_and_doubles_none(world: World, owed: UUID) -> None:
+    calendar = Calendar(world.clock.now() - HOUR)
+    world.runtime = replace(world.runtime, clock=calendar)
+    world.charge(owed)
+    assert world.charged(owed) == []
+    calendar.now_at += HOUR
+    world.charge(owed)
+    calendar.now_at -= HOUR
+    world.charge(owed)
+    assert_paid_once(world, owed)
+
+
+def test_a_calendar_that_leaps_ahead_by_days_is_acted_on_once_per_run(engine: Engine) -> None:
+    """A laptop that slept, a virtual clock that was advanced: months are made up for, missed days are not."""
+    policy = default_policy()
+    tick(engine, policy, datetime(2026, 10, 30, tzinfo=UTC))
+    tick(engine, policy, datetime(2026, 11, 5, 12, tzinfo=UTC))
+    with engine.connect() as connection:
+        runs = connection.execute(text("SELECT job, period, coverage FROM runs")).all()
+    days = {run.period for run in runs if run.job == "daily-retries"}
+    assert "2026-11-05" in days
+    assert not days & {"2026-11-02", "2026-11-03", "2026-11-04"}, (
+        "what they would have asked for is asked for today"
+    )
+    assert {run.period for run in runs if run.job == "monthly-invoices"} == {"2026-10"}
+
+
+def test_a_business_clock_in_our_hands_is_never_set_back() -> None:
+    clock = ManualClock(MIDNIGHT)
+    with pytest.raises(ValueError, match="only moves forward"):
+        clock.set(MIDNIGHT - timedelta(seconds=1))

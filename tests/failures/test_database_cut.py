@@ -1,0 +1,202 @@
+"""PostgreSQL goes away in mid-charge: at each commit, before it and after it, for a moment and for long."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from uuid import UUID
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy.exc import DBAPIError
+
+import shared.collection.record
+from shared.db.session import MAX_REPETITIONS, in_transaction
+from shared.db.tables import accounts
+from tests.diaries.gates import Gate, Gates
+from tests.failures.conftest import (
+    Commits,
+    asked,
+    assert_paid_once,
+    backend_of,
+    end_session,
+    work_until_quiet,
+)
+from tests.world import World
+
+#: The commits of a first charge, in their order.
+CLAIM, ALLOW_CONFIRM, RECORD = range(3)
+COMMITS = pytest.mark.parametrize(
+    "number", [CLAIM, ALLOW_CONFIRM, RECORD], ids=["claim", "id of the PaymentIntent", "record"]
+)
+
+
+def cut_before(sessions: Engine) -> Callable[[Connection], None]:
+    """The session ends before its commit arrives: nothing of it is written."""
+    return lambda connection: end_session(sessions, backend_of(connection))
+
+
+def cut_after(connection: Connection) -> None:
+    """It is committed, and the connection breaks before anybody hears of it."""
+    driver = connection.connection.dbapi_connection
+    assert isinstance(driver, psycopg.Connection)
+    driver.commit()
+    driver.pgconn.finish()
+
+
+@COMMITS
+def test_a_session_that_ends_before_its_commit_is_written_again_and_nothing_is_sent_twice(
+    world: World, owed: UUID, commits: Commits, another_session: Engine, number: int
+) -> None:
+    commits.seen, commits.at = 0, {number: cut_before(another_session)}
+    world.charge(owed)
+    assert commits.seen > number, "it was cut"
+    assert_paid_once(world, owed)
+    assert [attempt.state for attempt in world.attempts(owed)] == ["succeeded"], "no lease had to run out for it"
+    assert asked(world) == 1
+
+
+@COMMITS
+def test_a_commit_whose_confirmation_is_lost_is_not_taken_for_one_that_was_not_made(
+    world: World, owed: UUID, commits: Commits, number: int
+) -> None:
+    commits.seen, commits.at = 0, {number: cut_after}
+    world.charge(owed)
+    assert commits.seen > number, "it was cut"
+    if number == CLAIM:  # whose attempt it is, is known to nobody now: it waits for its lease
+        assert world.charged(owed) == []
+        assert [attempt.state for attempt in world.attempts(owed)] == ["started"]
+    work_until_quiet(world)
+    assert_paid_once(world, owed)
+    assert asked(world) == 1
+
+
+def test_a_claim_that_cannot_be_written_sends_nothing(
+    world: World, owed: UUID, commits: Commits, another_session: Engine
+) -> None:
+    cut = cut_before(another_session)
+    commits.seen, commits.at = 0, {0: cut, 1: cut}
+    with pytest.raises(DBAPIError):
+        world.charge(owed)
+    assert world.simulator.requests("payment_intents") == []
+    assert world.attempts(owed) == []
+    world.charge(owed)
+    assert_paid_once(world, owed)
+
+
+def test_an_id_that_cannot_be_written_is_never_confirmed(
+    world: World, owed: UUID, commits: Commits, another_session: Engine
+) -> None:
+    cut = cut_before(another_session)
+    commits.seen, commits.at = 0, {1: cut, 2: cut}
+    with pytest.raises(DBAPIError):
+        world.charge(owed)
+    assert asked(world) == 0
+    work_until_quiet(world)
+    assert_paid_once(world, owed)
+    assert world.simulator.health()["objects"]["payment_intents"] == 1, "its key found the first one again"
+
+
+@contextmanager
+def database_away(engine: Engine, database_url: str) -> Iterator[Callable[[], None]]:
+    """No session is left and none is let in, as during a restart; yields what ends it."""
+    name = database_url.rsplit("/", 1)[1]
+    with psycopg.connect(database_url.rsplit("/", 1)[0] + "/postgres", autocommit=True) as admin:
+
+        def come_back() -> None:
+            admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        admin.execute("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = %s", (name,))
+        try:
+            yield come_back
+        finally:
+            come_back()
+
+
+def test_an_answer_outlives_a_restart_of_the_database(
+    world: World, owed: UUID, gates: Gates, database_url: str
+) -> None:
+    with ThreadPoolExecutor(1) as worker, gates.closed(Gate.ANSWER, "/confirm"):
+        charge = worker.submit(world.charge, owed)
+        gates.wait_for_somebody_at(Gate.ANSWER)
+        with database_away(world.engine, database_url) as come_back:
+            gates.let_go(Gate.ANSWER, gates.standing_at(Gate.ANSWER)[0])
+            back = threading.Timer(2.0, come_back)
+            back.start()
+            charge.result(60)
+            back.join()
+    assert_paid_once(world, owed)
+    assert [kind for kind, _ in world.trail(owed) if kind == "attempt_became_unknown"] == [], "no lease ran out"
+
+
+def test_an_answer_that_is_lost_with_the_database_is_found_again_after_the_lease(
+    world: World, owed: UUID, gates: Gates, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared.collection.record, "WRITE_INSISTS_FOR_S", 0.5)
+    with ThreadPoolExecutor(1) as worker, gates.closed(Gate.ANSWER, "/confirm"):
+        charge = worker.submit(world.charge, owed)
+        gates.wait_for_somebody_at(Gate.ANSWER)
+        with database_away(world.engine, database_url):
+            gates.let_go(Gate.ANSWER, gates.standing_at(Gate.ANSWER)[0])
+            with pytest.raises(DBAPIError):
+                charge.result(60)
+    assert [attempt.state for attempt in world.attempts(owed)] == ["started"]
+    world.charge(owed)
+    assert asked(world) == 1, "the open attempt keeps everybody away"
+    work_until_quiet(world)
+    assert_paid_once(world, owed)
+
+
+def test_of_a_deadlock_both_are_done_in_the_end(world: World) -> None:
+    ours = [world.account("A-1"), world.account("A-2")]
+    both_hold_one = threading.Barrier(2)
+    runs: list[int] = []
+
+    def lock(first: int, second: int, connection: Connection) -> None:
+        runs.append(first)
+        for number in (first, second):
+            connection.execute(select(accounts).where(accounts.c.id == ours[number].id).with_for_update())
+            if number == first and len(runs) <= 2:
+                both_hold_one.wait(30)
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(in_transaction, world.engine, lambda c, a=a: lock(a, 1 - a, c)) for a in (0, 1)]:
+            done.result(60)
+    assert len(runs) >= 3, "one lost, and did it again"
+
+
+FAIL_TO_SERIALIZE = """
+    CREATE SEQUENCE tries;
+    CREATE FUNCTION fail_first() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF nextval('tries') <= {times} THEN
+            RAISE EXCEPTION 'could not serialize access' USING ERRCODE = 'serialization_failure';
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE CONSTRAINT TRIGGER fail_first AFTER {event} ON payment_attempts
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail_first()
+"""
+
+
+@pytest.mark.parametrize("event", ["INSERT", "UPDATE"])
+def test_what_the_database_asks_to_repeat_is_repeated_and_nothing_is_sent_twice(
+    world: World, owed: UUID, event: str
+) -> None:
+    with world.engine.begin() as connection:
+        connection.execute(text(FAIL_TO_SERIALIZE.format(times=3, event=event)))
+    world.charge(owed)
+    assert_paid_once(world, owed)
+    assert asked(world) == 1
+
+
+def test_what_never_succeeds_is_not_repeated_for_ever(world: World, owed: UUID) -> None:
+    with world.engine.begin() as connection:
+        connection.execute(text(FAIL_TO_SERIALIZE.format(times=1_000, event="INSERT")))
+    with pytest.raises(DBAPIError):
+        world.charge(owed)
+    with world.engine.connect() as connection:
+        assert connection.scalar(text("SELECT last_value FROM tries")) == MAX_REPETITIONS
+    assert world.simulator.requests("payment_intents") == []

@@ -1,0 +1,121 @@
+"""How each example ends: all troubles are let go of, and what is owed must be captured once, and only once."""
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from shared.audit import Scope, audit
+from shared.domain.states import ENDED, PaymentState
+from simulator.stories import Pays
+from tests.model.company import COVERAGES
+from tests.model.surroundings import ALL_KINDS
+
+if TYPE_CHECKING:
+    from tests.model.machine import Model
+
+#: Each round passes more than the longest back-off and the longest wait for a look-up.
+ROUNDS = 8
+ROUND = timedelta(minutes=70)
+#: What a person is asked to look at in an example, and is no sign of a defect.
+EXPECTED_FINDINGS = {"canceled_by_a_person", "orphan_payment_intent"}
+
+
+def come_to_an_end(model: "Model") -> None:
+    """Frozen workers go on, late requests and webhooks arrive, sweep and workers work until all is quiet; each
+    customer registers a card that pays, an operator asks for what is held. Then every payment is captured exactly
+    once, no attempt is open, and the audit with the processor's books is clean.
+    """
+    company = model.company
+    company.weather.clear()
+    while model.standing:
+        model.standing_worker_goes_on(0, is_killed=False)
+    while company.weather.late:
+        model.late_request_arrives(0)
+    model.everything_holds()
+    unpaid = {row.account_id for row in model.seen.payments.values() if row.state not in ENDED}
+    for person in model.people:
+        if person.account.id not in unpaid:
+            continue
+        token = company.simulator.make_card(company.account_of(person.account.coverage), Pays()).token
+        model.at_processor(person, token)
+    model.all_webhooks_arrive(is_reversed=False)
+    _work_until_quiet(model)
+    now = company.clock.now()
+    held = [row.id for row in model.seen.payments.values() if row.held_until is not None and row.held_until > now]
+    for payment_id in held:
+        model.operator_asks(payment_id)
+    if held:
+        _work_until_quiet(model)
+    model.looker.loose.clear()
+    model.everything_holds()
+    _assert_all_is_collected(model)
+    _assert_the_audit_is_clean(model)
+    _note_what_was_met(model)
+
+
+def _work_until_quiet(model: "Model") -> None:
+    for _ in range(ROUNDS):
+        model.sweep_rings()
+        if not model.company.mailbox and not _is_anything_under_way(model):
+            return
+        model.work_on(*ALL_KINDS)
+        model.pass_machine_time(ROUND)
+    model.seen = model.look_without_news()
+    open_ones = [a for a in model.seen.all_attempts() if a.finished_at is None]
+    payment_id = open_ones[0].payment_id if open_ones else None
+    raise model.seen.broken(f"never quiet: {model.company.mailbox}", payment_id)
+
+
+def _is_anything_under_way(model: "Model") -> bool:
+    seen = model.seen = model.look_without_news()
+    return (
+        any(attempt.finished_at is None for attempt in seen.all_attempts())
+        or any(event.state in ("received", "trouble") for event in seen.stripe_events)
+        or any(run.state in ("ready", "running") for run in seen.runs)
+        or any(row.backoff_until and row.backoff_until > seen.machine_now for row in seen.payments.values())
+    )
+
+
+def _assert_all_is_collected(model: "Model") -> None:
+    seen = model.seen
+    for payment in seen.payments.values():
+        times = len(seen.lines_of(payment.id))
+        is_charged = payment.state == PaymentState.PAID and payment.amount_minor > 0
+        if payment.state not in (PaymentState.PAID, PaymentState.CARRIED_FORWARD) or times != is_charged:
+            raise seen.broken(f"at the end it is {payment.state} and was captured {times} times", payment.id)
+
+
+def _assert_the_audit_is_clean(model: "Model") -> None:
+    company = model.company
+    report = audit(
+        company.engine,
+        Scope(now=company.clock.now(), machine_now=company.machine.now(), forgotten_after=timedelta(0)),
+        gateways=company.gateways,
+        coverages=COVERAGES,
+    )
+    for result in report.results:
+        for found in result.breaks:
+            what = f"audit, {result.check.name}: {found.what}"
+            raise model.seen.broken(what, _payment_in(model, found.ids.get("payment_id")))
+        assert result.not_checked is None, result.not_checked
+    found = company.look.execute("SELECT * FROM findings WHERE resolved_at IS NULL ORDER BY kind").fetchall()
+    for finding in found:
+        if finding.kind not in EXPECTED_FINDINGS:
+            raise model.seen.broken(f"an open finding: {finding}", _payment_in(model, finding.payment_id))
+
+
+def _note_what_was_met(model: "Model") -> None:
+    seen = model.seen
+    model.met["payments"] += len(seen.payments)
+    for attempt in seen.all_attempts():
+        model.met[f"attempts {attempt.kind} {attempt.state}"] += 1
+        model.met["looked up"] += attempt.look_ups > 0
+    for intents in seen.intents.values():
+        for intent in intents:
+            model.met[f"PaymentIntents {intent.closed_reason}"] += 1
+    for row in model.company.look.execute("SELECT kind FROM findings").fetchall():
+        model.met[f"findings {row.kind}"] += 1
+
+
+def _payment_in(model: "Model", payment_id: object) -> UUID | None:
+    return next((known for known in model.seen.payments if str(known) == str(payment_id)), None)

@@ -1,0 +1,286 @@
+"""What holds after every step, whatever happened in it. Each docstring is a promise; docs/proof.md quotes it."""
+
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from shared.domain.states import (
+    CHARGEABLE,
+    ENDED,
+    WAITING_FOR_CARD,
+    AttemptState,
+    ForbiddenMoveError,
+    PaymentState,
+    RunState,
+    Standing,
+    StripeEventState,
+    check_attempt_move,
+    check_payment_move,
+)
+from shared.explain import STATE_EVENTS
+from shared.jobs import ApplyStripeEvent, ChargePayment, Job, SettleAttempt, job_of_run
+from tests.model.seen import Seen, payment_of
+
+ATTEMPT_EVENTS = ("attempt_answered", "attempt_settled", "attempt_became_unknown")
+#: No back-off of an outage and no wait for the next look is longer (machine time).
+LONGEST_WAIT = timedelta(hours=1)
+
+
+def charged_at_most_once(seen: Seen) -> None:
+    """The processor's ledger has at most one captured charge per payment."""
+    for payment_id, times in Counter(payment_of(line) for line in seen.ledger).items():
+        if times > 1:
+            raise seen.broken(f"charged {times} times", payment_id)
+
+
+def charged_what_is_owed(seen: Seen) -> None:
+    """Every captured charge is of its payment's amount, currency, coverage and customer, to the minor unit."""
+    for line in seen.ledger:
+        payment = seen.payments[payment_of(line)]
+        owed = (payment.amount_minor, payment.currency.lower(), payment.stripe_customer_id)
+        if (line.amount, line.currency, line.customer) != owed:
+            raise seen.broken(f"captured {line.amount} {line.currency}, owed {owed}", payment.id)
+        if line.account != seen.company.account_of(payment.coverage):
+            raise seen.broken("captured in another coverage's account", payment.id)
+
+
+def receipts_are_captured_money(seen: Seen) -> None:
+    """Every receipt is one captured charge in the ledger, of the same payment, amount and currency; none twice."""
+    money = {line.charge: line for line in seen.ledger}
+    for receipt in seen.receipts:
+        line = money.pop(receipt.stripe_charge_id, None)
+        if line is None:
+            raise seen.broken(
+                f"charge {receipt.stripe_charge_id} isn't there, or is booked twice", receipt.payment_id
+            )
+        booked = (receipt.payment_id, receipt.amount_minor, receipt.currency.lower())
+        if booked != (payment_of(line), line.amount, line.currency):
+            raise seen.broken(f"booked {booked}, captured {line}", receipt.payment_id)
+
+
+def captured_money_is_booked(seen: Seen) -> None:
+    """What the ledger captured for a payment is what we hold as paid, once nothing is open.
+
+    Open is an attempt, or money that moved while no attempt was (a worker frozen past its lease, a request long
+    under way, a customer in their browser): then a look at the PaymentIntent is still to come, and the end asks.
+    """
+    booked = {receipt.payment_id for receipt in seen.receipts}
+    for payment_id in {payment_of(line) for line in seen.ledger} - booked:
+        is_open = seen.open_attempts(payment_id) or payment_id in seen.in_hand or payment_id in seen.loose
+        if not is_open:
+            raise seen.broken("money was captured, nothing is open, and our books don't have it", payment_id)
+    seen.loose -= booked
+    for payment in seen.payments.values():
+        is_paid = payment.state == PaymentState.PAID and payment.amount_minor > 0
+        if is_paid != (payment.id in booked):
+            raise seen.broken(f"is {payment.state}, and its receipts say otherwise", payment.id)
+
+
+def one_open_attempt(seen: Seen) -> None:
+    """At most one attempt of a payment is open, and attempts are numbered without a gap."""
+    for payment_id, attempts in seen.attempts.items():
+        if len(seen.open_attempts(payment_id)) > 1:
+            raise seen.broken("two open attempts", payment_id)
+        if [attempt.number for attempt in attempts] != list(range(1, len(attempts) + 1)):
+            raise seen.broken("attempts have a gap", payment_id)
+
+
+def one_live_payment_intent(seen: Seen) -> None:
+    """At most one PaymentIntent of a payment is live; a successor comes only after the processor shows the
+    predecessor canceled, or if the predecessor's id never became known, so that nobody can have confirmed it.
+    """
+    for payment_id, intents in seen.intents.items():
+        if sum(intent.closed_reason is None for intent in intents) > 1:
+            raise seen.broken("two live PaymentIntents", payment_id)
+        for intent in intents:
+            if intent.closed_reason == "abandoned" and intent.stripe_payment_intent_id is not None:
+                raise seen.broken(f"ordinal {intent.ordinal} was abandoned although its id is known", payment_id)
+            has_successor = intent is not intents[-1]
+            if has_successor and intent.closed_reason not in ("canceled", "abandoned"):
+                raise seen.broken(f"ordinal {intent.ordinal} has a successor and isn't canceled", payment_id)
+            if intent.closed_reason == "canceled":
+                _is_canceled_there(seen, payment_id, intent)
+
+
+def _is_canceled_there(seen: Seen, payment_id: UUID, intent: Any) -> None:
+    stripe_id = intent.stripe_payment_intent_id
+    known: set[str] = seen.company.canceled
+    if stripe_id in known:
+        return
+    status = seen.company.status_of(intent.coverage, stripe_id)
+    if status != "canceled":
+        raise seen.broken(f"{stripe_id} is {status}, and we hold it for canceled", payment_id)
+    known.add(stripe_id)
+
+
+def declined_only_by_the_issuer(seen: Seen) -> None:
+    """An attempt is called declined only with a charge of its own that the issuer turned down."""
+    for payment_id, attempts in seen.attempts.items():
+        charges = [attempt.stripe_charge_id for attempt in attempts if attempt.state == AttemptState.DECLINED]
+        if None in charges or len(set(charges)) < len(charges):
+            raise seen.broken(f"declined attempts with the charges {charges}", payment_id)
+        if seen.payments[payment_id].decline_count < len(charges):
+            raise seen.broken("a decline wasn't counted", payment_id)
+
+
+def leases_are_respected(seen: Seen) -> None:
+    """Nobody but its own worker closes an attempt inside its lease, or calls it unknown, except with money."""
+    leases = {attempt.id: attempt.lease_expires_at for attempt in seen.all_attempts()}
+    for event in seen.news:
+        is_others = event.type in ATTEMPT_EVENTS and event.actor != "worker"
+        has_money = event.after.get("state") == AttemptState.SUCCEEDED
+        if is_others and not has_money and event.created_at + timedelta(seconds=1) < leases[event.attempt_id]:
+            raise seen.broken(f"{event.actor} closed an attempt inside its lease", event.payment_id)
+
+
+def states_move_by_the_table(seen: Seen) -> None:
+    """Every state was reached from the one before it by a move that shared/domain/states.py lists; and the
+    trail, played from its start, gives the present state of every payment, attempt and account standing.
+    """
+    for event in seen.news:
+        try:
+            _play(seen, event)
+        except (ForbiddenMoveError, AssertionError) as error:
+            raise seen.broken(f"event {event.id} {event.type}: {error}", event.payment_id) from error
+    for payment in seen.payments.values():
+        if seen.replay.payments.get(payment.id) != payment.state:
+            told = seen.replay.payments.get(payment.id)
+            raise seen.broken(f"is {payment.state}, its trail says {told}", payment.id)
+    for attempt in seen.all_attempts():
+        if seen.replay.attempts.get(attempt.id) != attempt.state:
+            told = seen.replay.attempts.get(attempt.id)
+            what = f"attempt {attempt.number} is {attempt.state}, its trail says {told}"
+            raise seen.broken(what, attempt.payment_id)
+    for account in seen.accounts:
+        told = seen.replay.standings.get(account.id, Standing.GOOD)
+        if told != account.standing:
+            raise seen.broken(f"{account.external_id} is {account.standing}, its trail says {told}")
+
+
+def _play(seen: Seen, event: Any) -> None:
+    replay = seen.replay
+    if event.type in STATE_EVENTS:
+        before, after = replay.payments.get(event.payment_id), PaymentState(event.after["state"])
+        assert event.before.get("state") == before, f"the trail was at {before}, not at {event.before.get('state')}"
+        if before is not None:
+            check_payment_move(PaymentState(before), after)
+        replay.payments[event.payment_id] = after
+    elif event.type == "attempt_started":
+        assert event.attempt_id not in replay.attempts, "an attempt began twice"
+        replay.attempts[event.attempt_id] = AttemptState.STARTED
+    elif event.type in ATTEMPT_EVENTS:
+        before, after = replay.attempts[event.attempt_id], AttemptState(event.after["state"])
+        assert event.before["state"] == before, f"the trail was at {before}, not at {event.before['state']}"
+        check_attempt_move(AttemptState(before), after)
+        replay.attempts[event.attempt_id] = after
+    elif event.type == "standing_changed":
+        before = replay.standings.get(event.account_id, Standing.GOOD)
+        assert event.before["standing"] == before, f"the trail was at {before}, not at {event.before['standing']}"
+        replay.standings[event.account_id] = Standing(event.after["standing"])
+    elif event.type == "card_registered":
+        replay.registered[event.account_id, event.data["coverage"]] = event.after["card_revision"]
+
+
+def nothing_due_is_invisible(seen: Seen) -> None:
+    """Every payment that isn't ended is due in a source of the sweep, scheduled, held, backing off for a bounded
+    time, waits for a card or a customer that it names, or has an open attempt that somebody will look at; every
+    unfinished run and every Stripe event that isn't applied is in a source too, or has its time.
+    """
+    wanted: dict[Job, tuple[str, UUID | None]] = {}
+    for payment in seen.payments.values():
+        if payment.state not in ENDED and not _is_accounted_for(seen, payment):
+            payment_wanted = ChargePayment(payment.id, payment.lane)
+            wanted[payment_wanted] = (f"is {payment.state}, and no source finds it", payment.id)
+    for attempt in seen.all_attempts():
+        is_expired = attempt.state == AttemptState.STARTED and attempt.lease_expires_at <= seen.machine_now
+        is_unknown = attempt.state == AttemptState.UNKNOWN
+        if is_unknown and (attempt.look_up_at is None or attempt.look_up_at > seen.machine_now + LONGEST_WAIT):
+            raise seen.broken("an unknown attempt isn't looked up again", attempt.payment_id)
+        if is_expired or (is_unknown and attempt.look_up_at <= seen.machine_now):
+            wanted[SettleAttempt(attempt.id)] = ("an open attempt that no source finds", attempt.payment_id)
+    for run in seen.runs:
+        is_resting = run.backoff_until is not None and run.backoff_until > seen.machine_now
+        if run.state in (RunState.READY, RunState.RUNNING) and not is_resting:
+            wanted[job_of_run(run.job, run.id)] = (f"run {run.job} {run.period} is in no source", None)
+    for event in seen.stripe_events:
+        is_open = event.state in (StripeEventState.RECEIVED, StripeEventState.TROUBLE)
+        if is_open and (event.try_again_at is None or event.try_again_at <= seen.machine_now):
+            job = ApplyStripeEvent(event.coverage, event.stripe_event_id)
+            wanted[job] = (f"event {event.type} is in no source", None)
+        if is_open and event.try_again_at is not None and event.try_again_at > seen.machine_now + LONGEST_WAIT:
+            raise seen.broken(f"event {event.type} waits until {event.try_again_at}: {event.trouble}")
+    if not wanted:
+        return
+    found = {_bare(job) for job in seen.due}
+    for job, (what, payment_id) in wanted.items():
+        if _bare(job) not in found and not (isinstance(job, ChargePayment) and _is_about_to_be_stamped(seen, job)):
+            raise seen.broken(what, payment_id)
+
+
+def _is_accounted_for(seen: Seen, payment: Any) -> bool:
+    """Whether a payment names what it waits for; a wait that nobody ends is a break."""
+    if seen.open_attempts(payment.id):
+        return True
+    if payment.held_until is not None and payment.held_until > seen.now:
+        return bool(payment.state_reason)
+    if payment.backoff_until is not None and payment.backoff_until > seen.machine_now:
+        return payment.backoff_until <= seen.machine_now + LONGEST_WAIT
+    if payment.state in WAITING_FOR_CARD:
+        is_newer = payment.card_revision > payment.waiting_for_revision_after
+        return bool(payment.state_reason) and not (is_newer and payment.primary_card_id is not None)
+    if payment.state in CHARGEABLE:
+        return payment.next_attempt_at > seen.now
+    return payment.state == PaymentState.AWAITING_TRANSFER
+
+
+def _is_about_to_be_stamped(seen: Seen, job: ChargePayment) -> bool:
+    """Whether a daily run that the sweep finds will stamp the payment before it is asked for."""
+    payment = seen.payments[job.payment_id]
+    unfinished = {run.coverage for run in seen.runs if run.state in (RunState.READY, RunState.RUNNING)}
+    return payment.state == PaymentState.RETRY_SCHEDULED and payment.coverage in unfinished
+
+
+def _bare(job: Job) -> tuple[str, ...]:
+    """A job without its lane: which workers take it is no matter here."""
+    return (job.name, *job.arguments)
+
+
+def newest_card_is_asked(seen: Seen) -> None:
+    """No payment waits, for a card or for another day, because of a card that the customer has replaced since."""
+    for payment in seen.payments.values():
+        answered = [a for a in seen.attempts[payment.id] if a.kind == "charge" and a.state in _ANSWERED]
+        is_busy = seen.open_attempts(payment.id) or payment.id in seen.in_hand
+        is_held = payment.held_until is not None and payment.held_until > seen.now
+        has_card = payment.primary_card_id is not None and payment.card_detached_at is None
+        if not answered or is_busy or is_held or not has_card or payment.is_card_blocked:
+            continue
+        if payment.state in WAITING_FOR_CARD:
+            is_overlooked = answered[-1].card_revision < payment.card_revision <= payment.waiting_for_revision_after
+        elif payment.state == PaymentState.RETRY_SCHEDULED and "the network allows" not in payment.state_reason:
+            registered = seen.replay.registered.get((payment.account_id, payment.coverage), 0)
+            is_overlooked = answered[-1].card_revision < registered
+        else:
+            is_overlooked = False
+        if is_overlooked:
+            asked = f"revision {answered[-1].card_revision} of the card was asked last"
+            raise seen.broken(f"{asked}, and {payment.card_revision} is there", payment.id)
+
+
+_ANSWERED = (AttemptState.DECLINED, AttemptState.AUTHENTICATION_NEEDED)
+
+#: In this order; the first that breaks is the one that is told.
+INVARIANTS: tuple[Callable[[Seen], None], ...] = (
+    charged_at_most_once,
+    charged_what_is_owed,
+    receipts_are_captured_money,
+    captured_money_is_booked,
+    one_open_attempt,
+    one_live_payment_intent,
+    declined_only_by_the_issuer,
+    leases_are_respected,
+    states_move_by_the_table,
+    nothing_due_is_invisible,
+    newest_card_is_asked,
+)

@@ -1,0 +1,14 @@
+"""A night at a company with one account and one good card."""
+
+import pytest
+
+from tests.reconciliation.books import Night
+from tests.world import World
+
+
+@pytest.fixture
+def night(world: World) -> Night:
+    account = world.account("A-1")
+    token = world.simulator.make_card("global").token
+    card = world.card_of(account, token)
+    return Night(world, account, card.payment_method)

@@ -1,0 +1,164 @@
+"""Findings are rows: listed with what they mean, resolved by a named person, back only with other facts."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import typer
+from click.testing import Result
+from sqlalchemy import text
+from typer.testing import CliRunner
+
+from cli import findings_commands, reconcile_commands
+from shared.collection.books import Finding, write_finding
+from shared.collection.payments import Because
+from shared.db.session import in_transaction
+from shared.meanings import MEANING_OF_FINDING
+from shared.reconciliation.judge import Kind
+from shared.settings import Settings
+from tests.cli.terminal import variables_of
+from tests.reconciliation.books import UNBOOK, Night
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+app = typer.Typer()
+app.command("reconcile")(reconcile_commands.reconcile_command)
+app.add_typer(findings_commands.app, name="findings")
+
+
+class Terminal:
+    """Types the two commands against the night's world."""
+
+    def __call__(self, *words: str) -> Result:
+        return CliRunner().invoke(app, list(words), catch_exceptions=False)
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self(*words, "--json").stdout)
+
+
+@pytest.fixture
+def terminal(night: Night, database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    for field in Settings.model_fields.values():
+        monkeypatch.delenv(str(field.validation_alias), raising=False)
+    for name, value in variables_of(night.world, database_url, redis_url).items():
+        monkeypatch.setenv(name, value)
+    return Terminal()
+
+
+def reconcile(terminal: Terminal, *more: str) -> Result:
+    return terminal("reconcile", "--from", "2026-11-01", "--to", "2026-11-01", *more)
+
+
+def test_reconcile_says_that_the_books_agree(night: Night, terminal: Terminal) -> None:
+    night.pays()
+    result = reconcile(terminal)
+    assert result.exit_code == 0, result.output
+    assert "Our books and the processor's agree." in result.stdout
+    (japan,) = terminal.json("reconcile", "--from", "2026-11-01", "--to", "2026-11-01", "--coverage", "japan")
+    assert (japan["coverage"], japan["is_clean"], japan["unfinished"]) == ("japan", True, None)
+
+
+def test_reconcile_mends_in_the_name_of_who_typed_it(night: Night, terminal: Terminal) -> None:
+    payment = night.pays()
+    night.plant(*UNBOOK, payment=payment)
+    result = reconcile(terminal, "--coverage", "global")
+    assert result.exit_code == 0, result.output
+    assert night.world.payment(payment).state == "paid"
+    with night.world.engine.connect() as connection:
+        latest = "SELECT actor FROM events WHERE payment_id = :id AND type = 'payment_moved' ORDER BY id DESC"
+        actor = connection.execute(text(latest), {"id": payment}).scalars().first()
+        assert connection.scalar(text("SELECT count(*) FROM listed_charges")) == 0
+    assert str(actor).startswith("operator:")
+
+
+def test_what_is_found_is_listed_with_its_meaning_and_resolved_by_name(night: Night, terminal: Terminal) -> None:
+    charge = night.charge_there(None)
+    result = reconcile(terminal)
+    assert result.exit_code == 1
+    assert "found: charge_without_payment" in result.stdout
+    listed = terminal("findings", "list").stdout
+    assert charge in listed
+    assert "received USD 5.00" in listed
+    assert MEANING_OF_FINDING["charge_without_payment"].means[:40] in listed
+    (finding,) = terminal.json("findings", "list")
+    assert terminal("findings", "resolve", finding["id"], "--reason", " ").exit_code == 1
+    done = terminal("findings", "resolve", finding["id"], "--reason", "a test charge of ours; paid back")
+    assert done.exit_code == 0, done.output
+    assert terminal.json("findings", "list") == []
+    (resolved,) = terminal.json("findings", "list", "--all")
+    assert resolved["resolution"] == "a test charge of ours; paid back"
+    assert resolved["resolved_by"].startswith("operator:")
+    again = terminal("findings", "resolve", finding["id"], "--reason", "twice")
+    assert again.exit_code == 1
+    with night.world.engine.connect() as connection:
+        types = connection.scalars(
+            text("SELECT type FROM events WHERE data ->> 'subject' = :subject ORDER BY id"), {"subject": charge}
+        ).all()
+    assert types == ["finding_opened", "finding_resolved"]
+    assert reconcile(terminal).exit_code == 1, "it is counted still"
+    assert terminal.json("findings", "list") == [], "and not shown again"
+
+
+def test_a_finding_that_is_not_there_is_refused(night: Night, terminal: Terminal) -> None:
+    assert night.findings() == []
+    result = terminal("findings", "resolve", str(uuid4()), "--reason", "why not")
+    assert result.exit_code == 1
+    assert "there is no finding" in result.output
+
+
+def test_days_that_have_not_been_are_refused(terminal: Terminal) -> None:
+    assert terminal("reconcile", "--from", "2027-01-01", "--to", "2027-01-02").exit_code == 1
+    assert terminal("reconcile", "--from", "2026-10-02", "--to", "2026-10-01").exit_code == 1
+
+
+def test_a_processor_that_is_away_makes_reconcile_unfinished(
+    night: Night, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert night.findings() == []
+    monkeypatch.setenv("STRIPE_API_BASE", "http://127.0.0.1:9")
+    result = reconcile(terminal, "--coverage", "global")
+    assert result.exit_code == 1
+    assert "not finished" in result.output
+    assert "agree" not in result.stdout.replace("agrees", "")
+
+
+def test_a_resolved_finding_comes_back_only_with_other_facts(night: Night) -> None:
+    def write(received_minor: int) -> None:
+        found = Finding("amount_differs", "global", "ch_1", {"received_minor": received_minor, "currency": "USD"})
+        because = Because("reconciliation", night.world.clock.now(), "a test")
+        in_transaction(night.world.engine, lambda connection: write_finding(connection, found, because))
+
+    def resolve(who: str) -> None:
+        night.plant("UPDATE findings SET resolved_at = now(), resolved_by = :who, resolution = 'x'", who=who)
+
+    write(5)
+    write(5)
+    resolve("operator:anna")
+    write(5)
+    assert night.findings() == []
+    write(6)
+    (finding,) = night.findings()
+    assert (finding.details["received_minor"], finding.resolved_by) == (6, None)
+    write(7)  # other facts while it is open: the person reads the latest
+    assert [one.details["received_minor"] for one in night.findings()] == [7]
+    resolve("reconciliation")
+    write(7)
+    assert len(night.findings()) == 1, "what the machine put right and sees again is open again"
+    with night.world.engine.connect() as connection:
+        told = connection.scalars(text("SELECT type FROM events WHERE type LIKE 'finding%' ORDER BY id")).all()
+    assert told == ["finding_opened", "finding_reopened", "finding_changed", "finding_reopened"]
+
+
+def test_every_kind_of_finding_has_a_meaning_and_something_to_do() -> None:
+    written = {str(kind) for kind in Kind}
+    for source in sorted(SHARED.rglob("*.py")):
+        code = source.read_text()
+        written |= set(re.findall(r'open_finding\(\s*connection,\s*"(\w+)"', code))
+        written |= set(re.findall(r'^FINDING = "(\w+)"', code, re.MULTILINE))
+    assert written == MEANING_OF_FINDING.keys()
+    assert "account_not_invoiced" in written
+    assert "paid_after_its_end" in written
+    assert all(meaning.means and meaning.to_do for meaning in MEANING_OF_FINDING.values())

@@ -1,0 +1,308 @@
+"""The night's run: made by the tick, caught up, resumed after a kill, patient with a processor that is away."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from scheduler.tick import tick
+from shared.db.sources import UNFINISHED_RUNS, Moment
+from shared.domain.schedule import RunKey
+from shared.gateway.port import Answer, ChargeSeen, GatewayUnavailableError, Outcome, Page
+from shared.jobs import RECONCILIATION, ReconcileCharges
+from shared.reconciliation import act, walk
+from shared.reconciliation import charges as charges_phase
+from shared.runs import find_run
+from tests.reconciliation.books import NIGHT, PAID_BY_HAND, UNBOOK, Night
+from workers.use_cases.reconcile_charges import REST, reconcile_charges
+
+
+class KilledError(BaseException):
+    """Stands for kill -9 at this point: nothing after it happens."""
+
+
+def killed(night: Night, run_id: UUID) -> None:
+    """Let a worker go on with a run, and die at what was patched."""
+    with pytest.raises(KilledError):
+        reconcile_charges(night.world.runtime, run_id)
+
+
+def die(*_arguments: object, **_options: object) -> Any:
+    raise KilledError
+
+
+def test_the_tick_makes_each_nights_run_and_the_next_one_catches_up(night: Night) -> None:
+    world = night.world
+    tick(world.engine, world.policy, world.clock.now())  # from here on the schedule is in force
+    world.clock.set(NIGHT)
+    jobs = [job for job in tick(world.engine, world.policy, NIGHT) if isinstance(job, ReconcileCharges)]
+    with world.engine.connect() as connection:
+        first = find_run(connection, RunKey(RECONCILIATION, "2026-11-02", "global"))
+    assert ReconcileCharges(first.id) in jobs
+    night.go_on(first.id)
+    night.pays()
+    unbooked = night.pays()
+    night.plant(*UNBOOK, payment=unbooked)
+    world.clock.set(NIGHT + timedelta(days=9, hours=5))  # the scheduler was away
+    tick(world.engine, world.policy, world.clock.now())
+    with world.engine.connect() as connection:
+        second = find_run(connection, RunKey(RECONCILIATION, "2026-11-11", "global"))
+        made = connection.scalar(
+            text("SELECT count(*) FROM runs WHERE job = 'reconciliation' AND coverage = 'global'")
+        )
+    assert made == 2
+    counts = night.go_on(second.id)
+    assert night.run(second.id).cursor["begins_at"] == NIGHT.isoformat()
+    assert counts["mended"] == 1, "what was charged on the first of the nine days is compared too"
+
+
+def plant_one_of_each(night: Night) -> dict[str, Any]:
+    """One difference of each kind; the payments that were planted with money or an orphan."""
+    unbooked, differs, second = (night.pays() for _ in range(3))
+    night.plant(*UNBOOK, payment=unbooked)
+    night.plant("UPDATE payments SET amount_minor = 499 WHERE id = :payment", payment=differs)
+    night.charge_there(second, ordinal=2)
+    night.charge_there(None)
+    night.plant(PAID_BY_HAND, payment=night.world.owes(night.account, 8_00))
+    waiting = night.world.owes(night.account, 9_00)
+    orphan = night.intent_there(waiting)
+    return {"unbooked": unbooked, "waiting": waiting, "orphan": orphan.stripe_id}
+
+
+EACH = {
+    "amount_differs": 1,
+    "charge_without_payment": 1,
+    "paid_more_than_once": 1,
+    "paid_without_charge": 1,
+}
+
+#: Where the process is killed: a name of a module, which dies when it is called for the first time.
+KILLED_AT: tuple[tuple[Any, str], ...] = (
+    (charges_phase, "announce"),
+    (charges_phase, "book"),
+    (walk, "_write"),
+    (walk, "resolve_finding"),
+    (walk, "note_cancellation"),
+    (walk, "forget_listed"),
+)
+
+
+@pytest.mark.parametrize(("module", "name"), KILLED_AT, ids=[name for _, name in KILLED_AT])
+def test_killed_anywhere_it_is_resumed_and_counts_everything_once(
+    night: Night, module: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = plant_one_of_each(night)
+    run_id = night.ask()
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, die)
+        killed(night, run_id)
+    assert night.run(run_id).state == "running"
+    _assert_each_once(night, night.go_on(run_id), planted)
+
+
+def test_killed_after_the_booking_and_after_the_cancellation_both_are_still_counted(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = plant_one_of_each(night)
+    run_id = night.ask()
+    with monkeypatch.context() as patched:
+        patched.setattr(act, "record_observation", _then_die(act.record_observation))
+        killed(night, run_id)  # once the second charge is booked,
+        killed(night, run_id)  # and once the money is that our books didn't have
+    assert night.world.payment(planted["unbooked"]).state == "paid"
+    gateway = night.world.runtime.gateways["global"]
+    with monkeypatch.context() as patched:
+        patched.setattr(gateway, "cancel_payment_intent", _then_die(gateway.cancel_payment_intent))
+        killed(night, run_id)
+    assert night.status_there(planted["orphan"]) == "canceled"
+    _assert_each_once(night, night.go_on(run_id), planted)
+
+
+def _assert_each_once(night: Night, counts: dict[str, Any], planted: dict[str, Any]) -> None:
+    assert counts["found"] == EACH
+    assert counts["mended"] == 1
+    assert counts["orphans_canceled"] == 1
+    assert night.world.payment(planted["unbooked"]).state == "paid"
+    assert len(night.receipts(planted["unbooked"])) == 1
+    assert night.status_there(planted["orphan"]) == "canceled"
+    with night.world.engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM listed_charges")) == 0
+        doubled = connection.scalar(
+            text("SELECT count(*) FROM (SELECT kind, subject FROM findings GROUP BY 1, 2 HAVING count(*) > 1) d")
+        )
+    assert doubled == 0
+
+
+def _then_die(do: Callable[..., Any]) -> Callable[..., Any]:
+    def do_and_die(*arguments: Any, **options: Any) -> Any:
+        do(*arguments, **options)
+        raise KilledError
+
+    return do_and_die
+
+
+def test_reconciling_twice_finds_the_same_things_once(night: Night) -> None:
+    plant_one_of_each(night)
+    first = night.reconcile()
+    rows = night.findings()
+    second = night.reconcile(night.next_night())
+    assert night.findings() == rows
+    assert second["found"]["amount_differs"] == first["found"]["amount_differs"] == 1
+    assert second.get("mended", 0) == second.get("orphans_canceled", 0) == 0
+
+
+@pytest.mark.parametrize("method", ["charge_page", "retrieve_charge", "payment_intent_page"])
+def test_a_processor_that_gives_no_answer_leaves_the_run_unfinished_and_said(
+    night: Night, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = plant_one_of_each(night)
+    run_id = night.ask()
+
+    def away(*_arguments: object) -> Page[ChargeSeen]:
+        raise GatewayUnavailableError("APIConnectionError: no message")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(night.world.runtime.gateways["global"], method, away)
+        reconcile_charges(night.world.runtime, run_id)
+        run = night.run(run_id)
+        assert run.state == "running"
+        assert "APIConnectionError" in run.trouble
+        assert not _is_due(night), "it rests"
+        reconcile_charges(night.world.runtime, run_id)
+        night.world.machine.pass_(seconds=REST.total_seconds() + 1)
+        assert _is_due(night)
+        reconcile_charges(night.world.runtime, run_id)  # in trouble still
+    with night.world.engine.connect() as connection:
+        told = connection.scalar(text("SELECT count(*) FROM events WHERE type = 'run_in_trouble'"))
+    assert told == 1, "not at each repetition"
+    night.world.machine.pass_(seconds=REST.total_seconds() + 1)
+    _assert_each_once(night, night.go_on(run_id), planted)
+    assert night.run(run_id).trouble is None
+
+
+def test_an_orphan_whose_cancellation_gets_no_answer_is_canceled_later(night: Night) -> None:
+    orphan = night.intent_there(night.world.owes(night.account))
+    gateway = night.world.runtime.gateways["global"]
+    cancel = gateway.cancel_payment_intent
+    gateway.cancel_payment_intent = lambda *_: Answer(Outcome.UNKNOWN, "no_answer: timeout")
+    run_id = night.ask()
+    reconcile_charges(night.world.runtime, run_id)
+    assert night.run(run_id).trouble is not None
+    assert night.kinds() == ["orphan_payment_intent"]
+    gateway.cancel_payment_intent = cancel
+    night.world.machine.pass_(seconds=REST.total_seconds() + 1)
+    assert night.go_on(run_id)["orphans_canceled"] == 1
+    assert night.findings() == []
+    assert night.status_there(orphan.stripe_id) == "canceled"
+
+
+def test_without_a_key_the_run_says_so_and_waits(night: Night) -> None:
+    run_id = night.ask()
+    gateways = dict(night.world.runtime.gateways)
+    night.world.runtime.gateways.clear()
+    reconcile_charges(night.world.runtime, run_id)
+    assert "STRIPE_API_KEYS has no key for global" in night.run(run_id).trouble
+    night.world.runtime.gateways.update(gateways)
+    night.world.machine.pass_(seconds=REST.total_seconds() + 1)
+    night.go_on(run_id)
+
+
+def test_a_list_that_lags_and_clocks_that_differ_make_no_findings(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list shows nothing of what was made lately; each is looked at, and is there."""
+    paid = night.pays()
+    unbooked = night.pays()
+    night.plant(*UNBOOK, payment=unbooked)
+    monkeypatch.setattr(night.world.runtime.gateways["global"], "charge_page", lambda *_: Page((), None))
+    counts = night.reconcile()
+    assert counts["found"] == {}
+    assert counts["receipts_looked_up"] == 1
+    assert night.findings() == []
+    assert night.world.payment(paid).state == "paid"
+    assert counts["mended"] == 1, "what we hold open is looked at, too"
+    assert night.world.payment(unbooked).state == "paid"
+
+
+def test_a_finding_is_not_written_on_the_lists_word_alone(night: Night) -> None:
+    """The list shows another amount than the charge itself, as a stale copy might."""
+    night.pays()
+    gateway = night.world.runtime.gateways["global"]
+    page = gateway.charge_page
+
+    def stale(*arguments: Any) -> Page[ChargeSeen]:
+        listed = page(*arguments)
+        return Page(tuple(replace(one, amount_captured_minor=1) for one in listed.items), listed.after)
+
+    gateway.charge_page = stale
+    assert night.reconcile()["found"] == {}
+
+
+def test_a_charge_whose_attempt_is_open_is_on_its_way_and_is_not_touched(night: Night) -> None:
+    payment = night.world.owes(night.account)
+    gateway = night.world.runtime.gateways["global"]
+    confirm = gateway.confirm_payment_intent
+
+    def confirm_in_vain(*arguments: Any) -> Answer:
+        confirm(*arguments)
+        return Answer(Outcome.UNKNOWN, "no_answer: timeout")
+
+    gateway.confirm_payment_intent = confirm_in_vain
+    night.world.charge(payment)
+    before = (night.world.payment(payment), night.world.attempts(payment), night.world.intents(payment))
+    counts = night.reconcile()
+    assert counts["on_their_way"] == 1
+    assert counts["found"] == {}
+    assert (night.world.payment(payment), night.world.attempts(payment), night.world.intents(payment)) == before
+    (attempt,) = night.world.attempts(payment)
+    night.world.machine.pass_(minutes=10)
+    night.world.settle(attempt.id)
+    assert night.world.payment(payment).state == "paid"
+
+
+def test_an_attempt_inside_its_lease_is_left_alone_by_every_phase(night: Night) -> None:
+    """Money is there for a PaymentIntent that was lost, while an attempt of the payment is under way."""
+    payment = night.world.owes(night.account)
+    gateway = night.world.runtime.gateways["global"]
+    confirm = gateway.confirm_payment_intent
+    gateway.confirm_payment_intent = lambda *_: Answer(Outcome.UNKNOWN, "no_answer")
+    night.world.charge(payment)
+    gateway.confirm_payment_intent = confirm
+    night.plant("UPDATE payment_attempts SET state = 'started', look_up_at = NULL")
+    night.charge_there(payment, ordinal=2)
+    orphan = night.intent_there(payment, ordinal=3)
+    counts = night.reconcile()
+    assert counts["on_their_way"] == 1
+    assert counts["payment_intents_left_to_their_claim"] == 1
+    assert night.status_there(orphan.stripe_id) == "requires_payment_method"
+    assert night.world.payment(payment).state == "due"
+    assert [attempt.state for attempt in night.world.attempts(payment)] == ["started"]
+    assert night.findings() == night.findings(resolved=True) == []
+
+
+def test_a_second_worker_on_the_same_run_writes_nothing(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant_one_of_each(night)
+    run_id = night.ask()
+    gateway = night.world.runtime.gateways["global"]
+    page = gateway.charge_page
+    counts: list[dict[str, Any]] = []
+
+    def page_while_another_finishes(*arguments: Any) -> Page[ChargeSeen]:
+        monkeypatch.setattr(gateway, "charge_page", page)
+        counts.append(night.go_on(run_id))
+        return page(*arguments)
+
+    monkeypatch.setattr(gateway, "charge_page", page_while_another_finishes)
+    reconcile_charges(night.world.runtime, run_id)
+    assert dict(night.run(run_id).counts) == counts[0]
+    assert len({(finding.kind, finding.subject) for finding in night.findings()}) == len(night.findings())
+
+
+def _is_due(night: Night) -> bool:
+    moment = Moment(night.world.clock.now(), night.world.machine())
+    with night.world.engine.connect() as connection:
+        return connection.execute(UNFINISHED_RUNS, moment.parameters()).first() is not None

@@ -1,0 +1,247 @@
+"""Each kind of difference, planted: found once, mended or canceled where it can be, and shown where it can't."""
+
+from uuid import uuid4
+
+from shared.audit import Scope, audit
+from shared.audit.attempts import ATTEMPTS
+from shared.audit.processor import PROCESSOR
+from shared.explain import explain_payment
+from tests.reconciliation.books import UNBOOK, Night
+
+
+def test_a_day_in_order_gives_nothing(night: Night) -> None:
+    for amount in (5_00, 7_50, 9_99):
+        night.pays(amount)
+    counts = night.reconcile()
+    assert counts["charges"] == counts["agrees"] == 3
+    assert counts["found"] == {}
+    assert night.findings() == night.findings(resolved=True) == []
+
+
+def test_paid_there_and_open_here_is_booked(night: Night) -> None:
+    payment = night.pays()
+    (charge,) = night.receipts(payment)
+    night.plant(*UNBOOK, payment=payment)
+    assert night.world.payment(payment).state == "retry_scheduled"
+    counts = night.reconcile()
+    assert night.world.payment(payment).state == "paid"
+    assert night.receipts(payment) == [charge]
+    assert night.world.charged(payment) == [5_00]
+    assert counts["mended"] == 1
+    assert counts["found"] == {}
+    assert night.findings() == []
+    (mended,) = night.findings(resolved=True)
+    assert (mended.kind, mended.subject, mended.resolved_by) == ("paid_there_open_here", charge, "reconciliation")
+    types = [kind for kind, _ in night.world.trail(payment)]
+    assert types[-3:] == ["attempt_answered", "payment_moved", "finding_resolved"]
+
+
+def test_money_of_a_lost_payment_intent_is_booked_too(night: Night) -> None:
+    """The row of the PaymentIntent went with a restore; the processor's metadata name the payment."""
+    payment = night.world.owes(night.account, 5_00)
+    charge = night.charge_there(payment)
+    counts = night.reconcile()
+    assert night.world.payment(payment).state == "paid"
+    assert night.receipts(payment) == [charge]
+    assert counts["mended"] == 1
+    assert night.findings() == []
+    night.world.charge(payment)
+    assert night.world.charged(payment) == [5_00]
+
+
+def test_an_amount_that_differs_is_found(night: Night) -> None:
+    asked_less, booked_more = night.pays(5_00), night.pays(6_00)
+    night.plant("UPDATE payments SET amount_minor = 499 WHERE id = :payment", payment=asked_less)
+    night.plant("UPDATE receipts SET amount_minor = 601 WHERE payment_id = :payment", payment=booked_more)
+    counts = night.reconcile()
+    assert counts["found"] == {"amount_differs": 2}
+    details = {finding.payment_id: finding.details for finding in night.findings()}
+    assert details[asked_less]["received_minor"] == 5_00
+    assert details[booked_more] == {
+        "charge_id": night.receipts(booked_more)[0],
+        "received_minor": 6_00,
+        "currency": "USD",
+        "booked_minor": 6_01,
+        "booked_currency": "USD",
+    }
+
+
+def test_a_currency_that_differs_is_found(night: Night) -> None:
+    payment = night.pays()
+    night.plant("UPDATE payments SET currency = 'EUR' WHERE id = :payment", payment=payment)
+    assert night.reconcile()["found"] == {"amount_differs": 1}
+
+
+def test_a_charge_without_a_payment_is_found_and_a_strangers_only_counted(night: Night) -> None:
+    unknown = uuid4()
+    of_unknown_payment = night.charge_there(unknown)
+    on_our_customer = night.charge_there(None)
+    night.charge_there(None, customer=None)
+    counts = night.reconcile()
+    assert counts["found"] == {"charge_without_payment": 2}
+    assert counts["foreign"] == 1
+    subjects = {finding.subject: finding.details for finding in night.findings()}
+    assert subjects.keys() == {of_unknown_payment, on_our_customer}
+    assert subjects[of_unknown_payment]["payment_id_there"] == str(unknown)
+
+
+def test_paid_here_without_a_charge_there_is_found(night: Night) -> None:
+    by_receipt, by_state = night.pays(), night.world.owes(night.account, 7_00)
+    night.plant(
+        "UPDATE receipts SET stripe_charge_id = 'ch_nobody' WHERE payment_id = :payment", payment=by_receipt
+    )
+    night.plant(
+        "UPDATE payments SET state = 'paid', paid_at = :now, next_attempt_at = NULL WHERE id = :payment",
+        payment=by_state,
+        now=night.world.clock.now(),
+    )
+    counts = night.reconcile()
+    assert {finding.subject for finding in night.findings() if finding.kind == "paid_without_charge"} == {
+        "ch_nobody",
+        str(by_state),
+    }
+    assert counts["found"]["paid_without_charge"] == 2
+
+
+def test_a_payment_that_lost_its_receipt_gets_it_back(night: Night) -> None:
+    payment = night.pays()
+    (charge,) = night.receipts(payment)
+    night.plant("DELETE FROM receipts WHERE payment_id = :payment", payment=payment)
+    assert night.reconcile()["mended"] == 1
+    assert night.receipts(payment) == [charge]
+    assert night.findings() == []
+
+
+def test_a_second_charge_of_a_payment_is_booked_and_found(night: Night) -> None:
+    payment = night.pays()
+    second = night.charge_there(payment, ordinal=2)
+    counts = night.reconcile()
+    assert counts["found"] == {"paid_more_than_once": 1}
+    (finding,) = night.findings()
+    assert (finding.kind, finding.subject, finding.payment_id) == ("paid_more_than_once", second, payment)
+    assert len(night.receipts(payment)) == 2
+    assert night.reconcile(night.next_night())["found"] == {"paid_more_than_once": 1}
+    assert len(night.findings()) == 1
+
+
+def test_two_charges_of_an_open_payment_pay_it_once_and_are_found_once(night: Night) -> None:
+    payment = night.world.owes(night.account, 5_00)
+    charges = {night.charge_there(payment), night.charge_there(payment, ordinal=2)}
+    counts = night.reconcile()
+    assert night.world.payment(payment).state == "paid"
+    assert set(night.receipts(payment)) == charges
+    assert (counts["mended"], counts["found"]) == (1, {"paid_more_than_once": 1})
+    (finding,) = night.findings()
+    assert finding.subject == night.receipts(payment)[1]
+
+
+def test_an_orphan_is_canceled_and_its_ordinal_used_up(night: Night) -> None:
+    payment = night.world.owes(night.account, 5_00)
+    orphan = night.intent_there(payment)
+    counts = night.reconcile()
+    assert night.status_there(orphan.stripe_id) == "canceled"
+    assert counts["orphans_canceled"] == 1
+    assert counts["found"] == {}
+    (resolved,) = night.findings(resolved=True)
+    assert (resolved.kind, resolved.subject) == ("orphan_payment_intent", orphan.stripe_id)
+    (row,) = night.world.intents(payment)
+    assert (row.ordinal, row.stripe_payment_intent_id, row.closed_reason) == (1, orphan.stripe_id, "canceled")
+    night.world.charge(payment)
+    assert night.world.payment(payment).state == "paid"
+    assert night.world.charged(payment) == [5_00]
+
+
+def test_an_orphan_beside_a_paid_payment_is_canceled(night: Night) -> None:
+    payment = night.pays()
+    orphan = night.intent_there(payment, ordinal=1)
+    assert night.reconcile()["orphans_canceled"] == 1
+    assert night.status_there(orphan.stripe_id) == "canceled"
+    assert [row.closed_reason for row in night.world.intents(payment)] == ["succeeded"]
+
+
+def test_what_a_lost_create_left_is_left_to_its_claim_until_that_gave_it_up(night: Night) -> None:
+    """Within 23 hours the next claim sends the same create again, and gets this very PaymentIntent."""
+    payment = night.world.owes(night.account, 5_00)
+    lost = night.lose_create(payment)
+    assert night.reconcile()["payment_intents_left_to_their_claim"] == 1
+    assert night.status_there(lost) == "requires_payment_method"
+    night.world.machine.pass_(hours=23, minutes=1)
+    assert night.reconcile(night.next_night())["orphans_canceled"] == 1
+    assert night.status_there(lost) == "canceled"
+    night.world.charge(payment)
+    assert [(row.ordinal, row.closed_reason) for row in night.world.intents(payment)] == [
+        (1, "canceled"),
+        (2, "succeeded"),
+    ]
+    assert night.world.charged(payment) == [5_00]
+
+
+def test_what_a_lost_create_left_is_found_again_by_its_claim(night: Night) -> None:
+    payment = night.world.owes(night.account, 5_00)
+    lost = night.lose_create(payment)
+    night.reconcile()
+    night.world.machine.pass_(minutes=10)
+    night.world.charge(payment)
+    assert [row.stripe_payment_intent_id for row in night.world.intents(payment)] == [lost]
+    assert night.world.charged(payment) == [5_00]
+
+
+def test_payment_intents_of_payments_that_are_not_here_are_counted_and_left_alone(night: Night) -> None:
+    theirs, strangers = night.intent_there(uuid4()), night.intent_there(None)
+    counts = night.reconcile()
+    assert counts["payment_intents_of_unknown_payments"] == 1
+    assert counts["payment_intents_of_others"] == 1
+    for seen in (theirs, strangers):
+        assert night.status_there(seen.stripe_id) == "requires_payment_method"
+    assert night.findings() == []
+
+
+def test_an_open_payment_whose_charge_can_not_be_booked_is_held(night: Night) -> None:
+    """A charge that names our payment, and no PaymentIntent: nothing to look at, so a person decides."""
+    payment = night.world.owes(night.account, 5_00)
+    charge = night.charge_there(payment)
+    night.hide_intents_of_charges()
+    counts = night.reconcile()
+    assert counts["found"] == {"paid_there_open_here": 1}
+    (finding,) = night.findings()
+    assert (finding.subject, finding.payment_id) == (charge, payment)
+    assert night.world.payment(payment).held_until is not None
+    night.world.charge(payment)
+    assert night.world.charged(payment) == [5_00], "not asked again"
+
+
+def test_what_was_mended_and_canceled_leaves_books_that_the_audit_finds_clean(night: Night) -> None:
+    unbooked, lost, waiting = (
+        night.pays(),
+        night.world.owes(night.account, 6_00),
+        night.world.owes(night.account, 7_00),
+    )
+    night.plant(*UNBOOK, payment=unbooked)
+    night.charge_there(lost, 6_00)
+    night.intent_there(waiting, 7_00)
+    counts = night.reconcile()
+    assert (counts["mended"], counts["orphans_canceled"]) == (2, 1)
+    night.world.charge(waiting)
+    world = night.world
+    report = audit(
+        world.engine,
+        Scope(now=world.clock.now(), machine_now=world.machine()),
+        gateways=world.runtime.gateways,
+        coverages=world.policy.coverages,
+        checks=(*ATTEMPTS, *PROCESSOR),
+    )
+    breaks = [f"{result.check.name}: {one.what}" for result in report.results for one in result.breaks]
+    assert breaks == []
+    assert report.is_clean
+    assert report.open_findings == 0
+
+
+def test_a_mended_payment_is_explained(night: Night) -> None:
+    payment = night.world.owes(night.account)
+    night.charge_there(payment)
+    night.reconcile()
+    world = night.world
+    with world.engine.connect() as connection:
+        told = explain_payment(connection, world.policy, payment, world.clock.now(), world.machine())
+    assert told.state == "paid"
+    assert told.findings == ()

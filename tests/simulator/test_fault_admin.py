@@ -1,0 +1,113 @@
+"""The admin endpoints of faults and rate limit: what is in force, what happened, and words for what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from shared.gateway.port import Outcome
+from simulator.client import SimulatorClient
+from simulator.errors import ApiError
+from simulator.fault_rules import FAULT_KINDS, FaultRule
+from simulator.rate_limit import RateLimit
+from simulator.settings import SettingsError, settings_from_environment
+from simulator.testing import running_simulator
+from tests.simulator.gateway import counting, new_payment
+
+
+def test_counts_name_every_kind(faulty: SimulatorClient) -> None:
+    assert set(faulty.fault_counts()) == {*FAULT_KINDS, "rate_limit"}
+
+
+def test_cleared_rules_hit_nothing_and_their_counts_stay(faulty: SimulatorClient) -> None:
+    payment = new_payment(faulty)
+    payment.strike("unavailable", count=None)
+    with counting(faulty, "unavailable"):
+        assert payment.retrieve().http_status == 503
+        faulty.clear_faults()
+        assert payment.retrieve().http_status == 200
+    assert faulty.fault_rules() == []
+
+
+def test_a_rule_that_has_used_up_its_count_is_still_shown(faulty: SimulatorClient) -> None:
+    payment = new_payment(faulty)
+    rule = FaultRule("unavailable", customer=payment.card.customer, operation="retrieve", should_retry=True)
+    faulty.add_faults([rule])
+    assert [payment.retrieve().http_status for _ in range(2)] == [503, 200]
+    (shown,) = faulty.fault_rules()
+    assert (shown.rule, shown.hits) == (rule, 1)
+
+
+def test_a_plan_with_a_mistake_in_it_is_not_half_in_force(faulty: SimulatorClient) -> None:
+    rules = [{"kind": "cut_after"}, {"kind": "sever_error"}]
+    answer = httpx.post(f"{faulty.url}/_sim/faults", json={"rules": rules})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "rules[1][kind]")
+    assert "did you mean 'server_error'" in error["message"]
+    assert faulty.fault_rules() == []
+
+
+@pytest.mark.parametrize("given", ["[]", "{}", '{"rules": {"kind": "slow"}}', '{"rules": ["slow"]}', "{"])
+def test_a_body_that_is_no_plan_is_refused(faulty: SimulatorClient, given: str) -> None:
+    answer = httpx.post(f"{faulty.url}/_sim/faults", content=given)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
+
+
+def test_a_simulator_that_is_started_again_has_no_faults(tmp_path: Path) -> None:
+    with running_simulator(data_dir=tmp_path) as own:
+        own.add_faults([FaultRule("unavailable", count=None)])
+    with running_simulator(data_dir=tmp_path) as own:
+        assert own.fault_rules() == []
+        assert new_payment(own).confirm().outcome is Outcome.SUCCEEDED
+
+
+# -- the rate limit
+
+
+def test_requests_above_the_limit_get_429_and_do_nothing(faulty: SimulatorClient) -> None:
+    payment, other = new_payment(faulty), new_payment(faulty, account="japan")
+    faulty.set_rate_limit(0.001)  # one at once, and then none within this test
+    with counting(faulty, "rate_limit"):
+        assert payment.retrieve().http_status == 200
+        answer = payment.confirm()
+    assert (answer.outcome, answer.http_status, answer.code) == (Outcome.NOT_SENT, 429, "rate_limit")
+    headers = httpx.get(f"{faulty.url}/v1/account", auth=("sk_test_sim_global", "")).headers
+    assert headers["stripe-rate-limited-reason"] == "global-rate"
+    assert other.confirm().outcome is Outcome.SUCCEEDED  # a limit is of an account
+    faulty.set_rate_limit(None)
+    assert payment.captured() == []
+    assert payment.confirm().outcome is Outcome.SUCCEEDED  # under the same key: a 429 isn't saved
+
+
+def test_a_limit_lets_through_what_it_promises() -> None:
+    now, passed = [100.0], 0
+    limit = RateLimit(per_second=25, monotonic=lambda: now[0])
+    for _ in range(400):  # 100 a second for four seconds
+        try:
+            limit.admit("global")
+            passed += 1
+        except ApiError:
+            pass
+        now[0] += 0.01
+    assert passed in (124, 125)  # a second's worth at once, then 25 a second; four seconds end just before the last
+    assert limit.refused == 400 - passed
+
+
+@pytest.mark.parametrize("per_second", ["0", "-1", '"many"', "1e999", "[]"])
+def test_a_limit_that_cannot_be_meant_is_refused(faulty: SimulatorClient, per_second: str) -> None:
+    answer = httpx.post(f"{faulty.url}/_sim/rate_limit", content=f'{{"per_second": {per_second}}}')
+    assert answer.status_code == 400
+    assert "above 0" in answer.json()["error"]["message"]
+    assert httpx.get(f"{faulty.url}/_sim/rate_limit").json()["per_second"] is None
+
+
+def test_the_limit_may_be_set_at_the_start() -> None:
+    assert settings_from_environment({}).rate_limit_per_s is None
+    assert settings_from_environment({"SIMULATOR_RATE_LIMIT": "25"}).rate_limit_per_s == 25
+    with pytest.raises(SettingsError, match="SIMULATOR_RATE_LIMIT"):
+        settings_from_environment({"SIMULATOR_RATE_LIMIT": "0"})
+    with running_simulator(rate_limit_per_s=0.001) as own:
+        answers: list[Any] = [httpx.get(f"{own.url}/v1/account", auth=("sk_test_sim_global", "")) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 429]
