@@ -1,9 +1,11 @@
 # Two commands for a newcomer: `make demo` and `make test`. All else is in `make help`.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint lock clean
+.PHONY: help setup demo up test test-deep chaos breakages mutants lint lock clean
 
 ACCOUNTS ?= 500
+FAULTS ?= 2000
+SEED ?= 1
 BIN := .venv/bin
 # The first Python that is new enough; `make PYTHON=/path/to/python3.12 …` names another.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -30,6 +32,9 @@ up: setup ## Everything of the Procfile, until Ctrl-C
 
 test: setup ## All tests, on real servers that start by themselves
 	@$(BIN)/python -m pytest -n 3 --dist loadfile
+
+chaos: setup ## Everything of the Procfile under fire, then the books are compared (FAULTS=2000 SEED=1)
+	@$(BIN)/duecourse chaos --faults $(FAULTS) --seed $(SEED)
 
 lint: setup ## ruff, mypy strict, import-linter
 	@$(BIN)/ruff check .

@@ -360,8 +360,8 @@ def report(engine: Engine, payments: int, planted: dict[str, set[str]], measured
     print(f"  of other kinds           {unexpected}")
     print(f"not findings        {_plain(measured.counts)}")
     print(
-        f"time                {measured.seconds:.1f} s = {payments / measured.seconds:,.0f} payments/s; {measured.cpu_s:.0f} s "
-        f"of a processor in the reconciling process\n"
+        f"time                {measured.seconds:.1f} s = {payments / measured.seconds:,.0f} payments/s; "
+        f"{measured.cpu_s:.0f} s of CPU in the reconciling process\n"
         f"requests            {requests:,}; at 20 a second, our default for Stripe, {requests / 20:,.0f} s"
     )
     print(

@@ -13,8 +13,12 @@ INTERACTIVE = "interactive"
 BATCH = "batch"
 #: Set-based work in chunks; its own queue so that no charge waits behind a chunk.
 RUNS = "runs"
+#: Looks at attempts in doubt: short, and each of them blocks a payment. Never behind ten thousand charges.
+SETTLEMENT = "settlement"
+#: Nights of reconciliation: long, and nothing waits for them. Never before a charge.
+NIGHT = "night"
 
-QUEUES = (INTERACTIVE, BATCH, RUNS)
+QUEUES = (INTERACTIVE, BATCH, RUNS, SETTLEMENT, NIGHT)
 QUEUE_OF_LANE = {Lane.INTERACTIVE: INTERACTIVE, Lane.BATCH: BATCH}
 
 
@@ -52,7 +56,7 @@ class SettleAttempt:
 
     attempt_id: UUID
     name: ClassVar[str] = "settle_attempt"
-    queue: ClassVar[str] = BATCH
+    queue: ClassVar[str] = SETTLEMENT
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -105,7 +109,7 @@ class ReconcileCharges:
 
     run_id: UUID
     name: ClassVar[str] = "reconcile_charges"
-    queue: ClassVar[str] = RUNS
+    queue: ClassVar[str] = NIGHT
 
     @property
     def arguments(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import dramatiq
 
 from shared.broker import make_broker
 from shared.crash_points import arm
-from shared.jobs import BATCH, INTERACTIVE, RUNS
+from shared.jobs import BATCH, INTERACTIVE, NIGHT, RUNS, SETTLEMENT
 from shared.logs import configure_logs
 from shared.runtime import Runtime, build_runtime
 from shared.settings import load_settings
@@ -43,7 +43,7 @@ def charge_payment(payment_id: str) -> None:
     use_cases.charge_payment(runtime(), UUID(payment_id))
 
 
-@dramatiq.actor(queue_name=BATCH, time_limit=CHARGE_TIME_LIMIT_MS)
+@dramatiq.actor(queue_name=SETTLEMENT, time_limit=CHARGE_TIME_LIMIT_MS)
 def settle_attempt(attempt_id: str) -> None:
     """Look up what became of an attempt. Safe to deliver twice: one turn, one look."""
     use_cases.settle_attempt(runtime(), UUID(attempt_id))
@@ -67,7 +67,7 @@ def retry_payments(run_id: str) -> None:
     use_cases.retry_payments(runtime(), UUID(run_id))
 
 
-@dramatiq.actor(queue_name=RUNS, time_limit=RUN_TIME_LIMIT_MS)  # nobody waits for it: after the other runs
+@dramatiq.actor(queue_name=NIGHT, time_limit=RUN_TIME_LIMIT_MS, priority=1)  # nobody waits for it: after charges
 def reconcile_charges(run_id: str) -> None:
     """Go on with a night's reconciliation. Safe to deliver twice: whoever comes second writes nothing."""
     use_cases.reconcile_charges(runtime(), UUID(run_id))

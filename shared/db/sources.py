@@ -39,16 +39,18 @@ from shared.domain.states import (
     StripeEventState,
 )
 from shared.jobs import (
-    BATCH,
     DAILY_RETRIES,
     INTERACTIVE,
     MONTHLY_INVOICES,
+    NIGHT,
     QUEUE_OF_LANE,
     RECONCILIATION,
     RUNS,
+    SETTLEMENT,
     ApplyStripeEvent,
     ChargePayment,
     Job,
+    ReconcileCharges,
     SettleAttempt,
     job_of_run,
 )
@@ -190,17 +192,25 @@ STRIPE_EVENTS = (
     .order_by(stripe_events.c.created_at)
 )
 
-#: Runs that are ready or were left in the middle, unless what they need is away for now. A job that only a newer
-#: release knows is left to its scheduler.
-UNFINISHED_RUNS = (
-    select(runs.c.id, runs.c.job)
-    .where(
-        one_of(runs.c.job, (MONTHLY_INVOICES, DAILY_RETRIES, RECONCILIATION)),
-        one_of(runs.c.state, (RunState.READY, RunState.RUNNING)),
-        or_(runs.c.backoff_until.is_(None), has_come(runs.c.backoff_until)),
+
+def unfinished_runs(*jobs: str) -> Select[Any]:
+    """Runs that are ready or were left in the middle, unless what they need is away for now.
+
+    Named by their jobs: one that only a newer release knows is left to its scheduler.
+    """
+    return (
+        select(runs.c.id, runs.c.job)
+        .where(
+            one_of(runs.c.job, jobs),
+            one_of(runs.c.state, (RunState.READY, RunState.RUNNING)),
+            or_(runs.c.backoff_until.is_(None), has_come(runs.c.backoff_until)),
+        )
+        .order_by(runs.c.created_at)
     )
-    .order_by(runs.c.created_at)
-)
+
+
+#: Runs that issue or collect; reconciliation isn't among them.
+UNFINISHED_RUNS = unfinished_runs(MONTHLY_INVOICES, DAILY_RETRIES)
 
 
 def _charge(lane: Lane) -> Callable[[Row[Any]], Job]:
@@ -214,10 +224,11 @@ SOURCES: tuple[Source, ...] = (
         "stripe events", INTERACTIVE, STRIPE_EVENTS, lambda row: ApplyStripeEvent(row.coverage, row.stripe_event_id)
     ),
     Source("payments with a new card", INTERACTIVE, PAYMENTS_WITH_A_NEW_CARD, _charge(Lane.INTERACTIVE)),
-    Source("expired leases", BATCH, EXPIRED_LEASES, lambda row: SettleAttempt(row.id)),
-    Source("unknown attempts", BATCH, UNKNOWN_ATTEMPTS, lambda row: SettleAttempt(row.id)),
+    Source("expired leases", SETTLEMENT, EXPIRED_LEASES, lambda row: SettleAttempt(row.id)),
+    Source("unknown attempts", SETTLEMENT, UNKNOWN_ATTEMPTS, lambda row: SettleAttempt(row.id)),
     *(
         Source(f"due payments, {lane}", QUEUE_OF_LANE[lane], due_payments(lane), _charge(lane))
         for lane in (Lane.INTERACTIVE, Lane.BATCH)
     ),
+    Source("unfinished nights", NIGHT, unfinished_runs(RECONCILIATION), lambda row: ReconcileCharges(row.id)),
 )

@@ -73,12 +73,12 @@ SWEEPING = (
     ),
     without(
         "expired-leases",
-        '    Source("expired leases", BATCH, EXPIRED_LEASES, lambda row: SettleAttempt(row.id)),\n',
+        '    Source("expired leases", SETTLEMENT, EXPIRED_LEASES, lambda row: SettleAttempt(row.id)),\n',
         "test_an_open_attempt_blocks_its_payment_until_its_lease_is_over_and_then_it_is_settled",
     ),
     without(
         "unknown-attempts",
-        '    Source("unknown attempts", BATCH, UNKNOWN_ATTEMPTS, lambda row: SettleAttempt(row.id)),\n',
+        '    Source("unknown attempts", SETTLEMENT, UNKNOWN_ATTEMPTS, lambda row: SettleAttempt(row.id)),\n',
         "test_an_unknown_attempt_is_looked_up_when_it_is_time",
     ),
     Breakage(
@@ -195,10 +195,7 @@ SCHEDULING = (
         "run-not-locked",
         "two workers do the same chunk of a run at once",
         ("I1", "I4"),
-        (
-            "invoicing/test_runs.py::test_a_run_that_somebody_is_on_is_left_to_them",
-            "scheduler/test_retry_payments.py::test_two_workers_on_one_run_take_turns",
-        ),
+        ("scheduler/test_turns.py::test_a_run_that_is_being_worked_on_is_nobody_elses",),
         (Patch("shared/runs.py", "        .with_for_update(skip_locked=True)\n", ""),),
     ),
 )

@@ -130,13 +130,13 @@ def test_counting_says_so_when_redis_is_away(line: Line) -> None:
 
 def test_with_redis_away_ring_says_so_and_rings_again_when_it_is_back(line: Line) -> None:
     broker = make_broker(line.url)
-    assert ring(broker, [SettleAttempt(ONE)])
+    assert ring(broker, [ChargePayment(ONE, Lane.BATCH)])
     line.cut()
     with capture_logs() as logs:
-        assert not ring(broker, [SettleAttempt(ONE)])
+        assert not ring(broker, [ChargePayment(ONE, Lane.BATCH)])
     assert [(one["event"], one["jobs"]) for one in logs] == [("doorbell.unreachable", 1)]
     line.mend()
-    assert ring(broker, [SettleAttempt(ONE)])
+    assert ring(broker, [ChargePayment(ONE, Lane.BATCH)])
     assert waiting_messages(broker, BATCH) == 2
 
 
@@ -148,11 +148,11 @@ def test_a_redis_that_hangs_is_given_up_after_the_socket_timeout(line: Line) -> 
     settings["socket_timeout"] = 0.2  # not waited for, but the way through is the same
     line.hang()
     began = time.monotonic()
-    assert not ring(broker, [SettleAttempt(ONE)])
+    assert not ring(broker, [ChargePayment(ONE, Lane.BATCH)])
     assert time.monotonic() - began < 2, "it waits once, and doesn't try again"
     line.cut()
     line.mend()
-    assert ring(broker, [SettleAttempt(ONE)])
+    assert ring(broker, [ChargePayment(ONE, Lane.BATCH)])
 
 
 @pytest.mark.parametrize(

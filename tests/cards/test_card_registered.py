@@ -129,8 +129,8 @@ def test_a_late_repetition_of_an_added_card_does_not_make_it_primary(here: CardW
     here.live()
     here.detach("global", first.payment_method)
     here.live()
-    here.tell("evt_late", "setup_intent.succeeded", second.setup_intent)
-    here.live()
+    late = here.tell("evt_late", "setup_intent.succeeded", second.setup_intent)
+    assert here.apply(late) == "known already: this SetupIntent has registered its card"
     assert here.primary(anna) is None
 
 

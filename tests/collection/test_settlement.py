@@ -54,9 +54,7 @@ def in_doubt(world: World, wire: Wire, payment: UUID) -> None:
     assert world.attempts(payment)[-1].state == "unknown"
 
 
-def ask_to_look(
-    world: World, payment: UUID, reason: str = "the customer calls"
-) -> SettleAttempt | Refused:
+def ask_to_look(world: World, payment: UUID, reason: str = "the customer calls") -> SettleAttempt | Refused:
     return in_transaction(
         world.engine,
         lambda connection: request_look_up(

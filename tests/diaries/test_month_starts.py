@@ -106,15 +106,18 @@ def test_two_schedulers_at_the_month_change_make_one_run_for_each_coverage(two_c
     with ThreadPoolExecutor(2) as schedulers:
         rung = [job for jobs in schedulers.map(tick_believing_to_lead, range(2)) for job in jobs]
     due = Counter(
-        (run.job, run.coverage) for job in ("monthly-invoices", "daily-retries") for run in diary.runs(job)
+        (run.job, run.coverage)
+        for job in ("monthly-invoices", "daily-retries", "reconciliation")
+        for run in diary.runs(job)
     )
     assert due == {
         ("monthly-invoices", "global"): 1,
         ("monthly-invoices", "japan"): 1,
         ("daily-retries", "japan"): 1,  # it is nine in the morning there
+        ("reconciliation", "japan"): 1,
     }
-    assert len(rung) == len(set(rung)) == 3, "and each was rung for by one of them"
-    assert len(diary.trail("run_scheduled")) == 3
+    assert len(rung) == len(set(rung)) == 4, "and each was rung for by one of them"
+    assert len(diary.trail("run_scheduled")) == 4
 
     diary.day(2)
     assert diary.money(diary.payment(anna)) == [("2026-11-01 00:00", 29_85)]

@@ -169,12 +169,21 @@ class Model(Surroundings):
             self._stand_at(job, place)
 
     @precondition(lambda self: self.seen.payments)
-    @rule(which=picks, killed_at=st.none() | st.integers(1, 48), stands_at=st.none() | st.integers(1, 9))
-    def charge_message_comes_again(self, which: int, killed_at: int | None, stands_at: int | None) -> None:
-        """A message to charge any payment is delivered, whether or not anybody rang; its worker may be killed, or
-        freeze.
+    @rule(
+        which=picks,
+        lost=st.none() | st.sampled_from(LOST_ANSWERS),
+        killed_at=st.none() | st.integers(1, 48),
+        stands_at=st.none() | st.integers(1, 9),
+    )
+    def charge_message_comes(
+        self, which: int, lost: tuple[str, str] | None, killed_at: int | None, stands_at: int | None
+    ) -> None:
+        """A message to charge any payment is delivered, whether or not anybody rang; the answer may be lost, its
+        worker may be killed, or freeze.
         """
         payment = self._payment(which)
+        if lost is not None:
+            self.company.weather.add(*lost, times=1)
         job = ChargePayment(payment.id, payment.lane)
         if killed_at is not None:
             self._kill_at(job, killed_at)
@@ -196,14 +205,13 @@ class Model(Surroundings):
 
     # -- the processor and the way there
 
-    @rule(trouble=st.sampled_from(LOST_ANSWERS) | st.sampled_from(TROUBLES), times=st.integers(1, 3), who=picks)
-    def processor_has_trouble(self, trouble: tuple[str, str], times: int, who: int) -> None:
+    @rule(trouble=st.sampled_from(LOST_ANSWERS) | st.sampled_from(TROUBLES), times=st.integers(1, 3))
+    def processor_has_trouble(self, trouble: tuple[str, str], times: int) -> None:
         """The next requests of an operation meet trouble: every kind that the simulator can script (cut before,
         after and in the middle of the answer, 400, 401, 403, 409, 429, 500 applied and not applied, 503, HTML, the
         limit, a person who cancels), or they are late.
         """
-        coverage = self._person(who).account.coverage
-        self.company.weather.add(*trouble, times, self.company.account_of(coverage))
+        self.company.weather.add(*trouble, times)
 
     @precondition(lambda self: not self.company.weather.is_fair)
     @rule()

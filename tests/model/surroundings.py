@@ -111,6 +111,8 @@ class Surroundings(RuleBasedStateMachine):
         return list(self.seen.payments.values())[which % len(self.seen.payments)]
 
     def at_processor(self, person: Person, token: str, intent: str = "replace") -> RegisteredCard:
+        # Which of two cards was registered later is known to the second: that is as fine as Stripe's events tell.
+        self.company.clock.moment += timedelta(seconds=1)
         metadata = {"duecourse_settings_id": str(person.account.settings_id), "duecourse_intent": intent}
         account = self.company.account_of(person.account.coverage)
         card = self.company.simulator.register_card(account, person.customer, token, metadata)

@@ -43,13 +43,13 @@ class Weather(NoFaults):
         self.is_fair = True
         self._make_late: dict[str, int] = {}
 
-    def add(self, kind: str, operation: str, times: int, account: str) -> None:
+    def add(self, kind: str, operation: str, times: int) -> None:
         """Let trouble strike the next `times` requests of an operation."""
         self.is_fair = False
         if kind == LATE:
             self._make_late[operation] = times
             return
-        self.simulator.add_faults([FaultRule(kind, account=account, operation=operation, count=times)])
+        self.simulator.add_faults([FaultRule(kind, operation=operation, count=times)])
 
     def clear(self) -> None:
         """Fair weather; what is late stays under way."""

@@ -14,9 +14,9 @@ from tests.races.verdict import breaks_of
 ROUNDS = int(os.environ.get("RACE_ROUNDS", "200"))
 FIRST_SEED = int(os.environ.get("RACE_SEED", "1"))
 #: Of one company: more make the daily runs of its later months long, because some cards never pay.
-ROUNDS_OF_A_COMPANY = 80
+ROUNDS_OF_A_COMPANY = 60
 LATE_ROUNDS_OF_A_COMPANY = 40
-#: A third of the rounds are of workers that were thought lost.
+#: Two fifths of the rounds are of workers that were thought lost.
 COMPANIES = -(-ROUNDS // (ROUNDS_OF_A_COMPANY + LATE_ROUNDS_OF_A_COMPANY))
 SEEDS = range(FIRST_SEED, FIRST_SEED + COMPANIES)
 

@@ -252,7 +252,7 @@ def test_quiet_means_that_nothing_is_left_to_do(engine: Engine, policy: Policy) 
         connection.execute(update(runs).values(state=RunState.FINISHED))
         payment_id = add_payment(connection, account, 100, next_attempt_at=START - DAY)
         assert pending(connection, now=START - DAY) == {"due payments, batch": 1}
-        connection.execute(update(payments).values(backoff_until=machine_now() + DAY))
+        connection.execute(update(payments).values(backoff_until=machine_now() + timedelta(hours=1)))
         assert pending(connection, now=START - DAY) == {}, "an outage is waited for in machine time"
         connection.execute(
             update(payments).values(backoff_until=None, next_attempt_at=START).where(payments.c.id == payment_id)
