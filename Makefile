@@ -33,6 +33,17 @@ up: setup ## Everything of the Procfile, until Ctrl-C
 test: setup ## All tests, on real servers that start by themselves
 	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
+test-deep: setup ## The model 2,000 times, thousands of races, every crash at every arrival (hours)
+	@MODEL_PROFILE=deep $(BIN)/python -m pytest tests/model
+	@RACE_ROUNDS=5000 $(BIN)/python -m pytest tests/races
+	@$(BIN)/python -m tests.crash_points --every
+
+breakages: setup ## Break the code on purpose, one place at a time: which check goes red?
+	@$(BIN)/python -m tests.breakages
+
+mutants: setup ## Mutation testing of shared/domain
+	@rm -rf mutants && $(BIN)/mutmut run --max-children 2; $(BIN)/mutmut results
+
 chaos: setup ## Everything of the Procfile under fire, then the books are compared (FAULTS=2000 SEED=1)
 	@$(BIN)/duecourse chaos --faults $(FAULTS) --seed $(SEED)
 

@@ -64,15 +64,20 @@ TWO_REQUESTS = (
         (
             Patch(
                 CHARGE,
-                "    claimed = in_turn(runtime.engine, "
-                "lambda connection: claim_charge(connection, runtime, payment_id))\n",
-                "    def work(connection: Connection) -> Claimed | NotClaimed:\n"
-                "        claimed = claim_charge(connection, runtime, payment_id)\n"
-                "        if isinstance(claimed, Claimed) and claimed.stripe_payment_intent_id is None:\n"
-                "            runtime.gateways[claimed.coverage].create_payment_intent(\n"
-                "                claimed.create_parameters, claimed.create_key)\n"
-                "        return claimed\n\n"
-                "    claimed = in_turn(runtime.engine, work)\n",
+                "lambda connection: claim_charge(connection, runtime, payment_id)",
+                "lambda connection: _claim_and_create(connection, runtime, payment_id)",
+            ),
+            Patch(
+                CHARGE,
+                "def _ask(",
+                "def _claim_and_create(\n"
+                "    connection: Connection, runtime: Runtime, payment_id: UUID\n"
+                ") -> Claimed | NotClaimed:\n"
+                "    claimed = claim_charge(connection, runtime, payment_id)\n"
+                "    if isinstance(claimed, Claimed) and claimed.stripe_payment_intent_id is None:\n"
+                "        runtime.gateways[claimed.coverage].create_payment_intent(\n"
+                "            claimed.create_parameters, claimed.create_key)\n"
+                "    return claimed\n\n\ndef _ask(",
             ),
         ),
     ),

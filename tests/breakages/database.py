@@ -37,6 +37,7 @@ CONSTRAINTS = (
     ("runs", "uq_runs_job_period_coverage", "runs of one period", "I1"),
     ("stripe_events", "pk_stripe_events", "rows of one Stripe event", "I12"),
     ("findings", "uq_findings_kind_coverage_subject", "findings of one thing", "I8"),
+    ("listed_charges", "pk_listed_charges", "sights of one charge in a reconciliation", "I8"),
 )
 
 #: Triggers: (table, name, what may then be rewritten, the tests).

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from shared.collection.claim import Claimed, NotClaimed, claim_charge
 from shared.collection.payments import Because, lock_payment, make_due_now
-from shared.collection.record import record_observation
+from shared.collection.record import record_answer, record_observation
 from shared.db.session import MAX_REPETITIONS, in_transaction
 from shared.domain.states import Lane, Trigger
 from shared.gateway.port import Answer, Outcome, ProcessorGateway
@@ -24,6 +24,7 @@ from simulator.stories import AlwaysDeclines, DeclinesThenPays
 from tests.invoicing.month_start import wait_for_waiter
 from tests.seed import Account
 from tests.world import World, make_gateways, running_world
+from workers.use_cases.charge_payment import _ask
 
 #: Transactions of this database that somebody keeps open while doing something else.
 OPEN_TRANSACTIONS = """
@@ -271,7 +272,7 @@ def test_the_loser_of_a_deadlock_repeats_its_transaction(world: World) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         done = [pool.submit(lock_both, first, second), pool.submit(lock_both, second, first)]
-        assert sorted(one.result(60) for one in done) == [1, 2]
+        assert sum(one.result(60) for one in done) >= 3, "both came through, and one of them needed a second run"
 
 
 def test_a_transaction_that_always_meets_a_deadlock_is_given_up(engine: Engine) -> None:
@@ -326,6 +327,29 @@ def test_a_second_charge_of_a_paid_payment_is_booked_and_found(world: World, acc
             ("paid_more_than_once", "ch_another"),
         ]
     assert world.payment(payment).state == "paid"
+
+
+def test_of_two_workers_who_both_reach_the_confirm_one_is_paid_by_it(world: World, account: Account) -> None:
+    """The first stood still beyond its lease, right before its confirm; its successor is about to send its own."""
+    payment = world.owes(account)
+    successors: list[Claimed] = []
+
+    def stand_still(request: str) -> None:
+        if request == "confirm_payment_intent" and not successors:
+            world.machine.pass_(minutes=5, seconds=1)
+            world.settle(world.attempts(payment)[0].id)
+            world.machine.pass_(seconds=30)
+            successors.append(claim(world, payment))
+
+    watch(world, stand_still)
+    world.charge(payment)
+    answer = _ask(world.runtime, successors[0])
+    assert answer is not None
+    record_answer(world.runtime, successors[0].attempt_id, answer)
+    assert [row.state for row in world.attempts(payment)] == ["succeeded", "not_sent"]
+    assert world.charged(payment) == [5_00]
+    with world.engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM receipts")) == 1
 
 
 def claim(world: World, payment: UUID) -> Claimed:

@@ -93,6 +93,7 @@ KEYS = (
     Key("uq_runs_job_period_coverage", "runs", {"state": "ready"}, {"state": "finished"}),
     Key("pk_stripe_events", "stripe_events", {"state": "applied"}, {"state": "received"}),
     Key("uq_findings_kind_coverage_subject", "findings", differs={"payment_id": ANOTHER}),
+    Key("pk_listed_charges", "listed_charges"),
 )
 
 #: Not the keys that any table has, a number of its own: nothing is promised by them.

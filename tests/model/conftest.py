@@ -17,8 +17,8 @@ _ALWAYS = settings(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
-settings.register_profile("model", _ALWAYS, max_examples=100, stateful_step_count=20, derandomize=True)
-settings.register_profile("deep", _ALWAYS, max_examples=2_000, stateful_step_count=40)
+settings.register_profile("model", _ALWAYS, max_examples=100, stateful_step_count=30, derandomize=True)
+settings.register_profile("deep", _ALWAYS, max_examples=2_000, stateful_step_count=50)
 
 
 @pytest.fixture(scope="module")

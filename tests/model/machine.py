@@ -43,6 +43,8 @@ MACHINE_STEPS = {
 
 picks = st.integers(0, 11)
 stories = st.sampled_from(sorted(STORIES))
+#: What becomes of a worker, and at which of its steps.
+fates = st.tuples(st.sampled_from(["works", "is killed", "stands still"]), st.integers(1, 48))
 
 
 class Model(Surroundings):
@@ -169,28 +171,33 @@ class Model(Surroundings):
             self._stand_at(job, place)
 
     @precondition(lambda self: self.seen.payments)
-    @rule(
-        which=picks,
-        lost=st.none() | st.sampled_from(LOST_ANSWERS),
-        killed_at=st.none() | st.integers(1, 48),
-        stands_at=st.none() | st.integers(1, 9),
-    )
+    @rule(which=picks, is_asked_for=st.booleans(), lost=st.none() | st.sampled_from(LOST_ANSWERS), fate=fates)
     def charge_message_comes(
-        self, which: int, lost: tuple[str, str] | None, killed_at: int | None, stands_at: int | None
+        self, which: int, is_asked_for: bool, lost: tuple[str, str] | None, fate: tuple[str, int]
     ) -> None:
-        """A message to charge any payment is delivered, whether or not anybody rang; the answer may be lost, its
-        worker may be killed, or freeze.
+        """A message to charge any payment is delivered, because an operator asked for it or though nobody rang;
+        the answer may be lost, and its worker may be killed or freeze.
         """
         payment = self._payment(which)
+        if is_asked_for:
+            self.operator_asks(payment.id)
         if lost is not None:
             self.company.weather.add(*lost, times=1)
-        job = ChargePayment(payment.id, payment.lane)
-        if killed_at is not None:
-            self._kill_at(job, killed_at)
-        elif stands_at is not None:
-            self._stand_at(job, stands_at)
-        else:
-            self.company.do(job)
+        job, (what, where) = ChargePayment(payment.id, payment.lane), fate
+        match what:
+            case "is killed":
+                self._kill_at(job, where)
+            case "stands still":
+                self._stand_at(job, 1 + where % 9)
+            case _:
+                self.company.do(job)
+
+    @precondition(lambda self: any(self.seen.attempts.values()))
+    @rule(which=picks)
+    def settle_message_comes(self, which: int) -> None:
+        """A message to settle any attempt is delivered, whether or not its lease is over: old ones may come late."""
+        attempts = [attempt for payment_id in self.seen.payments for attempt in self.seen.attempts[payment_id]]
+        self.company.do(SettleAttempt(attempts[which % len(attempts)].id))
 
     @precondition(lambda self: self.standing)
     @rule(which=picks, is_killed=st.booleans())
