@@ -1,6 +1,8 @@
 """Real servers for all tests: one PostgreSQL and one Valkey per session, a fresh database per test."""
 
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from alembic import command
@@ -10,6 +12,12 @@ from sqlalchemy import Engine, create_engine
 from tests.servers import Servers
 from tests.servers import test_servers as start_servers
 from tests.world import World, running_world
+
+
+def pytest_configure() -> None:
+    """A shell's background ignores Ctrl-C, and hands that down to what tests start, and then interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -51,12 +59,12 @@ def sqlalchemy_url(database_url: str) -> str:
     return database_url.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
-def upgrade(database_url: str) -> None:
+def upgrade(database_url: str, to: str = "head") -> None:
     engine = create_engine(sqlalchemy_url(database_url))
     config = Config()
-    config.set_main_option("script_location", "migrations")
+    config.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations"))
     with engine.connect() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, to)
         connection.commit()
     engine.dispose()

@@ -211,6 +211,7 @@ def unfinished_runs(*jobs: str) -> Select[Any]:
 
 #: Runs that issue or collect; reconciliation isn't among them.
 UNFINISHED_RUNS = unfinished_runs(MONTHLY_INVOICES, DAILY_RETRIES)
+UNFINISHED_NIGHTS = unfinished_runs(RECONCILIATION)
 
 
 def _charge(lane: Lane) -> Callable[[Row[Any]], Job]:
@@ -230,5 +231,5 @@ SOURCES: tuple[Source, ...] = (
         Source(f"due payments, {lane}", QUEUE_OF_LANE[lane], due_payments(lane), _charge(lane))
         for lane in (Lane.INTERACTIVE, Lane.BATCH)
     ),
-    Source("unfinished nights", NIGHT, unfinished_runs(RECONCILIATION), lambda row: ReconcileCharges(row.id)),
+    Source("unfinished nights", NIGHT, UNFINISHED_NIGHTS, lambda row: ReconcileCharges(row.id)),
 )

@@ -1,6 +1,8 @@
 """`python -m tests.breakages [NAME…]`: break one thing after another, and show which tests notice."""
 
 import shutil
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -47,6 +49,7 @@ def main(
     if is_list:
         show_list(chosen)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that copies, tests and servers go with us
     with test_servers() as running, tempfile.TemporaryDirectory(prefix="duecourse-breakages-") as temporary:
         servers = {"DATABASE_URL": running.database_url}  # tests flush Redis: each run has its own
         whole = Path(temporary) / "whole"

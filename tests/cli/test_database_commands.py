@@ -5,15 +5,15 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import create_engine, inspect
 
 from cli import database_commands
 from shared.db.columns import metadata
 from tests.cli.terminal import Terminal
-from tests.conftest import sqlalchemy_url
+from tests.conftest import sqlalchemy_url, upgrade
 from tests.servers import Servers
 
-HEAD = "0002"
+HEAD = "0003"
 
 
 @pytest.fixture
@@ -51,14 +51,10 @@ def test_several_processes_upgrade_at_once(bare: Terminal, empty: str) -> None:
 def test_a_locked_table_is_waited_for_and_then_named(
     bare: Terminal, empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bare("db", "upgrade")
+    upgrade(empty, "0001")
     monkeypatch.setattr(database_commands, "TRIES", 2)
     monkeypatch.setattr(database_commands, "PAUSE_S", 0.01)
-    with psycopg.connect(empty) as somebody, create_engine(sqlalchemy_url(empty)).begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
-        connection.execute(text("DROP FUNCTION refuse_change() CASCADE"))
-        connection.execute(text("DROP FUNCTION refuse_invoice_change() CASCADE"))
-        connection.commit()
+    with psycopg.connect(empty) as somebody:
         somebody.execute("LOCK TABLE receipts")
         result = bare("db", "upgrade")
     assert result.exit_code == 1

@@ -1,6 +1,7 @@
 """Dates are business time, leases and keys machine time: neither clock decides about what is the other's (I11)."""
 
 from datetime import timedelta
+from typing import Any
 
 from simulator.stories import AlwaysDeclines, DeclinesThenPays
 from tests.world import World
@@ -21,7 +22,7 @@ def test_however_far_the_calendar_leaps_a_lease_lasts(world: World) -> None:
     account = world.account("A-1")
     world.card_of(account)
     payment = world.owes(account)
-    gateway = world.runtime.gateways["global"]
+    gateway: Any = world.runtime.gateways["global"]
     confirm = gateway.confirm_payment_intent
 
     def confirm_while_a_year_passes(*arguments: str) -> object:

@@ -20,6 +20,7 @@ from shared.audit import Scope, audit
 from shared.broker import make_broker, make_ring, waiting_messages
 from shared.clock import machine_now
 from shared.crash_points import CrashPoint
+from shared.jobs import QUEUES
 from shared.quiet import pending_work
 from shared.stripe_event_types import HANDLED_EVENT_TYPES
 from tests.crash_points.company import settings_of_web
@@ -61,7 +62,7 @@ class Town:
     logs: Path
 
     def worker(self, **armed: str) -> Kept:
-        command = [sys.executable, *DRAMATIQ, "--queues", "interactive", "batch", "runs"]
+        command = [sys.executable, *DRAMATIQ, "--queues", *QUEUES]
         name = f"worker-{len(list(self.logs.glob('worker-*.log')))}.log"
         return Kept(command, {**self.environment, **armed}, self.logs / name).start()
 

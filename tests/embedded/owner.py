@@ -11,7 +11,6 @@ from embedded import EmbeddedError, servers
 
 
 def main(folder: Path, way: str) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in a shell's background ignores it
     with servers(folder) as urls:
         print(json.dumps(asdict(urls)), flush=True)
         if way == "fork" and os.fork() == 0:

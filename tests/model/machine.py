@@ -83,7 +83,7 @@ class Model(Surroundings):
             person.story = story
         self.at_processor(person, token, intent)
         if told:
-            self._deliver_all("setup_intent.succeeded")
+            self.deliver_all("setup_intent.succeeded")
 
     @rule(who=picks, story=stories)
     def card_changes_its_mind(self, who: int, story: str) -> None:
@@ -195,7 +195,7 @@ class Model(Surroundings):
     @precondition(lambda self: any(self.seen.attempts.values()))
     @rule(which=picks)
     def settle_message_comes(self, which: int) -> None:
-        """A message to settle any attempt is delivered, whether or not its lease is over: old ones may come late."""
+        """A message to settle any attempt is delivered, whether or not its lease is over: some are old."""
         attempts = [attempt for payment_id in self.seen.payments for attempt in self.seen.attempts[payment_id]]
         self.company.do(SettleAttempt(attempts[which % len(attempts)].id))
 

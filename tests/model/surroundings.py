@@ -233,7 +233,7 @@ class Surroundings(RuleBasedStateMachine):
                     self.event_order[event["id"]] = len(self.event_order)
                     self.mail.append((coverage, event))
 
-    def _deliver_all(self, event_type: str) -> None:
+    def deliver_all(self, event_type: str) -> None:
         self._read_news()
         told = [one for one in self.mail if one[1]["type"] == event_type]
         self.mail = [one for one in self.mail if one[1]["type"] != event_type]

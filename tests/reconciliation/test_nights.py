@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from scheduler.tick import tick
-from shared.db.sources import UNFINISHED_RUNS, Moment
+from shared.db.sources import UNFINISHED_NIGHTS, Moment
 from shared.domain.schedule import RunKey
 from shared.gateway.port import Answer, ChargeSeen, GatewayUnavailableError, Outcome, Page
 from shared.jobs import RECONCILIATION, ReconcileCharges
@@ -305,4 +305,4 @@ def test_a_second_worker_on_the_same_run_writes_nothing(night: Night, monkeypatc
 def _is_due(night: Night) -> bool:
     moment = Moment(night.world.clock.now(), night.world.machine())
     with night.world.engine.connect() as connection:
-        return connection.execute(UNFINISHED_RUNS, moment.parameters()).first() is not None
+        return connection.execute(UNFINISHED_NIGHTS, moment.parameters()).first() is not None
