@@ -75,6 +75,7 @@ class LivingCompany(Company):
 
     data: Path
     has_given_redis: bool
+    has_given_database: bool
 
     def wait_until(self, is_so: Callable[[], object], what: str, within_s: float = PATIENCE_S) -> None:
         deadline = time.monotonic() + within_s
@@ -230,7 +231,7 @@ def only_ours(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def company(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivingCompany]:
     """The stack on a fresh database, at the end of October 2026. Valkey is its own, unless REDIS_URL is set."""
-    has_redis = bool(os.environ.get("REDIS_URL"))
+    has_redis, has_database = bool(os.environ.get("REDIS_URL")), bool(os.environ.get("DATABASE_URL"))
     folder = tmp_path_factory.mktemp("company")
     data = folder / ".duecourse"
     data.mkdir()
@@ -246,7 +247,7 @@ def company(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Itera
                 with engine.begin() as connection:
                     set_clock(connection, START, stack.policy)
                 living = LivingCompany(stack, supervisor, engine)
-                living.data, living.has_given_redis = data, has_redis
+                living.data, living.has_given_redis, living.has_given_database = data, has_redis, has_database
                 yield living
             engine.dispose()
 
