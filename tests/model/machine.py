@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from scheduler.tick import tick
-from shared.jobs import ChargePayment, GenerateInvoices, ReconcileCharges, RetryPayments, SettleAttempt
+from shared.jobs import GenerateInvoices, ReconcileCharges, RetryPayments, SettleAttempt
 from simulator.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication, Pays, Story
 from tests.model.company import COVERAGES
 from tests.model.ending import come_to_an_end
 from tests.model.invariants import INVARIANTS
-from tests.model.surroundings import ALL_KINDS, Surroundings
+from tests.model.surroundings import ALL_KINDS, Fate, Lost, Surroundings
 from tests.model.weather import LOST_ANSWERS, TROUBLES
+from tests.model.workers import AROUND_REQUESTS, Where
 
 #: What a card may say, by the name that an example shows.
 STORIES: dict[str, Story] = {
@@ -43,8 +44,13 @@ MACHINE_STEPS = {
 
 picks = st.integers(0, 11)
 stories = st.sampled_from(sorted(STORIES))
-#: What becomes of a worker, and at which of its steps.
-fates = st.tuples(st.sampled_from(["works", "is killed", "stands still"]), st.integers(1, 48))
+#: Where a worker is killed or freezes: by number a step or place of any kind, by name around a request.
+steps = st.integers(1, 48) | st.sampled_from(AROUND_REQUESTS)
+places = st.integers(1, 9) | st.sampled_from(AROUND_REQUESTS)
+#: What becomes of the worker of a charge.
+fates = st.none() | st.tuples(st.just("killed"), steps) | st.tuples(st.just("stands"), places)
+#: The answer of which request is lost, and how; a PaymentIntent that we know isn't created again.
+lost_answers = st.none() | st.sampled_from(LOST_ANSWERS)
 
 
 class Model(Surroundings):
@@ -136,17 +142,16 @@ class Model(Surroundings):
         """A leader that remembers nothing rings for whatever is due: lost messages come back, others come twice."""
         self.ring_for_what_is_due()
 
-    @rule(which=picks, times=st.integers(1, 2))
-    def message_is_done(self, which: int, times: int) -> None:
-        """A worker does any one of the messages that wait; or does it, and it is delivered once more."""
+    @rule(which=picks, times=st.integers(1, 2), with_all_others=st.booleans())
+    def message_is_done(self, which: int, times: int, with_all_others: bool) -> None:
+        """A worker does any one of the messages that wait; or does it, and it is delivered once more; and perhaps
+        workers do all others too, and what they ring for while they do.
+        """
         job = self._take(which)
         for _ in range(times if job else 0):
             self.company.do(job)
-
-    @rule()
-    def workers_do_all_messages(self) -> None:
-        """Workers do what waits, and what they ring for while they do."""
-        self.work_on(*ALL_KINDS)
+        if with_all_others:
+            self.work_on(*ALL_KINDS)
 
     @precondition(lambda self: self.company.mailbox)
     @rule()
@@ -156,41 +161,35 @@ class Model(Surroundings):
 
     # -- workers
 
-    @rule(which=picks, step=st.integers(1, 48))
-    def worker_is_killed(self, which: int, step: int) -> None:
+    @rule(which=picks, step=steps)
+    def worker_is_killed(self, which: int, step: Where) -> None:
         """A worker is killed with -9 at a statement, commit, request, ring or crash point; its message is gone."""
         job = self._take(which)
         if job is not None:
             self._kill_at(job, step)
 
-    @rule(which=picks, place=st.integers(1, 9))
-    def worker_stands_still(self, which: int, place: int) -> None:
+    @rule(which=picks, place=places)
+    def worker_stands_still(self, which: int, place: Where) -> None:
         """A worker freezes where no transaction is open: before or after a request, a transaction, a ring."""
         job = self._take(which)
         if job is not None:
             self._stand_at(job, place)
 
     @precondition(lambda self: self.seen.payments)
-    @rule(which=picks, is_asked_for=st.booleans(), lost=st.none() | st.sampled_from(LOST_ANSWERS), fate=fates)
-    def charge_message_comes(
-        self, which: int, is_asked_for: bool, lost: tuple[str, str] | None, fate: tuple[str, int]
-    ) -> None:
-        """A message to charge any payment is delivered, because an operator asked for it or though nobody rang;
-        the answer may be lost, and its worker may be killed or freeze.
+    @rule(which=picks, lost=lost_answers, fate=fates)
+    def charge_message_comes(self, which: int, lost: Lost, fate: Fate) -> None:
+        """A message to charge any payment is delivered, though nobody may have rung; an answer may be lost, and
+        the worker may be killed or freeze.
         """
+        self._charge_message_comes(self._payment(which), lost, fate)
+
+    @precondition(lambda self: self.seen.payments)
+    @rule(which=picks, lost=lost_answers, fate=fates)
+    def operator_asks_for_a_charge(self, which: int, lost: Lost, fate: Fate) -> None:
+        """An operator asks for a payment to be charged now; it is refused, or due at once and its message comes."""
         payment = self._payment(which)
-        if is_asked_for:
-            self.operator_asks(payment.id)
-        if lost is not None:
-            self.company.weather.add(*lost, times=1)
-        job, (what, where) = ChargePayment(payment.id, payment.lane), fate
-        match what:
-            case "is killed":
-                self._kill_at(job, where)
-            case "stands still":
-                self._stand_at(job, 1 + where % 9)
-            case _:
-                self.company.do(job)
+        self.operator_asks(payment.id)
+        self._charge_message_comes(payment, lost, fate)
 
     @precondition(lambda self: any(self.seen.attempts.values()))
     @rule(which=picks)
@@ -219,12 +218,6 @@ class Model(Surroundings):
         limit, a person who cancels), or they are late.
         """
         self.company.weather.add(*trouble, times)
-
-    @precondition(lambda self: not self.company.weather.is_fair)
-    @rule()
-    def troubles_end(self) -> None:
-        """Fair weather."""
-        self.company.weather.clear()
 
     @precondition(lambda self: self.company.weather.late)
     @rule(which=picks)
@@ -290,14 +283,6 @@ class Model(Surroundings):
         mail, self.mail = self.mail, []
         for coverage, event in reversed(mail) if is_reversed else mail:
             self.company.deliver(coverage, event)
-
-    # -- people with us
-
-    @precondition(lambda self: self.seen.payments)
-    @rule(which=picks)
-    def operator_asks_for_a_charge(self, which: int) -> None:
-        """An operator asks for a payment to be charged now; it is refused, or due at once."""
-        self.operator_asks(self._payment(which).id)
 
     # -- settlement
 

@@ -28,8 +28,12 @@ from simulator.client import RegisteredCard, SimulatorError
 from simulator.stories import Story
 from tests.model.company import COVERAGES, Company, is_for_us
 from tests.model.seen import Looker, Seen
-from tests.model.workers import Worker, work_or_die
+from tests.model.workers import Where, Worker, work_or_die
 from tests.seed import Account, add_account, add_card, add_fee
+
+#: Whose answer is lost and how, and what becomes of a worker and where.
+Lost = tuple[str, str] | None
+Fate = tuple[str, Where] | None
 
 ALL_KINDS = (ChargePayment, SettleAttempt, ApplyStripeEvent, GenerateInvoices, RetryPayments, ReconcileCharges)
 #: The first coverage to see a new month.
@@ -159,11 +163,11 @@ class Surroundings(RuleBasedStateMachine):
 
     # workers
 
-    def _kill_at(self, job: Job, step: int) -> None:
+    def _kill_at(self, job: Job, step: Where) -> None:
         if killed_at := work_or_die(lambda: self.company.do(job), step):
             self.met[f"killed at {killed_at.split()[0].split('.')[0]}"] += 1
 
-    def _stand_at(self, job: Job, place: int) -> None:
+    def _stand_at(self, job: Job, place: Where) -> None:
         """Let a worker begin and freeze; if too many are frozen, it isn't."""
         if len(self.standing) == MAX_STANDING:
             self.company.do(job)
@@ -173,6 +177,20 @@ class Surroundings(RuleBasedStateMachine):
             self.met[f"stood at {worker.stands_at}"] += 1
             worker.attempt_id = self._open_attempt_of(job)
             self.standing.append(worker)
+
+    def _charge_message_comes(self, payment: Any, lost: Lost, fate: Fate) -> None:
+        job = ChargePayment(payment.id, payment.lane)
+        if lost is not None:
+            kind, operation = lost
+            is_known = any(intent.closed_reason is None for intent in self.seen.intents[payment.id])
+            self.company.weather.add(kind, "confirm" if is_known else operation, times=1)
+        match fate:
+            case ("killed", where):
+                self._kill_at(job, where)
+            case ("stands", where):
+                self._stand_at(job, where)
+            case _:
+                self.company.do(job)
 
     # messages
 

@@ -57,7 +57,7 @@ def model(company: Company) -> Model:
     Model.company = company
     model = Model()
     model.company_opens(first=("pays", "declines softly"), amounts=(5_00, 29_85))
-    model.workers_do_all_messages()
+    model.message_is_done(0, times=1, with_all_others=True)
     model.everything_holds()
     return model
 

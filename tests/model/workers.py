@@ -25,21 +25,30 @@ class Killed(BaseException):
     """kill -9. No `except Exception` of ours may catch it."""
 
 
+#: A step or a place to stand, by its number or by its name.
+Where = int | str
+#: Around the two requests that matter, where most of what can go wrong does.
+AROUND_REQUESTS = tuple(
+    f"{when} {name}" for name in ("create_payment_intent", "confirm_payment_intent") for when in ("before", "after")
+)
+
+
 class Plan:
     """What befalls a worker: killed at its `kill_at`-th step, or standing at its `stand_at`-th place to stand."""
 
-    def __init__(self, kill_at: int | None = None, stand_at: int | None = None) -> None:
+    def __init__(self, kill_at: Where | None = None, stand_at: Where | None = None) -> None:
         self.kill_at, self.stand_at = kill_at, stand_at
         self.step = self.place = 0
         self.stand: Callable[[str], None] = lambda _name: None
 
     def reach(self, name: str, *, may_stand: bool) -> None:
         self.step += 1
-        if self.step == self.kill_at:
+        if self.kill_at in (self.step, name):
             raise Killed(name)
         if may_stand:
             self.place += 1
-            if self.place == self.stand_at:
+            if self.stand_at in (self.place, name):
+                self.stand_at = None
                 self.stand(name)
 
 
@@ -95,7 +104,7 @@ def watched_ring(ring: Callable[[Iterable[Job]], bool]) -> Callable[[Iterable[Jo
     return watched
 
 
-def work_or_die(work: Callable[[], None], kill_at: int) -> str | None:
+def work_or_die(work: Callable[[], None], kill_at: Where) -> str | None:
     """Work in this thread until killed; where, or None if there were fewer steps than `kill_at`."""
     _of_this_thread.plan = Plan(kill_at=kill_at)
     try:
@@ -110,7 +119,7 @@ def work_or_die(work: Callable[[], None], kill_at: int) -> str | None:
 class Worker:
     """A worker of its own thread, that runs only while somebody waits for it."""
 
-    def __init__(self, job: Job, work: Callable[[], None], stand_at: int) -> None:
+    def __init__(self, job: Job, work: Callable[[], None], stand_at: Where) -> None:
         self.job = job
         self.stands_at: str | None = None
         self.attempt_id: UUID | None = None
