@@ -31,7 +31,7 @@ up: setup ## Everything of the Procfile, until Ctrl-C
 	@$(BIN)/duecourse up
 
 test: setup ## All tests, on real servers that start by themselves
-	@$(BIN)/python -m pytest -n 3 --dist loadfile
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-deep: setup ## The model 2,000 times, thousands of races, every crash at every arrival (hours)
 	@MODEL_PROFILE=deep $(BIN)/python -m pytest tests/model

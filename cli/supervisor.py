@@ -33,6 +33,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0  # before a start again; doubled each
 SETTLED_S = 30.0  # a process that lived this long has the first pause again
 LOG_BYTES = 10_000_000  # then the log is put aside as .log.1, and the one before it is dropped
 READ_BYTES = 65_536  # what a pipe holds; longer output without a newline is cut
+STALLED_S = 3.0  # a terminal that takes no line for so long is stopped; a busy machine takes one
 CONSOLE_LINES = 10_000  # waiting for a stopped terminal; beyond it lines are only in the logs
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
 
@@ -141,7 +142,9 @@ class Supervisor:
         Returns 0 after a stop in which nothing had to be killed, else 1, or what a failed release exited with.
         """
         if self._thread.ident is not None:
-            self._is_done.wait()
+            # In turns: a signal that arrives just before we begin to wait is handled only when we look up again.
+            while not self._is_done.wait(TURN_S):
+                pass
         if self._error is not None:
             raise self._error
         return self._exit_code
@@ -343,9 +346,13 @@ class _ConsoleWriter:
             self._lines.put_nowait((name, line))
 
     def close(self) -> None:
+        """Wait for what is still to be printed, as long as the terminal takes any of it."""
         with contextlib.suppress(queue.Full):
             self._lines.put_nowait(None)
-        self._thread.join(1.0)
+        left = -1
+        while self._thread.is_alive() and self._lines.qsize() != left:
+            left = self._lines.qsize()
+            self._thread.join(STALLED_S)
 
     def _print(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # nobody reads any more; the logs go on

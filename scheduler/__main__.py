@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 
 import structlog
 
@@ -21,6 +20,7 @@ log = structlog.get_logger()
 
 #: Ticks and sweeps are indexed queries of milliseconds; one that hung would keep everything else waiting (s).
 STATEMENT_LIMIT_S = 30
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main() -> int:
@@ -33,16 +33,16 @@ def main() -> int:
     except (SettingsError, PolicyError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    asked_to_stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked_to_stop.set())
+    # Blocked and then waited for, before any thread begins: no handler, so that none can run in the middle of the
+    # wait, and an order that comes a moment too early or twice is neither lost nor in the way.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     app.start(
         settings.tick_interval_s,
         settings.sweep_interval_s,
         listens=settings.clock is ClockKind.VIRTUAL,
     )
     log.info("scheduler.started", pid=os.getpid())
-    asked_to_stop.wait()
+    signal.sigwait(STOP_SIGNALS)
     if app.stop():
         log.info("scheduler.stopped")
         return 0

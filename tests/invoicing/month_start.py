@@ -173,6 +173,14 @@ def stopping_at(engine: Engine, sequence: int) -> Iterator[Callable[[], int]]:
             barrier.execute(text(f"SELECT pg_advisory_unlock({BARRIER})"))
 
 
+def wait_until_gone(engine: Engine, connection_pid: int) -> None:
+    """Wait until PostgreSQL has noticed that the client of a connection is gone, and let go of its locks."""
+    give_up_at = time.monotonic() + 20
+    while rows(engine, f"SELECT 1 FROM pg_stat_activity WHERE pid = {int(connection_pid)}"):
+        assert time.monotonic() < give_up_at, f"connection {connection_pid} is still there"
+        time.sleep(0.01)
+
+
 def wait_for_waiter(engine: Engine, where: str = "true") -> int:
     """Wait until a connection to this database waits for a lock; return its process id."""
     give_up_at = time.monotonic() + 20
