@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -23,6 +24,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from cli.database_commands import revisions
 from cli.environment import FOLDER, connect_settings, environment_in_force
 from cli.telling import out
+from shared.beats import processes_alive
 from shared.broker import NAMESPACE
 from shared.clock import machine_now
 from shared.db.session import make_engine
@@ -30,6 +32,7 @@ from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
 from shared.jobs import QUEUES
 from shared.logs import redact
 from shared.policy import Policy, PolicyError, load_policy
+from shared.queues.pauses import paused_lanes
 from shared.quiet import is_scheduler_alive
 from shared.settings import ClockKind, Settings, SettingsError
 
@@ -223,6 +226,18 @@ def _in_postgres(connection: Connection, settings: Settings) -> Iterator[Finding
         yield problem(
             "scheduler", "none leads: nothing is made due", "start `python -m scheduler`, or `duecourse up`"
         )
+    yield _processes(connection)
+    for pause in paused_lanes(connection).values():
+        says = f"paused by {pause.paused_by} since {pause.paused_at:%Y-%m-%d %H:%M} UTC: {pause.reason}"
+        yield ok(f"lane {pause.queue}", says, f"`duecourse queues resume {pause.queue}` when that is over")
+
+
+def _processes(connection: Connection) -> Finding:
+    """No problem by themselves: who is missing shows at the scheduler's and the workers' own lines."""
+    alive = Counter(one.kind for one in processes_alive(connection, machine_now()))
+    if alive:
+        return ok("processes", ", ".join(f"{count} {kind}" for kind, count in sorted(alive.items())))
+    return ok("processes", "none says that it lives", "start the lines of the Procfile, or `duecourse up`")
 
 
 def _durability(connection: Connection) -> Finding:

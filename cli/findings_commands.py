@@ -17,8 +17,7 @@ from shared.collection.books import resolve_finding_by_id
 from shared.collection.payments import Because
 from shared.db.machinery import findings
 from shared.db.session import in_transaction, make_engine
-from shared.meanings import MEANING_OF_FINDING
-from shared.money import format_minor
+from shared.meanings import MEANING_OF_FINDING, details_of_finding
 
 app = typer.Typer(name="findings", help="What waits for a person's eye, and closing it.", no_args_is_help=True)
 
@@ -103,18 +102,7 @@ def _line(finding: Row[Any]) -> str:
 
 
 def _shown(details: Mapping[str, Any]) -> str:
-    """Details in words: what is there, amounts as money."""
-    currencies = {"booked_minor": details.get("booked_currency", details.get("currency"))}
-    words = []
-    for name, value in details.items():
-        if value is None or name in ("currency", "booked_currency"):
-            continue
-        if name.endswith("_minor"):
-            money = format_minor(value, str(currencies.get(name, details.get("currency"))))
-            words.append(f"{name.removesuffix('_minor').replace('_', ' ')} {money}")
-        else:
-            words.append(f"{name.removesuffix('_id').replace('_', ' ')} {value}")
-    return ", ".join(words)
+    return ", ".join(map(str, details_of_finding(details)))
 
 
 def _minute(moment: datetime) -> str:

@@ -11,7 +11,9 @@ from cli import (
     import_commands,
     invoice_commands,
     payment_commands,
+    queue_commands,
     runs_commands,
+    users_commands,
 )
 from cli.audit_commands import audit_command
 from cli.chaos.command import chaos
@@ -47,7 +49,9 @@ for name, group in (
     ("payment", payment_commands.app),
     ("attempts", attempt_commands.app),
     ("findings", findings_commands.app),
+    ("queues", queue_commands.app),
     ("clock", clock_commands.app),
+    ("users", users_commands.app),
     ("db", database_commands.app),
 ):
     app.add_typer(group, name=name)

@@ -3,8 +3,9 @@
 from alembic import context
 from sqlalchemy import Connection, create_engine, text
 
+import shared.db.dashboard
 import shared.db.machinery
-import shared.db.tables  # noqa: F401  # both imports fill the metadata
+import shared.db.tables  # noqa: F401  # the imports fill the metadata
 from shared.db.columns import metadata
 from shared.settings import load_settings
 

@@ -23,6 +23,7 @@ from dramatiq.middleware import Middleware, Retries, TimeLimit
 from dramatiq.worker import Worker
 
 from shared.jobs import QUEUES, Job
+from shared.queues.middleware import KeepTraceback, StandStill
 
 log = structlog.get_logger()
 
@@ -31,8 +32,8 @@ NAMESPACE = "duecourse"
 RING_BATCH = 1_000
 #: Procfile runners send SIGTERM twice within moments; a person who means "now" is slower than this (s).
 SIGTERM_DEBOUNCE_S = 5.0
-#: Dead letters kept in each queue for a person to look at, some 400 kB. A row whose actor raises comes back every
-#: few seconds, and Dramatiq's own bound, seven days of them, would fill Redis.
+#: Dead letters kept in each queue for a person to look at, 9 MB at most with their tracebacks. A row whose actor
+#: raises comes back every few seconds, and Dramatiq's own bound, seven days of them, would fill Redis.
 KEEP_DEAD_LETTERS = 1_000
 #: Ours have some 300 bytes. Whatever is larger isn't ours, and isn't kept.
 LARGEST_BODY = 10_000
@@ -76,8 +77,11 @@ class DoorbellBroker(RedisBroker):
     """Dramatiq's Redis broker, which one message that can't be read doesn't bring out of step.
 
     It has no delayed messages: what is due later is a row with a date. So none is stranded by a blip of Redis, and
-    each worker polls half as many queues.
+    each worker polls half as many queues. Of a paused lane it takes nothing.
     """
+
+    #: Whether a queue is paused; must not raise. Set once, by `make_broker`.
+    is_paused: Callable[[str], bool] = staticmethod(lambda _queue_name: False)
 
     def declare_queue(self, queue_name: str) -> None:
         """Declare a queue without its delay queue."""
@@ -98,10 +102,14 @@ class DoorbellBroker(RedisBroker):
         Dramatiq 2.2.1 would drop what it fetched with an undecodable one, wait three seconds, and meet it again
         after its next start; one that names another queue would end a thread of the worker for good.
         """
+        if self.is_paused(queue_name):
+            # Takes nothing, and says that this worker lives.
+            self._dispatch("fetch")(queue_name, 0)  # type: ignore[no-untyped-call]
+            return []
         bodies: list[bytes | None] = self._dispatch("fetch")(queue_name, count)  # type: ignore[no-untyped-call]
         readable = []
         for body in bodies:
-            if body is None or _is_readable(body, queue_name):
+            if body is None or is_readable(body, queue_name):
                 readable.append(body)
             else:
                 self._set_aside(queue_name, body)
@@ -160,15 +168,24 @@ def _let_come_back(queue_name: str) -> Iterator[None]:
         log.warning("doorbell.not_told", queue=queue_name, error=str(error), consequence="the message comes again")
 
 
-def make_broker(redis_url: str, extra: Sequence[Middleware] = ()) -> RedisBroker:
-    """Make the broker of all processes: time limits, no message retries (rows come back by themselves)."""
+def make_broker(
+    redis_url: str, extra: Sequence[Middleware] = (), is_paused: Callable[[str], bool] | None = None
+) -> RedisBroker:
+    """Make the broker of all processes: time limits, no message retries (rows come back by themselves).
+
+    `is_paused` is for those that take messages: a lane that it names stands still.
+    """
     client = redis.Redis.from_url(redis_url, socket_connect_timeout=5, socket_timeout=10, health_check_interval=30)
+    ours = (KeepTraceback(), DebounceSigterm())
     broker = DoorbellBroker(  # type: ignore[no-untyped-call]  # Dramatiq leaves it untyped
         client=client,
         namespace=NAMESPACE,
         # Retries with max_retries=0 is what moves a message whose actor raised to the dead letters.
-        middleware=[TimeLimit(time_limit=90_000), Retries(max_retries=0), DebounceSigterm(), *extra],
+        middleware=[TimeLimit(time_limit=90_000), Retries(max_retries=0), *ours, *extra],
     )
+    if is_paused is not None:
+        broker.is_paused = is_paused
+        broker.add_middleware(StandStill(is_paused))
     for queue in QUEUES:
         broker.declare_queue(queue)
     return broker
@@ -205,7 +222,7 @@ def waiting_messages(broker: RedisBroker, queue: str) -> int:
     return int(depth)
 
 
-def _is_readable(body: bytes, queue_name: str) -> bool:
+def is_readable(body: bytes, queue_name: str) -> bool:
     """Whether Dramatiq can handle a body without harm. Each field may be anything that JSON knows.
 
     A name that is a list would stop the batch, and an `eta` would wait in memory and hold its place for ever.

@@ -54,6 +54,18 @@ class CrashPoint(StrEnum):
     RECORD_INTENT_WRITTEN = "record.intent_written"
     RECORD_ATTEMPT_WRITTEN = "record.attempt_written"
 
+    END_BEGUN = "end.begun"
+    END_AT_ONCE_BEFORE_COMMIT = "end.at_once.before_commit"
+    END_CLAIM_BEFORE_COMMIT = "end.claim.before_commit"
+    END_CLAIMED = "end.claimed"
+
+    BULK_CHUNK_BEGUN = "bulk.chunk.begun"
+    BULK_CHUNK_BEFORE_COMMIT = "bulk.chunk.before_commit"
+    BULK_FINISH_BEFORE_COMMIT = "bulk.finish.before_commit"
+    BULK_CHUNK_COMMITTED = "bulk.chunk.committed"
+    BULK_CHUNK_RUNG = "bulk.chunk.rung"
+    BULK_RINGING = "bulk.ringing"
+
     SETTLE_BEGUN = "settle.begun"
     SETTLE_TURN_BEFORE_COMMIT = "settle.turn.before_commit"
     SETTLE_TURN_TAKEN = "settle.turn_taken"

@@ -13,7 +13,8 @@ INTERACTIVE = "interactive"
 BATCH = "batch"
 #: Set-based work in chunks; its own queue so that no charge waits behind a chunk.
 RUNS = "runs"
-#: Looks at attempts in doubt: short, and each of them blocks a payment. Never behind ten thousand charges.
+#: Looks at attempts in doubt, and cancels what people end: short, each a request or two, and a payment waits for
+#: it. Never behind ten thousand charges.
 SETTLEMENT = "settlement"
 #: Nights of reconciliation: long, and nothing waits for them. Never before a charge.
 NIGHT = "night"
@@ -114,6 +115,32 @@ class ReconcileCharges:
     @property
     def arguments(self) -> tuple[str, ...]:
         return (str(self.run_id),)
+
+
+@dataclass(frozen=True)
+class EndPayment:
+    """Cancel the PaymentIntent of a payment that a person wants written off or void, and end it."""
+
+    payment_id: UUID
+    name: ClassVar[str] = "end_payment"
+    queue: ClassVar[str] = SETTLEMENT
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return (str(self.payment_id),)
+
+
+@dataclass(frozen=True)
+class ApplyBulkAction:
+    """Go on with one bulk action."""
+
+    bulk_id: UUID
+    name: ClassVar[str] = "apply_bulk_action"
+    queue: ClassVar[str] = RUNS
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return (str(self.bulk_id),)
 
 
 #: Jobs of the scheduler by the name that run rows carry (permanent).

@@ -8,6 +8,7 @@ from sqlalchemy import Row
 
 from shared.domain.declines import Decline, DeclineCategory, category_of_code, classify, facts
 from shared.domain.states import AttemptState
+from shared.money import format_minor
 
 MEANING_OF_OUTCOME: Mapping[AttemptState, str] = {
     AttemptState.STARTED: "sent or about to be; no answer yet",
@@ -66,6 +67,35 @@ MEANING_OF_FINDING: Mapping[str, FindingMeaning] = {
         "mend the data, then `duecourse invoices run --period … --again --reason …`; that resolves it by itself",
     ),
 }
+
+
+@dataclass(frozen=True)
+class FindingDetail:
+    """One thing that a finding says: plain text, or money in minor units of a currency."""
+
+    name: str
+    text: str
+    amount_minor: int | None = None
+    currency: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.text}"
+
+
+def details_of_finding(details: Mapping[str, Any]) -> list[FindingDetail]:
+    """Return a finding's details in words: what is there, amounts as money."""
+    currencies = {"booked_minor": details.get("booked_currency", details.get("currency"))}
+    found = []
+    for name, value in details.items():
+        if value is None or name in ("currency", "booked_currency"):
+            continue
+        if name.endswith("_minor"):
+            currency = str(currencies.get(name, details.get("currency")))
+            words = name.removesuffix("_minor").replace("_", " ")
+            found.append(FindingDetail(words, format_minor(value, currency), value, currency))
+        else:
+            found.append(FindingDetail(name.removesuffix("_id").replace("_", " "), str(value)))
+    return found
 
 
 def meaning_of_attempt(attempt: Row[Any]) -> str:

@@ -92,6 +92,12 @@ _SHORT_BACKOFFS = select(payments.c.id).where(
     payments.c.backoff_until <= MACHINE_NOW + SHORT_BACKOFF,
 )
 
+_SHORT_BACKOFFS_OF_ENDINGS = select(payments.c.id).where(
+    payments.c.ending_as.is_not(None),
+    payments.c.backoff_until > MACHINE_NOW,
+    payments.c.backoff_until <= MACHINE_NOW + SHORT_BACKOFF,
+)
+
 #: Built once: it is asked every few milliseconds while the virtual clock waits.
 _COUNTS = select(
     _missing_runs().label("runs not yet made"),
@@ -99,4 +105,5 @@ _COUNTS = select(
     _count(STRIPE_EVENTS.where(stripe_events.c.type.not_in(ECHO_EVENT_TYPES))).label("stripe events"),
     _count(_OPEN_ATTEMPTS).label("open attempts"),
     _count(_SHORT_BACKOFFS).label("short back-offs"),
+    _count(_SHORT_BACKOFFS_OF_ENDINGS).label("short back-offs of endings"),
 )

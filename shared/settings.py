@@ -3,12 +3,13 @@
 from datetime import timedelta
 from enum import StrEnum
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Self
 
 import pydantic_settings
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.crash_points import CrashPlan, read_plan
 
@@ -70,6 +71,13 @@ class Settings(BaseSettings):
     web_host: str = Field("127.0.0.1", validation_alias="DUECOURSE_WEB_HOST")
     web_port: Annotated[int, Field(ge=1, le=65535)] = Field(8400, validation_alias="PORT")
 
+    #: Networks (like 10.0.0.7/32) whose word about scheme and address is believed: a company's own reverse proxies.
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        (), validation_alias="DUECOURSE_TRUSTED_PROXIES"
+    )
+    #: The header in which such a proxy names who signed in there (like X-Forwarded-User). Off while it is unset.
+    user_header: str | None = Field(None, validation_alias="DUECOURSE_USER_HEADER")
+
     #: Drills only: where and how likely this process kills itself (shared/crash_points.py). Never with a live key.
     crash_at: str | None = Field(None, validation_alias="DUECOURSE_CRASH_AT")
     crash_probability: float | None = Field(None, ge=0, le=1, validation_alias="DUECOURSE_CRASH_PROBABILITY")
@@ -93,6 +101,20 @@ class Settings(BaseSettings):
             raise ValueError(
                 "DUECOURSE_CLOCK=virtual is refused with a live Stripe key: real cards live in real time. "
                 "Unset DUECOURSE_CLOCK or use test keys in STRIPE_API_KEYS."
+            )
+        return self
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _believe_only_named_proxies(self) -> Self:
+        if self.user_header is not None and not self.trusted_proxies:
+            raise ValueError(
+                "DUECOURSE_USER_HEADER needs DUECOURSE_TRUSTED_PROXIES: without it anybody could send that header "
+                "and be anybody. Name your proxies, like 10.0.0.7/32."
             )
         return self
 

@@ -4,7 +4,7 @@ Pure: rows in, words out. The order of the questions is the order in which thing
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -13,7 +13,15 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Row
 
 from shared.collection.aftermath import UNTIL_RELEASED
-from shared.domain.states import CHARGEABLE, UNPAID, AttemptState, PaymentKind, PaymentState, SettingsKind
+from shared.domain.states import (
+    CHARGEABLE,
+    UNPAID,
+    WORD_OF_ENDING,
+    AttemptState,
+    PaymentKind,
+    PaymentState,
+    SettingsKind,
+)
 from shared.policy import Policy
 
 
@@ -79,6 +87,8 @@ def show_instant(moment: datetime, zone: ZoneInfo) -> str:
 def what_comes_next(situation: Situation) -> Next:
     """Say what comes next: first what blocks everything, then the state's own answer."""
     state = PaymentState(situation.payment.state)
+    if state in UNPAID and situation.payment.ending_as is not None:
+        return _being_ended(situation)
     if situation.open_attempt is not None:
         return _open_attempt(situation, situation.open_attempt)
     if state in UNPAID and situation.is_held:
@@ -122,6 +132,23 @@ def _open_attempt(situation: Situation, attempt: Row[Any]) -> Next:
     )
 
 
+def _being_ended(situation: Situation) -> Next:
+    """A person wants it ended: its PaymentIntent is canceled first, and money that comes before wins (I3)."""
+    begun = f"It is being {WORD_OF_ENDING[situation.payment.ending_as]}"
+    if situation.open_attempt is not None:
+        way = _open_attempt(situation, situation.open_attempt)
+        return replace(way, sentence=f"{begun}. {way.sentence}")
+    outage = _backing_off(situation)
+    if outage is not None:
+        return replace(outage, sentence=f"{begun}. {outage.sentence}")
+    return Next(
+        f"{begun}: within seconds its PaymentIntent is canceled at the processor, then it ends. It isn't charged "
+        "any more; money that comes in before still counts.",
+        Who.DUECOURSE,
+        what_to_do="nothing; until the cancellation begins, its page can take it back",
+    )
+
+
 def _held(situation: Situation) -> Next:
     payment = situation.payment
     charge = f"`duecourse payment charge {payment.id} --reason …` releases it and charges"
@@ -136,15 +163,9 @@ def _held(situation: Situation) -> Next:
 
 def _chargeable(situation: Situation) -> Next:
     payment = situation.payment
-    is_backing_off = payment.backoff_until is not None and payment.backoff_until > situation.machine_now
-    if is_backing_off and payment.next_attempt_at <= situation.now:
-        return Next(
-            f"The processor could not be asked ({payment.not_sent_count} times in a row; no decline). It is tried "
-            f"again at {payment.backoff_until:%Y-%m-%d %H:%M:%S} UTC (machine time).",
-            Who.DUECOURSE,
-            payment.backoff_until,
-            is_machine_time=True,
-        )
+    outage = _backing_off(situation)
+    if outage is not None and payment.next_attempt_at <= situation.now:
+        return outage
     what = _what_is_asked(situation)
     if payment.next_attempt_at > situation.now:
         when = show_instant(payment.next_attempt_at, situation.zone)
@@ -155,6 +176,19 @@ def _chargeable(situation: Situation) -> Next:
         Who.DUECOURSE,
         payment.next_attempt_at,
         what_to_do="nothing; if it stays so, `duecourse doctor` shows whether scheduler and workers run",
+    )
+
+
+def _backing_off(situation: Situation) -> Next | None:
+    payment = situation.payment
+    if payment.backoff_until is None or payment.backoff_until <= situation.machine_now:
+        return None
+    return Next(
+        f"The processor could not be asked ({payment.not_sent_count} times in a row; no decline). It is tried "
+        f"again at {payment.backoff_until:%Y-%m-%d %H:%M:%S} UTC (machine time).",
+        Who.DUECOURSE,
+        payment.backoff_until,
+        is_machine_time=True,
     )
 
 

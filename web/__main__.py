@@ -21,6 +21,7 @@ def main() -> None:
         port=settings.web_port,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # who may speak for others is our own setting: DUECOURSE_TRUSTED_PROXIES
         log_config=None,  # ours: secrets are cut out
         timeout_graceful_shutdown=10,
     )

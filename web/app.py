@@ -1,4 +1,4 @@
-"""The web process: Stripe's webhooks and the probes; dashboard, portal and API join it here."""
+"""The web process: Stripe's webhooks, the probes and the operators' dashboard; portal and API join it here."""
 
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -7,20 +7,29 @@ from contextlib import asynccontextmanager
 import anyio
 import anyio.to_thread
 import structlog
+from dramatiq.brokers.redis import RedisBroker
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from shared.beats import WEB, Beats
+from shared.broker import make_broker
 from shared.crash_points import arm
+from shared.db.session import make_engine
 from shared.gateway.stripe_webhooks import verify_webhook
 from shared.logs import configure_logs
 from shared.policy import Policy, PolicyError
 from shared.runtime import Runtime, build_runtime
 from shared.settings import Settings, SettingsError, load_settings
+from web.dashboard.guard import WORKERS
+from web.dashboard.routes import dashboard_routes
+from web.dashboard.site import Site
+from web.dashboard.templating import make_templates
+from web.dashboard.visit import ROOT
 from web.headers import StrictHeaders
 from web.webhooks import STORERS, Endpoint, WebhookReceiver
 
@@ -39,25 +48,38 @@ def make_app() -> ASGIApp:
         configure_logs("web", settings.log_level)
         arm(settings.crash_plan)
         _log_like_us()
-        return build_app(settings, _runtime(settings))
+        broker = make_broker(settings.redis_url.get_secret_value())
+        return build_app(settings, _runtime(settings, broker), broker, is_process=True)
     except (SettingsError, PolicyError) as error:
         raise SystemExit(str(error)) from None
 
 
-def _runtime(settings: Settings) -> Runtime:
-    return build_runtime(settings, pool_size=STORERS + 1, statement_limit_s=STATEMENT_LIMIT_S)  # one for the probe
+def _runtime(settings: Settings, broker: RedisBroker) -> Runtime:
+    connections = STORERS + 1  # one for the probe
+    return build_runtime(settings, broker=broker, pool_size=connections, statement_limit_s=STATEMENT_LIMIT_S)
 
 
-def build_app(settings: Settings, runtime: Runtime) -> ASGIApp:
-    """Build the application around a runtime."""
+def build_app(
+    settings: Settings, runtime: Runtime, broker: RedisBroker | None = None, *, is_process: bool = False
+) -> ASGIApp:
+    """Build the application around a runtime. Without a broker the page of queues says that it has none.
+
+    `is_process`: it is a process of its own, and says that it lives.
+    """
     endpoints = webhook_endpoints(settings, runtime.policy)
     receiver = WebhookReceiver(endpoints, runtime.engine, runtime.ring, verify_webhook)
+    site = make_site(settings, runtime, broker)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        beats = Beats(lambda: site.engine, WEB)
+        if is_process:
+            beats.start()
         log.info("web.started", webhooks=sorted(endpoints))
         yield
+        await anyio.to_thread.run_sync(beats.stop)
         await anyio.to_thread.run_sync(runtime.engine.dispose)
+        await anyio.to_thread.run_sync(site.engine.dispose)
 
     async def ready(_request: Request) -> Response:
         if await _reaches_database(runtime.engine):
@@ -70,9 +92,24 @@ def build_app(settings: Settings, runtime: Runtime) -> ASGIApp:
                 Route("/webhooks/stripe/{coverage}", receiver.receive, methods=["POST"]),
                 Route("/healthz", _healthy, methods=["GET"]),
                 Route("/readyz", ready, methods=["GET"]),
+                Route("/", _to_dashboard, methods=["GET"]),
+                *dashboard_routes(site),
             ],
             lifespan=lifespan,
         )
+    )
+
+
+def make_site(settings: Settings, runtime: Runtime, broker: RedisBroker | None = None) -> Site:
+    """What the dashboard's pages share. Its connections are its own: pages never keep webhooks waiting."""
+    return Site(
+        runtime=runtime,
+        engine=make_engine(settings, pool_size=WORKERS, statement_limit_s=STATEMENT_LIMIT_S),
+        templates=make_templates(),
+        broker=broker,
+        is_test_mode=not settings.has_live_key,
+        trusted_proxies=settings.trusted_proxies,
+        user_header=settings.user_header,
     )
 
 
@@ -89,6 +126,10 @@ def webhook_endpoints(settings: Settings, policy: Policy) -> Mapping[str, Endpoi
             continue
         endpoints[coverage] = Endpoint(coverage, secrets, is_live="_live_" in key.get_secret_value())
     return endpoints
+
+
+async def _to_dashboard(_request: Request) -> Response:
+    return RedirectResponse(ROOT, 303)
 
 
 async def _healthy(_request: Request) -> Response:

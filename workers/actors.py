@@ -8,11 +8,14 @@ from functools import cache
 from uuid import UUID
 
 import dramatiq
+from sqlalchemy import Engine
 
+from shared.beats import WorkerBeats
 from shared.broker import make_broker
 from shared.crash_points import arm
 from shared.jobs import BATCH, INTERACTIVE, NIGHT, RUNS, SETTLEMENT
 from shared.logs import configure_logs
+from shared.queues.pauses import PauseWatch, ask_pauses
 from shared.runtime import Runtime, build_runtime
 from shared.settings import load_settings
 from workers import use_cases
@@ -20,7 +23,14 @@ from workers import use_cases
 settings = load_settings()
 configure_logs("worker", settings.log_level)
 arm(settings.crash_plan)
-broker = make_broker(settings.redis_url.get_secret_value())
+
+
+def _engine() -> Engine:
+    return runtime().engine
+
+
+pauses = PauseWatch(ask_pauses(_engine))
+broker = make_broker(settings.redis_url.get_secret_value(), [WorkerBeats(_engine)], pauses.is_paused)
 dramatiq.set_broker(broker)
 
 #: Two requests of at most connect + read timeout, and the record; well below the lease of 5 minutes (ms).
@@ -65,6 +75,18 @@ def generate_invoices(run_id: str) -> None:
 def retry_payments(run_id: str) -> None:
     """Go on with a daily run. Safe to deliver twice: chunks take turns on the run row."""
     use_cases.retry_payments(runtime(), UUID(run_id))
+
+
+@dramatiq.actor(queue_name=SETTLEMENT, time_limit=CHARGE_TIME_LIMIT_MS)
+def end_payment(payment_id: str) -> None:
+    """End one payment that a person wants ended. Safe to deliver twice: the use case claims the attempt first."""
+    use_cases.end_payment(runtime(), UUID(payment_id))
+
+
+@dramatiq.actor(queue_name=RUNS, time_limit=RUN_TIME_LIMIT_MS)
+def apply_bulk_action(bulk_id: str) -> None:
+    """Go on with a bulk action. Safe to deliver twice: chunks take turns on its row."""
+    use_cases.apply_bulk_action(runtime(), UUID(bulk_id))
 
 
 @dramatiq.actor(queue_name=NIGHT, time_limit=RUN_TIME_LIMIT_MS, priority=1)  # nobody waits for it: after charges

@@ -30,7 +30,7 @@ code { font: .85em ui-monospace, monospace; }
 
 
 def write_page(outcome: Outcome) -> str:
-    """Return the page. ImportError where matplotlib isn't installed (extra `plots`)."""
+    """Return the page."""
     verdict = outcome.verdict
     differences = ", ".join(f"{value} {name}" for name, value in verdict.differences_minor.items()) or "0"
     words = (

@@ -26,7 +26,7 @@ _COLOURS = {
 
 
 def timeline(outcome: Outcome) -> str:
-    """Draw faults, charges, open attempts and pending work over the run's seconds. ImportError: no matplotlib."""
+    """Draw faults, charges, open attempts and pending work over the run's seconds."""
     import matplotlib as mpl
 
     mpl.use("svg")

@@ -12,6 +12,7 @@ from cli.chaos.command import keep_logs
 from cli.chaos.company import Company, forget_environment, running_company
 from cli.chaos.fire import Fire
 from cli.chaos.outcome import Outcome
+from cli.chaos.page import write_page
 from cli.chaos.plan import FIRST_DAY, Plan
 from cli.chaos.scene import Scene
 from cli.chaos.servers import prepare_disk
@@ -84,13 +85,5 @@ def _burn(company: Company, plan: Plan, console: Console, began: float) -> Outco
 def _write(outcome: Outcome, out: Path, console: Console) -> None:
     as_json = out / "chaos.json"
     as_json.write_text(json.dumps(outcome.to_json(), indent=1), "utf-8")
-    console.print(f"\nWritten: {as_json}", end="")
-    try:
-        from cli.chaos.page import write_page
-
-        page = write_page(outcome)
-    except ImportError:
-        console.print("; for the page with its plot: pip install 'duecourse[plots]'", markup=False)
-        return
-    (out / "chaos.html").write_text(page, "utf-8")
-    console.print(f", {out / 'chaos.html'}")
+    (out / "chaos.html").write_text(write_page(outcome), "utf-8")
+    console.print(f"\nWritten: {as_json}, {out / 'chaos.html'}")

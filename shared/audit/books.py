@@ -108,6 +108,19 @@ BOOKS = (
         NEVER_BY_HAND,
     ),
     Check(
+        "void-with-its-invoice",
+        "a void payment's invoice is void, and no other is, unless its money came in after all",
+        "payments",
+        """
+        SELECT p.id AS payment_id, p.state, i.number, i.voided_at
+        FROM {payments} p JOIN invoices i ON i.id = p.invoice_id
+        WHERE (p.state = 'void' AND i.voided_at IS NULL)
+           OR (i.voided_at IS NOT NULL AND p.state NOT IN ('void', 'paid'))
+        """,
+        "payment {payment_id} is {state}; its invoice {number} was voided at: {voided_at}",
+        NEVER_BY_HAND,
+    ),
+    Check(
         "carried-forward-once",
         "what is carried forward is one fee of the same amount",
         "payments",

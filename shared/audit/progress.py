@@ -37,10 +37,25 @@ PROGRESS = (
         WHERE p.state IN ('due', 'retry_scheduled')
           AND p.next_attempt_at <= :now - CAST(:patience AS interval)
           AND (p.held_until IS NULL OR p.held_until <= :now - CAST(:patience AS interval))
+          AND p.ending_as IS NULL
           AND (p.backoff_until IS NULL OR p.backoff_until <= :machine_now - CAST(:patience AS interval))
           AND NOT {_OPEN} AND {_SILENT}
         """,  # noqa: S608  # our own constants
         "payment {payment_id} is {state} since {next_attempt_at} on the {lane} lane, and nobody asked for it",
+        LOOK,
+    ),
+    Check(
+        "no-ending-forgotten",
+        "what a person wants written off or voided is ended within an hour, and what has ended waits for no end",
+        "payments",
+        f"""
+        SELECT p.id AS payment_id, p.state, p.ending_as, p.backoff_until FROM {{payments}} p
+        WHERE p.ending_as IS NOT NULL
+          AND (p.state IN ('paid', 'carried_forward', 'uncollectible', 'void')
+               OR ((p.backoff_until IS NULL OR p.backoff_until <= :machine_now - CAST(:patience AS interval))
+                   AND NOT {_OPEN} AND {_SILENT}))
+        """,  # noqa: S608  # our own constants
+        "payment {payment_id} is {state} and is to be {ending_as}; nobody cancels its PaymentIntent",
         LOOK,
     ),
     Check(
@@ -52,7 +67,7 @@ PROGRESS = (
         FROM {{payments}} p JOIN payment_settings s ON s.id = p.settings_id
         WHERE p.state IN ('needs_payment_method', 'needs_authentication')
           AND s.card_revision > p.waiting_for_revision_after AND s.primary_card_id IS NOT NULL
-          AND (p.held_until IS NULL OR p.held_until <= :now) AND NOT {_OPEN}
+          AND (p.held_until IS NULL OR p.held_until <= :now) AND p.ending_as IS NULL AND NOT {_OPEN}
           AND NOT EXISTS (
               SELECT FROM events e WHERE e.account_id = p.account_id
                 AND e.type IN ('card_registered', 'card_mended')
@@ -90,6 +105,21 @@ PROGRESS = (
                 AND e.run_id = r.id AND e.created_at > :machine_now - CAST(:patience AS interval))
         """,
         "run {job} {period} {coverage} is {state} since {created_at}",
+        LOOK,
+    ),
+    Check(
+        "no-bulk-action-stuck",
+        "a bulk action that nobody stopped gets on within an hour",
+        "bulk_actions",
+        """
+        SELECT b.id AS bulk_id, b.action, b.requested_by, b.created_at, b.counts ->> 'waiting' AS waiting
+        FROM {bulk_actions} b
+        WHERE b.state = 'running' AND b.created_at <= :machine_now - CAST(:patience AS interval)
+          AND NOT EXISTS (
+              SELECT FROM events e WHERE e.type = 'bulk_action_resumed' AND e.data ->> 'bulk_id' = b.id::text
+                AND e.created_at > :machine_now - CAST(:patience AS interval))
+        """,
+        "bulk action {bulk_id} ({action}, {requested_by}) is running since {created_at}, {waiting} still wait",
         LOOK,
     ),
     Check(

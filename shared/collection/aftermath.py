@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, update
 
 from shared.collection.books import has_other_receipt, open_finding, record_receipt
 from shared.collection.budgets import block_card
+from shared.collection.ending import end_as_wished, tell_overtaken
 from shared.collection.payments import Because, PaymentRow, move_payment
 from shared.collection.standing import update_standing
 from shared.db.tables import payments
@@ -82,6 +83,8 @@ def after_success(connection: Connection, locked: Locked, answer: Answer, actor:
         return
     if payment.state in ENDED:
         open_finding(connection, "paid_after_its_end", payment, charge_id, facts, because)
+    if payment.ending_as is not None:
+        tell_overtaken(connection, payment, because)
     move_payment(
         connection, payment, PaymentState.PAID, because, paid_at=locked.now, held_until=None, not_sent_count=0
     )
@@ -100,12 +103,13 @@ def after_decline(connection: Connection, locked: Locked, answer: Answer, actor:
     counted = {
         "decline_count": declines,
         "first_declined_at": payment.first_declined_at or locked.now,
+        "last_decline_code": decline.decline_code or decline.code,
         "not_sent_count": 0,
     }
     if isinstance(decision, AwaitPaymentMethod) and decision.is_never:
         _block_card(connection, locked, decision.reason)
     _apply_decision(connection, locked, decision, actor, counted)
-    _update_standing(connection, locked, locked.because(actor, decision.reason))
+    _update_standing(connection, locked, locked.because(actor, decision.reason), is_decline=True)
     if isinstance(decision, HoldForOperator) or (isinstance(decision, RetryOn) and decision.needs_attention):
         ask_for_attention(connection, locked, actor, decision.reason)
 
@@ -117,10 +121,16 @@ def after_authentication_needed(connection: Connection, locked: Locked, answer: 
 
 
 def after_cancellation(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
-    """Go on with a successor at once if Stripe or we canceled; a person's cancellation waits for a person (I3)."""
+    """Go on with a successor at once if Stripe or we canceled; a person's cancellation waits for a person (I3).
+
+    Unless a person wants the payment ended: now it is.
+    """
     by = answer.payment_intent.cancellation_reason if answer.payment_intent else None
     is_ours = locked.attempt is not None and locked.attempt.kind == AttemptKind.CANCEL
     if locked.payment.state in ENDED:
+        return
+    if locked.payment.ending_as is not None:  # what a person waits for, whoever canceled it
+        end_as_wished(connection, locked.account, locked.payment, locked.policy, locked.because(actor, ""))
         return
     if is_ours or by in CANCELED_BY_STRIPE:
         because = locked.because(actor, f"its PaymentIntent was canceled ({by or 'by us'}): go on with a new one")
@@ -250,10 +260,12 @@ def _block_card(connection: Connection, locked: Locked, reason: str) -> None:
         block_card(connection, locked.payment.coverage, attempt.card_fingerprint, reason, attempt.id, locked.now)
 
 
-def _update_standing(connection: Connection, locked: Locked, because: Because) -> None:
+def _update_standing(connection: Connection, locked: Locked, because: Because, *, is_decline: bool = False) -> None:
     if locked.payment.kind == PaymentKind.MONTHLY:
-        today = local_date(locked.now, locked.coverage.zone)
-        update_standing(connection, locked.account, locked.policy, today, because, locked.payment.id)
+        today, payment_id = local_date(locked.now, locked.coverage.zone), locked.payment.id
+        update_standing(
+            connection, locked.account, locked.policy, today, because, payment_id, is_decline=is_decline
+        )
 
 
 def ask_for_attention(connection: Connection, locked: Locked, actor: str, reason: str) -> None:

@@ -296,27 +296,32 @@ def _mend_primary(
 
 
 def _wake(connection: Connection, payments: list[PaymentRow], because: Because) -> tuple[UUID, ...]:
-    """Make locked payments due at once on the interactive lane. An operator's hold stands; it is said why."""
+    """Make locked payments due at once on the interactive lane. What an operator decided stands; it is said why."""
     made_due: list[UUID] = []
     for payment in payments:
         if payment.held_until is not None and payment.held_until > because.at:
-            _record_not_attempted(connection, payment, because)
+            _record_not_attempted(connection, payment, because, "holds the payment")
+        elif payment.ending_as is not None:
+            _record_not_attempted(connection, payment, because, "is ending the payment")
         elif make_due_now(connection, payment, Lane.INTERACTIVE, Trigger.CARD_REGISTERED, because):
             made_due.append(payment.id)
     return tuple(made_due)
 
 
-def _record_not_attempted(connection: Connection, payment: PaymentRow, because: Because) -> None:
+def _record_not_attempted(connection: Connection, payment: PaymentRow, because: Because, what: str) -> None:
     record_event(
         connection,
         TrailEvent(
             type="charge_not_attempted",
             at=because.at,
             actor=because.actor,
-            reason=f"{because.reason}, but an operator holds the payment",
+            reason=f"{because.reason}, but an operator {what}",
             account_id=payment.account_id,
             payment_id=payment.id,
-            data={"held_until": payment.held_until.isoformat(), "trigger": Trigger.CARD_REGISTERED},
+            data={
+                "held_until": payment.held_until.isoformat() if payment.held_until else None,
+                "trigger": Trigger.CARD_REGISTERED,
+            },
         ),
     )
 

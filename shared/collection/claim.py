@@ -81,7 +81,7 @@ class Claimed:
     ordinal: int
     stripe_payment_intent_id: str | None
     create_parameters: dict[str, Any]
-    stripe_payment_method_id: str
+    stripe_payment_method_id: str | None  # none is needed to cancel
     lease_expires_at: datetime
 
     @property
@@ -91,6 +91,17 @@ class Claimed:
     @property
     def attempt_key(self) -> str:
         return f"duecourse-{self.kind}-{self.payment_id}-{self.number}"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an attempt is for: the card that is asked (none to cancel) as it is now, why, and who wants it."""
+
+    kind: AttemptKind
+    card: Row[Any] | None
+    card_revision: int
+    trigger: str
+    requested_by: str | None
 
 
 @dataclass(frozen=True)
@@ -145,6 +156,8 @@ def _why_not_due(
         return f"is due at {payment.next_attempt_at.isoformat()}"
     if payment.held_until is not None and payment.held_until > now:
         return "is held by an operator"
+    if payment.ending_as is not None:
+        return "is being ended by an operator"
     if payment.backoff_until is not None and not has_come(payment.backoff_until, machine_now):
         return "backs off from an outage"
     if found.has_open_attempt:
@@ -217,9 +230,23 @@ def _start(
 ) -> Claimed:
     intent = _live_intent(connection, payment, settings, now, machine_now)
     reach(CrashPoint.CHARGE_CLAIM_INTENT_WRITTEN)
-    number = payment.attempt_count + 1
     # A PaymentIntent that waits for the customer's bank can't be confirmed again: it is canceled and succeeded.
     kind = AttemptKind.CANCEL if intent.status == "requires_action" else AttemptKind.CHARGE
+    wanted = Wanted(kind, card, settings.card_revision, payment.trigger, payment.requested_by)
+    return start_attempt(connection, runtime, payment, intent, wanted, now, machine_now)
+
+
+def start_attempt(
+    connection: Connection,
+    runtime: Runtime,
+    payment: PaymentRow,
+    intent: Row[Any],
+    wanted: Wanted,
+    now: datetime,
+    machine_now: datetime,
+) -> Claimed:
+    """Write an attempt at a locked payment, with its trail: ours once the caller has committed."""
+    number, card = payment.attempt_count + 1, wanted.card
     lease_expires_at = machine_now + runtime.lease
     attempt_id = uuid4()
     connection.execute(
@@ -228,18 +255,18 @@ def _start(
             "id": attempt_id,
             "payment_id": payment.id,
             "number": number,
-            "kind": kind,
+            "kind": wanted.kind,
             "state": AttemptState.STARTED,
             "payment_intent_id": intent.id,
             "coverage": payment.coverage,
-            "trigger": payment.trigger,
+            "trigger": wanted.trigger,
             "lane": payment.lane,
-            "requested_by": payment.requested_by,
-            "card_id": card.id,
-            "stripe_payment_method_id": card.stripe_payment_method_id,
-            "card_revision": settings.card_revision,
-            "card_fingerprint": card.fingerprint,
-            "card_network": card.network,
+            "requested_by": wanted.requested_by,
+            "card_id": card.id if card else None,
+            "stripe_payment_method_id": card.stripe_payment_method_id if card else None,
+            "card_revision": wanted.card_revision,
+            "card_fingerprint": card.fingerprint if card else None,
+            "card_network": card.network if card else None,
             "started_at": now,
             "lease_expires_at": lease_expires_at,
             # Known already: the confirm may leave any moment after this commit.
@@ -252,34 +279,46 @@ def _start(
         TrailEvent(
             type="attempt_started",
             at=now,
-            actor=payment.requested_by or ACTOR,
-            reason=payment.trigger,
+            actor=wanted.requested_by or ACTOR,
+            reason=wanted.trigger,
             account_id=payment.account_id,
             payment_id=payment.id,
             attempt_id=attempt_id,
             run_id=payment.run_id,
-            after={"number": number, "kind": kind, "lane": payment.lane, "ordinal": intent.ordinal},
+            after={"number": number, "kind": wanted.kind, "lane": payment.lane, "ordinal": intent.ordinal},
         ),
     )
     return Claimed(
         attempt_id=attempt_id,
         payment_id=payment.id,
         number=number,
-        kind=kind,
+        kind=wanted.kind,
         coverage=payment.coverage,
         payment_intent_id=intent.id,
         ordinal=intent.ordinal,
         stripe_payment_intent_id=intent.stripe_payment_intent_id,
         create_parameters=intent.create_parameters,
-        stripe_payment_method_id=card.stripe_payment_method_id,
+        stripe_payment_method_id=card.stripe_payment_method_id if card else None,
         lease_expires_at=lease_expires_at,
     )
 
 
-def _is_create_key_stale(intent: Row[Any], machine_now: datetime) -> bool:
+def is_create_key_stale(intent: Row[Any], machine_now: datetime) -> bool:
     """Stripe may forget a key after 24 h; then the same create would make a second PaymentIntent (I6)."""
     is_unanswered = intent.stripe_payment_intent_id is None
     return is_unanswered and bool(intent.first_sent_at < machine_now - KEY_GOOD_FOR)
+
+
+def abandon_intent(connection: Connection, intent: Row[Any], now: datetime) -> None:
+    """Close a PaymentIntent whose create key is stale. `now` is business time.
+
+    Never confirmed, because its id was never known: whatever the lost create left behind moves no money.
+    """
+    connection.execute(
+        update(payment_intents)
+        .where(payment_intents.c.id == intent.id)
+        .values(closed_reason="abandoned", closed_at=now)
+    )
 
 
 def _live_intent(
@@ -288,14 +327,9 @@ def _live_intent(
     """Return the payment's live PaymentIntent row, or insert the next ordinal's before it is asked for (I3)."""
     latest = connection.execute(_LATEST_INTENT, {"payment_id": payment.id}).one_or_none()
     if latest is not None and latest.closed_reason is None:
-        if not _is_create_key_stale(latest, machine_now):
+        if not is_create_key_stale(latest, machine_now):
             return latest
-        # Never confirmed, because its id was never known: whatever the lost create left behind moves no money.
-        connection.execute(
-            update(payment_intents)
-            .where(payment_intents.c.id == latest.id)
-            .values(closed_reason="abandoned", closed_at=now)
-        )
+        abandon_intent(connection, latest, now)
     ordinal = 1 if latest is None else latest.ordinal + 1
     parameters = {
         "amount": payment.amount_minor,

@@ -12,6 +12,7 @@ from shared.db.tables import payment_attempts, payments
 from shared.db.trail import TrailEvent, record_event
 from shared.domain.states import (
     CHARGEABLE,
+    ENDED,
     OPEN_ATTEMPT,
     WAITING_FOR_CARD,
     Lane,
@@ -62,6 +63,7 @@ def move_payment(
     """Move a locked payment to `to`, with other column changes, and write the trail.
 
     `next_attempt_at` and `waiting_for_revision_after` are cleared unless given, since only some states have them.
+    At an end nobody wants it ended any more.
     """
     before = PaymentState(payment.state)
     check_payment_move(before, to)
@@ -73,6 +75,8 @@ def move_payment(
         "state": to,
         "state_reason": because.reason,
     }
+    if to in ENDED:
+        values["ending_as"] = None
     connection.execute(_UPDATE, {"payment_id": payment.id, **values})
     record_event(
         connection,
@@ -94,12 +98,15 @@ def move_payment(
 def make_due_now(
     connection: Connection, payment: PaymentRow, lane: Lane, trigger: Trigger, because: Because
 ) -> bool:
-    """Make a locked, unpaid payment due at once on `lane`; False if an open attempt or its state forbids it.
+    """Make a locked, unpaid payment due at once on `lane`; False if its state or an open attempt forbids it.
 
     An open attempt is no loss: what it leaves behind is decided at its record, which re-reads the card (I15).
+    Nor is one that a person wants ended; should they take that back, the sweep looks at its card again.
     """
     state = PaymentState(payment.state)
     if state not in CHARGEABLE | WAITING_FOR_CARD | {PaymentState.NEEDS_SUPPORT}:
+        return False
+    if payment.ending_as is not None:
         return False
     if open_attempt(connection, payment.id) is not None:
         return False

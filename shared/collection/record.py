@@ -110,7 +110,7 @@ def ring_if_due(runtime: Runtime, payment_id: UUID) -> None:
     with runtime.engine.connect() as connection:
         row = connection.execute(select(payments).where(payments.c.id == payment_id)).one()
     is_due = row.state == PaymentState.DUE and row.next_attempt_at <= runtime.clock.now()
-    if is_due and row.backoff_until is None and row.held_until is None:
+    if is_due and row.backoff_until is None and row.held_until is None and row.ending_as is None:
         runtime.ring([ChargePayment(payment_id, Lane(row.lane))])
 
 

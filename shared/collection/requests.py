@@ -17,6 +17,7 @@ from shared.db.tables import cards, payment_attempts, payment_settings, payments
 from shared.db.trail import TrailEvent, record_event
 from shared.domain.states import (
     ENDED,
+    WORD_OF_ENDING,
     AttemptState,
     Lane,
     PaymentState,
@@ -24,6 +25,7 @@ from shared.domain.states import (
     Trigger,
 )
 from shared.jobs import ChargePayment, SettleAttempt
+from shared.money import format_minor
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,17 @@ class Refused:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What a person saw before they said yes: the money, the card as it was, and what had been tried so far."""
+
+    amount_minor: int
+    currency: str
+    card_id: UUID
+    card_revision: int
+    attempt_count: int
+
+
+@dataclass(frozen=True)
 class WouldCharge:
     """What a charge would ask for: minor units, and the card. `warnings` are reasons to think twice."""
 
@@ -45,6 +58,7 @@ class WouldCharge:
     card_brand: str
     card_last4: str
     warnings: tuple[str, ...]
+    seen: Seen
 
 
 def preview_charge(connection: Connection, payment_id: UUID, now: datetime) -> WouldCharge | Refused:
@@ -68,15 +82,25 @@ def preview_charge(connection: Connection, payment_id: UUID, now: datetime) -> W
         card.brand,
         card.last4,
         tuple(_warnings(payment, settings, now)),
+        _seen(payment, settings, card),
     )
 
 
 def request_charge(
-    connection: Connection, payment_id: UUID, who: str, reason: str, now: datetime
+    connection: Connection,
+    payment_id: UUID,
+    who: str,
+    reason: str,
+    now: datetime,
+    seen: Seen | None = None,
+    *,
+    lane: Lane = Lane.INTERACTIVE,
+    releases_hold: bool = True,
 ) -> ChargePayment | Refused:
     """Make a payment due at once because a person (`who`, `operator:anna`) wants it; ring the job after commit.
 
-    `now` is business time. Releases a hold. Commit after a refusal too: it is in the trail.
+    `now` is business time. `seen` is what they saw: if it is something else by now, it is refused. Releases a hold,
+    unless `releases_hold` is false: then a held one is refused. Commit after a refusal too: it is in the trail.
     """
     settings = _lock_settings(connection, payment_id)
     if settings is None:
@@ -85,15 +109,19 @@ def request_charge(
     if not reason.strip():
         return Refused("no reason was given", "say why; the reason is kept in the payment's trail")
     refused = _why_not(connection, payment, settings, now)
+    if refused is None and not releases_hold:
+        refused = _because_it_is_held(payment, now)
+    if refused is None and seen is not None:
+        refused = _because_it_changed(connection, payment, settings, seen)
     if refused is not None:
         _record_refusal(connection, payment, refused, who, reason, now)
         return refused
     if payment.held_until is not None and payment.held_until > now:
         _record_release(connection, payment, who, reason, now)
     because = Because(who, now, reason)
-    if not make_due_now(connection, payment, Lane.INTERACTIVE, Trigger.OPERATOR, because):
+    if not make_due_now(connection, payment, lane, Trigger.OPERATOR, because):
         raise AssertionError(f"payment {payment.id} is {payment.state} and was not refused")
-    return ChargePayment(payment.id, Lane.INTERACTIVE)
+    return ChargePayment(payment.id, lane)
 
 
 def request_look_up(
@@ -153,6 +181,7 @@ def _why_not(connection: Connection, payment: PaymentRow, settings: Row[Any], no
     return (
         _because_of_state(payment)
         or _because_of_open_attempt(connection, payment)
+        or _because_somebody_asked(payment, now)
         or _because_of_card(connection, payment, settings, now)
     )
 
@@ -165,6 +194,11 @@ def _because_of_state(payment: PaymentRow) -> Refused | None:
         )
     if state in ENDED:
         return Refused(f"it is {state}: {payment.state_reason}", "nothing: collection has ended")
+    if payment.ending_as is not None:
+        return Refused(
+            f"an operator wants it {WORD_OF_ENDING[payment.ending_as]}, and its PaymentIntent is being canceled",
+            "take that back on its page first, as long as it can be",
+        )
     if state is PaymentState.AWAITING_TRANSFER:
         return Refused("the customer pays by bank transfer", "wait for the transfer, or have a card registered")
     if state is PaymentState.AUTHORISED:
@@ -176,7 +210,8 @@ def _because_of_open_attempt(connection: Connection, payment: PaymentRow) -> Ref
     attempt = open_attempt(connection, payment.id)
     if attempt is None:
         return None
-    since = f"attempt {attempt.number}, begun at {attempt.started_at:%Y-%m-%d %H:%M:%S} UTC,"
+    by = f" by {attempt.requested_by}" if (attempt.requested_by or "").startswith("operator:") else ""
+    since = f"attempt {attempt.number}, begun{by} at {attempt.started_at:%Y-%m-%d %H:%M:%S} UTC,"
     if attempt.state == AttemptState.UNKNOWN:
         return Refused(
             f"nobody knows yet whether {since} moved money; looked up {attempt.look_ups} times so far",
@@ -186,6 +221,59 @@ def _because_of_open_attempt(connection: Connection, payment: PaymentRow) -> Ref
         f"{since} is under way",
         "wait for its answer; without one it is looked up at the processor when its lease ends",
     )
+
+
+def _because_it_is_held(payment: PaymentRow, now: datetime) -> Refused | None:
+    if payment.held_until is None or payment.held_until <= now:
+        return None
+    return Refused(f"it is held: {payment.state_reason}", "release it first, or charge it by itself")
+
+
+def _because_somebody_asked(payment: PaymentRow, now: datetime) -> Refused | None:
+    """Whether a person's charge waits for a worker already; after an outage anybody may ask anew."""
+    waits = (
+        payment.state == PaymentState.DUE
+        and payment.lane == Lane.INTERACTIVE
+        and payment.trigger == Trigger.OPERATOR
+        and payment.requested_by is not None
+        and payment.backoff_until is None
+        and (payment.held_until is None or payment.held_until <= now)
+    )
+    if not waits:
+        return None
+    return Refused(
+        f"{payment.requested_by} asked for it already, at {payment.next_attempt_at:%Y-%m-%d %H:%M:%S} UTC",
+        "nothing: it is charged as soon as a worker is free; look at the payment again in a moment",
+    )
+
+
+def _seen(payment: PaymentRow, settings: Row[Any], card: Row[Any]) -> Seen:
+    return Seen(payment.amount_minor, payment.currency, card.id, settings.card_revision, payment.attempt_count)
+
+
+def _because_it_changed(
+    connection: Connection, payment: PaymentRow, settings: Row[Any], seen: Seen
+) -> Refused | None:
+    """What a person agreed to is what is done, or nothing is."""
+    card = _card(connection, settings)
+    if card is None:
+        raise AssertionError("without a card it is refused")
+    found = _seen(payment, settings, card)
+    if found == seen:
+        return None
+    changes = []
+    if (found.amount_minor, found.currency) != (seen.amount_minor, seen.currency):
+        was = format_minor(seen.amount_minor, seen.currency)
+        changes.append(f"the amount was {was} and is {format_minor(found.amount_minor, found.currency)} now")
+    if found.card_id != seen.card_id:
+        old = connection.execute(select(cards).where(cards.c.id == seen.card_id)).one_or_none()
+        was = f"{old.brand} ending in {old.last4}" if old else "another one"
+        changes.append(f"the card was {was} and is {card.brand} ending in {card.last4} now")
+    elif found.card_revision != seen.card_revision:
+        changes.append("the card's data changed")
+    if found.attempt_count != seen.attempt_count:
+        changes.append(f"attempt {found.attempt_count} was made since")
+    return Refused(f"it isn't what you saw any more: {', '.join(changes)}", "look at it again, and decide anew")
 
 
 def _because_of_card(

@@ -59,6 +59,7 @@ stripe_events = Table(  # a hint that something happened; the truth is fetched
     PrimaryKeyConstraint("coverage", "stripe_event_id"),
     one_of("state", StripeEventState),
     Index("ix_stripe_events_open", "created_at", postgresql_where=text("state IN ('received', 'trouble')")),
+    Index("ix_stripe_events_created", "created_at", "stripe_event_id"),
 )
 
 events = Table(  # I10: the trail. Rows can't be changed or deleted (trigger); ids and codes, no personal data
@@ -80,6 +81,12 @@ events = Table(  # I10: the trail. Rows can't be changed or deleted (trigger); i
     Index("ix_events_payment_id", "payment_id", "id"),
     Index("ix_events_account_id", "account_id", "id"),
     Index("ix_events_type", "type", "id"),
+    Index(  # what a run says of itself, without what it did to each payment
+        "ix_events_run_id",
+        "run_id",
+        "id",
+        postgresql_where=text("payment_id IS NULL AND run_id IS NOT NULL"),
+    ),
 )
 
 findings = Table(  # something in the books that a person must look at, and resolves with a reason

@@ -26,10 +26,12 @@ from sqlalchemy import (
 )
 
 from shared.clock import FARTHEST_AHEAD
+from shared.db.dashboard import bulk_actions
 from shared.db.machinery import runs, stripe_events
 from shared.db.tables import payment_attempts, payment_settings, payments
 from shared.domain.states import (
     CHARGEABLE,
+    ENDED,
     OPEN_ATTEMPT,
     WAITING_FOR_CARD,
     AttemptState,
@@ -47,8 +49,10 @@ from shared.jobs import (
     RECONCILIATION,
     RUNS,
     SETTLEMENT,
+    ApplyBulkAction,
     ApplyStripeEvent,
     ChargePayment,
+    EndPayment,
     Job,
     ReconcileCharges,
     SettleAttempt,
@@ -127,9 +131,10 @@ def has_open_attempt() -> ColumnElement[bool]:
 
 
 def is_free() -> tuple[ColumnElement[bool], ...]:
-    """Conditions that nothing stands in a payment's way: no hold, no outage, no open attempt."""
+    """Conditions that nothing stands in a payment's way: no hold, no wish to end it, no outage, no open attempt."""
     return (
         or_(payments.c.held_until.is_(None), payments.c.held_until <= NOW),
+        payments.c.ending_as.is_(None),
         or_(payments.c.backoff_until.is_(None), has_come(payments.c.backoff_until)),
         ~has_open_attempt(),
     )
@@ -165,6 +170,18 @@ PAYMENTS_WITH_A_NEW_CARD = (
         payment_settings.c.primary_card_id.is_not(None),
         *is_free(),
     )
+)
+
+#: Payments that a person wants ended, once the PaymentIntent is seen canceled (I3). A hold doesn't keep them.
+PAYMENTS_TO_BE_ENDED = (
+    select(payments.c.id)
+    .where(
+        payments.c.ending_as.is_not(None),
+        one_of_not(payments.c.state, ENDED),
+        payments.c.backoff_until.is_(None) | has_come(payments.c.backoff_until),
+        ~has_open_attempt(),
+    )
+    .order_by(payments.c.id)
 )
 
 #: Attempts whose worker is gone: whether money moved must be found out.
@@ -214,6 +231,12 @@ UNFINISHED_RUNS = unfinished_runs(MONTHLY_INVOICES, DAILY_RETRIES)
 UNFINISHED_NIGHTS = unfinished_runs(RECONCILIATION)
 
 
+#: What people asked for over many payments and isn't through yet, unless one of them stopped it.
+UNFINISHED_BULK_ACTIONS = (
+    select(bulk_actions.c.id).where(is_(bulk_actions.c.state, "running")).order_by(bulk_actions.c.created_at)
+)
+
+
 def _charge(lane: Lane) -> Callable[[Row[Any]], Job]:
     return lambda row: ChargePayment(row.id, lane)
 
@@ -221,12 +244,14 @@ def _charge(lane: Lane) -> Callable[[Row[Any]], Job]:
 #: In the order in which they are rung: first what blocks other work, last what there may be a million of.
 SOURCES: tuple[Source, ...] = (
     Source("unfinished runs", RUNS, UNFINISHED_RUNS, lambda row: job_of_run(row.job, row.id)),
+    Source("unfinished bulk actions", RUNS, UNFINISHED_BULK_ACTIONS, lambda row: ApplyBulkAction(row.id)),
     Source(
         "stripe events", INTERACTIVE, STRIPE_EVENTS, lambda row: ApplyStripeEvent(row.coverage, row.stripe_event_id)
     ),
     Source("payments with a new card", INTERACTIVE, PAYMENTS_WITH_A_NEW_CARD, _charge(Lane.INTERACTIVE)),
     Source("expired leases", SETTLEMENT, EXPIRED_LEASES, lambda row: SettleAttempt(row.id)),
     Source("unknown attempts", SETTLEMENT, UNKNOWN_ATTEMPTS, lambda row: SettleAttempt(row.id)),
+    Source("payments to be ended", SETTLEMENT, PAYMENTS_TO_BE_ENDED, lambda row: EndPayment(row.id)),
     *(
         Source(f"due payments, {lane}", QUEUE_OF_LANE[lane], due_payments(lane), _charge(lane))
         for lane in (Lane.INTERACTIVE, Lane.BATCH)

@@ -55,6 +55,18 @@ accounts = Table(
     created_at(),
     UniqueConstraint("external_id"),
     one_of("standing", Standing),
+    # People look for accounts by how their name, number or address begins.
+    Index("ix_accounts_external_id_prefix", text("lower(external_id) text_pattern_ops")),
+    Index("ix_accounts_name_prefix", text("lower(name) text_pattern_ops")),
+    Index("ix_accounts_email_prefix", text("lower(email) text_pattern_ops")),
+    Index("ix_accounts_created", "created_at", "id"),
+    Index(
+        "ix_accounts_standing",
+        "standing",
+        "standing_since_at",
+        "id",
+        postgresql_where=text("standing <> 'good'"),
+    ),
 )
 
 payment_settings = Table(
@@ -251,12 +263,16 @@ payments = Table(
     identifier("run_id", nullable=True),
     instant("first_declined_at", nullable=True),
     instant("paid_at", nullable=True),
+    day("period", nullable=True),  # of its invoice; here, so that a month is summed up without a join
+    string("last_decline_code", nullable=True),  # what the last decline said; people look for it
+    string("ending_as", nullable=True),  # a person wants it ended so, once its PaymentIntent is seen canceled (I3)
     created_at(),
     UniqueConstraint("invoice_id"),
     one_of("kind", PaymentKind),
     one_of("state", PaymentState),
     one_of("lane", Lane),
     one_of("trigger", Trigger),
+    one_of("ending_as", (PaymentState.UNCOLLECTIBLE, PaymentState.VOID)),
     CheckConstraint("amount_minor >= 0", name="amount_not_negative"),
     CheckConstraint("(state = 'paid') = (paid_at IS NOT NULL)", name="paid_has_a_time"),
     CheckConstraint(
@@ -286,6 +302,26 @@ payments = Table(
     ),
     Index("ix_payments_account_id", "account_id"),
     Index("ix_payments_paid", "coverage", "paid_at", postgresql_where=text("state = 'paid'")),
+    # What people look for, newest first, page by page.
+    Index("ix_payments_created", "created_at", "id"),
+    Index("ix_payments_state_created", "state", "created_at", "id"),
+    Index(
+        "ix_payments_decline_code_created",
+        "last_decline_code",
+        "created_at",
+        "id",
+        postgresql_where=text("last_decline_code IS NOT NULL"),
+    ),
+    Index("ix_payments_amount", "amount_minor", "created_at", "id"),
+    # A month's sums, and how its declines were won back.
+    Index("ix_payments_period", "coverage", "period", "state", postgresql_include=["amount_minor"]),
+    Index(
+        "ix_payments_first_declined",
+        "coverage",
+        "first_declined_at",
+        postgresql_where=text("first_declined_at IS NOT NULL"),
+    ),
+    Index("ix_payments_ending", "id", postgresql_where=text("ending_as IS NOT NULL")),
 )
 
 payment_intents = Table(
@@ -374,6 +410,19 @@ payment_attempts = Table(
     # The networks' budgets are counted by this one.
     Index("ix_payment_attempts_card", "coverage", "card_fingerprint", "started_at"),
     Index("ix_payment_attempts_payment_intent_id", "payment_intent_id"),
+    Index("ix_payment_attempts_started", "started_at"),
+    Index("ix_payment_attempts_finished", "finished_at"),
+    # What a person pastes from the processor's own pages.
+    Index(
+        "ix_payment_attempts_stripe_charge_id",
+        "stripe_charge_id",
+        postgresql_where=text("stripe_charge_id IS NOT NULL"),
+    ),
+    Index(
+        "ix_payment_attempts_stripe_request_id",
+        "stripe_request_id",
+        postgresql_where=text("stripe_request_id IS NOT NULL"),
+    ),
 )
 
 receipts = Table(  # money that came in, whether or not we were still waiting for it

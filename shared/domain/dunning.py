@@ -159,9 +159,14 @@ class StandingDecision:
 
 
 def decide_standing(
-    current: Standing, unpaid: Sequence[UnpaidPayment], policy: DunningPolicy, today: date
+    current: Standing,
+    unpaid: Sequence[UnpaidPayment],
+    policy: DunningPolicy,
+    today: date,
+    *,
+    is_spared: bool = False,
 ) -> StandingDecision:
-    """Say how an account stands, given its unpaid monthly payments.
+    """Say how an account stands, given its unpaid monthly payments. One that a person spares isn't marked.
 
     A payment in trouble is one that was declined or whose due date has passed. A marked account stays marked
     until its last payment in trouble is paid: paying one of two must not give service back by halves.
@@ -169,7 +174,7 @@ def decide_standing(
     troubled = [payment for payment in unpaid if payment.declines or payment.due_on < today]
     if not troubled:
         return StandingDecision(Standing.GOOD, "nothing overdue is unpaid")
-    for payment in troubled:
+    for payment in () if is_spared else troubled:
         if payment.declines >= policy.mark_after_declines:
             reason = f"{payment.declines} declines of one payment"
             return StandingDecision(Standing.MARKED_FOR_SUSPENSION, reason, payment.payment_id)

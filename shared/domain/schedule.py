@@ -95,6 +95,12 @@ def next_moment(schedule: Sequence[ScheduleEntry], after: datetime) -> datetime:
     return min(_next_of(entry, after) for entry in schedule)
 
 
+def next_moments(schedule: Sequence[ScheduleEntry], after: datetime) -> list[tuple[ScheduleEntry, datetime]]:
+    """Return each entry with the first moment strictly after `after` at which it comes round, the soonest first."""
+    coming = ((entry, _next_of(entry, after)) for entry in schedule)
+    return sorted(coming, key=lambda each: (each[1], each[0].job, each[0].coverage))
+
+
 def moment_of(entry: ScheduleEntry, period: str) -> datetime:
     """Return when the run of `period` is due; ValueError if the text is no period of this entry's cadence."""
     if entry.cadence is Cadence.MONTHLY:

@@ -113,6 +113,9 @@ ENDED = frozenset({P.PAID, P.CARRIED_FORWARD, P.UNCOLLECTIBLE, P.VOID})
 #: What may still bring in money without a decision of a person.
 UNPAID = frozenset(P) - ENDED
 
+#: The ends that a person may ask for, and what is done with a payment then.
+WORD_OF_ENDING: Mapping[str, str] = {P.UNCOLLECTIBLE: "written off", P.VOID: "voided"}
+
 _COLLECTABLE = frozenset(
     {P.DUE, P.RETRY_SCHEDULED, P.NEEDS_PAYMENT_METHOD, P.NEEDS_AUTHENTICATION, P.AWAITING_TRANSFER}
 )

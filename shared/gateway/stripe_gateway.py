@@ -108,6 +108,10 @@ class StripeGateway:
     def retrieve_charge(self, stripe_id: str) -> ChargeSeen:
         return read_charge(self._read(lambda: self._client.v1.charges.retrieve(stripe_id)))
 
+    def retrieve_event(self, stripe_event_id: str) -> Mapping[str, Any]:
+        """Return an event as it was sent, for a person to read; Stripe keeps events for 30 days."""
+        return self._read(lambda: self._client.v1.events.retrieve(stripe_event_id))
+
     def list_charges(self, created_from: datetime, created_until: datetime) -> Iterator[ChargeSeen]:
         """Yield the charges created in [from, until), newest first, a page at a time."""
         page = self.charge_page(created_from, created_until, None)

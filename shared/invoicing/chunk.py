@@ -178,7 +178,8 @@ _MARK_FEES = """
 #: The one documented exception to "payments move through shared/collection": here they come to be.
 _PAYMENTS = """
     INSERT INTO payments (id, kind, account_id, settings_id, coverage, invoice_id, currency, amount_minor, state,
-                          state_reason, lane, trigger, requested_by, next_attempt_at, due_on, run_id, paid_at)
+                          state_reason, lane, trigger, requested_by, next_attempt_at, due_on, run_id, paid_at,
+                          period)
     SELECT b.payment_id, 'monthly', b.account_id, b.settings_id, :coverage, b.invoice_id, :currency, b.total_minor,
            b.state,
            CASE b.state WHEN 'due' THEN :reason_due WHEN 'awaiting_transfer' THEN :reason_awaiting_transfer
@@ -186,7 +187,7 @@ _PAYMENTS = """
            'batch', 'month_start', :requested_by,
            CASE b.state WHEN 'due' THEN CAST(:now AS timestamptz) END,
            CASE b.kind WHEN 'bank_transfer' THEN CAST(:transfer_due_on AS date) ELSE :card_due_on END,
-           :run_id, CASE b.state WHEN 'paid' THEN CAST(:now AS timestamptz) END
+           :run_id, CASE b.state WHEN 'paid' THEN CAST(:now AS timestamptz) END, CAST(:first_day AS date)
     FROM bills b
     WHERE b.skipped IS NULL
     ORDER BY b.place

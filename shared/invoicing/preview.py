@@ -47,6 +47,8 @@ class Preview:
     largest: list[LargeInvoice] = field(default_factory=list)
     #: External ids of skipped accounts by reason, at most EXAMPLES of each.
     skipped: dict[SkipReason, list[str]] = field(default_factory=dict)
+    #: Over accounts, totals and how they start: another one means that something else would be issued.
+    digest: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """For scripts: amounts in minor units."""
@@ -58,15 +60,18 @@ class Preview:
             "sums": [vars(row) for row in self.sums],
             "largest": [vars(row) for row in self.largest],
             "skipped_accounts": dict(self.skipped),
+            "digest": self.digest,
         }
 
 
-def preview_month(engine: Engine, month: Month) -> Preview:
-    """Say what the month's run would issue if it ran now. Writes nothing and locks nothing."""
+def preview_month(engine: Engine, month: Month, *, limit_s: int | None = None) -> Preview:
+    """Say what the month's run would issue if it ran now, within `limit_s`. Writes nothing and locks nothing."""
     with engine.connect() as connection:
         connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         with connection.begin():
             connection.execute(text("SELECT set_config('jit', 'off', true)"))
+            if limit_s is not None:
+                connection.execute(text("SELECT set_config('statement_timeout', :s, true)"), {"s": f"{limit_s}s"})
             answer = connection.execute(
                 text(_PREVIEW),
                 {
@@ -77,13 +82,17 @@ def preview_month(engine: Engine, month: Month) -> Preview:
                     "examples": EXAMPLES,
                 },
             ).one()
-    return _read(month, answer.sums or [], answer.largest or [], answer.skipped or [])
+    return _read(month, answer.sums or [], answer.largest or [], answer.skipped or [], answer.digest)
 
 
 def _read(
-    month: Month, sums: list[dict[str, Any]], largest: list[dict[str, Any]], skipped: list[dict[str, Any]]
+    month: Month,
+    sums: list[dict[str, Any]],
+    largest: list[dict[str, Any]],
+    skipped: list[dict[str, Any]],
+    digest: str,
 ) -> Preview:
-    preview = Preview(month, Counts())
+    preview = Preview(month, Counts(), digest=digest)
     for row in sums:
         found = Sum(
             SettingsKind(row["kind"]), PaymentState(row["state"]), row["invoices"], row["lines"], row["total_minor"]
@@ -130,5 +139,8 @@ _PREVIEW = f"""
                 FROM passed_over o JOIN accounts a ON a.id = o.account_id
             ) placed
             GROUP BY skipped
-        ) p) AS skipped
+        ) p) AS skipped,
+        (SELECT encode(sha256(convert_to(coalesce(
+            string_agg(account_id || ':' || total_minor || ':' || state, ',' ORDER BY account_id), ''
+        ), 'UTF8')), 'hex') FROM bills WHERE skipped IS NULL) AS digest
 """  # noqa: S608  # our own constants

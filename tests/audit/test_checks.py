@@ -168,7 +168,25 @@ FAULTS = (
         "ended-means-nothing-open",
         "UPDATE payments SET state = 'void', next_attempt_at = NULL WHERE id = :declined",
         says="is void, with an attempt or a PaymentIntent still open",
-        also=("trail-of-payments",),
+        also=("trail-of-payments", "void-with-its-invoice"),
+    ),
+    fault(
+        "void-with-its-invoice",
+        f"UPDATE invoices SET voided_at = {NOW} WHERE id = (SELECT invoice_id FROM payments WHERE id = :declined)",
+        says="is retry_scheduled; its invoice ",
+    ),
+    fault(
+        "no-ending-forgotten",
+        "UPDATE payments SET ending_as = 'uncollectible' WHERE id = :declined",
+        SILENCE,
+        says="is retry_scheduled and is to be uncollectible; nobody cancels its PaymentIntent",
+    ),
+    fault(
+        "no-bulk-action-stuck",
+        "INSERT INTO bulk_actions (action, filter, parameters, reason, requested_by, requested_at, state, digest, "
+        f"sums, expected, counts, created_at) VALUES ('void', '{{}}', '{{}}', 'why', 'operator:anna', {NOW}, "
+        f"""'running', '', '{{}}', 7, '{{"waiting": 5}}', {LONG_AGO})""",
+        says="(void, operator:anna) is running since 2026-01-01 00:00:00 UTC, 5 still wait",
     ),
     fault(
         "attempts-agree",
@@ -312,6 +330,16 @@ def _assert_found(books: Books, planted: Fault) -> None:
 
 def test_every_check_has_a_planted_fault() -> None:
     assert {planted.check for planted in (*FAULTS, CHARGED_TWICE)} == all_names()
+
+
+def test_what_is_paid_and_still_waits_for_an_end_is_found(books: Books) -> None:
+    books.plant("UPDATE payments SET ending_as = 'void' WHERE id = :paid")
+    assert names_broken(books.run()) == ["no-ending-forgotten"]
+
+
+def test_a_written_off_payment_whose_payment_intent_is_alive_is_found(books: Books) -> None:
+    books.plant("UPDATE payments SET state = 'uncollectible', next_attempt_at = NULL WHERE id = :declined")
+    assert set(names_broken(books.run())) == {"ended-means-nothing-open", "trail-of-payments"}
 
 
 def test_a_scope_leaves_out_what_is_outside_it(books: Books) -> None:

@@ -116,7 +116,7 @@ RINGING = (
         "a message that can't be read takes those behind it along",
         ("I13",),
         (f"{MESSAGES}test_a_message_that_cannot_be_read_is_set_aside_and_those_behind_it_are_done_at_once",),
-        (Patch(BROKER, "if body is None or _is_readable(body, queue_name):", "if True:"),),
+        (Patch(BROKER, "if body is None or is_readable(body, queue_name):", "if True:"),),
     ),
     Breakage(
         "raising-actor-leaves-no-dead-letter",

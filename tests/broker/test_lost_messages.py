@@ -22,6 +22,7 @@ from shared.broker import NAMESPACE, DebounceSigterm, make_broker, make_ring, ri
 from shared.db.sources import Moment
 from shared.domain.states import Lane, PaymentState
 from shared.jobs import BATCH, INTERACTIVE, QUEUES, ChargePayment
+from shared.queues.middleware import KeepTraceback
 from tests.broker.conftest import (
     PREFETCH,
     add_actor,
@@ -364,7 +365,7 @@ def test_a_middleware_cannot_stop_an_actor_so_none_of_ours_is_for_safety(redis_u
     ring(broker, [ChargePayment(ONE, Lane.BATCH)])
     with running_worker(broker, BATCH):
         eventually(lambda: done == [str(ONE)], "the actor runs all the same")
-    assert {type(one) for one in make_broker(redis_url).middleware} == {TimeLimit, Retries, DebounceSigterm}
+    assert {*map(type, make_broker(redis_url).middleware)} == {TimeLimit, Retries, KeepTraceback, DebounceSigterm}
 
 
 def test_a_message_for_the_interactive_lane_reaches_the_same_actor(company: Company) -> None:

@@ -19,6 +19,7 @@ from cli import (
     doctor,
     environment,
     payment_commands,
+    users_commands,
 )
 from tests.world import World, api_key
 
@@ -29,6 +30,7 @@ app.add_typer(payment_commands.app, name="payment")
 app.add_typer(attempt_commands.app, name="attempts")
 app.add_typer(customer_commands.app, name="customers")
 app.add_typer(database_commands.app, name="db")
+app.add_typer(users_commands.app, name="users")
 app.command("audit")(audit_commands.audit_command)
 app.command("doctor")(doctor.doctor)
 app.command("env")(environment.env)

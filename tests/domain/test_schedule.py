@@ -16,6 +16,7 @@ from shared.domain.schedule import (
     due_runs,
     moment_of,
     next_moment,
+    next_moments,
 )
 from shared.domain.states import RunState
 
@@ -219,3 +220,14 @@ def test_a_period_that_is_none_is_refused() -> None:
         moment_of(monthly(), "October")
     with pytest.raises(ValueError, match="does not match"):
         moment_of(daily(), "2026-13-01x")
+
+
+def test_each_entry_is_told_with_its_next_moment_and_the_soonest_first() -> None:
+    schedule = [monthly("Asia/Tokyo"), daily("UTC", time(9)), daily("Asia/Tokyo", time(9))]
+    coming = next_moments(schedule, at("2026-11-30T09:00:00"))
+    assert [(entry.cadence, str(entry.zone), moment) for entry, moment in coming] == [
+        (Cadence.MONTHLY, "Asia/Tokyo", at("2026-11-30T15:00:00")),
+        (Cadence.DAILY, "Asia/Tokyo", at("2026-12-01T00:00:00")),
+        (Cadence.DAILY, "UTC", at("2026-12-01T09:00:00")),
+    ]
+    assert coming[0][1] == next_moment(schedule, at("2026-11-30T09:00:00"))

@@ -16,7 +16,9 @@ class running:  # noqa: N801  # reads as a sentence
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         self._listener = listener
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", access_log=False, proxy_headers=False)
+        )
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]})
 
     def __enter__(self) -> str:

@@ -35,6 +35,11 @@ def charge_payment(runtime: Runtime, payment_id: UUID) -> None:
     if isinstance(claimed, NotClaimed):
         log.debug("charge.not_claimed", payment_id=str(payment_id), reason=claimed.reason)
         return
+    carry_out(runtime, claimed)
+
+
+def carry_out(runtime: Runtime, claimed: Claimed) -> None:
+    """Ask the processor for what was claimed, a charge or a cancellation, and record what it answers."""
     answer = _ask(runtime, claimed)
     if answer is None:
         log.warning("charge.overtaken", attempt_id=str(claimed.attempt_id), consequence="settlement owns it")
@@ -43,8 +48,9 @@ def charge_payment(runtime: Runtime, payment_id: UUID) -> None:
     reach(CrashPoint.CHARGE_RECORDED)
     log.info(
         "charge.answered",
-        payment_id=str(payment_id),
+        payment_id=str(claimed.payment_id),
         attempt_id=str(claimed.attempt_id),
+        kind=claimed.kind,
         outcome=answer.outcome,
         code=answer.code,
         request_id=answer.request_id,
@@ -80,6 +86,8 @@ def _send(gateway: ProcessorGateway, claimed: Claimed, stripe_id: str) -> Answer
         answer = gateway.cancel_payment_intent(stripe_id, claimed.attempt_key)
         reach(CrashPoint.CHARGE_CANCEL_SENT)
         return answer
+    if claimed.stripe_payment_method_id is None:
+        raise AssertionError("a charge is claimed with its card")
     reach(CrashPoint.CHARGE_CONFIRM_SENDING)
     answer = gateway.confirm_payment_intent(stripe_id, claimed.stripe_payment_method_id, claimed.attempt_key)
     reach(CrashPoint.CHARGE_CONFIRM_SENT)

@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, true, 
 
 from shared.collection.aftermath import UNTIL_RELEASED
 from shared.collection.payments import Because, move_payment
+from shared.collection.retries import retryable
 from shared.collection.standing import lock_account, update_standing
 from shared.crash_points import CrashPoint, reach
 from shared.db.machinery import events
@@ -141,7 +142,7 @@ def _stamp(lane: Lane, connection: Connection, daily: Daily, after: After | None
         .where(
             is_(payments.c.lane, lane),
             one_of(payments.c.state, CHARGEABLE),  # the words of the index; `retryable` narrows them
-            *_retryable(daily),
+            *retryable(daily.run.coverage, daily.now),
             _beyond((payments.c.next_attempt_at, payments.c.id), after),
         )
         .order_by(payments.c.next_attempt_at, payments.c.id)
@@ -166,21 +167,11 @@ def _stamp(lane: Lane, connection: Connection, daily: Daily, after: After | None
     return chunk
 
 
-def _retryable(daily: Daily) -> tuple[ColumnElement[bool], ...]:
-    return (
-        payments.c.state == PaymentState.RETRY_SCHEDULED,
-        payments.c.kind == PaymentKind.MONTHLY,  # orders are never retried by themselves
-        payments.c.coverage == daily.run.coverage,
-        payments.c.next_attempt_at <= daily.now,
-        or_(payments.c.held_until.is_(None), payments.c.held_until <= daily.now),
-    )
-
-
 def _lock_retryable(connection: Connection, daily: Daily, ids: Sequence[UUID]) -> list[Row[Any]]:
     """Lock payments in id order (I4); return those that are still to be retried and have no open attempt (I2)."""
     locked = connection.execute(
         select(payments)
-        .where(payments.c.id.in_(ids), *_retryable(daily))
+        .where(payments.c.id.in_(ids), *retryable(daily.run.coverage, daily.now))
         .order_by(payments.c.id)
         .with_for_update(key_share=True)
     ).all()

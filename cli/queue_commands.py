@@ -1,0 +1,137 @@
+"""`duecourse queues …`: pause and resume a lane, and see how full each is: for the night when the web is down."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Annotated, TypeVar
+
+import redis
+import typer
+from rich.table import Table
+from sqlalchemy import Connection
+
+from cli.environment import connect_settings
+from cli.telling import clock_of, complain, operator, out, plain_errors
+from shared.access.book import Act, Action, write_down
+from shared.broker import make_broker
+from shared.clock import machine_now
+from shared.collection.payments import Because
+from shared.db.session import in_transaction, make_engine
+from shared.figures.lanes import gather_lanes
+from shared.jobs import QUEUES
+from shared.logs import redact
+from shared.queues.depths import message_depths
+from shared.queues.pauses import Pause, pause_lane, paused_lanes, resume_lane
+from shared.settings import Settings
+
+Result = TypeVar("Result")
+
+app = typer.Typer(name="queues", help="How full the lanes are; pause and resume one.", no_args_is_help=True)
+
+Lane = Annotated[str, typer.Argument(metavar="LANE", help=f"One of {', '.join(QUEUES)}.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept for good.")]
+
+
+@app.command("list")
+def list_queues(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON on standard output.")] = False,
+) -> None:
+    """List the lanes: what is due, what waits and is in flight in Redis, dead letters, and who paused it."""
+    with plain_errors():
+        settings = connect_settings()
+        now = clock_of(settings).now()
+        with make_engine(settings, pool_size=1).connect() as connection:
+            lanes = {lane.queue: lane for lane in gather_lanes(connection, now, machine_now())}
+            pauses = paused_lanes(connection)
+    try:
+        depths = message_depths(make_broker(settings.redis_url.get_secret_value()))
+    except redis.RedisError as error:
+        complain(f"Redis doesn't answer ({redact(str(error))}): nothing is lost, what is due waits for it")
+        depths = {}
+    if as_json:
+        print(json.dumps([_plain(queue, lanes, depths, pauses.get(queue)) for queue in QUEUES], indent=1))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("lane", "due", "waiting", "in flight", "dead", "paused"):
+        table.add_column(name, justify="left" if name in ("lane", "paused") else "right")
+    for queue in QUEUES:
+        depth, pause = depths.get(queue), pauses.get(queue)
+        figures = ("?",) * 3 if depth is None else (depth.waiting, depth.in_flight, depth.dead)
+        by = f"by {pause.paused_by} since {pause.paused_at:%Y-%m-%d %H:%M} UTC: {pause.reason}" if pause else ""
+        table.add_row(queue, str(lanes[queue].due), *map(str, figures), by)
+    out().print(table)
+
+
+@app.command("pause")
+def pause(queue: Lane, reason: Reason) -> None:
+    """Stop the workers from beginning this lane's work, until somebody resumes it. Its rows stay due."""
+
+    def work(connection: Connection, because: Because) -> Pause | None:
+        known = paused_lanes(connection).get(queue)
+        return None if pause_lane(connection, queue, because) else known
+
+    known = _act(Act.LANE_PAUSE, queue, reason, work, is_done=lambda result: result is None)
+    if known is not None:
+        complain(f"{queue} is paused already, by {known.paused_by}: {known.reason}")
+        raise typer.Exit(1)
+    print(f"{queue} is paused: workers begin nothing of it within 3 s, and what is in flight ends")
+
+
+@app.command("resume")
+def resume(queue: Lane, reason: Reason) -> None:
+    """Let the workers go on with this lane."""
+
+    def work(connection: Connection, because: Because) -> Pause | None:
+        return resume_lane(connection, queue, because)
+
+    if _act(Act.LANE_RESUME, queue, reason, work, is_done=lambda result: result is not None) is None:
+        complain(f"{queue} isn't paused; `duecourse queues list` shows all")
+        raise typer.Exit(1)
+    print(f"{queue} goes on within 3 s")
+
+
+def _act(
+    act: Act,
+    queue: str,
+    reason: str,
+    work: Callable[[Connection, Because], Result],
+    is_done: Callable[[Result], bool],
+) -> Result:
+    """Do it with a line in the book, in one transaction."""
+    with plain_errors():
+        if not reason.strip():
+            raise LookupError("--reason is empty: say why; it is kept for good")
+        settings: Settings = connect_settings()
+        because = Because(operator(), clock_of(settings).now(), reason.strip())
+
+        def apply(connection: Connection) -> Result:
+            result = work(connection, because)
+            write_down(
+                connection,
+                Action(
+                    act,
+                    because.actor,
+                    because.at,
+                    subject_kind="lane",
+                    subject=queue,
+                    reason=because.reason,
+                    outcome="done" if is_done(result) else "refused",
+                ),
+            )
+            return result
+
+        return in_transaction(make_engine(settings, pool_size=1), apply)
+
+
+def _plain(
+    queue: str, lanes: Mapping[str, object], depths: Mapping[str, object], pause: Pause | None
+) -> dict[str, object]:
+    lane, depth = lanes[queue], depths.get(queue)
+    return {
+        "lane": queue,
+        "due": getattr(lane, "due", None),
+        "waiting": getattr(depth, "waiting", None),
+        "in_flight": getattr(depth, "in_flight", None),
+        "dead_letters": getattr(depth, "dead", None),
+        "paused_by": pause.paused_by if pause else None,
+        "paused_because": pause.reason if pause else None,
+    }

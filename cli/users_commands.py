@@ -1,0 +1,152 @@
+"""`duecourse users …`: who may sign in to the dashboard. The first admin is made here."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+import typer
+from rich.prompt import Prompt
+from rich.table import Table
+from sqlalchemy import Connection, select
+
+from cli.environment import connect_settings
+from cli.telling import clock_of, complain, operator, out, plain_errors
+from shared.access.book import Act, Action, write_down
+from shared.access.passwords import PasswordError
+from shared.access.people import Person, PersonError, add_person, find_person, person_of, set_disabled, set_password
+from shared.clock import machine_now
+from shared.db.dashboard import people
+from shared.db.session import in_transaction, make_engine
+from shared.domain.roles import Role
+from shared.settings import Settings
+
+Result = TypeVar("Result")
+
+app = typer.Typer(name="users", help="Who may sign in to the dashboard.", no_args_is_help=True)
+
+#: Where a script puts a password: never on a command line, which others on the machine can read.
+PASSWORD_VARIABLE = "DUECOURSE_NEW_PASSWORD"  # noqa: S105  # a name, not a secret
+
+
+@app.callback()
+def _users() -> None:
+    """Who may sign in to the dashboard."""
+
+
+@app.command("add")
+def add(
+    name: Annotated[str, typer.Argument(help="The name to sign in with: a–z, 0–9, dot, dash, underscore, @.")],
+    role: Annotated[Role, typer.Option("--role", help="What they may do.")] = Role.VIEWER,
+    by_proxy: Annotated[
+        bool, typer.Option("--by-proxy", help="No password: they come through a trusted proxy only.")
+    ] = False,
+) -> None:
+    """Add a person. Asks for a password, or takes it from DUECOURSE_NEW_PASSWORD."""
+    with plain_errors():
+        settings = connect_settings()
+        password = None if by_proxy else _new_password()
+        now = clock_of(settings).now()
+
+        def work(connection: Connection) -> Person:
+            person = add_person(connection, name, role, password, operator(), machine_now())
+            done = Action(
+                Act.PERSON_ADD,
+                operator(),
+                now,
+                subject_kind="person",
+                subject=person.name,
+                reason="at the command line",
+                result={"role": role},
+            )
+            write_down(connection, done)
+            return person
+
+        person = _write(settings, work)
+    print(f"{person.name} may sign in as {person.role}")
+
+
+@app.command("password")
+def change_password(
+    name: Annotated[str, typer.Argument(help="Whose.")],
+) -> None:
+    """Give a person a new password, and sign them out everywhere. Asks, or takes DUECOURSE_NEW_PASSWORD."""
+    with plain_errors():
+        settings = connect_settings()
+        password = _new_password()
+        _change(
+            settings,
+            name,
+            Act.PERSON_PASSWORD,
+            lambda connection, person: set_password(connection, person, password, machine_now()),
+        )
+    print(f"{name} has a new password and is signed out everywhere")
+
+
+@app.command("lock")
+def lock(
+    name: Annotated[str, typer.Argument(help="Whom.")],
+    again: Annotated[bool, typer.Option("--undo", help="Let them in again.")] = False,
+) -> None:
+    """Lock a person out at once, everywhere; or let them in again."""
+    with plain_errors():
+        _change(
+            connect_settings(),
+            name,
+            Act.PERSON_UNLOCK if again else Act.PERSON_LOCK,
+            lambda connection, person: set_disabled(connection, person, is_disabled=not again),
+        )
+    print(f"{name} may sign in again" if again else f"{name} is locked out")
+
+
+@app.command("list")
+def list_people() -> None:
+    """List everybody who may sign in, and who no longer may."""
+    with plain_errors(), make_engine(connect_settings(), pool_size=1).connect() as connection:
+        found = connection.execute(select(people).order_by(people.c.name)).all()
+    if not found:
+        print("Nobody may sign in yet. Add the first admin: duecourse users add NAME --role admin")
+        return
+    table = Table("name", "role", "added by", "may sign in", box=None)
+    for row in found:
+        table.add_row(row.name, row.role, row.added_by, "no: locked out" if row.is_disabled else "yes")
+    out().print(table)
+
+
+def _change(settings: Settings, name: str, act: Act, change: Callable[[Connection, Person], None]) -> None:
+    now = clock_of(settings).now()
+
+    def work(connection: Connection) -> None:
+        row = find_person(connection, name)
+        if row is None:
+            raise PersonError(f"there is no {name!r}; `duecourse users list` shows all")
+        person = person_of(row)
+        change(connection, person)
+        done = Action(
+            act, operator(), now, subject_kind="person", subject=person.name, reason="at the command line"
+        )
+        write_down(connection, done)
+
+    _write(settings, work)
+
+
+def _write(settings: Settings, work: Callable[[Connection], Result]) -> Result:
+    try:
+        return in_transaction(make_engine(settings, pool_size=1), work)
+    except (PersonError, PasswordError) as error:
+        complain(str(error))
+        raise typer.Exit(1) from None
+
+
+def _new_password() -> str:
+    given = os.environ.get(PASSWORD_VARIABLE)
+    if given:
+        return given
+    if not sys.stdin.isatty():
+        complain(f"no terminal to ask for a password: put it into {PASSWORD_VARIABLE}")
+        raise typer.Exit(2)
+    first, second = (Prompt.ask(text, password=True) for text in ("New password", "The same again"))
+    if first != second:
+        complain("they weren't the same; nothing was changed")
+        raise typer.Exit(1)
+    return first

@@ -1,0 +1,49 @@
+"""Passwords: argon2id with the library's own parameters (RFC 9106, low memory), never kept, never logged."""
+
+from functools import cache
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+#: NIST SP 800-63B asks for 8 and recommends 15 where nothing else protects; no rules about kinds of characters.
+SHORTEST = 12
+#: A bound, so that nobody has us hash a book.
+LONGEST = 256
+
+_hasher = PasswordHasher()
+
+
+class PasswordError(ValueError):
+    """A password that can't be taken; the message says why."""
+
+
+def hash_password(password: str, name: str) -> str:
+    """Return the hash to keep. PasswordError if it is too short, too long, or the person's own name."""
+    if len(password) < SHORTEST:
+        raise PasswordError(f"a password has at least {SHORTEST} characters; a few words are fine")
+    if len(password) > LONGEST:
+        raise PasswordError(f"a password has at most {LONGEST} characters")
+    if name.lower() in password.lower() and len(password) - len(name) < SHORTEST - 4:
+        raise PasswordError("a password isn't one's own name with something added")
+    if len(set(password)) < 5:
+        raise PasswordError("a password has more than four different characters")
+    return _hasher.hash(password)
+
+
+def is_password(password: str, kept: str | None) -> bool:
+    """Whether a password is the one of a hash. Takes as long if there is no hash: who exists stays unknown."""
+    try:
+        _hasher.verify(kept or _nobodys(), password[:LONGEST])
+    except (VerificationError, InvalidHashError):
+        return False
+    return kept is not None
+
+
+def wants_new_hash(kept: str) -> bool:
+    """Whether the library's parameters have grown since this hash was made."""
+    return _hasher.check_needs_rehash(kept)
+
+
+@cache
+def _nobodys() -> str:
+    return _hasher.hash("nobody has this password")

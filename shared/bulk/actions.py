@@ -1,0 +1,106 @@
+"""The actions that may be taken on many payments at once, and the function that each of them is for one payment."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row
+
+from shared.collection.decisions import hold_payment, release_payment, request_ending
+from shared.collection.ending import Ended
+from shared.collection.requests import Refused, request_charge
+from shared.domain.states import Lane, PaymentState
+from shared.jobs import Job
+from shared.policy import Policy
+
+
+class BulkAction(StrEnum):
+    """What may be done to many payments. Permanent: rows of `bulk_actions` carry these words."""
+
+    CHARGE = "charge"
+    HOLD = "hold"
+    RELEASE = "release"
+    WRITE_OFF = "write_off"
+    VOID = "void"
+
+
+@dataclass(frozen=True)
+class Doing:
+    """What each payment of a bulk action is done with: whose it is, why, until when (holds), and the moment."""
+
+    action: BulkAction
+    who: str
+    reason: str
+    until: date | None
+    policy: Policy
+    now: datetime
+
+
+@dataclass(frozen=True)
+class Did:
+    """What came of one payment: in words, and the job to ring for after the commit."""
+
+    words: str | None = None
+    job: Job | None = None
+
+
+def doing_of(bulk: Row[Any], policy: Policy, now: datetime) -> Doing:
+    """Read a row of `bulk_actions`."""
+    until = bulk.parameters.get("until")
+    return Doing(
+        BulkAction(bulk.action),
+        bulk.requested_by,
+        bulk.reason,
+        date.fromisoformat(until) if until else None,
+        policy,
+        now,
+    )
+
+
+def do_one(connection: Connection, payment_id: UUID, doing: Doing) -> Did | Refused:
+    """Do a bulk action to one payment, as a person would to this one alone."""
+    return _DO[doing.action](connection, payment_id, doing)
+
+
+def _charge(connection: Connection, payment_id: UUID, doing: Doing) -> Did | Refused:
+    # On the batch lane, where thousands belong; and nobody's hold on one payment is released by thousands.
+    asked = request_charge(
+        connection, payment_id, doing.who, doing.reason, doing.now, lane=Lane.BATCH, releases_hold=False
+    )
+    return asked if isinstance(asked, Refused) else Did(job=asked)
+
+
+def _hold(connection: Connection, payment_id: UUID, doing: Doing) -> Did | Refused:
+    held = hold_payment(connection, doing.policy, payment_id, doing.until, doing.who, doing.reason, doing.now)
+    return held if isinstance(held, Refused) else Did()
+
+
+def _release(connection: Connection, payment_id: UUID, doing: Doing) -> Did | Refused:
+    released = release_payment(connection, payment_id, doing.who, doing.reason, doing.now)
+    return released if isinstance(released, Refused) else Did(job=released.job)
+
+
+def _end(as_: PaymentState) -> Callable[[Connection, UUID, Doing], Did | Refused]:
+    def end(connection: Connection, payment_id: UUID, doing: Doing) -> Did | Refused:
+        ending = request_ending(connection, doing.policy, payment_id, as_, doing.who, doing.reason, doing.now)
+        match ending:
+            case Refused():
+                return ending
+            case Ended():
+                return Did()
+            case _:
+                return Did("as soon as its PaymentIntent is canceled", ending)
+
+    return end
+
+
+_DO: Mapping[BulkAction, Callable[[Connection, UUID, Doing], Did | Refused]] = {
+    BulkAction.CHARGE: _charge,
+    BulkAction.HOLD: _hold,
+    BulkAction.RELEASE: _release,
+    BulkAction.WRITE_OFF: _end(PaymentState.UNCOLLECTIBLE),
+    BulkAction.VOID: _end(PaymentState.VOID),
+}

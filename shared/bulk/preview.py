@@ -1,0 +1,215 @@
+"""What a bulk action would do at this moment: counts, sums, what it leaves out and why; one statement, set-based.
+
+The digest stands for the ids and amounts that a person saw: whoever confirms it confirms exactly those.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import CTE, ColumnElement, Connection, Row, Select, and_, case, func, literal, null, select
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+
+from shared.bulk.actions import BulkAction
+from shared.collection.requests import Refused
+from shared.db.dashboard import bulk_actions, bulk_items
+from shared.db.sources import has_open_attempt, is_, one_of
+from shared.db.tables import card_blocks, cards, payment_settings, payments
+from shared.domain.states import ENDED, Lane, PaymentState, SettingsKind, Trigger
+
+#: A chunk of 50 takes some tenths of a second: so many are through in minutes, and can be looked at by a person.
+CAP = 20_000
+#: The digest where nothing matches.
+NOTHING = hashlib.sha256().hexdigest()
+
+#: Why a payment is left out, in words; in the order in which they are asked.
+WHY_LEFT_OUT: Mapping[str, str] = {
+    "paid": "paid already",
+    "ended": "not collected any more: written off, void or carried forward",
+    "elsewhere": "in another bulk action that isn't through",
+    "being_ended": "being written off or voided already",
+    "attempt_open": "an attempt is under way or in doubt: it may be taking the money",
+    "authorised": "the money is on hold at the bank",
+    "asked_already": "somebody asked for its charge already",
+    "transfer": "the customer pays by bank transfer",
+    "held": "held: release it first",
+    "held_already": "held already",
+    "not_held": "not held",
+    "no_card": "no card is registered",
+    "card_blocked": "the network forbids asking its card again",
+}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Payments of the filter that the action leaves out; `who` has them in another bulk action, `bulk_id`."""
+
+    why: str
+    count: int
+    who: str | None = None
+    bulk_id: UUID | None = None
+
+    @property
+    def words(self) -> str:
+        return WHY_LEFT_OUT[self.why]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What would be done. `sums` are minor units by currency; `matching` counts what is left out too."""
+
+    action: BulkAction
+    digest: str
+    count: int
+    sums: Mapping[str, int]
+    left_out: tuple[LeftOut, ...] = field(default=())
+
+    @property
+    def matching(self) -> int:
+        return self.count + sum(one.count for one in self.left_out)
+
+    def as_seen(self) -> dict[str, Any]:
+        """What the book keeps of it."""
+        left_out: Counter[str] = Counter()
+        for one in self.left_out:
+            left_out[one.why] += one.count
+        return {"digest": self.digest, "count": self.count, "sums": dict(self.sums), "left_out": left_out}
+
+
+def preview(connection: Connection, action: BulkAction, ids: Select[Any], now: datetime) -> Preview | Refused:
+    """Say what `begin` would do to the payments that `ids` selects (one column). Changes nothing.
+
+    Whether a network's budget lets a card be asked is known only when it is claimed: it isn't in here.
+    """
+    looked = judged(action, ids, now)
+    digest = select(digest_of(looked.c.id, looked.c.amount_minor)).where(looked.c.why.is_(None)).scalar_subquery()
+    groups = (looked.c.why, looked.c.who, looked.c.bulk_id, looked.c.currency)
+    rows = connection.execute(
+        select(
+            *groups,
+            func.count().label("payments"),
+            func.sum(looked.c.amount_minor).label("total_minor"),
+            digest.label("digest"),
+        ).group_by(*groups)
+    ).all()
+    if sum(row.payments for row in rows) > CAP:
+        return Refused(
+            f"more than {CAP:,} payments match",
+            "narrow the filter, by state, coverage, amount or age, and do it in parts",
+        )
+    return _read(action, rows)
+
+
+def _read(action: BulkAction, rows: Sequence[Row[Any]]) -> Preview:
+    taken = [row for row in rows if row.why is None]
+    left_out: dict[tuple[str, str | None, UUID | None], int] = {}
+    for row in rows:
+        if row.why is not None:
+            key = (row.why, row.who, row.bulk_id)
+            left_out[key] = left_out.get(key, 0) + row.payments
+    order = list(WHY_LEFT_OUT)
+    return Preview(
+        action,
+        rows[0].digest if rows else NOTHING,
+        sum(row.payments for row in taken),
+        {row.currency: int(row.total_minor) for row in sorted(taken, key=lambda row: str(row.currency))},
+        tuple(
+            LeftOut(why, count, who, bulk_id)
+            for (why, who, bulk_id), count in sorted(
+                left_out.items(), key=lambda item: (order.index(item[0][0]), str(item[0][1:]))
+            )
+        ),
+    )
+
+
+def digest_of(id_: ColumnElement[Any], amount: ColumnElement[Any]) -> ColumnElement[str]:
+    """SHA-256 over the lines `id:amount`, in the order of the ids."""
+    line = func.concat(id_, ":", amount)
+    lines = func.coalesce(func.string_agg(line, aggregate_order_by(literal("\n"), id_)), "")
+    return func.encode(func.sha256(func.convert_to(lines, "UTF8")), "hex")
+
+
+def judged(action: BulkAction, ids: Select[Any], now: datetime) -> CTE:
+    """Each payment of the filter, CAP and one at most, with why it is left out (null: it isn't)."""
+    chosen = ids.order_by(None).limit(CAP + 1).subquery("chosen")
+    other, theirs = bulk_items.alias("other"), bulk_actions.alias("theirs")
+    why = case(*((condition, literal(word)) for word, condition in _conditions(action, now, other)), else_=null())
+    return (
+        select(
+            payments.c.id,
+            payments.c.amount_minor,
+            payments.c.currency,
+            why.label("why"),
+            case((why == "elsewhere", theirs.c.requested_by), else_=null()).label("who"),
+            case((why == "elsewhere", theirs.c.id), else_=null()).label("bulk_id"),
+        )
+        .join(chosen, next(iter(chosen.c)) == payments.c.id)
+        .join(payment_settings, payment_settings.c.id == payments.c.settings_id)
+        .join(cards, cards.c.id == payment_settings.c.primary_card_id, isouter=True)
+        .join(
+            card_blocks,
+            and_(card_blocks.c.coverage == cards.c.coverage, card_blocks.c.fingerprint == cards.c.fingerprint),
+            isouter=True,
+        )
+        .join(other, and_(other.c.payment_id == payments.c.id, is_(other.c.state, "waiting")), isouter=True)
+        .join(theirs, theirs.c.id == other.c.bulk_id, isouter=True)
+        .cte("judged")
+    )
+
+
+def _conditions(action: BulkAction, now: datetime, other: Any) -> list[tuple[str, ColumnElement[bool]]]:
+    """What leaves a payment out, the first that holds: as the single action would refuse it."""
+    column = payments.c
+    is_held = func.coalesce(column.held_until > now, False)
+    always = [
+        ("paid", column.state == PaymentState.PAID),
+        ("ended", one_of(column.state, ENDED)),
+        ("elsewhere", other.c.bulk_id.is_not(None)),
+    ]
+    ending = ("being_ended", column.ending_as.is_not(None))
+    blocked = [
+        ending,
+        ("attempt_open", has_open_attempt()),
+        ("authorised", column.state == PaymentState.AUTHORISED),
+    ]
+    match action:
+        case BulkAction.HOLD:
+            return [*always, ending, ("held_already", is_held)]
+        case BulkAction.RELEASE:
+            return [*always, ("not_held", ~is_held)]
+        case BulkAction.WRITE_OFF | BulkAction.VOID:
+            return [*always, *blocked]
+        case BulkAction.CHARGE:
+            return [
+                *always,
+                *blocked,
+                ("held", is_held),
+                ("asked_already", _is_asked_for()),
+                (
+                    "transfer",
+                    (payment_settings.c.kind == SettingsKind.BANK_TRANSFER)
+                    | (column.state == PaymentState.AWAITING_TRANSFER),
+                ),
+                (
+                    "no_card",
+                    cards.c.id.is_(None)
+                    | cards.c.detached_at.is_not(None)
+                    | payment_settings.c.stripe_customer_id.is_(None),
+                ),
+                ("card_blocked", card_blocks.c.fingerprint.is_not(None)),
+            ]
+
+
+def _is_asked_for() -> ColumnElement[bool]:
+    """A person's charge waits for a worker: `requests._because_somebody_asked` as SQL."""
+    return and_(
+        payments.c.state == PaymentState.DUE,
+        payments.c.lane == Lane.INTERACTIVE,
+        payments.c.trigger == Trigger.OPERATOR,
+        payments.c.requested_by.is_not(None),
+        payments.c.backoff_until.is_(None),
+    )

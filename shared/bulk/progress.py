@@ -1,0 +1,137 @@
+"""One chunk of a bulk action: some payments decided about, and their items marked, in one transaction.
+
+So what is done is done once, wherever the worker dies. Chunks of one bulk action take turns on its row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, Table, bindparam, select, update
+
+from shared.access.book import Act, Action, write_down
+from shared.bulk.actions import Did, do_one, doing_of
+from shared.collection.requests import Refused
+from shared.crash_points import CrashPoint, reach
+from shared.db.dashboard import bulk_actions, bulk_items
+from shared.db.tables import accounts, payment_settings, payments
+from shared.db.trail import TrailEvent, record_event
+from shared.jobs import Job
+from shared.runtime import Runtime
+
+#: Payments in one transaction, a dozen statements each: others wait for these for some tenths of a second.
+CHUNK = 50
+
+_ITEM = update(bulk_items).where(
+    bulk_items.c.bulk_id == bindparam("of_bulk"), bulk_items.c.payment_id == bindparam("of_payment")
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one item."""
+
+    payment_id: UUID
+    did: Did | Refused
+
+    @property
+    def state(self) -> str:
+        return "refused" if isinstance(self.did, Refused) else "done"
+
+    @property
+    def words(self) -> str | None:
+        return self.did.reason if isinstance(self.did, Refused) else self.did.words
+
+
+def work_on_chunk(connection: Connection, runtime: Runtime, bulk_id: UUID) -> list[Job] | None:
+    """Do the next payments of a bulk action; return what to ring for.
+
+    None if it is through, was stopped, or if somebody else is on it.
+    """
+    bulk = connection.execute(
+        select(bulk_actions)
+        .where(bulk_actions.c.id == bulk_id, bulk_actions.c.state == "running")
+        .with_for_update(key_share=True, skip_locked=True)
+    ).one_or_none()
+    if bulk is None:
+        return None
+    ids = connection.scalars(
+        select(bulk_items.c.payment_id)
+        .where(bulk_items.c.bulk_id == bulk_id, bulk_items.c.state == "waiting")
+        .order_by(bulk_items.c.payment_id)
+        .limit(CHUNK)
+        .with_for_update(skip_locked=True)
+    ).all()
+    if not ids:
+        _finish(connection, runtime, bulk)
+        return None
+    _lock_all(connection, ids)
+    doing = doing_of(bulk, runtime.policy, runtime.clock.now())
+    outcomes = [Outcome(payment_id, do_one(connection, payment_id, doing)) for payment_id in ids]
+    _write(connection, bulk, outcomes, runtime)
+    reach(CrashPoint.BULK_CHUNK_BEFORE_COMMIT)
+    return [one.did.job for one in outcomes if isinstance(one.did, Did) and one.did.job is not None]
+
+
+def _lock_all(connection: Connection, ids: Sequence[UUID]) -> None:
+    """Lock all rows that the chunk may change, kind by kind and each kind in id order (I4).
+
+    Payment by payment, a second chunk or a daily run could hold what we need next, and wait for what we hold.
+    """
+    of_chunk = payments.c.id.in_(ids)
+    _lock(connection, accounts, select(payments.c.account_id).where(of_chunk))
+    _lock(connection, payment_settings, select(payments.c.settings_id).where(of_chunk), read=True)
+    _lock(connection, payments, select(payments.c.id).where(of_chunk))
+
+
+def _lock(connection: Connection, table: Table, wanted: Any, *, read: bool = False) -> None:
+    query = select(table.c.id).where(table.c.id.in_(wanted)).order_by(table.c.id)
+    connection.execute(query.with_for_update(read=True) if read else query.with_for_update(key_share=True))
+
+
+def _write(connection: Connection, bulk: Row[Any], outcomes: Sequence[Outcome], runtime: Runtime) -> None:
+    now = runtime.clock.now()
+    connection.execute(
+        _ITEM.values(state=bindparam("to_state"), result=bindparam("words"), done_at=now),
+        [
+            {"of_bulk": bulk.id, "of_payment": one.payment_id, "to_state": one.state, "words": one.words}
+            for one in outcomes
+        ],
+    )
+    counts = dict(bulk.counts)
+    counts["waiting"] = counts.get("waiting", 0) - len(outcomes)
+    for one in outcomes:
+        counts[one.state] = counts.get(one.state, 0) + 1
+    connection.execute(update(bulk_actions).where(bulk_actions.c.id == bulk.id).values(counts=counts))
+
+
+def _finish(connection: Connection, runtime: Runtime, bulk: Row[Any]) -> None:
+    now = runtime.clock.now()
+    connection.execute(
+        update(bulk_actions).where(bulk_actions.c.id == bulk.id).values(state="finished", finished_at=now)
+    )
+    record_event(
+        connection,
+        TrailEvent(
+            type="bulk_action_finished",
+            at=now,
+            actor="worker",
+            reason=bulk.reason,
+            data={"bulk_id": str(bulk.id), "action": bulk.action, "counts": bulk.counts},
+        ),
+    )
+    write_down(
+        connection,
+        Action(
+            Act.BULK_FINISH,
+            bulk.requested_by,
+            now,
+            subject_kind="bulk",
+            subject=str(bulk.id),
+            reason=bulk.reason,
+            outcome="finished",
+            result={"action": bulk.action, **bulk.counts},
+        ),
+    )
+    reach(CrashPoint.BULK_FINISH_BEFORE_COMMIT)

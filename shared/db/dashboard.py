@@ -1,0 +1,156 @@
+"""The tables behind the operators' dashboard: people and sessions, the book of actions, bulk actions, lanes, beats.
+
+None of them decides about money: without these rows every payment goes its way all the same.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Identity,
+    Index,
+    PrimaryKeyConstraint,
+    Table,
+    UniqueConstraint,
+    text,
+)
+
+from shared.db.columns import (
+    created_at,
+    instant,
+    json,
+    metadata,
+    minor_units,
+    one_of,
+    primary_key,
+    reference,
+    string,
+)
+from shared.domain.roles import Role
+
+people = Table(
+    "people",
+    metadata,
+    primary_key(),
+    string("name"),  # lower case; never given twice, since the book and the trail name people by it
+    string("role"),
+    string("password_hash", nullable=True),  # argon2id; null: only through a trusted proxy
+    string("time_zone", nullable=True),
+    Column("is_disabled", Boolean, nullable=False, server_default=text("false")),
+    string("added_by"),
+    instant("password_changed_at", nullable=True),  # machine time
+    created_at(),
+    UniqueConstraint("name"),
+    one_of("role", Role),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    string("token_hash"),  # the token itself is only in the browser
+    reference("person_id", "people.id"),
+    string("csrf_key"),
+    instant("began_at"),  # machine time, as all of this table
+    instant("last_seen_at"),
+    instant("expires_at"),
+    string("address", nullable=True),
+    string("agent", nullable=True),
+    PrimaryKeyConstraint("token_hash"),
+    Index("ix_sessions_person_id", "person_id"),
+    Index("ix_sessions_expires_at", "expires_at"),
+)
+
+sign_in_failures = Table(
+    "sign_in_failures",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    string("name"),  # as it was typed
+    string("address"),
+    instant("at"),  # machine time
+    Index("ix_sign_in_failures_name", "name", "at"),
+    Index("ix_sign_in_failures_address", "address", "at"),
+)
+
+actions = Table(  # the book: rows can't be changed or deleted (trigger)
+    "actions",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    instant("at"),  # business time
+    created_at(),
+    string("actor"),
+    string("role", nullable=True),
+    string("address", nullable=True),
+    string("action"),  # permanent: payment.charge, lane.pause, …
+    string("subject_kind", nullable=True),
+    string("subject", nullable=True),
+    string("reason", nullable=True),
+    string("outcome"),
+    json("seen"),
+    json("result"),
+    Index("ix_actions_actor", "actor", "id"),
+    Index("ix_actions_action", "action", "id"),
+    Index("ix_actions_subject", "subject", "id"),
+    one_of("outcome", ("done", "refused", "started", "finished")),
+)
+
+bulk_actions = Table(  # one action over many payments, that a person saw and confirmed; worked through in chunks
+    "bulk_actions",
+    metadata,
+    primary_key(),
+    string("action"),
+    json("filter"),
+    json("parameters"),
+    string("reason"),
+    string("requested_by"),
+    instant("requested_at"),  # business time
+    string("state"),
+    string("digest"),  # of the ids and amounts that the person saw
+    json("sums"),  # by currency, minor units
+    Column("expected", BigInteger, nullable=False),
+    json("counts"),
+    instant("finished_at", nullable=True),
+    created_at(),
+    one_of("state", ("running", "stopped", "finished")),
+    Index("ix_bulk_actions_unfinished", "created_at", postgresql_where=text("state = 'running'")),
+    Index("ix_bulk_actions_created_at", "created_at"),
+)
+
+bulk_items = Table(
+    "bulk_items",
+    metadata,
+    reference("bulk_id", "bulk_actions.id"),
+    reference("payment_id", "payments.id"),
+    minor_units("amount_minor"),
+    string("currency"),
+    string("state"),
+    string("result", nullable=True),  # in words: why it was refused
+    instant("done_at", nullable=True),  # business time
+    PrimaryKeyConstraint("bulk_id", "payment_id"),
+    one_of("state", ("waiting", "done", "refused", "stopped")),
+    # One payment is in one unfinished bulk action: two people who confirm the same at once don't do it twice.
+    Index("uq_bulk_items_waiting", "payment_id", unique=True, postgresql_where=text("state = 'waiting'")),
+    Index("ix_bulk_items_of_bulk", "bulk_id", "payment_id", postgresql_where=text("state = 'waiting'")),
+)
+
+lane_pauses = Table(  # a row stops the workers from taking messages of a queue
+    "lane_pauses",
+    metadata,
+    string("queue"),
+    string("paused_by"),
+    string("reason"),
+    instant("paused_at"),  # business time
+    created_at(),
+    PrimaryKeyConstraint("queue"),
+)
+
+process_beats = Table(  # each process says every few seconds that it lives
+    "process_beats",
+    metadata,
+    string("process"),  # kind, host, pid and start: one life of one process
+    string("kind"),  # web, scheduler, worker
+    json("data"),  # queues, threads, pid, host, release
+    instant("started_at"),  # machine time
+    instant("seen_at"),  # machine time
+    PrimaryKeyConstraint("process"),
+    Index("ix_process_beats_seen_at", "seen_at"),
+)

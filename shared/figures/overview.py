@@ -1,0 +1,61 @@
+"""Everything on the overview that may be some seconds old, gathered in one go."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, text
+
+from shared.domain.schedule import ScheduleEntry, next_moments
+from shared.figures.attempts import AttemptFigures, gather_attempts
+from shared.figures.lanes import PACE_OVER, LaneFigures, gather_lanes
+from shared.figures.money import MoneyFigures, gather_money
+from shared.figures.progress import RunProgress, gather_progress
+from shared.jobs import BATCH
+from shared.policy import Policy
+from shared.runs import schedule_of
+
+#: Beyond what a page waits for elsewhere: millions of payments are summed up here (s).
+LONGEST_S = 20
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The figures as of business time `as_of`."""
+
+    as_of: datetime
+    money: MoneyFigures
+    attempts: AttemptFigures
+    lanes: tuple[LaneFigures, ...]
+    runs: tuple[RunProgress, ...]
+    next_ticks: tuple[tuple[ScheduleEntry, datetime], ...]
+
+    @property
+    def still_to_ask(self) -> int:
+        """Payments of the present and the last month that wait for their turn."""
+        return sum(month.not_yet_asked.payments for month in self.money.months)
+
+    @property
+    def asked_in(self) -> timedelta | None:
+        """How long those take at the last minutes' pace; None: nobody knows."""
+        done = sum(lane.last_5_minutes for lane in self.lanes if lane.queue == BATCH)
+        return PACE_OVER * self.still_to_ask / done if done else None
+
+
+def gather_overview(connection: Connection, policy: Policy, now: datetime, machine_now: datetime) -> Overview:
+    """Gather the figures in the caller's transaction, which only reads."""
+    # A month is a large part of a year's table, but its index has a fifth of the pages: never read the table whole.
+    connection.execute(
+        text(
+            "SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true),"
+            " set_config('statement_timeout', :limit, true)"
+        ),
+        {"limit": f"{LONGEST_S}s"},
+    )
+    return Overview(
+        as_of=now,
+        money=gather_money(connection, policy, now),
+        attempts=gather_attempts(connection, policy, now),
+        lanes=gather_lanes(connection, now, machine_now),
+        runs=gather_progress(connection, policy, now),
+        next_ticks=tuple(next_moments(schedule_of(policy), now)),
+    )

@@ -1,0 +1,163 @@
+"""What operators do, in a real browser: see, find, charge, run again, requeue, pause; and all of it is booked."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+from sqlalchemy import text
+
+from tests.browser.conftest import Office
+from web.dashboard.visit import ROOT
+
+
+def booked(office: Office) -> list[tuple[str, str, str | None, str]]:
+    """The book without sign-ins: who, what, why, and what came of it."""
+    with office.diary.world.engine.connect() as connection:
+        return [
+            (row.actor, row.action, row.reason, row.outcome)
+            for row in connection.execute(
+                text("SELECT * FROM actions WHERE action NOT LIKE 'session.%' ORDER BY id")
+            )
+        ]
+
+
+def settle_down(page: Page) -> None:
+    page.wait_for_load_state("networkidle")
+
+
+def test_a_declined_payment_is_found_in_two_clicks_and_charged_after_a_preview(office: Office) -> None:
+    declined = office.accounts[2]  # pays at the third time; two declines are behind it by day 3
+    payment = office.diary.payment(office.accounts[0], "2026-10")
+    page = office.sit_down("anna")
+    page.get_by_role("link", name="insufficient_funds").first.click()
+    page.get_by_role("row", name=re.compile("A-000")).get_by_role("link").first.click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("$29.85")
+    expect(page.get_by_text("insufficient_funds").first).to_be_visible()
+    page.get_by_role("link", name=re.compile("Charge now")).click()
+    expect(page.get_by_text("visa ending in")).to_be_visible()
+    page.get_by_label(re.compile("^Why")).fill("the customer is on the phone")
+    page.get_by_role("button", name=re.compile(r"Charge \$29\.85 now")).click()
+    page.wait_for_url(f"**{ROOT}/payments/{payment}**")
+    attempts = len(office.diary.world.attempts(payment))
+    office.diary.work()
+    assert len(office.diary.world.attempts(payment)) == attempts + 1
+    assert booked(office) == [("operator:anna", "payment.charge", "the customer is on the phone", "done")]
+    page.goto(f"{ROOT}/audit")
+    expect(page.get_by_role("row", name=re.compile("payment.charge")).get_by_text("operator:anna")).to_be_visible()
+    assert office.diary.money(office.diary.payment(declined, "2026-10")) == [("2026-11-03 09:00", 29_87)]
+
+
+def test_a_month_is_run_again_after_a_preview_and_bills_what_came_late(office: Office) -> None:
+    late = office.accounts[9]
+    newcomer = office.diary.account("A-new")
+    office.diary.fee(newcomer, 12_34)
+    page = office.sit_down("anna")
+    page.get_by_role("link", name="Runs").first.click()
+    page.get_by_label("Month or day").fill("2026-10")
+    page.get_by_role("button", name=re.compile("Look at what it would do")).click()
+    expect(page.get_by_text("$12.34").first).to_be_visible()
+    page.get_by_label(re.compile("^Why")).fill("a customer was imported late")
+    page.get_by_role("button", name=re.compile("Run it again")).click()
+    settle_down(page)
+    office.diary.work()
+    assert office.diary.lines(newcomer, "2026-10") == [12_34]
+    assert len(office.diary.lines(late, "2026-10")) == 1
+    assert [line[:3] for line in booked(office)] == [
+        ("operator:anna", "run.again", "a customer was imported late"),
+    ]
+
+
+def test_a_dead_letter_is_requeued_once_and_a_paused_lane_says_who_paused_it(office: Office) -> None:
+    from dramatiq import Message
+
+    message: Message[None] = Message("batch", "charge_payment", ("no id",), {}, {"redis_message_id": "letter-1"})
+    client = office.broker.client
+    client.hset("duecourse:batch.XQ.msgs", "letter-1", message.encode())
+    client.zadd("duecourse:batch.XQ", {"letter-1": message.message_timestamp})
+    page = office.sit_down("anna")
+    page.get_by_role("link", name="Queues").first.click()
+    page.get_by_role("row", name=re.compile("^batch")).get_by_role("link", name="1").click()
+    expect(page.get_by_text("charge_payment").first).to_be_visible()
+    page.get_by_role("checkbox").first.check()
+    page.get_by_label(re.compile("^Why")).first.fill("Redis was full")
+    page.get_by_role("button", name=re.compile("^Requeue")).first.click()
+    settle_down(page)
+    assert client.zcard("duecourse:batch.XQ") == 0
+    assert client.llen("duecourse:batch") == 1
+    page.goto(f"{ROOT}/queues")
+    page.get_by_label("Why is it to stand still?").nth(1).fill("the processor is being moved")
+    page.get_by_role("button", name="Pause batch").click()
+    settle_down(page)
+    expect(page.get_by_text("the processor is being moved").first).to_be_visible()
+    assert booked(office) == [
+        ("operator:anna", "dead_letter.requeue", "Redis was full", "started"),  # Redis knows no transaction of ours
+        ("operator:anna", "dead_letter.requeue", "Redis was full", "done"),
+        ("operator:anna", "lane.pause", "the processor is being moved", "done"),
+    ]
+
+
+def test_a_viewer_sees_everything_and_may_do_none_of_it(office: Office) -> None:
+    payment = office.diary.payment(office.accounts[0], "2026-10")
+    page = office.sit_down("vera", "viewer")
+    for path in ("", "/payments", f"/payments/{payment}", "/runs", "/queues", "/findings", "/unknown", "/audit"):
+        answer = page.goto(f"{ROOT}{path}")
+        assert answer is not None
+        assert answer.status == 200
+        forms = page.locator("main form[method=post]")
+        expect(forms).to_have_count(0)
+    for path in (f"/payments/{payment}/charge", "/runs/again?job=monthly-invoices&period=2026-10&coverage=global"):
+        answer = page.goto(f"{ROOT}{path}")
+        assert answer is not None
+        assert answer.status == 403
+        expect(page.get_by_role("heading", level=1)).to_contain_text("needs the role operator")
+    assert booked(office) == []
+
+
+@pytest.mark.parametrize("hands", ["keyboard only", "no JavaScript", "phone"])
+def test_a_charge_needs_neither_mouse_nor_javascript_nor_a_wide_screen(office: Office, hands: str) -> None:
+    payment = office.diary.payment(office.accounts[1], "2026-10")
+    how = {
+        "keyboard only": {},
+        "no JavaScript": {"java_script_enabled": False},
+        "phone": {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True},
+    }[hands]
+    page = office.sit_down("anna", **how)
+    page.goto(f"{ROOT}/payments/{payment}/charge")
+    if hands == "phone":
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, "nothing sticks out of the screen"
+    if hands == "keyboard only":
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.name") == "reason":
+                break
+        page.keyboard.type("by hand")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+    else:
+        page.get_by_label(re.compile("^Why")).fill("by hand")
+        page.get_by_role("button", name=re.compile("^Charge")).click()
+    page.wait_for_url(f"**{ROOT}/payments/{payment}?**")
+    assert booked(office) == [("operator:anna", "payment.charge", "by hand", "done")]
+
+
+def test_the_overview_refreshes_itself_and_rests_while_hidden(office: Office) -> None:
+    page = office.sit_down("vera", "viewer")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "hx-request" in request.headers else None)
+    page.evaluate("htmx.trigger(document.body, 'tick')")
+    page.wait_for_timeout(300)
+    assert asked, "the page asks for its parts by itself"
+    assert page.evaluate("document.querySelectorAll('[hx-get]').length") >= 1
+
+
+def test_nothing_on_any_page_is_refused_by_the_content_policy(office: Office) -> None:
+    from tests.browser.gallery import places
+
+    page = office.sit_down("ada", "admin")
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    for path in places(office).values():
+        page.goto(f"{ROOT}{path}")
+        settle_down(page)
+    assert complaints == []

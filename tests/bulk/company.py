@@ -1,0 +1,128 @@
+"""People who owe, and what operators do to many of them at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, Select, select
+
+from shared.bulk.actions import BulkAction
+from shared.bulk.book import Begun, Changed, Wanted, begin, resume, stop
+from shared.bulk.preview import Preview, preview
+from shared.collection.payments import Because
+from shared.collection.requests import Refused
+from shared.db.dashboard import actions, bulk_actions, bulk_items
+from shared.db.machinery import events
+from shared.db.session import in_transaction
+from shared.db.tables import payments
+from shared.jobs import ApplyBulkAction, ChargePayment, EndPayment
+from tests.seed import Account
+from tests.world import World
+from workers import use_cases
+
+ANNA = "operator:anna"
+
+
+def everything() -> Select[Any]:
+    return select(payments.c.id)
+
+
+@dataclass
+class Desk:
+    """What an operator sees and confirms."""
+
+    world: World
+
+    def account(self, name: str, amounts: Sequence[int] = (), coverage: str = "global") -> Account:
+        """Somebody with a card of their own, and payments of so much."""
+        account = self.world.account(name, coverage)
+        self.world.card_of(account, self.world.simulator.make_card(coverage).token)
+        for amount in amounts:
+            self.world.owes(account, amount)
+        return account
+
+    def sees(self, action: BulkAction, ids: Select[Any] | None = None) -> Preview:
+        with self.world.engine.connect() as connection:
+            found = preview(connection, action, everything() if ids is None else ids, self.world.clock.now())
+        assert isinstance(found, Preview), found
+        return found
+
+    def confirms(
+        self,
+        action: BulkAction,
+        digest: str,
+        who: str = ANNA,
+        ids: Select[Any] | None = None,
+        until: date | None = None,
+        reason: str = "month end",
+    ) -> Begun | Changed | Refused:
+        chosen = everything() if ids is None else ids
+        wanted = Wanted(action, {"states": ["due"]}, until, digest)
+        because = Because(who, self.world.clock.now(), reason)
+        return in_transaction(self.world.engine, lambda connection: begin(connection, wanted, chosen, because))
+
+    def begins(self, action: BulkAction, **how: Any) -> UUID:
+        begun = self.confirms(action, self.sees(action, how.get("ids")).digest, **how)
+        assert isinstance(begun, Begun), begun
+        return begun.bulk_id
+
+    def stops(self, bulk_id: UUID, reason: str = "too many") -> Row[Any] | Refused:
+        because = Because("operator:bob", self.world.clock.now(), reason)
+        return in_transaction(self.world.engine, lambda connection: stop(connection, bulk_id, because))
+
+    def resumes(self, bulk_id: UUID, reason: str = "they are right") -> Row[Any] | Refused:
+        because = Because("operator:bob", self.world.clock.now(), reason)
+        return in_transaction(self.world.engine, lambda connection: resume(connection, bulk_id, because))
+
+    # -- work
+
+    def applies(self, bulk_id: UUID) -> None:
+        use_cases.apply_bulk_action(self.world.runtime, bulk_id)
+
+    def does_what_is_rung(self) -> None:
+        while self.world.rung:
+            match self.world.rung.pop(0):
+                case ApplyBulkAction(bulk_id):
+                    self.applies(bulk_id)
+                case ChargePayment(payment_id):
+                    self.world.charge(payment_id)
+                case EndPayment(payment_id):
+                    use_cases.end_payment(self.world.runtime, payment_id)
+                case job:
+                    raise AssertionError(job)
+
+    # -- looking
+
+    def bulk(self, bulk_id: UUID) -> Row[Any]:
+        with self.world.engine.connect() as connection:
+            return connection.execute(select(bulk_actions).where(bulk_actions.c.id == bulk_id)).one()
+
+    def items(self, bulk_id: UUID) -> dict[UUID, tuple[str, str | None]]:
+        with self.world.engine.connect() as connection:
+            rows = connection.execute(select(bulk_items).where(bulk_items.c.bulk_id == bulk_id))
+            return {row.payment_id: (row.state, row.result) for row in rows}
+
+    def book(self) -> list[Row[Any]]:
+        with self.world.engine.connect() as connection:
+            return list(connection.execute(select(actions).order_by(actions.c.id)))
+
+    def told(self, event_type: str) -> list[Row[Any]]:
+        with self.world.engine.connect() as connection:
+            return list(connection.execute(select(events).where(events.c.type == event_type)))
+
+    def owed(self) -> dict[UUID, int]:
+        with self.world.engine.connect() as connection:
+            return {row.id: row.amount_minor for row in connection.execute(select(payments))}
+
+    def states(self) -> list[str]:
+        with self.world.engine.connect() as connection:
+            return sorted(connection.scalars(select(payments.c.state)))
+
+    def charged(self) -> dict[UUID, list[int]]:
+        """The processor's ledger, by payment: minor units."""
+        found: dict[UUID, list[int]] = {}
+        for line in self.world.simulator.iter_ledger():
+            found.setdefault(UUID(line.metadata["duecourse_payment_id"]), []).append(line.amount)
+        return found

@@ -1,0 +1,348 @@
+"""A bulk action does what was seen, once for each payment, by the single action; people stop and resume it."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import date, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+
+from shared.access.book import Act
+from shared.bulk import book, progress
+from shared.bulk.actions import BulkAction
+from shared.bulk.book import BEGIN_LOCK, Begun, Changed
+from shared.bulk.progress import CHUNK
+from shared.collection.decisions import hold_payment
+from shared.collection.requests import Refused
+from shared.crash_points import Crashed, CrashPoint, armed, crashing_at
+from shared.db.sources import SOURCES, Moment
+from shared.db.tables import payments
+from shared.jobs import ApplyBulkAction, ChargePayment, EndPayment
+from shared.runtime import Runtime
+from simulator.stories import AlwaysDeclines
+from tests.bulk.company import ANNA, Desk
+from tests.invoicing.month_start import wait_for_waiter
+from workers import use_cases
+
+
+def due(desk: Desk) -> set[Any]:
+    world = desk.world
+    with world.engine.connect() as connection:
+        parameters = Moment(world.clock.now(), world.machine()).parameters()
+        return {source.job(row) for source in SOURCES for row in connection.execute(source.query, parameters)}
+
+
+def hasty(desk: Desk, seconds: float) -> Runtime:
+    """A worker for whom each look at the clock takes so long that its time is up after a chunk."""
+    began = desk.world.machine()
+    ticks = (began + timedelta(seconds=seconds * number) for number in range(1_000))
+    return replace(desk.world.runtime, machine_now=lambda: next(ticks))
+
+
+def many(desk: Desk, number: int, each: int = 10) -> None:
+    """So many payments of five dollars and more, ten to an account, all amounts different."""
+    for start in range(0, number, each):
+        amounts = [5_00 + place for place in range(start, min(start + each, number))]
+        desk.account(f"A-{start}", amounts)
+
+
+# -- what is seen is what is done
+
+
+def test_five_hundred_payments_are_charged_once_each(desk: Desk) -> None:
+    many(desk, 500)
+    bulk_id = desk.begins(BulkAction.CHARGE)
+    assert desk.bulk(bulk_id).counts == {"waiting": 500, "done": 0, "refused": 0, "stopped": 0}
+    desk.world.rung.append(ApplyBulkAction(bulk_id))
+    desk.does_what_is_rung()
+    assert desk.charged() == {payment: [amount] for payment, amount in desk.owed().items()}
+    bulk = desk.bulk(bulk_id)
+    assert (bulk.state, bulk.finished_at, bulk.expected) == ("finished", desk.world.clock.now(), 500)
+    assert bulk.counts == {"waiting": 0, "done": 500, "refused": 0, "stopped": 0}
+    assert set(desk.items(bulk_id).values()) == {("done", None)}
+    assert due(desk) == set()
+
+
+def test_each_payment_is_decided_about_as_its_own_page_does_with_name_and_reason(desk: Desk) -> None:
+    desk.account("A-1", [5_00])
+    bulk_id = desk.begins(BulkAction.CHARGE, reason="the outage is over")
+    desk.applies(bulk_id)
+    (payment,) = desk.owed()
+    (moved,) = (row for row in desk.told("payment_rescheduled") if row.payment_id == payment)
+    assert (moved.actor, moved.reason) == (ANNA, "the outage is over")
+    row = desk.world.payment(payment)
+    assert (row.lane, row.trigger, row.requested_by) == ("batch", "operator", ANNA), (
+        "nobody's click waits behind it"
+    )
+    assert desk.world.rung == [ChargePayment(payment, "batch")]
+
+
+@pytest.mark.parametrize(
+    ("action", "states"),
+    [(BulkAction.WRITE_OFF, ["uncollectible"] * 2), (BulkAction.VOID, ["void"] * 2)],
+)
+def test_a_bulk_ending_cancels_what_could_still_be_paid(desk: Desk, action: BulkAction, states: list[str]) -> None:
+    account = desk.account("A-1", [5_00, 7_00])
+    asked = min(desk.owed())
+    desk.world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    desk.world.charge(asked)
+    bulk_id = desk.begins(action)
+    desk.applies(bulk_id)
+    assert desk.items(bulk_id)[asked] == ("done", "as soon as its PaymentIntent is canceled")
+    assert desk.world.rung == [EndPayment(asked)]
+    desk.does_what_is_rung()
+    assert desk.states() == states
+    assert desk.world.intents(asked)[0].closed_reason == "canceled"
+
+
+def test_a_bulk_hold_and_its_release(desk: Desk) -> None:
+    desk.account("A-1", [5_00, 7_00])
+    held = desk.begins(BulkAction.HOLD, until=date(2026, 11, 20))
+    desk.applies(held)
+    assert due(desk) == set()
+    payment = min(desk.owed())
+    assert desk.world.payment(payment).state_reason == "month end (held by operator:anna until 2026-11-20)"
+    assert desk.bulk(held).parameters == {"until": "2026-11-20"}
+    released = desk.begins(BulkAction.RELEASE)
+    desk.applies(released)
+    assert len(due(desk)) == 2
+
+
+def test_what_changed_since_it_was_seen_is_not_begun_and_is_shown_anew(desk: Desk) -> None:
+    account = desk.account("A-1", [5_00])
+    seen = desk.sees(BulkAction.CHARGE)
+    desk.world.owes(account, 9_00)
+    answer = desk.confirms(BulkAction.CHARGE, seen.digest)
+    assert isinstance(answer, Changed)
+    assert (answer.now.count, answer.now.sums) == (2, {"USD": 14_00})
+    with desk.world.engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM bulk_actions")).scalar_one() == 0
+    assert isinstance(desk.confirms(BulkAction.CHARGE, answer.now.digest), Begun)
+
+
+def test_what_changes_between_the_look_and_the_taking_is_not_begun_either(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The items are written by one statement: what it took is compared with what was seen."""
+    account = desk.account("A-1", [5_00])
+    look = book.preview
+
+    def look_and_somebody_else_commits(*arguments: Any) -> Any:
+        found = look(*arguments)
+        desk.world.owes(account, 9_00)
+        return found
+
+    monkeypatch.setattr(book, "preview", look_and_somebody_else_commits)
+    answer = desk.confirms(BulkAction.CHARGE, desk.sees(BulkAction.CHARGE).digest)
+    assert isinstance(answer, Changed)
+    with desk.world.engine.connect() as connection:
+        for table in ("bulk_actions", "bulk_items"):
+            assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() == 0
+
+
+def test_nothing_to_do_and_no_reason_are_refused(desk: Desk) -> None:
+    assert isinstance(desk.confirms(BulkAction.CHARGE, desk.sees(BulkAction.CHARGE).digest), Refused)
+    desk.account("A-1", [5_00])
+    digest = desk.sees(BulkAction.CHARGE).digest
+    assert isinstance(desk.confirms(BulkAction.CHARGE, digest, reason=" "), Refused)
+    assert isinstance(desk.confirms(BulkAction.CHARGE, digest), Begun)
+
+
+def test_two_people_confirm_the_same_at_once_one_begins_and_the_other_sees_who_did(desk: Desk) -> None:
+    many(desk, 20)
+    digest = desk.sees(BulkAction.CHARGE).digest
+    engine = desk.world.engine
+    with ThreadPoolExecutor(2) as people, engine.connect() as gate:
+        gate.execute(select(text(f"pg_advisory_xact_lock({BEGIN_LOCK})")))
+        both = [people.submit(desk.confirms, BulkAction.CHARGE, digest, who) for who in (ANNA, "operator:bob")]
+        wait_for_waiter(engine, "(SELECT count(*) FROM pg_locks w WHERE NOT w.granted) >= 2")
+        gate.commit()
+        answers = [one.result() for one in both]
+    (begun,) = (one for one in answers if isinstance(one, Begun))
+    (changed,) = (one for one in answers if isinstance(one, Changed))
+    (left_out,) = changed.now.left_out
+    assert changed.now.count == 0
+    assert (left_out.why, left_out.count, left_out.bulk_id) == ("elsewhere", 20, begun.bulk_id)
+    assert left_out.who == desk.bulk(begun.bulk_id).requested_by
+    desk.applies(begun.bulk_id)
+    desk.does_what_is_rung()
+    assert desk.charged() == {payment: [amount] for payment, amount in desk.owed().items()}
+
+
+def test_what_happened_since_the_begin_is_refused_with_words_and_the_rest_is_done(desk: Desk) -> None:
+    account = desk.account("A-1", [5_00, 6_00, 7_00])
+    desk.account("A-2", [8_00])
+    bulk_id = desk.begins(BulkAction.CHARGE)
+    paid, held, *_ = sorted(
+        payment for payment in desk.owed() if desk.world.payment(payment).account_id == account.id
+    )
+    desk.world.charge(paid)
+    with desk.world.engine.begin() as connection:
+        hold_payment(connection, desk.world.policy, held, None, "operator:bob", "disputed", desk.world.clock.now())
+    desk.applies(bulk_id)
+    items = desk.items(bulk_id)
+    assert items.pop(paid) == ("refused", "it was paid at 2026-11-01 09:00 UTC")
+    assert items.pop(held)[0] == "refused"
+    assert set(items.values()) == {("done", None)}
+    assert desk.bulk(bulk_id).counts == {"waiting": 0, "done": 2, "refused": 2, "stopped": 0}
+    desk.does_what_is_rung()
+    assert desk.world.payment(held).held_until is not None, "a hold isn't released by thousands"
+    assert len(desk.charged()[paid]) == 1
+
+
+# -- the worker
+
+
+def test_it_works_in_chunks_and_rings_again_when_its_time_is_up(desk: Desk) -> None:
+    many(desk, CHUNK + 10)
+    bulk_id = desk.begins(BulkAction.CHARGE)
+    use_cases.apply_bulk_action(hasty(desk, 15), bulk_id)
+    assert desk.bulk(bulk_id).counts == {"waiting": 10, "done": CHUNK, "refused": 0, "stopped": 0}
+    assert desk.world.rung.count(ApplyBulkAction(bulk_id)) == 1
+    assert ApplyBulkAction(bulk_id) in due(desk), "should that be lost, the sweep rings"
+    desk.does_what_is_rung()
+    assert desk.bulk(bulk_id).state == "finished"
+
+
+def test_two_workers_on_one_bulk_action_take_turns(desk: Desk) -> None:
+    many(desk, 60)
+    bulk_id = desk.begins(BulkAction.CHARGE)
+    with ThreadPoolExecutor(3) as workers:
+        for one in [workers.submit(desk.applies, bulk_id) for _ in range(3)]:
+            one.result()
+    while desk.bulk(bulk_id).state != "finished":
+        desk.applies(bulk_id)
+    rung = [job for job in desk.world.rung if isinstance(job, ChargePayment)]
+    assert len(rung) == len(set(rung)) == 60
+    assert len(desk.told("bulk_action_finished")) == 1
+
+
+@pytest.mark.parametrize("arrival", [1, 2])
+@pytest.mark.parametrize(
+    "point",
+    sorted(point for point in CrashPoint if point.startswith("bulk.") and point is not CrashPoint.BULK_RINGING),
+)
+def test_killed_anywhere_what_is_done_is_done_once_and_the_rest_goes_on(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, point: CrashPoint, arrival: int
+) -> None:
+    monkeypatch.setattr(progress, "CHUNK", 5)
+    many(desk, 12)
+    bulk_id = desk.begins(BulkAction.CHARGE)
+    if point is CrashPoint.BULK_FINISH_BEFORE_COMMIT:
+        arrival = 1
+    with crashing_at(point, arrival) as crash, pytest.raises(Crashed):
+        desk.applies(bulk_id)
+    crash.bury()
+    states = [state for state, _ in desk.items(bulk_id).values()]
+    assert desk.bulk(bulk_id).counts["done"] == states.count("done"), "the row says how far it is"
+    assert desk.bulk(bulk_id).state == "running"
+    assert ApplyBulkAction(bulk_id) in due(desk), "it goes on by itself"
+    done_before = {payment for payment, (state, _) in desk.items(bulk_id).items() if state == "done"}
+    desk.world.rung.clear()  # what the dead had rung for is lost too
+    desk.applies(bulk_id)
+    assert all(desk.items(bulk_id)[payment] == ("done", None) for payment in done_before)
+    for payment in desk.owed():
+        desk.world.charge(payment)
+    assert desk.charged() == {payment: [amount] for payment, amount in desk.owed().items()}
+    made_due = [row.payment_id for row in desk.told("payment_rescheduled")]
+    assert len(made_due) == len(set(made_due)) == len(desk.owed()), "decided about once each"
+    assert desk.bulk(bulk_id).counts == {"waiting": 0, "done": len(desk.owed()), "refused": 0, "stopped": 0}
+    assert [row.action for row in desk.book()] == [Act.BULK_FINISH]
+
+
+def test_the_book_and_the_trail_say_what_was_begun_and_what_came_of_it(desk: Desk) -> None:
+    desk.account("A-1", [5_00, 6_00])
+    seen = desk.sees(BulkAction.CHARGE)
+    bulk_id = desk.begins(BulkAction.CHARGE)
+    desk.applies(bulk_id)
+    (begun,), (finished,) = desk.told("bulk_action_begun"), desk.told("bulk_action_finished")
+    assert (begun.actor, begun.reason, begun.data["bulk_id"]) == (ANNA, "month end", str(bulk_id))
+    assert (begun.data["digest"], begun.data["sums"]) == (seen.digest, {"USD": 11_00})
+    counts = {"waiting": 0, "done": 2, "refused": 0, "stopped": 0}
+    assert finished.data["counts"] == counts
+    (line,) = desk.book()
+    assert (line.action, line.actor, line.outcome, line.subject) == (
+        Act.BULK_FINISH,
+        ANNA,
+        "finished",
+        str(bulk_id),
+    )
+    assert line.result == {"action": "charge", **counts}
+
+
+# -- stop and resume
+
+
+def test_a_person_stops_it_between_chunks_and_another_resumes_it(desk: Desk) -> None:
+    many(desk, CHUNK + 10)
+    bulk_id = desk.begins(BulkAction.CHARGE)
+    use_cases.apply_bulk_action(hasty(desk, 15), bulk_id)
+    assert not isinstance(desk.stops(bulk_id), Refused)
+    assert desk.bulk(bulk_id).state == "stopped"
+    assert desk.bulk(bulk_id).counts == {"waiting": 0, "done": CHUNK, "refused": 0, "stopped": 10}
+    desk.world.rung.clear()
+    desk.applies(bulk_id)
+    assert desk.world.rung == [], "a stopped one does nothing"
+    assert ApplyBulkAction(bulk_id) not in due(desk)
+    assert isinstance(desk.stops(bulk_id), Refused)
+    assert not isinstance(desk.resumes(bulk_id), Refused)
+    assert ApplyBulkAction(bulk_id) in due(desk)
+    desk.applies(bulk_id)
+    assert desk.bulk(bulk_id).counts == {"waiting": 0, "done": CHUNK + 10, "refused": 0, "stopped": 0}
+    assert [row.reason for row in desk.told("bulk_action_stopped")] == ["too many"]
+    assert [(row.actor, row.reason) for row in desk.told("bulk_action_resumed")] == [
+        ("operator:bob", "they are right")
+    ]
+    assert isinstance(desk.resumes(bulk_id), Refused), "it is finished"
+    assert isinstance(desk.stops(bulk_id), Refused)
+
+
+def test_what_another_one_has_by_then_is_left_to_it(desk: Desk) -> None:
+    desk.account("A-1", [5_00, 6_00, 7_00])
+    first = desk.begins(BulkAction.CHARGE)
+    desk.stops(first)
+    one = min(desk.owed())
+    second = desk.begins(BulkAction.HOLD, ids=select(payments.c.id).where(payments.c.id == one))
+    desk.resumes(first)
+    assert desk.items(first)[one] == ("refused", "another bulk action has it: it began while this was stopped")
+    assert desk.bulk(first).counts == {"waiting": 2, "done": 0, "refused": 1, "stopped": 0}
+    desk.applies(first)
+    desk.applies(second)
+    assert desk.bulk(first).state == desk.bulk(second).state == "finished"
+    desk.does_what_is_rung()
+    assert desk.world.charged(one) == []
+
+
+def test_without_a_reason_nobody_stops_or_resumes(desk: Desk) -> None:
+    desk.account("A-1", [5_00])
+    bulk_id = desk.begins(BulkAction.CHARGE)
+    assert isinstance(desk.stops(bulk_id, " "), Refused)
+    desk.stops(bulk_id)
+    assert isinstance(desk.resumes(bulk_id, ""), Refused)
+    assert desk.bulk(bulk_id).state == "stopped"
+
+
+def test_a_stop_waits_for_the_chunk_that_is_under_way(desk: Desk) -> None:
+    many(desk, 2 * CHUNK)
+    bulk_id = desk.begins(BulkAction.CHARGE)
+    in_chunk, go_on = threading.Event(), threading.Event()
+
+    def stand_still(point: CrashPoint) -> None:
+        if point is CrashPoint.BULK_CHUNK_BEFORE_COMMIT and not in_chunk.is_set():
+            in_chunk.set()
+            assert go_on.wait(20)
+
+    with ThreadPoolExecutor(2) as both, armed(stand_still):
+        working = both.submit(desk.applies, bulk_id)
+        assert in_chunk.wait(20)
+        stopping = both.submit(desk.stops, bulk_id)
+        wait_for_waiter(desk.world.engine)
+        go_on.set()
+        assert not isinstance(stopping.result(), Refused)
+        working.result()
+    counts = desk.bulk(bulk_id).counts
+    assert counts["waiting"] == 0
+    assert counts["done"] + counts["stopped"] == 2 * CHUNK
+    assert counts["done"] >= CHUNK, "the chunk under way was not lost"

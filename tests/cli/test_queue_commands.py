@@ -1,0 +1,85 @@
+"""`duecourse queues …` as it is typed, and what `doctor` says of lanes and processes."""
+
+import json
+from typing import Any
+
+import pytest
+import typer
+from click.testing import Result
+from sqlalchemy import select
+from typer.testing import CliRunner
+
+from cli import queue_commands
+from shared.beats import WEB, WORKER, Beats
+from shared.db.dashboard import actions, lane_pauses
+from tests.cli.terminal import Terminal
+from tests.world import World
+
+app = typer.Typer()
+app.add_typer(queue_commands.app, name="queues")
+
+
+def queues(*words: str) -> Result:
+    return CliRunner().invoke(app, ["queues", *words], catch_exceptions=False)
+
+
+def paused(world: World) -> list[str]:
+    with world.engine.connect() as connection:
+        return list(connection.scalars(select(lane_pauses.c.queue)))
+
+
+def test_a_lane_is_paused_and_resumed_by_name_and_with_a_reason(world: World, terminal: Terminal) -> None:
+    result = queues("pause", "batch", "--reason", "issuer is away")
+    assert result.exit_code == 0, result.output
+    assert "batch is paused" in result.stdout
+    assert paused(world) == ["batch"]
+    again = queues("pause", "batch", "--reason", "me too")
+    assert again.exit_code == 1
+    assert "issuer is away" in " ".join(again.output.split())
+    listed: Any = json.loads(queues("list", "--json").stdout)
+    assert [lane["paused_because"] for lane in listed if lane["lane"] == "batch"] == ["issuer is away"]
+    assert "issuer is away" in queues("list").stdout
+    assert queues("resume", "batch", "--reason", "it is back").exit_code == 0
+    assert queues("resume", "batch", "--reason", "it is back").exit_code == 1
+    assert paused(world) == []
+    with world.engine.connect() as connection:
+        told = connection.execute(
+            select(actions.c.action, actions.c.subject, actions.c.reason, actions.c.outcome).order_by(actions.c.id)
+        )
+        assert [tuple(line) for line in told] == [
+            ("lane.pause", "batch", "issuer is away", "done"),
+            ("lane.pause", "batch", "me too", "refused"),
+            ("lane.resume", "batch", "it is back", "done"),
+            ("lane.resume", "batch", "it is back", "refused"),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [(("pause", "mail", "--reason", "x"), "no lane 'mail'"), (("pause", "batch", "--reason", " "), "is empty")],
+)
+def test_an_unknown_lane_and_an_empty_reason_are_refused(
+    world: World, terminal: Terminal, words: tuple[str, ...], says: str
+) -> None:
+    result = queues(*words)
+    assert result.exit_code == 1
+    assert says in " ".join(result.output.split())
+    assert paused(world) == []
+
+
+def test_with_redis_away_the_rows_are_listed_all_the_same(world: World, terminal: Terminal) -> None:
+    terminal.set(REDIS_URL="redis://127.0.0.1:1/0")
+    result = queues("list")
+    assert result.exit_code == 0
+    assert "nothing is lost" in " ".join(result.output.split())
+    assert "settlement" in result.stdout
+
+
+def test_the_doctor_names_paused_lanes_and_living_processes(world: World, terminal: Terminal) -> None:
+    queues("pause", "night", "--reason", "the books are being mended")
+    for kind in (WEB, WORKER, WORKER):
+        Beats(lambda: world.engine, kind).beat()
+    told: Any = terminal.json("doctor")
+    says = {finding["subject"]: finding["says"] for finding in told["findings"]}
+    assert says["processes"] == "1 web, 2 worker"
+    assert "the books are being mended" in says["lane night"]

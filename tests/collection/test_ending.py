@@ -1,0 +1,564 @@
+"""Write off and void: never while the payment could still be paid, always in the end, and money always wins."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import select, text
+
+from shared.audit import Scope, audit
+from shared.collection.cards import find_card, register_card
+from shared.collection.decisions import TakenBack, cancel_ending, hold_payment, request_ending
+from shared.collection.ending import Ended
+from shared.collection.record import record_observation
+from shared.collection.registrations import Registration
+from shared.collection.requests import Refused, preview_charge, request_charge
+from shared.db.machinery import events
+from shared.db.sources import SOURCES, Moment
+from shared.db.tables import invoices, payments
+from shared.domain.states import Lane, PaymentState
+from shared.explain import explain_payment
+from shared.gateway.port import Answer, Outcome
+from shared.jobs import ChargePayment, EndPayment, Job, SettleAttempt
+from simulator.stories import AlwaysDeclines, NeedsAuthentication, Pays
+from tests.collection.test_missing_answers import (
+    KilledError,
+    Wire,
+    kill,
+    let_the_lease_run_out,
+    lose,
+    sent,
+    settle_last,
+)
+from tests.seed import Account, add_fee, add_run
+from tests.world import World, api_key
+from workers.use_cases.end_payment import end_payment
+from workers.use_cases.generate_invoices import generate_invoices
+
+ANNA = "operator:anna"
+VOID, WRITTEN_OFF = PaymentState.VOID, PaymentState.UNCOLLECTIBLE
+
+
+@pytest.fixture
+def wire(world: World) -> Wire:
+    wire = Wire(world.runtime.gateways["global"])
+    world.runtime = replace(world.runtime, gateways={**world.runtime.gateways, "global": wire})
+    return wire
+
+
+@pytest.fixture
+def account(world: World) -> Account:
+    account = world.account("A-1")
+    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    return account
+
+
+def ask_to_end(world: World, payment: UUID, as_: PaymentState = VOID, reason: str = "billed by mistake") -> Any:
+    with world.engine.begin() as connection:
+        return request_ending(connection, world.policy, payment, as_, ANNA, reason, world.clock.now())
+
+
+def take_back(world: World, payment: UUID, reason: str = "it was right") -> TakenBack | Refused:
+    with world.engine.begin() as connection:
+        return cancel_ending(connection, payment, "operator:bob", reason, world.clock.now())
+
+
+def end(world: World, payment: UUID) -> None:
+    end_payment(world.runtime, payment)
+
+
+def declined(world: World, account: Account) -> UUID:
+    """A payment with a live PaymentIntent that could still be paid."""
+    payment = world.owes(account)
+    world.charge(payment)
+    assert world.intents(payment)[0].closed_reason is None
+    return payment
+
+
+def due(world: World) -> set[Job]:
+    with world.engine.connect() as connection:
+        moment = Moment(world.clock.now(), world.machine())
+        return {
+            source.job(row)
+            for source in SOURCES
+            for row in connection.execute(source.query, moment.parameters(timedelta(0)))
+        }
+
+
+def status_there(world: World, payment: UUID, which: int = 0) -> str:
+    intent_id = world.intents(payment)[which].stripe_payment_intent_id
+    answer = world.runtime.gateways["global"].retrieve_payment_intent(intent_id)
+    assert answer.payment_intent is not None
+    return answer.payment_intent.status
+
+
+def confirms_there(world: World, payment: UUID, account: Account) -> None:
+    """The customer pays on our page with another card, and nobody tells us."""
+    import httpx
+
+    card = world.at_processor(account, story=Pays())
+    (intent,) = world.intents(payment)
+    answer = httpx.post(
+        f"{world.simulator.url}/v1/payment_intents/{intent.stripe_payment_intent_id}/confirm",
+        auth=(api_key("global"), ""),
+        data={"payment_method": card.payment_method, "return_url": "https://example.com/back"},
+        trust_env=False,
+    )
+    answer.raise_for_status()
+
+
+def told(world: World, payment: UUID, kind: str) -> list[Any]:
+    with world.engine.connect() as connection:
+        return list(connection.execute(select(events).filter_by(payment_id=payment, type=kind)))
+
+
+def assert_clean(world: World, payment: UUID) -> None:
+    """The audit's promises that hold for payments without invoices."""
+    report = audit(
+        world.engine,
+        Scope(now=world.clock.now(), machine_now=world.machine(), forgotten_after=timedelta(0)),
+        gateways=None,
+        coverages=world.policy.coverages,
+    )
+    seeded = {"invoice-beside-payment", "trail-has-no-gap"}  # these payments were put there without an invoice
+    broken = {result.check.name for result in report.results if result.broken} - seeded
+    assert broken == set(), payment
+
+
+# -- at once
+
+
+@pytest.mark.parametrize(("as_", "word"), [(VOID, "voided"), (WRITTEN_OFF, "written off")])
+def test_a_payment_that_was_never_asked_for_ends_at_once(
+    world: World, account: Account, as_: PaymentState, word: str
+) -> None:
+    payment = world.owes(account)
+    assert ask_to_end(world, payment, as_) == Ended(payment, as_)
+    row = world.payment(payment)
+    assert (row.state, row.ending_as, row.next_attempt_at) == (as_, None, None)
+    assert row.state_reason == f"{word} by operator:anna: billed by mistake"
+    assert [kind for kind, _ in world.trail(payment)] == ["ending_requested", "payment_moved"]
+    (moved,) = told(world, payment, "payment_moved")
+    assert (moved.actor, moved.reason) == (ANNA, row.state_reason)
+    world.charge(payment)
+    assert world.intents(payment) == []
+    assert due(world) == set()
+
+
+def test_a_payment_without_a_card_and_one_that_waits_for_a_transfer_end_at_once(world: World) -> None:
+    account = world.account("no-card")
+    waiting, transfer = (
+        world.owes(account),
+        world.owes(account, state=PaymentState.AWAITING_TRANSFER, state_reason="pays by bank transfer"),
+    )
+    world.charge(waiting)
+    for payment in (waiting, transfer):
+        assert isinstance(ask_to_end(world, payment), Ended)
+        assert world.payment(payment).state == "void"
+
+
+def test_a_held_payment_may_be_ended(world: World, account: Account) -> None:
+    payment = declined(world, account)
+    with world.engine.begin() as connection:
+        hold_payment(connection, world.policy, payment, None, ANNA, "disputed", world.clock.now())
+    assert ask_to_end(world, payment) == EndPayment(payment)
+    end(world, payment)
+    assert (world.payment(payment).state, world.payment(payment).held_until) == ("void", None)
+
+
+def test_void_voids_the_invoice_and_a_write_off_leaves_it(world: World) -> None:
+    ids = {}
+    for name in ("void", "lost"):
+        account = world.account(name)
+        with world.engine.begin() as connection:
+            add_fee(connection, account, 7_00)
+    with world.engine.begin() as connection:
+        run_id = add_run(connection)
+    generate_invoices(world.runtime, run_id)
+    while world.rung:
+        world.rung.clear()
+        generate_invoices(world.runtime, run_id)
+    with world.engine.connect() as connection:
+        for row in connection.execute(
+            text("SELECT a.external_id AS name, p.id FROM payments p JOIN accounts a ON a.id = p.account_id")
+        ):
+            ids[row.name] = row.id
+    ask_to_end(world, ids["void"], VOID)
+    ask_to_end(world, ids["lost"], WRITTEN_OFF)
+    with world.engine.connect() as connection:
+        voided = {
+            row.id: row.voided_at
+            for row in connection.execute(
+                select(payments.c.id, invoices.c.voided_at).join(invoices, payments.c.invoice_id == invoices.c.id)
+            )
+        }
+    assert voided == {ids["void"]: world.clock.now(), ids["lost"]: None}
+    (event,) = told(world, ids["void"], "invoice_voided")
+    assert event.reason == "voided by operator:anna: billed by mistake"
+    assert told(world, ids["lost"], "invoice_voided") == []
+    report = audit(
+        world.engine,
+        Scope(now=world.clock.now(), machine_now=world.machine(), forgotten_after=timedelta(0)),
+        gateways=world.runtime.gateways,
+        coverages=world.policy.coverages,
+    )
+    assert [one.check.name for one in report.results if not one.holds] == []
+
+
+# -- after the PaymentIntent was seen canceled
+
+
+def test_a_payment_ends_only_when_its_payment_intent_was_seen_canceled(world: World, account: Account) -> None:
+    payment = declined(world, account)
+    assert ask_to_end(world, payment, WRITTEN_OFF) == EndPayment(payment)
+    waiting = world.payment(payment)
+    assert (waiting.state, waiting.ending_as) == ("retry_scheduled", "uncollectible")
+    assert due(world) == {EndPayment(payment)}
+    end(world, payment)
+    assert status_there(world, payment) == "canceled"
+    row = world.payment(payment)
+    assert (row.state, row.ending_as) == ("uncollectible", None)
+    assert row.state_reason == "written off by operator:anna: billed by mistake"
+    (intent,) = world.intents(payment)
+    cancel = world.attempts(payment)[-1]
+    assert (intent.closed_reason, cancel.kind, cancel.state) == ("canceled", "cancel", "canceled")
+    assert (cancel.requested_by, cancel.trigger, cancel.card_id) == (ANNA, "operator", None)
+    assert (world.charged(payment), due(world)) == ([], set())
+    assert_clean(world, payment)
+
+
+def test_from_the_request_on_nothing_charges_it(world: World, account: Account) -> None:
+    payment = declined(world, account)
+    world.clock.set(world.clock.now() + timedelta(days=2))
+    ask_to_end(world, payment)
+    confirms = sent(world, "/confirm")
+    world.charge(payment)
+    with world.engine.begin() as connection:
+        refused = request_charge(connection, payment, ANNA, "after all", world.clock.now())
+        assert isinstance(refused, Refused)
+        assert "wants it voided" in refused.reason
+        assert isinstance(preview_charge(connection, payment, world.clock.now()), Refused)
+    assert due(world) == {EndPayment(payment)}, "neither the lane nor the daily run has it"
+    assert sent(world, "/confirm") == confirms
+
+
+def register(world: World, account: Account) -> None:
+    """A card that pays, as the webhook of its SetupIntent brings it."""
+    registered = world.at_processor(account, story=Pays())
+    card = world.runtime.gateways["global"].retrieve_card(registered.payment_method)
+    with world.engine.begin() as connection:
+        known = find_card(connection, "global", registered.payment_method)
+        registration = Registration(
+            "global",
+            f"seti_{uuid4().hex}",
+            account.settings_id,
+            world.customer_id(account),
+            registered.payment_method,
+            True,
+            world.clock.now(),
+        )
+        register_card(connection, registration, card, known, world.clock.now())
+
+
+def test_a_card_registered_meanwhile_does_not_charge_it_and_charges_it_once_it_is_taken_back(
+    world: World, account: Account
+) -> None:
+    world.card_of(account, story=AlwaysDeclines(decline_code="expired_card"))
+    payment = declined(world, account)
+    assert world.payment(payment).state == "needs_payment_method"
+    ask_to_end(world, payment)
+    register(world, account)
+    world.charge(payment)
+    assert (world.payment(payment).state, due(world)) == ("needs_payment_method", {EndPayment(payment)})
+    assert world.trail(payment)[-1] == (
+        "charge_not_attempted",
+        "a card was registered, but an operator is ending the payment",
+    )
+    assert take_back(world, payment) == TakenBack(payment, None)
+    assert ChargePayment(payment, Lane.INTERACTIVE) in due(world), "no wake-up is lost (I15)"
+    world.charge(payment)
+    assert world.charged(payment) == [5_00]
+
+
+def test_it_waits_for_an_attempt_that_may_be_taking_the_money(world: World, wire: Wire) -> None:
+    payer = world.account("P-1")
+    world.card_of(payer)
+    wire.after["confirm_payment_intent"] = lose
+    payment = world.owes(payer)
+    world.charge(payment)
+    refused = ask_to_end(world, payment)
+    assert isinstance(refused, Refused)
+    assert refused.reason == "attempt 1 may be taking the money (unknown)"
+    assert world.payment(payment).ending_as is None
+    (event,) = told(world, payment, "decision_refused")
+    assert event.data == {"asked_for": "be voided", "asked_because": "billed by mistake"}
+
+
+@pytest.mark.parametrize("canceled_by", ["a person at the processor", "Stripe"])
+def test_whoever_cancels_it_first_it_ends(world: World, wire: Wire, account: Account, canceled_by: str) -> None:
+    payment = declined(world, account)
+    ask_to_end(world, payment)
+    (intent,) = world.intents(payment)
+    wire.cancel_payment_intent(intent.stripe_payment_intent_id, "somebody-elses-key")
+    answer = wire.retrieve_payment_intent(intent.stripe_payment_intent_id)
+    if canceled_by == "Stripe":
+        answer = replace(answer, payment_intent=replace(answer.payment_intent, cancellation_reason="automatic"))
+    record_observation(world.runtime, intent.id, answer, "stripe")
+    assert world.payment(payment).state == "void"
+    with world.engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM findings")).scalar_one() == 0
+    end(world, payment)
+    assert len(world.attempts(payment)) == 1, "nothing is left to cancel"
+    assert_clean(world, payment)
+
+
+# -- money wins
+
+
+@pytest.mark.parametrize("seen_by", ["the cancellation", "a webhook"])
+def test_money_that_came_in_first_is_booked_and_the_wish_is_over(
+    world: World, account: Account, seen_by: str
+) -> None:
+    payment = declined(world, account)
+    ask_to_end(world, payment)
+    confirms_there(world, payment, account)
+    if seen_by == "a webhook":
+        (intent,) = world.intents(payment)
+        answer = world.runtime.gateways["global"].retrieve_payment_intent(intent.stripe_payment_intent_id)
+        record_observation(world.runtime, intent.id, answer, "stripe")
+    end(world, payment)
+    row = world.payment(payment)
+    assert (row.state, row.ending_as) == ("paid", None)
+    assert world.charged(payment) == [5_00]
+    (event,) = told(world, payment, "ending_overtaken")
+    assert event.reason == "the money came in before it was voided, as operator:anna wanted"
+    assert isinstance(ask_to_end(world, payment), Refused)
+    assert_clean(world, payment)
+
+
+def test_a_webhook_of_success_while_the_cancellation_is_under_way_pays_it(
+    world: World, wire: Wire, account: Account
+) -> None:
+    payment = declined(world, account)
+    ask_to_end(world, payment)
+
+    def pays_and_we_are_told() -> None:
+        wire.before.clear()
+        confirms_there(world, payment, account)
+        (intent,) = world.intents(payment)
+        answer = wire.retrieve_payment_intent(intent.stripe_payment_intent_id)
+        record_observation(world.runtime, intent.id, answer, "stripe")
+
+    wire.before["cancel_payment_intent"] = pays_and_we_are_told
+    end(world, payment)
+    assert (world.payment(payment).state, world.payment(payment).ending_as) == ("paid", None)
+    assert world.charged(payment) == [5_00]
+    assert [attempt.state for attempt in world.attempts(payment)] == ["declined", "succeeded"]
+    assert_clean(world, payment)
+
+
+def test_of_a_charge_and_a_request_at_once_one_comes_first_and_the_other_sees_it(
+    world: World, wire: Wire, account: Account
+) -> None:
+    payment = world.owes(account)
+    answers: list[Any] = []
+    wire.before["confirm_payment_intent"] = lambda: answers.append(ask_to_end(world, payment))
+    world.charge(payment)
+    (refused,) = answers
+    assert isinstance(refused, Refused), "the attempt was committed before its request left"
+    wire.before.clear()
+    assert isinstance(ask_to_end(world, payment), EndPayment)
+    world.clock.set(world.clock.now() + timedelta(days=3))
+    wire.before["cancel_payment_intent"] = lambda: world.charge(payment)
+    end(world, payment)
+    assert (world.payment(payment).state, len(world.attempts(payment))) == ("void", 2)
+
+
+# -- lost and killed on the way
+
+
+@pytest.mark.parametrize("request_", ["cancel_payment_intent"])
+@pytest.mark.parametrize("when", ["lost after it was done", "killed before it left", "killed after it was done"])
+def test_a_cancellation_without_an_answer_is_settled_and_the_payment_ends(
+    world: World, wire: Wire, account: Account, when: str, request_: str
+) -> None:
+    payment = declined(world, account)
+    ask_to_end(world, payment)
+    if "lost" in when:
+        wire.after[request_] = lose
+        end(world, payment)
+    else:
+        (wire.before if "before" in when else wire.after)[request_] = kill
+        with pytest.raises(KilledError):
+            end(world, payment)
+    wire.before.clear()
+    wire.after.clear()
+    assert world.payment(payment).state == "retry_scheduled", "nobody has seen it canceled"
+    end(world, payment)
+    assert len(world.attempts(payment)) == 2, "its attempt is open: nobody asks beside it"
+    assert isinstance(take_back(world, payment), Refused)
+    let_the_lease_run_out(world)
+    assert SettleAttempt(world.attempts(payment)[-1].id) in due(world)
+    settle_last(world, payment)
+    if "before" in when:
+        assert world.attempts(payment)[-1].state == "not_sent"
+        assert world.payment(payment).ending_as == "void"
+        world.machine.pass_(seconds=30)
+        assert due(world) == {EndPayment(payment)}
+        end(world, payment)
+    assert world.payment(payment).state == "void"
+    assert status_there(world, payment) == "canceled"
+    assert_clean(world, payment)
+
+
+def test_a_processor_that_is_away_is_asked_again_after_a_pause(world: World, wire: Wire, account: Account) -> None:
+    payment = declined(world, account)
+    ask_to_end(world, payment)
+    wire.after["cancel_payment_intent"] = lambda _: Answer(Outcome.NOT_SENT, "rate_limited: not now")
+    end(world, payment)
+    assert due(world) == set(), "it backs off"
+    end(world, payment)
+    assert len(world.attempts(payment)) == 2
+    wire.after.clear()
+    world.machine.pass_(seconds=10)
+    assert due(world) == {EndPayment(payment)}
+    end(world, payment)
+    assert world.payment(payment).state == "void"
+    assert [attempt.state for attempt in world.attempts(payment)] == ["declined", "not_sent", "canceled"]
+
+
+# -- a create whose id was never learnt
+
+
+def with_an_unanswered_create(world: World, wire: Wire, account: Account) -> UUID:
+    payment = world.owes(account)
+    wire.after["create_payment_intent"] = lose
+    world.charge(payment)
+    wire.after.clear()
+    (intent,) = world.intents(payment)
+    assert (intent.stripe_payment_intent_id, intent.closed_reason) == (None, None)
+    return payment
+
+
+def test_a_create_without_an_answer_is_repeated_under_its_key_and_what_it_made_is_canceled(
+    world: World, wire: Wire, account: Account
+) -> None:
+    payment = with_an_unanswered_create(world, wire, account)
+    assert ask_to_end(world, payment) == EndPayment(payment), "it may be there, and nobody knows its id"
+    assert world.payment(payment).state == "due"
+    end(world, payment)
+    assert world.payment(payment).state == "void"
+    (intent,) = world.intents(payment)
+    assert intent.closed_reason == "canceled"
+    assert status_there(world, payment) == "canceled"
+    made = [seen for seen in world.simulator.requests(limit=10_000) if seen.path == "/v1/payment_intents"]
+    assert len({seen.idempotency_key for seen in made}) == 1
+    assert_clean(world, payment)
+
+
+def test_killed_between_that_create_and_its_cancellation_it_goes_on_by_itself(
+    world: World, wire: Wire, account: Account
+) -> None:
+    payment = with_an_unanswered_create(world, wire, account)
+    ask_to_end(world, payment)
+    wire.after["create_payment_intent"] = kill
+    with pytest.raises(KilledError):
+        end(world, payment)
+    wire.after.clear()
+    let_the_lease_run_out(world)
+    settle_last(world, payment)
+    assert world.payment(payment).ending_as == "void"
+    world.machine.pass_(seconds=30)
+    end(world, payment)
+    assert (world.payment(payment).state, status_there(world, payment)) == ("void", "canceled")
+
+
+def test_a_create_that_nobody_can_repeat_any_more_was_never_confirmed_and_is_given_up(
+    world: World, wire: Wire, account: Account
+) -> None:
+    payment = with_an_unanswered_create(world, wire, account)
+    ask_to_end(world, payment)
+    world.machine.pass_(hours=24)
+    creates = sent(world, "/v1/payment_intents")
+    end(world, payment)
+    assert world.payment(payment).state == "void"
+    assert world.intents(payment)[0].closed_reason == "abandoned"
+    assert sent(world, "/v1/payment_intents") == creates, "it would make another one"
+    assert_clean(world, payment)
+
+
+# -- taking it back
+
+
+def test_a_person_takes_it_back_until_the_cancellation_has_begun(world: World, account: Account) -> None:
+    payment = declined(world, account)
+    before = world.payment(payment)
+    ask_to_end(world, payment)
+    assert take_back(world, payment) == TakenBack(payment, None)
+    assert world.payment(payment) == before
+    (event,) = told(world, payment, "ending_taken_back")
+    assert (event.actor, event.reason) == ("operator:bob", "it was right")
+    end(world, payment)
+    assert world.intents(payment)[0].closed_reason is None
+    assert isinstance(take_back(world, payment), Refused)
+    ask_to_end(world, payment)
+    end(world, payment)
+    assert isinstance(take_back(world, payment), Refused), "it is void"
+
+
+def test_what_is_due_when_it_is_taken_back_is_rung_for(world: World, account: Account) -> None:
+    payment = declined(world, account)
+    ask_to_end(world, payment)
+    world.clock.set(world.clock.now() + timedelta(days=2))
+    assert take_back(world, payment) == TakenBack(payment, ChargePayment(payment, Lane.BATCH))
+
+
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_without_a_reason_nothing_is_ended_or_taken_back(world: World, account: Account, reason: str) -> None:
+    payment = declined(world, account)
+    assert isinstance(ask_to_end(world, payment, reason=reason), Refused)
+    ask_to_end(world, payment)
+    assert isinstance(take_back(world, payment, reason), Refused)
+    assert world.payment(payment).ending_as == "void"
+    for other in (ask_to_end(world, payment, WRITTEN_OFF), ask_to_end(world, uuid4()), take_back(world, uuid4())):
+        assert isinstance(other, Refused)
+
+
+# -- explained
+
+
+def test_what_comes_next_says_that_it_is_being_ended(world: World, wire: Wire, account: Account) -> None:
+    payment = declined(world, account)
+    ask_to_end(world, payment, WRITTEN_OFF)
+
+    def explained() -> str:
+        with world.engine.connect() as connection:
+            found = explain_payment(connection, world.policy, payment, world.clock.now(), world.machine())
+        return found.next.sentence
+
+    assert explained().startswith("It is being written off: within seconds its PaymentIntent is canceled")
+    wire.after["cancel_payment_intent"] = lambda _: Answer(Outcome.NOT_SENT, "rate_limited: not now")
+    end(world, payment)
+    assert "The processor could not be asked" in explained()
+    world.machine.pass_(seconds=10)
+    wire.after["cancel_payment_intent"] = lose
+    end(world, payment)
+    assert explained().startswith("It is being written off. ")
+    assert "Nobody knows yet whether attempt 3" in explained()
+    wire.after.clear()
+    let_the_lease_run_out(world)
+    settle_last(world, payment)
+    assert explained() == "Nothing: written off by operator:anna: billed by mistake."
+
+
+def test_a_payment_that_waits_for_authentication_ends_like_any_other(world: World) -> None:
+    elsa = world.account("E-1")
+    world.card_of(elsa, story=NeedsAuthentication())
+    payment = declined(world, elsa)
+    assert world.payment(payment).state == "needs_authentication"
+    ask_to_end(world, payment)
+    end(world, payment)
+    assert world.payment(payment).state == "void"
+    assert_clean(world, payment)

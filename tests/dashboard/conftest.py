@@ -1,0 +1,111 @@
+"""The dashboard behind a real server, on a real database; people who are signed in with a role."""
+
+import html
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from urllib.parse import urljoin
+
+import httpx
+import pytest
+
+from shared.access.people import Person, add_person, find_person, person_of
+from shared.access.sessions import begin_session
+from shared.domain.roles import Role
+from tests.web.conftest import web_settings
+from tests.web.serving import running
+from tests.world import World
+from web.app import build_app
+from web.dashboard.guard import SESSION_COOKIE
+from web.dashboard.visit import ROOT
+
+PASSWORD = "correct horse battery"
+_FORM = re.compile(
+    r'<form method="post" action="([^"]+)"[^>]*>\s*<input type="hidden" name="token" value="([^"]+)">'
+)
+
+
+@dataclass
+class Browser:
+    """Somebody's browser without JavaScript: gets pages, and sends forms that it found on them."""
+
+    client: httpx.Client
+    person: Person | None
+    forms: dict[str, str] = field(default_factory=dict)
+
+    def get(self, path: str = "", **query: str) -> httpx.Response:
+        """Get a page of the dashboard; the tokens of its forms are kept."""
+        return self._seen(self.client.get(f"{ROOT}{path}", params=query or None))
+
+    def post(self, path: str, page: str | None = None, **fields: str) -> httpx.Response:
+        """Send the form to `path` as found on `page` (by default, wherever it was seen last), and follow."""
+        if page is not None:
+            self.get(page)
+        token = self.forms.get(f"{ROOT}{path}")
+        assert token is not None, f"no form to {path} was seen; seen: {sorted(self.forms)}"
+        return self.send(path, token=token, **fields)
+
+    def send(self, path: str, **fields: str) -> httpx.Response:
+        """Send fields as they are: for forms that nobody was given."""
+        response = self.client.post(f"{ROOT}{path}", data=fields)
+        while response.has_redirect_location:
+            response = self.client.get(urljoin(str(response.url), response.headers["location"]))
+        return self._seen(response)
+
+    def _seen(self, response: httpx.Response) -> httpx.Response:
+        self.forms |= {html.unescape(action): token for action, token in _FORM.findall(response.text)}
+        return response
+
+
+@dataclass
+class Dashboard:
+    """The running dashboard. `url` is its server's address."""
+
+    world: World
+    url: str
+    stack: ExitStack
+
+    def as_(self, role: str, name: str | None = None) -> Browser:
+        """A browser in which a person of this role is signed in."""
+        name = name or {"viewer": "vera", "operator": "otto", "admin": "ada"}[role]
+        with self.world.engine.begin() as connection:
+            row = find_person(connection, name)
+            person = (
+                add_person(connection, name, Role(role), None, "test", self.world.machine())
+                if row is None
+                else person_of(row)
+            )
+            token = begin_session(connection, person.id, "127.0.0.1", "test", self.world.machine())
+        browser = self.nobody()
+        browser.client.cookies.set(SESSION_COOKIE, token)
+        browser.person = person
+        return browser
+
+    def nobody(self) -> Browser:
+        """A browser in which nobody is signed in."""
+        return Browser(self.stack.enter_context(httpx.Client(base_url=self.url, timeout=30)), None)
+
+    def add_person(self, name: str, role: str = "operator", password: str = PASSWORD) -> Person:
+        with self.world.engine.begin() as connection:
+            return add_person(connection, name, Role(role), password, "test", self.world.machine())
+
+
+MakeDashboard = Callable[..., Dashboard]
+
+
+@pytest.fixture
+def make_dashboard(world: World, database_url: str) -> Iterator[MakeDashboard]:
+    """Makes a dashboard with settings of its own: `make_dashboard(DUECOURSE_USER_HEADER="X-User", …)`."""
+    with ExitStack() as stack:
+
+        def make(**settings: object) -> Dashboard:
+            app = build_app(web_settings(database_url, **settings), world.runtime)
+            return Dashboard(world, stack.enter_context(running(app)), stack)
+
+        yield make
+
+
+@pytest.fixture
+def dashboard(make_dashboard: MakeDashboard) -> Dashboard:
+    return make_dashboard()

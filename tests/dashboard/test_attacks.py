@@ -1,0 +1,208 @@
+"""What somebody who wishes us ill may try, page by page: every line of the table of pages is attacked."""
+
+import re
+from uuid import uuid4
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from shared.access.sessions import form_token
+from shared.domain.roles import Role
+from tests.dashboard.conftest import Browser, Dashboard
+from web.dashboard.guard import LARGEST_FORM_BYTES, SESSION_COOKIE, Page
+from web.dashboard.routes import PAGES
+from web.dashboard.visit import ROOT
+
+SOMETHING = str(uuid4())
+POSTS = [page for page in PAGES if page.method == "POST" and page.role is not None]
+GETS = [page for page in PAGES if page.method == "GET" and page.role is not None]
+#: What each table holds must be the same after a refused request; sessions are touched by any.
+KEPT = ("payments", "accounts", "people", "runs", "findings", "lane_pauses", "bulk_actions", "actions", "events")
+
+
+def address(page: Page) -> str:
+    """A page's path with some id of nobody in it."""
+    return re.sub(r"\{\w+\}", SOMETHING, page.path)
+
+
+def name_of(page: Page) -> str:
+    return f"{page.method} {page.path or '/'}"
+
+
+def kept(dashboard: Dashboard) -> dict[str, int]:
+    with dashboard.world.engine.connect() as connection:
+        return {table: connection.scalar(text(f"SELECT count(*) FROM {table}")) or 0 for table in KEPT}
+
+
+def send(browser: Browser, page: Page, headers: dict[str, str] | None = None, **fields: str) -> httpx.Response:
+    return browser.client.post(f"{ROOT}{address(page)}", data=fields, headers=headers)
+
+
+def token_for(dashboard: Dashboard, browser: Browser, path: str) -> str:
+    """What a form to `path` carries in this browser's session."""
+    with dashboard.world.engine.connect() as connection:
+        key = connection.scalar(
+            text("SELECT csrf_key FROM sessions WHERE person_id = :id ORDER BY began_at DESC LIMIT 1"),
+            {"id": browser.person.id if browser.person else None},
+        )
+    return form_token(str(key), f"{ROOT}{path}")
+
+
+@pytest.mark.parametrize("page", POSTS, ids=name_of)
+def test_a_form_without_its_own_token_changes_nothing(dashboard: Dashboard, page: Page) -> None:
+    browser, other = dashboard.as_("admin"), dashboard.as_("admin", "eve")
+    before = kept(dashboard)
+    path = address(page)
+    tokens = {
+        "missing": None,
+        "empty": "",
+        "forged": "0" * 64,
+        "of another form": token_for(dashboard, browser, "/sign-out" if path != "/sign-out" else "/you/zone"),
+        "of another session": token_for(dashboard, other, path),
+        "not ASCII": "ü" * 64,
+    }
+    for what, token in tokens.items():
+        fields = {"reason": "an attack"} if token is None else {"reason": "an attack", "token": token}
+        answer = send(browser, page, **fields)
+        assert answer.status_code == 403, what
+    assert kept(dashboard) == before
+
+
+@pytest.mark.parametrize("page", POSTS, ids=name_of)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+    ],
+    ids=str,
+)
+def test_a_form_of_another_site_is_refused_even_with_a_good_token(
+    dashboard: Dashboard, page: Page, headers: dict[str, str]
+) -> None:
+    browser = dashboard.as_("admin")
+    before = kept(dashboard)
+    token = token_for(dashboard, browser, address(page))
+    assert send(browser, page, headers, token=token, reason="an attack").status_code == 403
+    assert kept(dashboard) == before
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.role is not None], ids=name_of)
+def test_nobody_gets_in_without_a_session_or_above_their_role(dashboard: Dashboard, page: Page) -> None:
+    browsers = {role: dashboard.as_(role) for role in Role}
+    before = kept(dashboard)
+    nobody = dashboard.nobody()
+    path = f"{ROOT}{address(page)}"
+    answer = nobody.client.request(
+        page.method, path, data={"reason": "an attack"} if page.method == "POST" else None
+    )
+    assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, f"{ROOT}/sign-in")
+    for role in Role:
+        if page.role is None or role.may(page.role):
+            continue
+        token = token_for(dashboard, browsers[role], address(page))
+        fields = {"token": token, "reason": "an attack"} if page.method == "POST" else None
+        assert browsers[role].client.request(page.method, path, data=fields).status_code == 403, role
+    assert kept(dashboard) == before
+
+
+@pytest.mark.parametrize("page", GETS, ids=name_of)
+def test_what_is_typed_into_an_address_is_shown_as_text_and_runs_nowhere(dashboard: Dashboard, page: Page) -> None:
+    browser = dashboard.as_("admin")
+    before = kept(dashboard)
+    evil = "\"'><script>alert(1)</script>'; DROP TABLE payments; --"
+    names = ("q", "text", "account", "state", "code", "coverage", "action", "actor", "subject", "job", "period")
+    more = (
+        "after",
+        "before",
+        "amount_from",
+        "older_than",
+        "kind",
+        "type",
+        "queue",
+        "said",
+        "next",
+        "category",
+    )
+    answer = browser.client.get(f"{ROOT}{address(page)}", params=dict.fromkeys(names + more, evil))
+    assert answer.status_code < 500
+    assert "<script>alert" not in answer.text
+    for name in names + more:
+        number = {name: "9" * 10_000}
+        assert browser.client.get(f"{ROOT}{address(page)}", params=number).status_code in (200, 303, 400, 404), name
+    assert browser.client.get(f"{ROOT}{address(page)}", params=dict.fromkeys(names, "a\x00b")).status_code < 500
+    changed = {table for table, count in kept(dashboard).items() if count != before[table]}
+    assert changed <= {"actions"}, "an export is written down, nothing else"
+
+
+@pytest.mark.parametrize("page", GETS + POSTS, ids=name_of)
+def test_an_id_of_ten_thousand_digits_is_no_id(dashboard: Dashboard, page: Page) -> None:
+    if "{" not in page.path:
+        pytest.skip("has no id in its address")
+    browser = dashboard.as_("admin")
+    for said in ("9" * 10_000, "..%2f..%2fetc%2fpasswd", "%00", "' OR 1=1 --"):
+        path = re.sub(r"\{\w+\}", said, page.path)
+        token = token_for(dashboard, browser, path)
+        fields = {"token": token, "reason": "an attack"} if page.method == "POST" else None
+        answer = browser.client.request(page.method, f"{ROOT}{path}", data=fields)
+        assert answer.status_code in (303, 400, 403, 404, 405, 414), said
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/x/app.css",
+        "/static/../../../../etc/passwd",
+        "/static/..%2f..%2f..%2fpyproject.toml/app.css",
+        "/static/x/..%2f..%2fapp.py",
+        "/static/x/%2e%2e/templates/base.html",
+    ],
+)
+def test_only_the_files_of_the_list_are_served(dashboard: Dashboard, path: str) -> None:
+    answer = dashboard.nobody().client.get(f"{ROOT}{path}")
+    assert answer.status_code in (303, 404)
+    assert "root:" not in answer.text
+    assert "requires-python" not in answer.text
+
+
+def test_a_form_that_never_ends_is_cut_off(dashboard: Dashboard) -> None:
+    browser = dashboard.as_("operator")
+    large = "reason=" + "x" * (LARGEST_FORM_BYTES + 1)
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert browser.client.post(f"{ROOT}/you/zone", content=large, headers=kind).status_code == 413
+
+    def endless() -> object:
+        for _ in range(1_000):
+            yield b"a" * 10_000
+
+    assert browser.client.post(f"{ROOT}/you/zone", content=endless(), headers=kind).status_code in (411, 413)  # type: ignore[arg-type]
+    many = "&".join(f"a{n}=1" for n in range(5_000))
+    assert browser.client.post(f"{ROOT}/you/zone", content=many, headers=kind).status_code == 400
+    assert browser.client.post(f"{ROOT}/you/zone", json={"zone": "UTC"}).status_code == 415
+
+
+@pytest.mark.parametrize("token", ["", "x", "0" * 43, "é" * 43, "a" * 5_000])
+def test_a_cookie_that_is_none_of_ours_is_nobody(dashboard: Dashboard, token: str) -> None:
+    browser = dashboard.nobody()
+    headers = {"Cookie": f"{SESSION_COOKIE}={token}".encode()}
+    assert browser.client.get(f"{ROOT}/you", headers=headers).status_code == 303  # type: ignore[arg-type]
+
+
+def test_every_page_forbids_what_it_does_not_need(dashboard: Dashboard) -> None:
+    browser = dashboard.as_("admin")
+    for page in GETS:
+        answer = browser.client.get(f"{ROOT}{address(page)}")
+        headers = answer.headers
+        assert headers["x-content-type-options"] == "nosniff", page.path
+        assert headers["x-frame-options"] == "DENY", page.path
+        assert headers["cache-control"] == "no-store", page.path
+        assert headers["referrer-policy"] in ("no-referrer", "same-origin"), page.path
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy, page.path
+        if headers.get("content-type", "").startswith("text/html"):
+            assert "frame-ancestors 'none'" in policy, page.path
+            assert "unsafe" not in policy, page.path
+            assert not re.search(r"\sstyle=|\son\w+=|<script(?! src=)", answer.text), page.path

@@ -1,0 +1,116 @@
+"""The field in the header: what is found alone leads straight there, several are listed."""
+
+import html
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select
+
+from shared.db.tables import payment_intents
+from simulator.stories import AlwaysDeclines
+from tests.dashboard.conftest import Dashboard
+from tests.dashboard.test_payments import ATTACKS, add_invoice
+from tests.seed import Account, add_account, add_payment, add_run
+from web.dashboard.visit import ROOT
+
+
+@pytest.fixture
+def account(dashboard: Dashboard) -> Account:
+    account = dashboard.world.account("ACME-1", name="Acme Telecom", email="billing@acme.example")
+    dashboard.world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    return account
+
+
+@pytest.fixture
+def payment(dashboard: Dashboard, account: Account) -> UUID:
+    with dashboard.world.engine.begin() as connection:
+        invoice_id = add_invoice(connection, account, 7)
+        payment = add_payment(connection, account, 5_00, invoice_id=invoice_id)
+    dashboard.world.charge(payment)
+    return payment
+
+
+def goes_to(dashboard: Dashboard, wanted: str) -> str:
+    response = dashboard.as_("viewer").get("/find", q=wanted)
+    assert response.status_code == 303, (wanted, response.text)
+    return response.headers["location"].removeprefix(ROOT)
+
+
+def test_every_way_to_name_a_payment_leads_to_it(dashboard: Dashboard, payment: UUID) -> None:
+    (attempt,) = dashboard.world.attempts(payment)
+    with dashboard.world.engine.connect() as connection:
+        intent = connection.scalar(select(payment_intents.c.stripe_payment_intent_id))
+    assert str(intent).startswith("pi_")
+    invoice_id = dashboard.world.payment(payment).invoice_id
+    for wanted in (
+        str(payment),
+        f"  {str(payment).upper()} ",
+        payment.hex,
+        str(attempt.id),
+        str(invoice_id),
+        "X-2026-000007",
+        "x-2026-000007",
+        str(intent),
+        attempt.stripe_charge_id,
+        attempt.stripe_request_id,
+    ):
+        assert goes_to(dashboard, wanted) == f"/payments/{payment}", wanted
+
+
+def test_every_way_to_name_an_account_leads_to_it(dashboard: Dashboard, account: Account) -> None:
+    with dashboard.world.engine.begin() as connection:
+        add_account(connection, "ACME-12")
+    customer = dashboard.world.customer_id(account)
+    for wanted in (str(account.id), "ACME-1", "acme t", "Billing@Acme", customer):
+        assert goes_to(dashboard, wanted) == f"/accounts/{account.id}", wanted
+
+
+def test_a_run_is_found_by_its_id(dashboard: Dashboard) -> None:
+    with dashboard.world.engine.begin() as connection:
+        run_id = add_run(connection)
+    assert goes_to(dashboard, str(run_id)) == f"/runs/{run_id}"
+
+
+def test_several_are_listed_with_their_state(dashboard: Dashboard, account: Account) -> None:
+    with dashboard.world.engine.begin() as connection:
+        other = add_account(connection, "ACME-2", name="<script>alert(1)</script>")
+    page = dashboard.as_("viewer").get("/find", q="acme").text
+    for found in (account, other):
+        assert f'href="/dashboard/accounts/{found.id}"' in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script>alert" not in page
+
+
+def test_a_long_list_is_short_and_says_that_there_is_more(dashboard: Dashboard) -> None:
+    with dashboard.world.engine.begin() as connection:
+        for n in range(30):
+            add_account(connection, f"ACME-{n:03}")
+    page = dashboard.as_("viewer").get("/find", q="acme").text
+    assert page.count('<a href="/dashboard/accounts/') == 20
+    assert "There are more" in page
+
+
+def test_nothing_found_says_what_was_looked_for_and_how(dashboard: Dashboard, account: Account) -> None:
+    page = html.unescape(dashboard.as_("viewer").get("/find", q="pi_123").text)
+    assert "Find “pi_123”" in page
+    assert "a PaymentIntent at the processor (pi_…)" in page
+    assert "how an account's number, name or e-mail address begins" in page
+    assert "a request to the processor" not in page
+
+
+def test_nothing_typed_and_what_nobody_can_read_are_said(dashboard: Dashboard) -> None:
+    viewer = dashboard.as_("viewer")
+    assert "Nothing was typed." in viewer.get("/find").text
+    assert "Nothing was typed." in viewer.get("/find", q="   ").text
+    for odd, why in (("a\x00b", "has signs in it"), ("9" * 10_000, "is too long")):
+        response = viewer.get("/find", q=odd)
+        assert (response.status_code, why in response.text) == (400, True)
+
+
+def test_attacks_find_nothing_and_lead_nowhere(dashboard: Dashboard, account: Account) -> None:
+    for attack in (*ATTACKS, "//evil.example", "https://evil.example/", "../../etc/passwd", "%", "_", "\\"):
+        response = dashboard.as_("viewer").get("/find", q=attack)
+        assert response.status_code == 200, attack
+        assert "Nothing was found" in response.text
+        assert "<script>alert" not in response.text
+        assert "<img src=x>" not in response.text

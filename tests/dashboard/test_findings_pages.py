@@ -1,0 +1,182 @@
+"""Findings and unknown attempts: what a person must look at, with what it means and what to do."""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, text
+
+from shared.collection.books import Finding, resolve_finding_by_id, write_finding
+from shared.collection.payments import Because
+from shared.db.dashboard import actions
+from shared.db.machinery import events, findings
+from shared.jobs import SettleAttempt
+from shared.meanings import MEANING_OF_FINDING
+from tests.cli.test_payment_commands import lose_answers
+from tests.dashboard.conftest import Dashboard
+from tests.world import World
+
+
+def open_finding(world: World, kind: str = "amount_differs", subject: str = "ch_1", **details: Any) -> UUID:
+    facts = {"booked_minor": 123456, "charged_minor": 2000, "currency": "USD", "charge_id": subject, **details}
+    with world.engine.begin() as connection:
+        write_finding(
+            connection,
+            Finding(kind, "global", subject, facts),
+            Because("worker", world.clock.now(), "reconciliation"),
+        )
+        return UUID(str(connection.scalar(select(findings.c.id).where(findings.c.subject == subject))))
+
+
+def book(world: World) -> list[Any]:
+    with world.engine.connect() as connection:
+        return list(connection.execute(select(actions).order_by(actions.c.id)))
+
+
+def test_without_findings_the_page_says_that_nothing_waits(dashboard: Dashboard) -> None:
+    assert "nothing waits for a person" in dashboard.as_("viewer").get("/findings").text
+
+
+def test_findings_are_grouped_by_kind_with_meaning_and_money(dashboard: Dashboard) -> None:
+    for subject in ("ch_1", "ch_2"):
+        open_finding(dashboard.world, subject=subject)
+    open_finding(dashboard.world, "charge_without_payment", "ch_3", name="<b>x</b>")
+    viewer = dashboard.as_("viewer")
+    page = viewer.get("/findings").text
+    assert "amount differs (2)" in page
+    assert "charge without payment (1)" in page
+    assert "$1,234.56" in page
+    assert "<b>x</b>" not in page
+    assert MEANING_OF_FINDING["amount_differs"].to_do.split(":")[0] in page.replace("&#39;", "'")
+    assert "/resolve" not in page, "a viewer resolves nothing"
+
+
+def test_a_finding_is_resolved_with_a_name_and_a_reason_that_stay(dashboard: Dashboard) -> None:
+    finding = open_finding(dashboard.world)
+    page = dashboard.as_("operator").post(f"/findings/{finding}/resolve", page="/findings", reason="paid back")
+    assert "is resolved" in page.text
+    assert "operator:otto" in page.text
+    assert "paid back" in page.text
+    with dashboard.world.engine.connect() as connection:
+        row = connection.execute(select(findings)).one()
+        assert (row.resolved_by, row.resolution) == ("operator:otto", "paid back")
+        assert connection.scalar(select(events.c.type).order_by(events.c.id.desc()).limit(1)) == "finding_resolved"
+    (line,) = book(dashboard.world)
+    assert (line.action, line.subject, line.reason, line.outcome) == (
+        "finding.resolve",
+        str(finding),
+        "paid back",
+        "done",
+    )
+
+
+def test_whoever_resolves_second_is_told_who_did(dashboard: Dashboard) -> None:
+    world = dashboard.world
+    finding = open_finding(world)
+    otto = dashboard.as_("operator")
+    otto.get("/findings")
+    with world.engine.begin() as connection:
+        assert resolve_finding_by_id(connection, finding, Because("operator:anna", world.clock.now(), "billed it"))
+    answer = otto.post(f"/findings/{finding}/resolve", reason="mine")
+    assert "operator:anna resolved this already: billed it" in answer.text
+    (line,) = book(world)
+    assert (line.outcome, line.result) == ("refused", {"resolved_already_by": "operator:anna"})
+    with world.engine.connect() as connection:
+        assert connection.scalar(select(findings.c.resolution)) == "billed it"
+
+
+def test_resolved_findings_are_read_a_page_at_a_time(dashboard: Dashboard) -> None:
+    with dashboard.world.engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO findings"
+                " (kind, coverage, subject, details, found_at, resolved_at, resolved_by, resolution)"
+                " SELECT 'amount_differs', 'global', 'ch_' || lpad(n::text, 3, '0'), '{}', '2026-11-01',"
+                " '2026-11-02', 'operator:anna', 'done' FROM generate_series(1, 60) n"
+            )
+        )
+    viewer = dashboard.as_("viewer")
+    first = viewer.get("/findings").text
+    older = first.split('rel="next"')[0].rsplit('href="', 1)[1].split('"')[0].replace("&amp;", "&")
+    second = viewer.get(older.removeprefix("/dashboard")).text
+    parts = [{n for n in range(1, 61) if f">ch_{n:03}<" in page} for page in (first, second)]
+    assert [len(part) for part in parts] == [50, 10]
+    assert parts[0] | parts[1] == set(range(1, 61))
+
+
+def test_an_unknown_finding_and_a_viewer_are_refused(dashboard: Dashboard) -> None:
+    finding = open_finding(dashboard.world)
+    otto = dashboard.as_("operator")
+    otto.get("/findings")
+    assert otto.send(f"/findings/{finding}/resolve", reason="x").status_code == 403, "without a token"
+    assert dashboard.as_("viewer").send(f"/findings/{finding}/resolve", reason="x").status_code == 403
+    assert book(dashboard.world) == []
+
+
+# -- unknown attempts
+
+
+def in_doubt(world: World, *external_ids: str) -> list[UUID]:
+    """Payments that the processor took the money of, without our hearing it."""
+    accounts = [world.account(external_id) for external_id in external_ids]
+    for account in accounts:
+        world.card_of(account)
+    owed = [world.owes(account) for account in accounts]
+    lose_answers(world)
+    for payment in owed:
+        world.charge(payment)
+        assert [attempt.state for attempt in world.attempts(payment)] == ["unknown"]
+    world.rung.clear()
+    return owed
+
+
+def test_nothing_in_doubt_is_said_so(dashboard: Dashboard) -> None:
+    assert "No attempt is in doubt" in dashboard.as_("viewer").get("/unknown").text
+
+
+def test_attempts_in_doubt_are_shown_and_looked_up_when_an_operator_asks(dashboard: Dashboard) -> None:
+    world = dashboard.world
+    (owed,) = in_doubt(world, "A-1")
+    (attempt,) = world.attempts(owed)
+    viewer = dashboard.as_("viewer").get("/unknown").text
+    assert "A-1" in viewer
+    assert "$5.00" in viewer
+    assert "/unknown/look-up" not in viewer
+    otto = dashboard.as_("operator")
+    page = otto.post("/unknown/look-up", page="/unknown", what="chosen", payment=str(owed), reason="customer calls")
+    assert "1 is looked up now." in page.text
+    assert world.rung == [SettleAttempt(attempt.id)]
+    world.settle(attempt.id)
+    assert "No attempt is in doubt" in otto.get("/unknown").text
+    assert (world.payment(owed).state, world.charged(owed)) == ("paid", [5_00])
+    (line,) = book(world)
+    assert (line.action, line.subject, line.reason) == ("payment.look_up", str(owed), "customer calls")
+    assert "look_up_requested" in {told for told, _ in world.trail(owed)}
+
+
+def test_all_that_are_shown_are_looked_up_and_one_known_meanwhile_is_told(dashboard: Dashboard) -> None:
+    world = dashboard.world
+    owed = in_doubt(world, "A-1", "A-2", "A-3")
+    otto = dashboard.as_("operator")
+    page = otto.get("/unknown").text
+    shown = page.split('name="shown" value="')[1].split('"')[0]
+    assert sorted(shown.split()) == sorted(map(str, owed))
+    (known,) = world.attempts(owed[0])
+    with world.engine.begin() as connection:
+        connection.execute(text("UPDATE payment_attempts SET look_up_at = :at"), {"at": world.machine()})
+    world.settle(known.id)
+    world.rung.clear()
+    answer = otto.post("/unknown/look-up", what="all", shown=shown, reason="the line is back")
+    assert "2 are looked up now." in answer.text
+    assert "1 not looked up: no attempt of it is in doubt" in answer.text
+    assert len(world.rung) == 2
+    assert sorted(line.outcome for line in book(world)) == ["done", "done", "refused"]
+
+
+def test_nothing_chosen_and_what_is_no_payment_are_refused(dashboard: Dashboard) -> None:
+    in_doubt(dashboard.world, "A-1")
+    otto = dashboard.as_("operator")
+    otto.get("/unknown")
+    assert otto.post("/unknown/look-up", what="chosen", reason="x").status_code == 400
+    assert otto.post("/unknown/look-up", what="chosen", payment="'; DROP TABLE x", reason="x").status_code == 400
+    assert otto.post("/unknown/look-up", what="all", shown="", reason="x").status_code == 400
+    assert book(dashboard.world) == []

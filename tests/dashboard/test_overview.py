@@ -1,0 +1,403 @@
+"""The overview: its figures against sums made by hand over a small company's two months, its alarms, its age."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+import redis
+from sqlalchemy import Row, event, insert, select, update
+
+from shared.beats import WORKER
+from shared.broker import NAMESPACE, make_broker
+from shared.collection.retries import preview_retries
+from shared.db.dashboard import lane_pauses, process_beats
+from shared.db.machinery import findings, runs
+from shared.db.tables import payment_attempts, payments
+from shared.db.trail import TrailEvent, record_event
+from shared.domain.states import UNPAID, PaymentKind, PaymentState, RunState
+from shared.figures.attempts import Attempts, gather_attempts
+from shared.figures.lanes import gather_lanes
+from shared.figures.money import MoneyFigures, Sum, gather_money
+from shared.figures.overview import gather_overview
+from shared.figures.progress import gather_progress, time_left
+from shared.figures.troubles import gather_troubles
+from shared.jobs import BATCH, RUNS
+from shared.quiet import LEADER_LOCK
+from simulator.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication, Story
+from tests.dashboard.conftest import Dashboard
+from tests.scheduler.test_sweep import add_attempt
+from tests.seed import Account, add_account, add_payment, add_run
+from tests.web.conftest import web_settings
+from tests.web.serving import running
+from tests.world import World
+from web.app import build_app
+
+OCTOBER, NOVEMBER = date(2026, 10, 1), date(2026, 11, 1)
+P = PaymentState
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+NOW = at("2026-12-04T12:00:00")
+SHORT = DeclinesThenPays(decline_code="insufficient_funds", times=1)
+
+
+@pytest.fixture
+def company(world: World) -> World:
+    """October's and November's invoices of two coverages: won at once, later and never, and some never asked."""
+    _month(world, OCTOBER, at("2026-11-01T09:30:00"), days=4)
+    _month(world, NOVEMBER, at("2026-12-01T09:30:00"), days=3)
+    with world.engine.begin() as connection:
+        anna = add_account(connection, "besides")
+        owed: dict[str, Any] = {"period": NOVEMBER, "due_on": date(2026, 12, 1)}
+        add_payment(connection, anna, 0, state=P.PAID, paid_at=at("2026-12-01T00:00:00"), **owed)
+        add_payment(connection, anna, 17, state=P.CARRIED_FORWARD, **owed)
+        add_payment(connection, anna, 9_00, state=P.VOID, **owed)
+        add_payment(connection, anna, 8_00, state=P.UNCOLLECTIBLE, first_declined_at=NOW, **owed)
+        add_payment(connection, anna, 7_00, state=P.NEEDS_PAYMENT_METHOD, waiting_for_revision_after=0, **owed)
+        add_payment(connection, anna, 6_00, state=P.AWAITING_TRANSFER, period=NOVEMBER, due_on=date(2027, 1, 1))
+        add_payment(connection, anna, 5_00, period=NOVEMBER, due_on=date(2026, 12, 4), next_attempt_at=NOW)
+        add_payment(connection, anna, 4_00, kind=PaymentKind.ORDER, next_attempt_at=NOW)
+    world.clock.set(NOW)
+    return world
+
+
+def _month(world: World, period: date, first: datetime, days: int) -> None:
+    world.clock.set(first)
+    stories: list[tuple[str, int, Story | None]] = [
+        ("global", 10_00, None),
+        ("global", 20_00, SHORT),
+        ("global", 30_00, DeclinesThenPays(decline_code="card_velocity_exceeded", times=3)),
+        ("global", 40_00, AlwaysDeclines(decline_code="lost_card")),
+        ("japan", 5_000, None),
+        ("japan", 6_000, SHORT),
+        ("japan", 7_000, NeedsAuthentication()),
+    ]
+    owed = []
+    for number, (coverage, amount, story) in enumerate(stories):
+        account = world.account(f"{period}-{number}", coverage)
+        world.card_of(account, story=story)
+        owed.append(world.owes(account, amount, period=period))
+    for day in range(days):
+        world.clock.set(first + timedelta(days=day))
+        for payment_id in owed:
+            row = world.payment(payment_id)
+            if row.next_attempt_at is not None and row.next_attempt_at <= world.clock.now():
+                world.charge(payment_id)
+
+
+def all_payments(world: World) -> list[Row[Any]]:
+    with world.engine.connect() as connection:
+        return list(connection.execute(select(payments)))
+
+
+def money(world: World) -> MoneyFigures:
+    with world.engine.connect() as connection:
+        return gather_money(connection, world.policy, world.clock.now())
+
+
+def test_the_months_money_is_what_a_person_would_add_up_payment_by_payment(company: World) -> None:
+    today = {"global": date(2026, 12, 4), "japan": date(2026, 12, 4)}
+    rows = all_payments(company)
+
+    def total(coverage: str, period: date, wanted: Callable[[Row[Any]], bool]) -> Sum:
+        of = [r for r in rows if (r.coverage, r.period) == (coverage, period) and wanted(r)]
+        return Sum(len(of), sum(row.amount_minor for row in of))
+
+    found = money(company).months
+    assert [(m.coverage, str(m.period), m.currency) for m in found] == [
+        ("global", "2026-11", "USD"),
+        ("global", "2026-10", "USD"),
+        ("japan", "2026-11", "JPY"),
+        ("japan", "2026-10", "JPY"),
+    ]
+    for month in found:
+        of = (month.coverage, month.period.first_day)
+        assert month.invoiced == total(*of, lambda r: r.state not in (P.VOID, P.CARRIED_FORWARD))
+        assert month.collected == total(*of, lambda r: r.state == P.PAID)
+        assert month.outstanding == total(*of, lambda r: r.state in UNPAID)
+        assert month.written_off == total(*of, lambda r: r.state == P.UNCOLLECTIBLE)
+        assert month.recovered == total(*of, lambda r: r.state == P.PAID and r.decline_count > 0)
+        assert month.at_risk == total(
+            *of,
+            lambda r: r.state in UNPAID and (r.decline_count > 0 or r.due_on < today[r.coverage]),
+        )
+        assert month.invoiced == month.collected + month.outstanding + month.written_off
+    assert found[0].recovered == Sum(1, 20_00), "the month has both kinds"
+    assert found[0].at_risk.payments == 3
+    assert found[2].recovered == Sum(1, 6_000)
+
+
+def test_the_curve_is_the_share_of_declined_money_won_back_by_each_day(company: World) -> None:
+    rows = [r for r in all_payments(company) if r.first_declined_at is not None and r.state not in (P.VOID,)]
+    for curve in money(company).curves:
+        zone = company.policy.coverage(curve.coverage).zone
+        own = [
+            row
+            for row in rows
+            if row.coverage == curve.coverage
+            and row.first_declined_at.astimezone(zone).date().replace(day=1) == curve.month.first_day
+        ]
+        declined = sum(row.amount_minor for row in own)
+        assert curve.declined == Sum(len(own), declined)
+        for day, share in enumerate(curve.shares):
+            won = sum(
+                row.amount_minor
+                for row in own
+                if row.state == P.PAID
+                and (row.paid_at.astimezone(zone).date() - row.first_declined_at.astimezone(zone).date()).days
+                <= day
+            )
+            assert share == won / declined
+    present, before = money(company).curves[:2]
+    assert (str(present.month), str(before.month)) == ("2026-12", "2026-11")
+    assert len(present.shares) == 4, "nobody knows the fifth day on the fourth of December"
+    assert before.shares[:4] == (0.0, 20_00 / 90_00, 20_00 / 90_00, 50_00 / 90_00)
+
+
+def test_attempts_and_declines_are_those_of_the_books(company: World) -> None:
+    with company.engine.connect() as connection:
+        found = gather_attempts(connection, company.policy, NOW)
+        rows = list(connection.execute(select(payment_attempts)))
+    since = at("2026-11-21T00:00:00")
+    lately = [row for row in rows if row.finished_at >= since]
+    by_day = Counter((row.finished_at.date(), row.state) for row in lately)
+    assert [slot.begins_at for slot in found.days] == [since + timedelta(days=n) for n in range(14)]
+    for slot in found.days:
+        day = slot.begins_at.date()
+        assert slot.attempts == Attempts(
+            by_day[day, "succeeded"], by_day[day, "declined"], by_day[day, "authentication_needed"], 0
+        )
+    assert len(found.hours) == 24
+    assert found.hours[-1].begins_at == NOW
+    assert sum(slot.attempts.answered for slot in found.hours) == found.last_24_hours.answered == 0
+    codes = Counter(row.decline_code for row in lately if row.state == "declined")
+    assert {row.code: row.declines for row in found.declines} == codes
+    assert set(codes) == {"insufficient_funds", "card_velocity_exceeded", "lost_card"}
+    assert all("card" in row.meaning or "issuer" in row.meaning for row in found.declines)
+    with company.engine.connect() as connection:
+        earlier = gather_attempts(connection, company.policy, at("2026-12-01T10:10:00"))
+    assert earlier.hours[-2].attempts.answered == 7, "in the hour from nine"
+
+
+def test_lanes_say_what_waits_is_under_way_and_was_done(world: World) -> None:
+    now = world.clock.now()
+    with world.engine.begin() as connection:
+        anna = add_account(connection, "anna")
+        for minutes in (5, 60):
+            add_payment(connection, anna, 1, next_attempt_at=now - timedelta(minutes=minutes))
+        add_payment(connection, anna, 1, next_attempt_at=now + timedelta(minutes=1))
+        busy = add_payment(connection, anna, 1, next_attempt_at=now)
+        add_attempt(connection, anna, busy, "started", lease_expires_at=world.machine() + timedelta(minutes=5))
+        for seconds in (30, 200, 400):
+            done = add_payment(connection, anna, 1, state=P.PAID, paid_at=now)
+            add_attempt(connection, anna, done, "succeeded", finished_at=now - timedelta(seconds=seconds))
+        add_run(connection, state=RunState.RUNNING)
+        connection.execute(insert(lane_pauses).values(queue=RUNS, paused_by="otto", reason="why", paused_at=now))
+        lanes = {lane.queue: lane for lane in gather_lanes(connection, now, world.machine())}
+    batch = lanes[BATCH]
+    assert (batch.due, batch.oldest, batch.in_flight) == (2, timedelta(hours=1), 1)
+    assert (batch.last_minute, batch.last_5_minutes) == (1, 2)
+    assert (lanes[RUNS].in_flight, lanes[RUNS].due, lanes[RUNS].is_paused) == (1, 1, True)
+
+
+def test_a_run_tells_its_share_and_the_time_left_or_that_nobody_knows(world: World) -> None:
+    now = world.clock.now()
+    with world.engine.begin() as connection:
+        run_id = add_run(connection, state=RunState.RUNNING)
+        connection.execute(
+            update(runs)
+            .where(runs.c.id == run_id)
+            .values(
+                started_at=now - timedelta(minutes=10),
+                cursor={"after_account_id": "40000000-0000-4000-8000-000000000000"},
+                counts={"accounts_seen": 100},
+            )
+        )
+        mine, japan = gather_progress(connection, world.policy, now)
+    assert mine.share == pytest.approx(0.25)
+    assert mine.left == timedelta(minutes=30)
+    assert japan.run is None
+    assert time_left(0.25, timedelta(0)) is None, "a virtual clock stands still while it works"
+    assert time_left(0.001, timedelta(minutes=1)) is None
+
+
+def test_figures_are_at_most_ten_seconds_old_by_the_machines_clock(dashboard: Dashboard) -> None:
+    browser, world = dashboard.as_("viewer"), dashboard.world
+    assert "$12.34" not in browser.get().text
+    with world.engine.begin() as connection:
+        add_payment(connection, add_account(connection, "anna"), 12_34, period=OCTOBER)
+    world.machine.pass_(seconds=9)
+    assert "$12.34" not in browser.get().text
+    world.machine.pass_(seconds=1.5)
+    assert "$12.34" in browser.get().text
+
+
+def test_alarms_are_never_kept(dashboard: Dashboard) -> None:
+    browser, world = dashboard.as_("viewer"), dashboard.world
+    assert "lane night is paused" not in browser.get().text
+    with world.engine.begin() as connection:
+        connection.execute(
+            insert(lane_pauses).values(
+                queue="night", paused_by="otto", reason="repairs", paused_at=world.clock.now()
+            )
+        )
+    assert "The lane night is paused by otto: repairs." in browser.get().text
+
+
+@pytest.fixture
+def leader(world: World) -> Iterator[None]:
+    """A scheduler leads: somebody holds its lock."""
+    with world.engine.connect() as connection:
+        connection.exec_driver_sql(f"SELECT pg_advisory_lock({LEADER_LOCK})")
+        yield
+
+
+def beat(world: World, kind: str = WORKER, ago_s: float = 3) -> None:
+    now = world.machine()
+    with world.engine.begin() as connection:
+        connection.execute(
+            insert(process_beats).values(
+                process=f"{kind}-1",
+                kind=kind,
+                data={"host": "here", "pid": 1, "queues": ["batch"], "threads": 8, "release": "1"},
+                started_at=now - timedelta(hours=1),
+                seen_at=now - timedelta(seconds=ago_s),
+            )
+        )
+
+
+def test_where_all_is_well_no_alarm_is_shown(dashboard: Dashboard, leader: None) -> None:
+    beat(dashboard.world)
+    page = dashboard.as_("viewer").get().text
+    assert "No alarms" in page
+    assert 'class="alarm"' not in page
+
+
+@pytest.mark.parametrize("fragment", [False, True])
+def test_each_trouble_is_an_alarm_that_says_what_to_do(dashboard: Dashboard, fragment: bool) -> None:
+    world, now = dashboard.world, dashboard.world.clock.now()
+    beat(world, ago_s=31)
+    with world.engine.begin() as connection:
+        anna = add_account(connection, "anna")
+        _in_trouble(connection, world, anna, now)
+        late = add_run(connection, "2026-09", state=RunState.AWAITING_CONFIRMATION)
+        stuck = add_run(connection, "2026-10", state=RunState.RUNNING)
+        connection.execute(update(runs).where(runs.c.id == stuck).values(trouble="Stripe doesn't answer"))
+    browser = dashboard.as_("viewer")
+    if fragment:
+        browser.client.headers["HX-Request"] = "true"
+    page = browser.get().text
+    assert ("<h1>" in page) is not fragment
+    for words in (
+        "No scheduler leads",
+        "No worker was heard of in the last 30 seconds",
+        "1 attempt of unknown outcome for more than 15 minutes",
+        "1 payment due for more than 15 minutes",
+        "monthly-invoices 2026-09 global was late and awaits confirmation",
+        "monthly-invoices 2026-10 global can&#39;t get on: Stripe doesn&#39;t answer",
+        "1 open finding: amount differs",
+        "2 calls for attention in the last 24 hours: api_key_expired",
+    ):
+        assert words in page, words
+    assert f"/dashboard/runs/{late}" in page
+    assert page.count('class="alarm"') == 8
+
+
+def _in_trouble(connection: Any, world: World, anna: Account, now: datetime) -> None:
+    long_ago = world.machine() - timedelta(minutes=16)
+    unknown = add_payment(connection, anna, 1, next_attempt_at=now)
+    add_attempt(connection, anna, unknown, "unknown", look_up_at=long_ago, created_at=long_ago)
+    fresh = add_payment(connection, anna, 1, next_attempt_at=now)
+    add_attempt(connection, anna, fresh, "unknown", look_up_at=long_ago)
+    due = add_payment(connection, anna, 1, next_attempt_at=now - timedelta(minutes=16))
+    add_payment(connection, anna, 1, next_attempt_at=now - timedelta(days=1), held_until=now + timedelta(days=1))
+    add_payment(connection, anna, 1, next_attempt_at=now - timedelta(minutes=14))
+    connection.execute(
+        insert(findings).values(
+            [
+                {"kind": "amount_differs", "coverage": "global", "subject": "ch_1", "details": {}, "found_at": now},
+                {"kind": "amount_differs", "coverage": "japan", "subject": "ch_2", "details": {}, "found_at": now},
+            ]
+        )
+    )
+    connection.execute(
+        update(findings)
+        .where(findings.c.subject == "ch_2")
+        .values(resolved_at=now, resolved_by="otto", resolution="seen")
+    )
+    for hours in (1, 23, 25):
+        when = now - timedelta(hours=hours)
+        record_event(
+            connection,
+            TrailEvent("attention_needed", when, "worker", reason="api_key_expired", payment_id=due),
+        )
+
+
+def test_what_waits_in_redis_and_dead_letters_are_shown_and_without_redis_a_dash(
+    world: World, database_url: str, redis_url: str
+) -> None:
+    broker = make_broker(redis_url)
+    with ExitStack() as stack:
+        app = build_app(web_settings(database_url), world.runtime, broker)
+        dashboard = Dashboard(world, stack.enter_context(running(app)), stack)
+        browser = dashboard.as_("viewer")
+        broker.client.rpush(f"{NAMESPACE}:batch", *(str(n) for n in range(1_234)))
+        broker.client.zadd(f"{NAMESPACE}:runs.XQ", {"a": 1, "b": 2})
+        page = browser.get().text
+        assert '<td class="number">1,234</td>' in page
+        assert "Dead letters: 2 in runs." in page
+        broker.client = redis.Redis(port=1)
+        page = browser.get().text
+        assert "Redis doesn&#39;t answer" in page
+        assert '<td class="number">1,234</td>' not in page
+
+
+def test_a_finding_or_a_decline_code_from_outside_is_only_text(company: World, database_url: str) -> None:
+    with company.engine.begin() as connection:
+        anna = add_account(connection, "anna")
+        paid = add_payment(connection, anna, 1, state=P.PAID, paid_at=NOW)
+        add_attempt(connection, anna, paid, "declined", decline_code="<script>alert(1)</script>", finished_at=NOW)
+    with ExitStack() as stack:
+        app = build_app(web_settings(database_url), company.runtime)
+        dashboard = Dashboard(company, stack.enter_context(running(app)), stack)
+        page = dashboard.as_("viewer").get()
+    assert page.status_code == 200
+    assert "<script>alert" not in page.text
+    assert "never seen before" in page.text
+    assert len(page.content) < 150_000
+    assert "style=" not in page.text
+
+
+BIG = ("payments", "payment_attempts", "invoices", "events", "accounts", "findings", "payment_intents")
+
+
+def test_no_figure_and_no_alarm_reads_a_big_table_from_end_to_end(company: World) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: Any) -> None:
+        asked.append((statement, parameters))
+
+    now, machine_now = NOW, company.machine()
+    with company.engine.connect() as connection:
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # the tables are small: what else could it do?
+        event.listen(company.engine, "before_cursor_execute", note)
+        gather_troubles(connection, now, machine_now)
+        gather_overview(connection, company.policy, now, machine_now)
+        preview_retries(connection, company.policy.coverage("global"), now)
+        event.remove(company.engine, "before_cursor_execute", note)
+        plans = [
+            "\n".join(line for (line,) in connection.exec_driver_sql(f"EXPLAIN {statement}", parameters))
+            for statement, parameters in asked
+            if statement.lstrip().startswith(("SELECT", "WITH", "\n")) and "set_config" not in statement
+        ]
+    assert len(plans) > 15
+    for plan in plans:
+        for table in BIG:
+            assert f"Seq Scan on {table}" not in plan, plan
+    assert any("Index Only Scan using ix_payments_period" in plan for plan in plans), "a month without its rows"

@@ -1,0 +1,324 @@
+"""One payment's page: its whole story, and a charge that a person saw before they said yes."""
+
+import html
+import re
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from sqlalchemy import func, select, text, update
+
+from shared.collection.aftermath import UNTIL_RELEASED
+from shared.db.dashboard import actions
+from shared.db.tables import accounts, payments
+from shared.gateway.port import Answer, Outcome
+from shared.jobs import ChargePayment, SettleAttempt
+from simulator.stories import AlwaysDeclines, DeclinesThenPays
+from tests.dashboard.conftest import Browser, Dashboard
+from tests.seed import Account, add_fee, add_run
+from tests.world import World
+from workers.use_cases.generate_invoices import generate_invoices
+
+
+@pytest.fixture
+def account(dashboard: Dashboard) -> Account:
+    return dashboard.world.account("A-1", name="<script>alert(1)</script>", email="anna@example.com")
+
+
+def owes(dashboard: Dashboard, account: Account, story: Any = None, amount_minor: int = 5_00) -> UUID:
+    dashboard.world.card_of(account, story=story)
+    return dashboard.world.owes(account, amount_minor)
+
+
+def words(response: httpx.Response) -> str:
+    """What a person reads on the page."""
+    main = re.sub(r"<[^>]+>", " ", response.text.split("<main")[-1])
+    return re.sub(r" (?=[.,:;])", "", " ".join(html.unescape(main).split()))
+
+
+def seen_on(response: httpx.Response) -> dict[str, str]:
+    """The hidden fields of the form that confirms a charge."""
+    found = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', response.text.split("<main")[1])
+    return {name: html.unescape(value) for name, value in found if name != "token"}
+
+
+def confirm(browser: Browser, payment: UUID, seen: dict[str, str], reason: str = "she called") -> httpx.Response:
+    return browser.post(f"/payments/{payment}/charge", reason=reason, **seen)
+
+
+def book(world: World) -> list[tuple[str, str, str]]:
+    with world.engine.connect() as connection:
+        return [
+            (row.action, row.actor, row.outcome)
+            for row in connection.execute(select(actions).order_by(actions.c.id))
+        ]
+
+
+def lose_answers(world: World) -> None:
+    """The processor takes the money, and we never hear of it."""
+    gateway = world.runtime.gateways["global"]
+    ask = gateway.confirm_payment_intent
+
+    def confirm_in_vain(*arguments: str) -> Answer:
+        ask(*arguments)
+        return Answer(Outcome.UNKNOWN, "no_answer: timeout")
+
+    gateway.confirm_payment_intent = confirm_in_vain
+
+
+def test_a_decline_is_told_with_every_code_and_what_comes_next(dashboard: Dashboard, account: Account) -> None:
+    payment = owes(dashboard, account, AlwaysDeclines(decline_code="insufficient_funds"))
+    dashboard.world.charge(payment)
+    response = dashboard.as_("viewer").get(f"/payments/{payment}")
+    said = words(response)
+    (attempt,), (intent,) = dashboard.world.attempts(payment), dashboard.world.intents(payment)
+    codes = ("error_type", "code", "decline_code", "advice_code", "network_advice_code", "network_decline_code")
+    told = [value for name in codes if (value := getattr(attempt, name)) is not None]
+    assert len(told) >= 3, "a decline has codes"
+    for value in (*told, attempt.stripe_request_id, attempt.stripe_charge_id, intent.stripe_payment_intent_id):
+        assert value in said
+    assert "HTTP status 402" in said
+    assert "insufficient_funds: the card is good, the money or the allowance is not there today." in said
+    assert "What comes next At 2026-11-02 09:00 UTC visa ending in" in said
+    assert "Whose turn: Duecourse." in said
+    assert "the account is marked for suspension on 2026-11-15 if unpaid or after 6 more declines" in said
+    pi, customer = intent.stripe_payment_intent_id, dashboard.world.customer_id(account)
+    assert f'href="https://dashboard.stripe.com/test/payments/{pi}"' in response.text
+    assert f'href="https://dashboard.stripe.com/test/customers/{customer}"' in response.text
+
+
+def test_an_attempt_not_made_is_told_with_its_reason(dashboard: Dashboard, account: Account) -> None:
+    payment = dashboard.world.owes(account)
+    dashboard.world.charge(payment)
+    said = words(dashboard.as_("viewer").get(f"/payments/{payment}"))
+    assert "Not asked needs payment method 2026-11-01 09:00 UTC: no card is registered." in said
+    assert "Whose turn: the customer." in said
+
+
+def test_instants_are_in_the_persons_zone_with_the_business_zone_beside(dashboard: Dashboard) -> None:
+    account = dashboard.world.account("J-1", "japan")
+    payment = owes(dashboard, account, AlwaysDeclines(decline_code="insufficient_funds"))
+    dashboard.world.charge(payment)
+    assert "2026-11-01 09:00 UTC (2026-11-01 18:00 JST)" in words(
+        dashboard.as_("viewer").get(f"/payments/{payment}")
+    )
+
+
+def test_names_are_shown_as_text(dashboard: Dashboard, account: Account) -> None:
+    page = dashboard.as_("viewer").get(f"/payments/{dashboard.world.owes(account)}").text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script>alert" not in page
+
+
+def test_commands_of_the_terminal_are_the_pages_own_actions(dashboard: Dashboard, account: Account) -> None:
+    payment = owes(dashboard, account, AlwaysDeclines(decline_code="expired_card"))
+    dashboard.world.charge(payment)
+    operator = dashboard.as_("operator").get(f"/payments/{payment}")
+    assert "the same card is asked again only by “Charge now”." in words(operator)
+    assert f"/payments/{payment}/charge" in operator.text
+    assert "duecourse payment" not in operator.text
+
+
+def test_viewers_get_the_story_and_no_action(dashboard: Dashboard, account: Account) -> None:
+    payment = owes(dashboard, account)
+    viewer = dashboard.as_("viewer")
+    page = viewer.get(f"/payments/{payment}").text.split("<main")[1]
+    assert "<form" not in page
+    assert "/charge" not in page
+    assert "anna@example.com" not in page
+    assert viewer.get(f"/payments/{payment}/charge").status_code == 403
+    for action in ("charge", "look-up"):
+        assert viewer.send(f"/payments/{payment}/{action}", reason="x").status_code == 403
+    assert book(dashboard.world) == []
+    assert dashboard.world.trail(payment) == []
+
+
+def test_a_charge_after_a_preview_moves_money_once_and_is_in_the_book(
+    dashboard: Dashboard, account: Account
+) -> None:
+    world, payment = dashboard.world, owes(dashboard, account, amount_minor=29_85)
+    operator = dashboard.as_("operator")
+    preview = operator.get(f"/payments/{payment}/charge")
+    assert "This asks the bank for $29.85 from the card visa ending in 4242" in words(preview)
+    answer = confirm(operator, payment, seen_on(preview))
+    assert "It is due now: a worker asks the card in a moment." in words(answer)
+    assert world.rung == [ChargePayment(payment, "interactive")]
+    row = world.payment(payment)
+    assert (row.lane, row.trigger, row.requested_by) == ("interactive", "operator", "operator:otto")
+    world.charge(payment)
+    world.charge(payment)
+    assert world.charged(payment) == [29_85]
+    with world.engine.connect() as connection:
+        line = connection.execute(select(actions)).one()
+    assert (line.action, line.actor, line.subject, line.reason, line.outcome) == (
+        "payment.charge", "operator:otto", str(payment), "she called", "done",
+    )  # fmt: skip
+    assert line.seen["amount"] == "USD 29.85"
+    assert line.seen["card_id"] == seen_on(preview)["card"]
+
+
+def test_looking_changes_nothing(dashboard: Dashboard, account: Account) -> None:
+    payment = owes(dashboard, account)
+    before = dashboard.world.payment(payment)
+    for _ in range(2):
+        dashboard.as_("operator").get(f"/payments/{payment}")
+        dashboard.as_("operator").get(f"/payments/{payment}/charge")
+    assert dashboard.world.payment(payment) == before
+    assert (dashboard.world.trail(payment), book(dashboard.world)) == ([], [])
+
+
+def test_another_amount_than_the_preview_showed_is_refused_and_shown_again(
+    dashboard: Dashboard, account: Account
+) -> None:
+    world, payment = dashboard.world, owes(dashboard, account)
+    operator = dashboard.as_("operator")
+    seen = seen_on(operator.get(f"/payments/{payment}/charge"))
+    with world.engine.begin() as connection:
+        connection.execute(update(payments).where(payments.c.id == payment).values(amount_minor=7_00))
+    again = confirm(operator, payment, seen)
+    assert again.status_code == 409
+    assert "Not charged: it isn't what you saw any more: the amount was USD 5.00 and is USD 7.00 now." in words(
+        again
+    )
+    assert "This asks the bank for $7.00" in words(again)
+    assert (world.rung, book(world)) == ([], [("payment.charge", "operator:otto", "refused")])
+    assert confirm(operator, payment, seen_on(again)).status_code == 200
+    world.charge(payment)
+    assert world.charged(payment) == [7_00]
+
+
+def test_another_card_than_the_preview_showed_is_refused_and_shown_again(
+    dashboard: Dashboard, account: Account
+) -> None:
+    world, payment = dashboard.world, owes(dashboard, account)
+    operator = dashboard.as_("operator")
+    seen = seen_on(operator.get(f"/payments/{payment}/charge"))
+    world.card_of(account, "pm_card_mastercard", brand="mastercard")
+    again = confirm(operator, payment, seen)
+    assert again.status_code == 409
+    assert "the card was visa ending in 4242 and is mastercard ending in 4444 now" in words(again)
+    assert world.charged(payment) == []
+    assert seen_on(again)["card"] != seen["card"]
+
+
+def test_of_two_operators_one_charges_and_the_other_is_told_who_did(dashboard: Dashboard, account: Account) -> None:
+    world, payment = dashboard.world, owes(dashboard, account)
+    otto, olga = dashboard.as_("operator"), dashboard.as_("operator", "olga")
+    seen = [seen_on(person.get(f"/payments/{payment}/charge")) for person in (otto, olga)]
+    assert confirm(otto, payment, seen[0]).status_code == 200
+    told = confirm(olga, payment, seen[1])
+    assert (told.status_code, len(world.rung)) == (409, 1)
+    assert "Not charged: operator:otto asked for it already, at 2026-11-01 09:00:00 UTC." in words(told)
+    world.charge(payment)
+    assert "it was paid at 2026-11-01 09:00 UTC" in words(confirm(olga, payment, seen[1]))
+    assert world.charged(payment) == [5_00]
+    done = [(actor, outcome) for _, actor, outcome in book(world)]
+    assert done == [("operator:otto", "done"), ("operator:olga", "refused"), ("operator:olga", "refused")]
+
+
+def test_a_form_sent_again_after_a_decline_asks_no_second_time(dashboard: Dashboard, account: Account) -> None:
+    world = dashboard.world
+    payment = owes(dashboard, account, DeclinesThenPays(times=1, decline_code="insufficient_funds"))
+    operator = dashboard.as_("operator")
+    seen = seen_on(operator.get(f"/payments/{payment}/charge"))
+    confirm(operator, payment, seen)
+    world.charge(payment)
+    assert "attempt 1 was made since" in words(confirm(operator, payment, seen))
+    world.charge(payment)
+    assert (world.charged(payment), len(world.attempts(payment))) == ([], 1)
+
+
+def test_a_charge_needs_a_reason_and_what_was_seen(dashboard: Dashboard, account: Account) -> None:
+    payment = owes(dashboard, account)
+    operator = dashboard.as_("operator")
+    seen = seen_on(operator.get(f"/payments/{payment}/charge"))
+    assert confirm(operator, payment, seen, reason=" ").status_code == 400
+    for name, value in (
+        ("amount_minor", ""),
+        ("amount_minor", "-1"),
+        ("amount_minor", "9" * 10_000),
+        ("currency", "XXX"),
+        ("card", "none"),
+        ("card_revision", "1.5"),
+        ("attempts", "٣"),
+    ):
+        assert confirm(operator, payment, {**seen, name: value}).status_code == 400, (name, value)
+    assert (dashboard.world.trail(payment), book(dashboard.world)) == ([], [])
+
+
+def test_what_is_paid_offers_no_charge_and_says_why(dashboard: Dashboard, account: Account) -> None:
+    payment = owes(dashboard, account)
+    dashboard.world.charge(payment)
+    operator = dashboard.as_("operator")
+    assert f"/payments/{payment}/charge" not in operator.get(f"/payments/{payment}").text
+    asked = operator.get(f"/payments/{payment}/charge")
+    assert "Not charged: it was paid at 2026-11-01 09:00 UTC. Nothing: it is never asked for again." in words(asked)
+    assert seen_on(asked) == {}
+
+
+def test_a_hold_is_shown_and_warned_of(dashboard: Dashboard, account: Account) -> None:
+    payment = owes(dashboard, account)
+    with dashboard.world.engine.begin() as connection:
+        connection.execute(update(payments).values(held_until=UNTIL_RELEASED, state_reason="looks odd"))
+    operator = dashboard.as_("operator")
+    assert "Held until a person decides" in words(operator.get(f"/payments/{payment}"))
+    asked = words(operator.get(f"/payments/{payment}/charge"))
+    assert "Mind: it is held, and the charge releases it: looks odd." in asked
+
+
+def test_an_attempt_in_doubt_is_looked_up_and_never_charged_again(dashboard: Dashboard, account: Account) -> None:
+    world, payment = dashboard.world, owes(dashboard, account)
+    lose_answers(world)
+    world.charge(payment)
+    operator = dashboard.as_("operator")
+    page = operator.get(f"/payments/{payment}")
+    assert "Open attempt attempt 1, unknown" in words(page)
+    refused = operator.get(f"/payments/{payment}/charge")
+    assert "nobody knows yet whether attempt 1" in words(refused)
+    assert "“Look up at the processor”: asking again could take the money twice." in words(refused)
+    answer = operator.post(f"/payments/{payment}/look-up", reason="the customer calls")
+    assert "It is being looked up at the processor." in words(answer)
+    (attempt,) = world.attempts(payment)
+    assert world.rung[-1] == SettleAttempt(attempt.id)
+    world.settle(attempt.id)
+    assert (world.payment(payment).state, world.charged(payment)) == ("paid", [5_00])
+    assert operator.post(f"/payments/{payment}/look-up", reason="again").status_code == 409
+    assert [line[0] + " " + line[2] for line in book(world)] == [
+        "payment.look_up done",
+        "payment.look_up refused",
+    ]
+
+
+def test_the_invoice_is_shown_line_by_line(dashboard: Dashboard, account: Account) -> None:
+    world = dashboard.world
+    world.card_of(account)
+    with world.engine.begin() as connection:
+        add_fee(connection, account, 29_85, description="<b>Calls</b>")
+        run_id = add_run(connection)
+    for _ in range(2):
+        generate_invoices(world.runtime, run_id)
+    with world.engine.connect() as connection:
+        payment = connection.scalar(select(payments.c.id))
+    page = dashboard.as_("viewer").get(f"/payments/{payment}")
+    assert "<h1>Payment G-2026-000001: $29.85</h1>" in page.text
+    assert "&lt;b&gt;Calls&lt;/b&gt;" in page.text
+    assert "G-2026-000001 for 2026-10, coverage global" in words(page)
+    assert "Invoice issued 2026-11-01" in words(page)
+
+
+def test_only_the_part_that_changes_is_refreshed(dashboard: Dashboard, account: Account) -> None:
+    payment = owes(dashboard, account)
+    part = dashboard.as_("operator").client.get(f"/dashboard/payments/{payment}", headers={"HX-Request": "true"})
+    assert part.text.startswith('<div id="live"')
+    assert "<form" not in part.text
+
+
+def test_no_such_payment_is_said_plainly(dashboard: Dashboard, account: Account) -> None:
+    operator = dashboard.as_("operator")
+    for id_ in ("1", "9" * 10_000, "00000000-0000-0000-0000-000000000000", "'; DROP TABLE payments;--", "..%2f.."):
+        assert operator.client.get(f"/dashboard/payments/{id_}").status_code == 404
+        assert operator.client.get(f"/dashboard/payments/{id_}/charge").status_code == 404
+    with dashboard.world.engine.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(accounts)) == 1
+        assert connection.scalar(text("SELECT count(*) FROM payments")) == 0

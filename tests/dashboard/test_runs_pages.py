@@ -1,0 +1,387 @@
+"""Runs on their pages: looked at, previewed, and run again by one person at a time."""
+
+import re
+import threading
+from datetime import date, timedelta
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from sqlalchemy import Row, func, insert, select, text, update
+
+from shared.collection.retries import preview_retries
+from shared.db.dashboard import actions
+from shared.db.machinery import events, runs
+from shared.db.tables import card_blocks, payments
+from shared.domain.states import PaymentState, RunState
+from shared.invoicing.month import Month
+from shared.invoicing.preview import preview_month
+from shared.jobs import DAILY_RETRIES, MONTHLY_INVOICES, GenerateInvoices, RetryPayments
+from tests.dashboard.conftest import Browser, Dashboard
+from tests.scheduler.test_sweep import add_attempt
+from tests.seed import Account, add_account, add_card, add_fee, add_payment, add_run
+from tests.world import World
+from workers.use_cases.generate_invoices import generate_invoices
+from workers.use_cases.retry_payments import retry_payments
+
+MONTH = {"job": MONTHLY_INVOICES, "period": "2026-10", "coverage": "global"}
+DAY = {"job": DAILY_RETRIES, "period": "2026-11-01", "coverage": "global"}
+HIDDEN = re.compile(r'<input type="hidden" name="(digest|event|rows|amount)" value="([^"]*)">')
+
+
+def look(browser: Browser, key: dict[str, str]) -> dict[str, str]:
+    """Get the preview; return what its form carries."""
+    page = browser.get("/runs/again", **key)
+    assert page.status_code == 200, page.text
+    return {**key, **dict(HIDDEN.findall(page.text))}
+
+
+def confirm(browser: Browser, seen: dict[str, str], reason: str = "accounts were mended") -> httpx.Response:
+    return browser.post("/runs/again", **seen, reason=reason)
+
+
+def bill(world: World, name: str, amount: int, coverage: str = "global") -> Account:
+    with world.engine.begin() as connection:
+        account = add_account(connection, name, coverage)
+        add_fee(connection, account, amount)
+        return account
+
+
+def run_rows(world: World) -> list[Row[Any]]:
+    with world.engine.connect() as connection:
+        return list(connection.execute(select(runs).order_by(runs.c.created_at)))
+
+
+def book(world: World) -> list[tuple[str, str, str]]:
+    with world.engine.connect() as connection:
+        found = connection.execute(select(actions).where(actions.c.subject_kind == "run").order_by(actions.c.id))
+        return [(row.actor, row.action, row.outcome) for row in found]
+
+
+def test_a_month_is_previewed_run_and_kept_in_the_book(dashboard: Dashboard) -> None:
+    world, browser = dashboard.world, dashboard.as_("operator")
+    for number in range(3):
+        bill(world, f"A-{number}", 10_00 + number)
+    with world.engine.begin() as connection:
+        add_account(connection, "idle")
+    page = browser.get("/runs/again", **MONTH).text
+    for said in ("$30.03", "A-2", "There is no such run yet.", "has no active service", "idle", "Run it"):
+        assert said in page, said
+    assert run_rows(world) == [], "looking changes nothing"
+    answer = confirm(browser, look(browser, MONTH))
+    (run,) = run_rows(world)
+    assert (run.state, run.requested_by, run.reason) == ("ready", "operator:otto", "accounts were mended")
+    assert str(answer.url).startswith(f"{dashboard.url}/dashboard/runs/{run.id}")
+    assert world.rung == [GenerateInvoices(run.id)]
+    with world.engine.connect() as connection:
+        line = connection.execute(select(actions).where(actions.c.subject_kind == "run")).one()
+    assert (line.action, line.subject, line.reason) == ("run.start", str(run.id), "accounts were mended")
+    assert line.seen["rows"] == 3
+    assert line.seen["amount_minor"] == 30_03
+    assert len(line.seen["digest"]) == 64
+    generate_invoices(world.runtime, run.id)
+    page = browser.get(f"/runs/{run.id}").text
+    for said in ("operator:otto", "accounts were mended", "$30.03", "run finished", "run scheduled", "invoices"):
+        assert said in page, said
+
+
+def test_what_changed_since_the_preview_is_refused_and_shown(dashboard: Dashboard) -> None:
+    world, browser = dashboard.world, dashboard.as_("operator")
+    bill(world, "A-1", 10_00)
+    seen = look(browser, MONTH)
+    bill(world, "A-2", 5_00)
+    answer = confirm(browser, seen)
+    assert answer.status_code == 409
+    assert (
+        "Nothing was done. What you saw has changed: it was 1 over $10.00, and now it would be 2 over $15.00."
+        in (answer.text)
+    )
+    assert run_rows(world) == []
+    assert world.rung == []
+    assert book(world) == [("operator:otto", "run.start", "refused")]
+    fresh = {**MONTH, **dict(HIDDEN.findall(answer.text))}
+    assert fresh["digest"] != seen["digest"]
+    assert confirm(browser, fresh).status_code == 200
+    assert len(run_rows(world)) == 1
+
+
+def test_the_same_sum_of_other_accounts_is_another_digest(world: World) -> None:
+    anna = bill(world, "A-1", 10_00)
+    ben = bill(world, "A-2", 5_00)
+    month = Month.of(world.policy, "global", "2026-10")
+    before = preview_month(world.engine, month)
+    assert preview_month(world.engine, month).digest == before.digest
+    with world.engine.begin() as connection:
+        for account, amount in ((anna, 5_00), (ben, 10_00)):
+            connection.execute(
+                text("UPDATE fees SET amount_minor = :amount WHERE account_id = :id"),
+                {"amount": amount, "id": account.id},
+            )
+    after = preview_month(world.engine, month)
+    assert (after.counts.total_minor, after.counts.invoices) == (before.counts.total_minor, before.counts.invoices)
+    assert after.digest != before.digest
+
+
+def test_a_finished_month_is_gone_over_again_for_accounts_that_were_mended(dashboard: Dashboard) -> None:
+    world, browser = dashboard.world, dashboard.as_("operator")
+    bill(world, "A-1", 10_00)
+    with world.engine.begin() as connection:
+        run_id = add_run(connection)
+    generate_invoices(world.runtime, run_id)
+    bill(world, "A-2", 7_00)
+    page = browser.get("/runs/again", **MONTH).text
+    assert "It has finished" in page
+    assert "has its invoice of this period already" in page
+    assert confirm(browser, look(browser, MONTH)).status_code == 200
+    generate_invoices(world.runtime, run_id)
+    with world.engine.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(payments)) == 2
+    assert book(world) == [("operator:otto", "run.again", "done")]
+
+
+def test_a_late_run_is_confirmed_after_its_preview(dashboard: Dashboard) -> None:
+    world, browser = dashboard.world, dashboard.as_("operator")
+    with world.engine.begin() as connection:
+        run_id = add_run(connection, "2026-09", state=RunState.AWAITING_CONFIRMATION)
+    key = {**MONTH, "period": "2026-09"}
+    assert f"/dashboard/runs/{run_id}" in browser.get("/runs").text
+    assert "and confirm" in browser.get(f"/runs/{run_id}").text
+    assert "Confirm it" in browser.get("/runs/again", **key).text
+    assert confirm(browser, look(browser, key)).status_code == 200
+    (run,) = run_rows(world)
+    assert (run.state, run.confirmed_by) == ("ready", "operator:otto")
+    assert book(world) == [("operator:otto", "run.confirm", "done")]
+
+
+def test_a_run_that_is_under_way_is_told_with_who_asked_for_it(dashboard: Dashboard) -> None:
+    world, first = dashboard.world, dashboard.as_("operator", "otto")
+    bill(world, "A-1", 10_00)
+    confirm(first, look(first, MONTH), "the scheduler was away")
+    page = dashboard.as_("operator", "olga").get("/runs/again", **MONTH).text
+    assert "It waits for a worker; operator:otto asked for it at 2026-11-01 09:00:00 UTC" in page
+    assert "the scheduler was away" in page
+    assert "under way" in page
+    assert 'name="digest"' not in page
+
+
+def test_of_two_people_who_confirm_at_once_one_runs_it_and_the_other_is_told_who(dashboard: Dashboard) -> None:
+    world = dashboard.world
+    bill(world, "A-1", 10_00)
+    with world.engine.begin() as connection:
+        run_id = add_run(connection)
+    generate_invoices(world.runtime, run_id)
+    bill(world, "A-2", 7_00)
+    browsers = [dashboard.as_("operator", name) for name in ("otto", "olga")]
+    seen = [look(browser, MONTH) for browser in browsers]
+    together, answers = threading.Barrier(2), {}
+
+    def press(place: int) -> None:
+        together.wait()
+        answers[place] = confirm(browsers[place], seen[place], f"reason {place}")
+
+    threads = [threading.Thread(target=press, args=(place,)) for place in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    statuses = {place: answer.status_code for place, answer in answers.items()}
+    assert sorted(statuses.values()) == [200, 409]
+    winner = next(place for place, status in statuses.items() if status == 200)
+    name = browsers[winner].person.name  # type: ignore[union-attr]
+    assert f"operator:{name} asked for it at 2026-11-01 09:00:00 UTC: reason {winner}" in answers[1 - winner].text
+    assert world.rung == [GenerateInvoices(run_id)]
+    with world.engine.connect() as connection:
+        reopened = connection.scalars(select(events.c.actor).where(events.c.type == "run_reopened")).all()
+    assert reopened == [f"operator:{name}"]
+    assert sorted(outcome for _, _, outcome in book(world)) == ["done", "refused"]
+
+
+def test_who_confirms_after_the_first_ones_run_has_ended_is_told_too(dashboard: Dashboard) -> None:
+    world = dashboard.world
+    with world.engine.begin() as connection:
+        run_id = add_run(connection, state=RunState.FINISHED)
+    first, second = dashboard.as_("operator", "otto"), dashboard.as_("operator", "olga")
+    seen = look(second, MONTH)
+    confirm(first, look(first, MONTH))
+    generate_invoices(world.runtime, run_id)
+    answer = confirm(second, seen)
+    assert answer.status_code == 409
+    assert "It has finished; operator:otto asked for it" in answer.text
+
+
+@pytest.mark.parametrize("key", [MONTH, DAY], ids=["month", "day"])
+def test_a_viewer_may_look_at_runs_and_ask_for_none(dashboard: Dashboard, key: dict[str, str]) -> None:
+    world, viewer = dashboard.world, dashboard.as_("viewer")
+    with world.engine.begin() as connection:
+        run_id = add_run(connection, state=RunState.FINISHED)
+    assert viewer.get("/runs").status_code == 200
+    assert "Run again" not in viewer.get("/runs").text
+    assert viewer.get(f"/runs/{run_id}").status_code == 200
+    assert "again" not in viewer.get(f"/runs/{run_id}").text.split("<main")[1].split("</main")[0]
+    assert viewer.get("/runs/again", **key).status_code == 403
+    assert viewer.send("/runs/again", token="x", reason="y", **key).status_code == 403
+
+
+def test_a_month_that_is_not_over_can_be_looked_at_and_not_run(dashboard: Dashboard) -> None:
+    browser, key = dashboard.as_("operator"), {**MONTH, "period": "2026-11"}
+    page = browser.get("/runs/again", **key)
+    assert page.status_code == 200
+    assert "it will run by itself" in page.text
+    assert 'name="digest"' not in page.text
+    seen = look(browser, MONTH)
+    assert confirm(browser, {**seen, "period": "2026-11"}).status_code == 400
+    assert run_rows(dashboard.world) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"job": "reconciliation"}, "Which job?"),
+        ({"coverage": "mars"}, "Which coverage?"),
+        ({"period": "2026-13"}, "Which month or day?"),
+        ({"period": "9999-12"}, "Which month or day?"),
+        ({"period": "0000-01"}, "Which month or day?"),
+        ({"period": "9" * 10_000}, "Which month or day?"),
+        ({"job": DAILY_RETRIES, "period": "2026-02-30"}, "Which month or day?"),
+        ({"job": DAILY_RETRIES, "period": "9999-12-31"}, "Which month or day?"),
+    ],
+)
+def test_what_is_no_run_is_said_so(dashboard: Dashboard, wrong: dict[str, str], says: str) -> None:
+    answer = dashboard.as_("operator").get("/runs/again", **{**MONTH, **wrong})
+    assert answer.status_code == 400
+    assert says in answer.text
+
+
+def owe_again(world: World, name: str, amount: int, card: dict[str, Any] | None = None, **columns: Any) -> UUID:
+    """A payment that is due for another try, with a card unless `card` is None."""
+    with world.engine.begin() as connection:
+        account = add_account(connection, name, kind=columns.pop("kind", "card"), stripe_customer_id=f"cus_{name}")
+        if card is not None:
+            add_card(connection, account, **card)
+        columns = {
+            "state": PaymentState.RETRY_SCHEDULED,
+            "next_attempt_at": world.clock.now() - timedelta(minutes=1),
+            "first_declined_at": world.clock.now() - timedelta(days=1),
+            **columns,
+        }
+        return add_payment(connection, account, amount, **columns)
+
+
+def test_a_days_preview_says_what_would_be_charged_and_why_the_rest_is_not(dashboard: Dashboard) -> None:
+    world, now = dashboard.world, dashboard.world.clock.now()
+    owe_again(world, "good", 10_00, {})
+    worn_out = owe_again(world, "worn-out", 2_00, {"fingerprint": "worn"})
+    open_ = owe_again(world, "open", 3_00, {})
+    owe_again(world, "held", 4_00, {}, held_until=now + timedelta(days=1))
+    owe_again(world, "bare", 5_00)
+    owe_again(world, "transfer", 6_00, {}, kind="bank_transfer")
+    owe_again(world, "blocked", 7_00, {"fingerprint": "stolen"})
+    owe_again(world, "tomorrow", 8_00, {}, next_attempt_at=now + timedelta(days=1))
+    owe_again(world, "won", 9_00, {}, state=PaymentState.PAID, paid_at=now)
+    waits = {"state": PaymentState.NEEDS_PAYMENT_METHOD, "waiting_for_revision_after": 1}
+    owe_again(world, "waits", 11_00, {}, **waits)
+    with world.engine.begin() as connection:
+        account = add_account(connection, "worn-out", "japan")
+        for number in range(2, 22):
+            connection.execute(
+                text(
+                    "INSERT INTO payment_intents (payment_id, ordinal, coverage, amount_minor, currency,"
+                    " stripe_customer_id, api_version, closed_reason, closed_at)"
+                    " VALUES (:id, :n, 'global', 1, 'USD', 'cus', '1', 'abandoned', now())"
+                ),
+                {"id": worn_out, "n": number},
+            )
+        connection.execute(
+            text(
+                "INSERT INTO payment_attempts (payment_id, number, kind, state, payment_intent_id, coverage,"
+                " trigger, lane, card_revision, started_at, lease_expires_at, finished_at, card_fingerprint)"
+                " SELECT payment_id, ordinal, 'charge', 'declined', id, 'global', 'daily_retry', 'batch', 0,"
+                " CAST(:at AS timestamptz), now(), CAST(:at AS timestamptz), 'worn' FROM payment_intents"
+            ),
+            {"at": now - timedelta(days=2)},
+        )
+        add_attempt(connection, Account(account.id, account.settings_id, "open", "global"), open_, "unknown")
+        connection.execute(
+            insert(card_blocks).values(
+                coverage="global", fingerprint="stolen", reason="lost", attempt_id=open_, blocked_at=now
+            )
+        )
+        found = preview_retries(connection, world.policy.coverage("global"), now)
+    assert (found.payments, found.amount_minor) == (1, 10_00)
+    assert {row.reason: (row.payments, row.amount_minor) for row in found.skipped} == {
+        "network_budget": (1, 2_00),
+        "attempt_open": (1, 3_00),
+        "held": (1, 4_00),
+        "no_card": (1, 5_00),
+        "bank_transfer": (1, 6_00),
+        "card_blocked": (1, 7_00),
+        "not_yet_due": (1, 8_00),
+        "paid": (1, 9_00),
+        "waits_for_customer": (1, 11_00),
+    }
+    page = dashboard.as_("operator").get("/runs/again", **DAY).text
+    assert "$10.00" in page
+    assert "as often as the network allows" in page
+
+
+def test_a_day_is_run_by_hand_and_charges_what_its_preview_said(dashboard: Dashboard) -> None:
+    world, browser = dashboard.world, dashboard.as_("operator")
+    payment_id = owe_again(world, "good", 10_00, {})
+    seen = look(browser, DAY)
+    assert (seen["rows"], seen["amount"]) == ("1", "1000")
+    assert confirm(browser, seen).status_code == 200
+    (run,) = run_rows(world)
+    assert world.rung == [RetryPayments(run.id)]
+    retry_payments(world.runtime, run.id)
+    assert world.payment(payment_id).state == PaymentState.DUE
+    assert book(world) == [("operator:otto", "run.start", "done")]
+
+
+def test_a_payment_that_was_paid_meanwhile_is_refused_and_not_run(dashboard: Dashboard) -> None:
+    world, browser = dashboard.world, dashboard.as_("operator")
+    payment_id = owe_again(world, "good", 10_00, {})
+    owe_again(world, "other", 5_00, {})
+    seen = look(browser, DAY)
+    with world.engine.begin() as connection:
+        connection.execute(
+            update(payments)
+            .where(payments.c.id == payment_id)
+            .values(state="paid", paid_at=world.clock.now(), next_attempt_at=None)
+        )
+    answer = confirm(browser, seen)
+    assert answer.status_code == 409
+    assert "it was 2 over $15.00, and now it would be 1 over $5.00" in answer.text
+    assert "has been paid since that day began" in answer.text
+    assert run_rows(world) == []
+
+
+def test_runs_are_listed_by_page_and_filter(dashboard: Dashboard) -> None:
+    browser = dashboard.as_("viewer")
+    first = date(2026, 9, 1)
+    with dashboard.world.engine.begin() as connection:
+        for number in range(60):
+            day = str(first + timedelta(days=number % 60))
+            add_run(connection, day, job=DAILY_RETRIES, state="finished")
+        add_run(connection, "2026-09", "japan", state="awaiting_confirmation")
+    newest = browser.get("/runs").text
+    assert newest.count("/dashboard/runs/") - newest.count("/dashboard/runs/again") == 50
+    older = re.search(r'href="([^"]+)" rel="next"', newest)
+    assert older is not None
+    rest = browser.client.get(older[1].replace("&amp;", "&")).text
+    assert rest.count('"/dashboard/runs/') == 11
+    back = re.search(r'href="([^"]+)" rel="prev"', rest)
+    assert back is not None
+    assert browser.client.get(back[1].replace("&amp;", "&")).text.count('"/dashboard/runs/') == 50
+    one = browser.get(
+        "/runs", job=MONTHLY_INVOICES, period="2026-09", coverage="japan", state="awaiting_confirmation"
+    )
+    assert one.text.count('"/dashboard/runs/') == 1
+    assert "No runs." in browser.get("/runs", period="2031-01").text
+    assert browser.get("/runs", after="nonsense").status_code == 200
+
+
+def test_a_run_that_is_none_is_missing(dashboard: Dashboard) -> None:
+    browser = dashboard.as_("viewer")
+    assert browser.get("/runs/7").status_code == 404
+    assert browser.get("/runs/00000000-0000-4000-8000-000000000000").status_code == 404

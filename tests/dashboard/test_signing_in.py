@@ -1,0 +1,167 @@
+"""Signing in, staying in, and getting out: for everybody who runs the dashboard at night."""
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from shared.access.sessions import IDLE_FOR, LASTS_FOR
+from tests.dashboard.conftest import PASSWORD, Browser, Dashboard, MakeDashboard
+from web.dashboard.guard import SESSION_COOKIE, safe_next
+from web.dashboard.visit import ROOT
+
+
+def sign_in(browser: Browser, name: str, password: str = PASSWORD, next_: str = "") -> httpx.Response:
+    browser.get("/sign-in")
+    token = browser.forms[f"{ROOT}/sign-in"]
+    return browser.client.post(
+        f"{ROOT}/sign-in", data={"token": token, "name": name, "password": password, "next": next_}
+    )
+
+
+def test_the_right_password_signs_in_and_leads_to_the_page_that_was_wanted(dashboard: Dashboard) -> None:
+    dashboard.add_person("anna")
+    browser = dashboard.nobody()
+    wanted = browser.get("/you")
+    assert wanted.status_code == 303
+    assert wanted.headers["location"] == f"{ROOT}/sign-in?next=%2Fdashboard%2Fyou"
+    answer = sign_in(browser, "Anna", next_="/dashboard/you")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard/you")
+    assert "anna" in browser.get("/you").text
+
+
+def test_the_cookie_is_out_of_reach_of_scripts_and_of_other_sites(dashboard: Dashboard) -> None:
+    dashboard.add_person("anna")
+    cookie = next(
+        value
+        for value in sign_in(dashboard.nobody(), "anna").headers.get_list("set-cookie")
+        if value.startswith(SESSION_COOKIE)
+    )
+    assert "HttpOnly" in cookie
+    assert "SameSite=lax" in cookie
+    assert "Path=/" in cookie
+
+
+@pytest.mark.parametrize(("name", "password"), [("anna", "wrong password"), ("nobody", PASSWORD), ("", "")])
+def test_a_wrong_name_and_a_wrong_password_look_alike_and_are_in_the_book(
+    dashboard: Dashboard, name: str, password: str
+) -> None:
+    dashboard.add_person("anna")
+    browser = dashboard.nobody()
+    answer = sign_in(browser, name, password)
+    assert answer.status_code == 401
+    assert "don’t belong together" in answer.text.replace("&#39;", "’")
+    assert SESSION_COOKIE not in browser.client.cookies
+    with dashboard.world.engine.connect() as connection:
+        assert connection.execute(text("SELECT action, subject, outcome FROM actions")).all() == [
+            ("session.begin", name, "refused")
+        ]
+
+
+def test_guessing_is_refused_from_one_address_and_ends_with_time(dashboard: Dashboard) -> None:
+    dashboard.add_person("anna")
+    browser = dashboard.nobody()
+    for _ in range(5):
+        assert sign_in(browser, "anna", "a wrong password").status_code == 401
+    assert sign_in(browser, "anna").status_code == 429, "even with the right one"
+    dashboard.world.machine.pass_(minutes=15, seconds=1)
+    assert sign_in(browser, "anna").status_code == 303
+
+
+@pytest.mark.parametrize(
+    "wait", [lambda d: d.world.machine.pass_(seconds=IDLE_FOR.total_seconds() + 1)], ids=["idle"]
+)
+def test_a_session_that_nobody_uses_ends(dashboard: Dashboard, wait: Callable[[Dashboard], None]) -> None:
+    browser = dashboard.as_("viewer")
+    assert browser.get("/you").status_code == 200
+    wait(dashboard)
+    assert browser.get("/you").status_code == 303
+
+
+def test_a_session_ends_after_a_week_however_much_it_is_used(dashboard: Dashboard) -> None:
+    browser = dashboard.as_("viewer")
+    for _ in range(int(LASTS_FOR.total_seconds() // 3600) - 1):
+        dashboard.world.machine.pass_(hours=1)
+        assert browser.get("/you").status_code == 200
+    dashboard.world.machine.pass_(hours=1, seconds=1)
+    assert browser.get("/you").status_code == 303
+
+
+def test_a_copied_cookie_ends_with_signing_out(dashboard: Dashboard) -> None:
+    browser, thief = dashboard.as_("operator"), dashboard.nobody()
+    thief.client.cookies.set(SESSION_COOKIE, browser.client.cookies[SESSION_COOKIE])
+    assert thief.get("/you").status_code == 200
+    browser.post("/sign-out", page="/you")
+    assert thief.get("/you").status_code == 303
+
+
+def test_a_new_password_signs_out_everywhere(dashboard: Dashboard) -> None:
+    dashboard.add_person("anna")
+    browser, other = dashboard.as_("operator", "anna"), dashboard.as_("operator", "anna")
+    assert (
+        "another one" in browser.post("/you/password", "/you", present="wrong one, sorry", new="x", again="x").text
+    )
+    new = "another horse battery"
+    browser.post("/you/password", "/you", present=PASSWORD, new=new, again=new)
+    assert browser.get("/you").status_code == other.get("/you").status_code == 303
+    assert sign_in(dashboard.nobody(), "anna", new).status_code == 303
+    assert sign_in(dashboard.nobody(), "anna", PASSWORD).status_code == 401
+
+
+def test_a_session_that_was_planted_is_worth_nothing_afterwards(dashboard: Dashboard) -> None:
+    dashboard.add_person("anna")
+    thief, victim = dashboard.as_("viewer", "mallory"), dashboard.nobody()
+    planted = thief.client.cookies[SESSION_COOKIE]
+    token = victim.get("/sign-in") and victim.forms[f"{ROOT}/sign-in"]
+    victim.client.cookies.set(SESSION_COOKIE, planted)
+    answer = victim.client.post(f"{ROOT}/sign-in", data={"token": token, "name": "anna", "password": PASSWORD})
+    assert answer.status_code in (303, 403)
+    assert victim.client.cookies.get(SESSION_COOKIE, domain="127.0.0.1") != planted or answer.status_code == 403
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "https://evil.example/",
+        "//evil.example",
+        "/\\evil.example",
+        "/dashboard/../evil",
+        "/dashboard//evil.example",
+        "javascript:alert(1)",
+        "/webhooks/stripe/global",
+        "/dashboardevil",
+        "/dashboard/\r\nSet-Cookie: a=b",
+        "\t//evil.example",
+    ],
+)
+def test_signing_in_never_leads_to_another_site(said: str) -> None:
+    assert safe_next(said) == ROOT
+
+
+def test_behind_a_trusted_proxy_its_header_names_the_person(make_dashboard: MakeDashboard) -> None:
+    dashboard = make_dashboard(DUECOURSE_USER_HEADER="X-User", DUECOURSE_TRUSTED_PROXIES="127.0.0.1/32")
+    dashboard.add_person("anna")
+    browser = dashboard.nobody()
+    assert browser.get("/you").status_code == 403
+    browser.client.headers["X-User"] = "nobody-we-know"
+    assert browser.get("/you").status_code == 403
+    browser.client.headers["X-User"] = "anna"
+    assert browser.get("/you").status_code == 200
+    assert browser.post("/you/zone", zone="Asia/Tokyo").status_code == 200
+    assert 'value="Asia/Tokyo"' in browser.get("/you").text
+
+
+def test_nobody_but_a_trusted_proxy_may_name_a_person(make_dashboard: MakeDashboard) -> None:
+    dashboard = make_dashboard(DUECOURSE_USER_HEADER="X-User", DUECOURSE_TRUSTED_PROXIES="10.1.2.3/32")
+    dashboard.add_person("anna")
+    browser = dashboard.nobody()
+    browser.client.headers["X-User"] = "anna"
+    assert browser.get("/you").status_code == 403
+
+
+def test_without_the_setting_the_header_means_nothing(dashboard: Dashboard) -> None:
+    dashboard.add_person("anna")
+    browser = dashboard.nobody()
+    browser.client.headers["X-User"] = browser.client.headers["X-Forwarded-User"] = "anna"
+    assert browser.get("/you").status_code == 303

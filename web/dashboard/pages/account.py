@@ -1,0 +1,43 @@
+"""One account: standing, how it pays, what it owes, its payments and its trail."""
+
+from starlette.responses import Response
+
+from shared.search.one_account import events_of_account, look_at_account
+from shared.search.paging import PAGE, Paging, parse_place
+from shared.search.payments import PaymentFilter, find_page
+from web.dashboard.pages.payment import processor_url
+from web.dashboard.visit import Visit
+
+
+def show(visit: Visit) -> Response:
+    """The account's payments and its trail are paged each by itself."""
+    account_id = visit.uuid()
+    paging = Paging(parse_place(visit.asked("after")), parse_place(visit.asked("before")))
+    event_id = _number(visit.asked("events_before"))
+    with visit.read() as connection:
+        try:
+            seen = look_at_account(connection, account_id)
+        except LookupError:
+            visit.missing("such account")
+        of_account = PaymentFilter(visit.now, account=seen.account.external_id)
+        found = find_page(connection, of_account, paging)
+        events = events_of_account(connection, account_id, event_id)
+    older_events = visit.here(events_before=events[PAGE - 1].id) if len(events) > PAGE else None
+    return visit.page(
+        "account.html",
+        seen=seen,
+        account=seen.account,
+        found=found,
+        events=events[:PAGE],
+        older_events=older_events,
+        newest_events=visit.here(events_before=None) if event_id is not None else None,
+        newer=found.newer and visit.here(before=str(found.newer), after=None),
+        older=found.older and visit.here(after=str(found.older), before=None),
+        all_payments=visit.url("/payments", **of_account.to_query()),
+        processor=processor_url(visit),
+    )
+
+
+def _number(said: str) -> int | None:
+    """An id out of the address; a number too large for the column is nobody's."""
+    return int(said) if said.isascii() and said.isdigit() and len(said) < 19 else None

@@ -1,0 +1,35 @@
+"""Accounts: by how their number, name or address begins, and by standing."""
+
+from starlette.responses import Response
+
+from shared.domain.states import Standing
+from shared.search.accounts import MOST_ACCOUNTS, find_accounts, is_too_broad
+from shared.search.paging import Found, Paging, parse_place
+from shared.search.reading import Reading
+from web.dashboard.visit import Visit
+
+
+def show(visit: Visit) -> Response:
+    """Newest first; those in trouble by since when they are."""
+    reading = Reading(visit.query.multi_items())
+    words, standing = reading.text("text") or "", reading.one_of("standing", Standing)
+    paging = Paging(parse_place(visit.asked("after")), parse_place(visit.asked("before")))
+    found = Found((), None, None)
+    with visit.read() as connection:
+        if words and is_too_broad(connection, words):
+            reading.errors["text"] = (
+                f"begins more than {MOST_ACCOUNTS:,} numbers, names or addresses: write more of it"
+            )
+        if not reading.errors:
+            found = find_accounts(connection, words, standing, paging)
+    query = {"text": words, "standing": standing}
+    return visit.page(
+        "accounts.html",
+        400 if reading.errors else 200,
+        said=reading.said,
+        errors=reading.errors,
+        standings=list(Standing),
+        found=found,
+        newer=found.newer and visit.url("/accounts", **query, before=str(found.newer)),
+        older=found.older and visit.url("/accounts", **query, after=str(found.older)),
+    )

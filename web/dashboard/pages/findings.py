@@ -1,0 +1,87 @@
+"""Findings: what is wrong in the books and waits for a person, what it means, what to do, and closing it."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, select, tuple_
+from starlette.responses import Response
+
+from shared.access.book import Act
+from shared.collection.books import resolve_finding_by_id
+from shared.db.machinery import findings
+from shared.meanings import MEANING_OF_FINDING, details_of_finding
+from web.dashboard.visit import Visit
+
+#: Open findings shown at once. More of them have one cause, which the first show as well.
+MOST_OPEN = 200
+#: Resolved ones of a page.
+PAGE = 50
+
+
+def show(visit: Visit) -> Response:
+    """Those that are open, by kind; below them those that are resolved, the latest found first."""
+    older_than = _place(visit.asked("older_than"))
+    is_open = findings.c.resolved_at.is_(None)
+    key = (findings.c.found_at, findings.c.id)
+    resolved = select(findings).where(~is_open).order_by(*(column.desc() for column in key)).limit(PAGE + 1)
+    if older_than is not None:
+        resolved = resolved.where(tuple_(*key) < older_than)
+    with visit.read() as connection:
+        found = connection.execute(
+            select(findings).where(is_open).order_by(findings.c.found_at.desc(), findings.c.id).limit(MOST_OPEN + 1)
+        ).all()
+        closed = connection.execute(resolved).all()
+    by_kind: dict[str, list[Row[Any]]] = {}
+    for finding in found[:MOST_OPEN]:
+        by_kind.setdefault(finding.kind, []).append(finding)
+    has_more, closed = len(closed) > PAGE, closed[:PAGE]
+    return visit.page(
+        "findings.html",
+        by_kind=by_kind,
+        has_more_open=len(found) > MOST_OPEN,
+        most_open=MOST_OPEN,
+        closed=closed,
+        meanings=MEANING_OF_FINDING,
+        details=details_of_finding,
+        newest=None if older_than is None else visit.here(older_than=None),
+        older=visit.here(older_than=f"{closed[-1].found_at.isoformat()}~{closed[-1].id}") if has_more else None,
+    )
+
+
+def resolve(visit: Visit) -> Response:
+    """Close one, with the reason that is kept for good; whoever comes second is told who did."""
+    finding_id, because = visit.uuid(), visit.because(visit.reason())
+
+    def work(connection: Connection) -> tuple[bool, Row[Any]]:
+        known = connection.execute(
+            select(findings).where(findings.c.id == finding_id).with_for_update()
+        ).one_or_none()
+        if known is None:
+            visit.missing("such finding")
+        is_resolved = resolve_finding_by_id(connection, finding_id, because)
+        visit.write_down(
+            connection,
+            Act.FINDING_RESOLVE,
+            subject_kind="finding",
+            subject=str(finding_id),
+            reason=because.reason,
+            outcome="done" if is_resolved else "refused",
+            seen={"kind": known.kind, "subject": known.subject},
+            result={} if is_resolved else {"resolved_already_by": known.resolved_by},
+        )
+        return is_resolved, known
+
+    is_resolved, known = visit.write(work)
+    if is_resolved:
+        return visit.go("/findings", f"{known.kind} is resolved. It comes back only if its facts change.")
+    return visit.go("/findings", f"{known.resolved_by} resolved this already: {known.resolution}")
+
+
+def _place(said: str) -> tuple[datetime, UUID] | None:
+    moment, _, finding_id = said.partition("~")
+    try:
+        at, last = datetime.fromisoformat(moment), UUID(finding_id)
+    except ValueError:
+        return None
+    return (at, last) if at.tzinfo is not None else None

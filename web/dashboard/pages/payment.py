@@ -1,0 +1,178 @@
+"""One payment: what comes next, everything that happened, and what a person can do about it."""
+
+from dataclasses import asdict
+from uuid import UUID
+
+from sqlalchemy import Connection, select
+from starlette.responses import Response
+
+from shared.access.book import Act
+from shared.collection.payments import open_attempt
+from shared.collection.requests import (
+    Refused,
+    Seen,
+    WouldCharge,
+    preview_charge,
+    request_charge,
+    request_look_up,
+)
+from shared.db.tables import invoice_lines, payment_settings, payments
+from shared.domain.states import ENDED, AttemptState, PaymentState
+from shared.explain import explain_payment
+from shared.jobs import Job
+from shared.money import EXPONENTS, format_minor
+from web.dashboard.pages.payment_words import changes, for_the_page, kind_of
+from web.dashboard.visit import PageError, Visit
+
+#: Digits of the numbers that a form of ours carries.
+_DIGITS = 19
+
+
+def show(visit: Visit) -> Response:
+    """The whole page, or the part of it that changes by itself."""
+    payment_id = visit.uuid()
+    with visit.read() as connection:
+        try:
+            told = explain_payment(connection, visit.policy, payment_id, visit.now, visit.machine_now)
+        except LookupError:
+            visit.missing("such payment")
+        payment = connection.execute(select(payments).where(payments.c.id == payment_id)).one()
+        customer = connection.scalar(
+            select(payment_settings.c.stripe_customer_id).where(payment_settings.c.id == payment.settings_id)
+        )
+        lines = connection.execute(
+            select(invoice_lines)
+            .where(invoice_lines.c.invoice_id == payment.invoice_id)
+            .order_by(invoice_lines.c.position)
+        ).all()
+        attempt = open_attempt(connection, payment_id)
+    is_in_doubt = attempt is not None and (
+        attempt.state == AttemptState.UNKNOWN or attempt.lease_expires_at <= visit.machine_now
+    )
+    return visit.page(
+        "payment_live.html" if visit.is_fragment else "payment.html",
+        told=told,
+        payment=payment,
+        customer=customer,
+        lines=lines,
+        attempt=attempt,
+        is_in_doubt=is_in_doubt,
+        has_ended=PaymentState(payment.state) in ENDED,
+        processor=processor_url(visit),
+        kind_of=kind_of,
+        changes=changes,
+        for_the_page=for_the_page,
+    )
+
+
+def processor_url(visit: Visit) -> str:
+    """Where the processor's own pages are, for its test data or for real money."""
+    return "https://dashboard.stripe.com" + ("/test" if visit.site.is_test_mode else "")
+
+
+def show_charge(visit: Visit) -> Response:
+    """What a charge would do at this moment, or why it isn't possible."""
+    return _preview(visit, visit.uuid())
+
+
+def charge(visit: Visit) -> Response:
+    """Do what was shown, if it is still that; else show what changed."""
+    payment_id, reason, seen = visit.uuid(), visit.reason(), _seen(visit)
+
+    def work(connection: Connection) -> Job | Refused:
+        answer = request_charge(connection, payment_id, visit.who.actor, reason, visit.now, seen)
+        _write_down(connection, visit, Act.PAYMENT_CHARGE, payment_id, reason, answer, seen)
+        return answer
+
+    answer = visit.write(work)
+    if isinstance(answer, Refused):
+        return _preview(visit, payment_id, answer)
+    return _go_back(visit, payment_id, answer, "It is due now: a worker asks the card in a moment.")
+
+
+def look_up(visit: Visit) -> Response:
+    """Have an attempt in doubt looked up at the processor now."""
+    payment_id, reason = visit.uuid(), visit.reason()
+
+    def work(connection: Connection) -> Job | Refused:
+        answer = request_look_up(connection, payment_id, visit.who.actor, reason, visit.now, visit.machine_now)
+        _write_down(connection, visit, Act.PAYMENT_LOOK_UP, payment_id, reason, answer)
+        return answer
+
+    answer = visit.write(work)
+    if isinstance(answer, Refused):
+        raise PageError(409, f"Nothing was looked up: {answer.reason}.", _to_do(answer))
+    return _go_back(visit, payment_id, answer, "It is being looked up at the processor.")
+
+
+def _preview(visit: Visit, payment_id: UUID, refused: Refused | None = None) -> Response:
+    """Show what a charge would do; `refused` is why what was confirmed just now wasn't done."""
+    with visit.read() as connection:
+        payment = connection.execute(select(payments).where(payments.c.id == payment_id)).one_or_none()
+        if payment is None:
+            visit.missing("such payment")
+        would = preview_charge(connection, payment_id, visit.now)
+    return visit.page(
+        "payment_charge.html",
+        200 if refused is None else 409,
+        payment=payment,
+        would=would if isinstance(would, WouldCharge) else None,
+        refused=refused or (would if isinstance(would, Refused) else None),
+        to_do=_to_do,
+    )
+
+
+def _seen(visit: Visit) -> Seen:
+    """Read what the person had before them when they confirmed."""
+    numbers = [visit.said(name, _DIGITS) for name in ("amount_minor", "card_revision", "attempts")]
+    currency, card = visit.said("currency", 3), visit.said("card", 36)
+    try:
+        card_id = UUID(card)
+    except ValueError:
+        card_id = None
+    if card_id is None or currency not in EXPONENTS or not all(n.isascii() and n.isdigit() for n in numbers):
+        raise PageError(
+            400, "The form doesn't say what you saw.", "Nothing was changed. Open the payment and try again there."
+        )
+    amount_minor, revision, attempts = map(int, numbers)
+    return Seen(amount_minor, currency, card_id, revision, attempts)
+
+
+def _to_do(refused: Refused) -> str:
+    said = for_the_page(refused.what_to_do)
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def _write_down(
+    connection: Connection,
+    visit: Visit,
+    action: Act,
+    payment_id: UUID,
+    reason: str,
+    answer: Job | Refused,
+    seen: Seen | None = None,
+) -> None:
+    is_refused = isinstance(answer, Refused)
+    shown = {}
+    if seen is not None:
+        shown = {
+            "amount": format_minor(seen.amount_minor, seen.currency),
+            **{name: value for name, value in asdict(seen).items() if name not in ("amount_minor", "currency")},
+            "card_id": str(seen.card_id),
+        }
+    visit.write_down(
+        connection,
+        action,
+        subject_kind="payment",
+        subject=str(payment_id),
+        reason=reason,
+        outcome="refused" if is_refused else "done",
+        seen=shown,
+        result={"refused": answer.reason} if isinstance(answer, Refused) else {},
+    )
+
+
+def _go_back(visit: Visit, payment_id: UUID, job: Job, said: str) -> Response:
+    is_rung = visit.site.runtime.ring([job])
+    later = "" if is_rung else " Redis doesn't answer, so it may take a few seconds longer."
+    return visit.go(f"/payments/{payment_id}", said + later)

@@ -1,0 +1,139 @@
+"""The overview's plots, each a document of its own: what they show, in words, in numbers and drawn."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from starlette.responses import Response
+
+from shared.figures.attempts import AttemptFigures, Attempts, Slot
+from shared.figures.money import Curve
+from shared.figures.overview import Overview
+from web.dashboard import plotting
+from web.dashboard.plotting import THEMES, Theme
+from web.dashboard.visit import Visit
+from web.dashboard.words import count, money
+
+#: matplotlib writes styles into the document; nothing else is let in, and nothing out.
+POLICY_OF_PLOTS = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot as the page shows it: `finding` is what one sees in it, `rows` its numbers."""
+
+    name: str
+    title: str
+    finding: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    draw: Callable[[Theme], str]
+
+    @cached_property
+    def version(self) -> str:
+        """Changes with the numbers: a browser asks for another picture only then."""
+        return hashlib.sha256(repr((self.title, self.columns, self.rows)).encode()).hexdigest()[:16]
+
+
+def draw(visit: Visit) -> Response:
+    """Answer with one plot, `light` or `dark`."""
+    from web.dashboard.pages.overview import present_figures
+
+    name, said = visit.request.path_params["name"], visit.asked("theme", 10)
+    theme = said if said in THEMES else "light"
+    plot = next((each for each in plots_of(present_figures(visit)) if each.name == name), None)
+    if plot is None:
+        visit.missing("such plot")
+    svg = visit.site.drawn.get((name, theme, plot.version), lambda: plot.draw(THEMES[theme]))
+    return Response(svg, media_type="image/svg+xml", headers={"Content-Security-Policy": POLICY_OF_PLOTS})
+
+
+def plots_of(figures: Overview) -> tuple[Plot, ...]:
+    """Return all plots of these figures; none is drawn yet."""
+    return (*attempt_plots(figures.attempts), *recovery_plots(figures.money.curves))
+
+
+@lru_cache(maxsize=4)  # the figures are kept for seconds, so are their words
+def attempt_plots(figures: AttemptFigures) -> tuple[Plot, Plot]:
+    """Return the plots of the last hours and of the last days."""
+    return (
+        _attempts(figures, figures.hours, "attempts-hours", by_hour=True),
+        _attempts(figures, figures.days, "attempts-days", by_hour=False),
+    )
+
+
+def _attempts(figures: AttemptFigures, slots: tuple[Slot, ...], name: str, *, by_hour: bool) -> Plot:
+    zone = figures.zone
+    local = tuple(Slot(slot.begins_at.astimezone(zone), slot.attempts) for slot in slots)
+    shown = "%Y-%m-%d %H:%M" if by_hour else "%Y-%m-%d"
+    span = f"the last {len(slots)} {'hours' if by_hour else 'days'}"
+    return Plot(
+        name=name,
+        title=f"Attempts in {span}",
+        finding=_finding_of_attempts(local, span, by_hour=by_hour),
+        columns=(
+            f"{'Hour' if by_hour else 'Day'} from ({zone.key})",
+            "Succeeded",
+            "Declined",
+            "Authentication needed",
+            "Not sent",
+            "Success rate",
+        ),
+        rows=tuple((slot.begins_at.strftime(shown), *_numbers(slot.attempts)) for slot in local),
+        draw=lambda theme: plotting.draw_attempts(local, by_hour=by_hour, zone=zone.key, theme=theme),
+    )
+
+
+def _numbers(attempts: Attempts) -> tuple[str, ...]:
+    counted = (attempts.succeeded, attempts.declined, attempts.authentication_needed, attempts.not_sent)
+    return (*(count(number) for number in counted), rate_in_words(attempts.success_rate))
+
+
+def rate_in_words(rate: float | None) -> str:
+    return "–" if rate is None else f"{100 * rate:.1f} %"
+
+
+def _finding_of_attempts(slots: tuple[Slot, ...], span: str, *, by_hour: bool) -> str:
+    total = sum(slot.attempts.answered for slot in slots)
+    if not total:
+        return f"No attempt was answered in {span}."
+    succeeded = sum(slot.attempts.succeeded for slot in slots)
+    most = max(slots, key=lambda slot: slot.attempts.answered)
+    when = f"in the hour from {most.begins_at:%H:%M}" if by_hour else f"on {most.begins_at:%B} {most.begins_at.day}"
+    return (
+        f"Of {count(total)} answered attempts in {span}, {100 * succeeded / total:.1f} % succeeded; "
+        f"most, {count(most.attempts.answered)}, were answered {when}."
+    )
+
+
+@lru_cache(maxsize=4)
+def recovery_plots(curves: tuple[Curve, ...]) -> tuple[Plot, ...]:
+    """Return one plot for each coverage: money of different currencies isn't added up."""
+    return tuple(_recovery(present, before) for present, before in zip(curves[::2], curves[1::2], strict=True))
+
+
+def _recovery(present: Curve, before: Curve) -> Plot:
+    days = range(max(len(present.shares), len(before.shares)))
+    return Plot(
+        name=f"recovery-{present.coverage}",
+        title=f"Won back after a decline, {present.coverage}",
+        finding=f"{_finding_of(present)} {_finding_of(before)}",
+        columns=("Days since the first decline", f"First declined in {present.month}", f"In {before.month}"),
+        rows=tuple((str(day), _share(present, day), _share(before, day)) for day in days),
+        draw=lambda theme: plotting.draw_recovery(present, before, theme=theme),
+    )
+
+
+def _share(curve: Curve, day: int) -> str:
+    return rate_in_words(curve.shares[day]) if day < len(curve.shares) else "–"
+
+
+def _finding_of(curve: Curve) -> str:
+    if not curve.declined.payments:
+        return f"In {curve.month} nothing was declined for the first time."
+    share = curve.won_back.amount_minor / curve.declined.amount_minor if curve.declined.amount_minor else 0.0
+    return (
+        f"Of {money(curve.declined.amount_minor, curve.currency)} first declined in {curve.month}, "
+        f"{100 * share:.1f} % was won back so far."
+    )

@@ -1,0 +1,261 @@
+"""Queues: how full each lane is, who works, pauses, and dead letters with what can be done about them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import redis
+import structlog
+from dramatiq.brokers.redis import RedisBroker
+from sqlalchemy import Connection
+from starlette.responses import Response
+
+from shared.access.book import Act
+from shared.beats import processes_alive
+from shared.figures.lanes import gather_lanes
+from shared.jobs import QUEUES
+from shared.queues.depths import message_depths
+from shared.queues.letters import (
+    DeadLetter,
+    Place,
+    discard_letters,
+    find_letters,
+    letters_up_to,
+    list_letters,
+    place_of,
+    requeue_letters,
+)
+from shared.queues.pauses import Pause, pause_lane, paused_lanes, resume_lane
+from web.dashboard.visit import PageError, Visit
+
+log = structlog.get_logger()
+
+Result = TypeVar("Result")
+
+#: Letters of a page.
+PAGE = 50
+#: Ids that a line of the book names; the count is there in any case.
+IDS_IN_BOOK = 100
+#: What can be done about letters, and what the book calls it.
+ACTS = {"requeue": Act.DEAD_LETTER_REQUEUE, "discard": Act.DEAD_LETTER_DISCARD}
+#: What each lane is for, in the order of the page.
+MEANING = {
+    "interactive": "somebody waits: clicks, cards just registered, Stripe's events",
+    "batch": "charges by the thousand: month start and daily retries",
+    "runs": "monthly and daily runs, a chunk at a time",
+    "settlement": "looks at attempts of which nobody knows whether they moved money",
+    "night": "reconciliation, after everything else",
+}
+
+
+def show(visit: Visit) -> Response:
+    """Every lane and every process, as of now."""
+    with visit.read() as connection:
+        lanes = gather_lanes(connection, visit.now, visit.machine_now)
+        pauses = paused_lanes(connection)
+        alive = processes_alive(connection, visit.machine_now)
+    try:
+        depths = message_depths(_broker(visit))
+    except (redis.RedisError, PageError) as error:
+        log.warning("dashboard.redis_away", error=type(error).__name__)
+        depths = None
+    return visit.page(
+        "queues_now.html" if visit.is_fragment else "queues.html",
+        lanes={lane.queue: lane for lane in lanes},
+        queues=QUEUES,
+        meaning=MEANING,
+        depths=depths,
+        pauses=pauses,
+        alive=alive,
+    )
+
+
+def pause(visit: Visit) -> Response:
+    """Stop the workers from taking this lane's messages, until somebody resumes it."""
+    queue, because = _queue(visit), visit.because(visit.reason())
+
+    def work(connection: Connection) -> Pause | None:
+        known = paused_lanes(connection).get(queue)
+        is_new = pause_lane(connection, queue, because)
+        visit.write_down(
+            connection,
+            Act.LANE_PAUSE,
+            subject_kind="lane",
+            subject=queue,
+            reason=because.reason,
+            outcome="done" if is_new else "refused",
+            result={} if is_new or known is None else {"paused_already_by": known.paused_by},
+        )
+        return None if is_new else known
+
+    known = visit.write(work)
+    if known is not None:
+        return visit.go("/queues", f"{queue} is paused already, by {known.paused_by}: {known.reason}")
+    return visit.go(
+        "/queues", f"{queue} is paused. Workers begin nothing of it within 3 s; what is in flight ends."
+    )
+
+
+def resume(visit: Visit) -> Response:
+    """Let the workers take this lane's messages again."""
+    queue, because = _queue(visit), visit.because(visit.reason())
+
+    def work(connection: Connection) -> Pause | None:
+        ended = resume_lane(connection, queue, because)
+        visit.write_down(
+            connection,
+            Act.LANE_RESUME,
+            subject_kind="lane",
+            subject=queue,
+            reason=because.reason,
+            outcome="refused" if ended is None else "done",
+            result={"was": "not paused"} if ended is None else {"paused_by": ended.paused_by, "why": ended.reason},
+        )
+        return ended
+
+    if visit.write(work) is None:
+        return visit.go("/queues", f"{queue} was not paused: somebody else has resumed it.")
+    return visit.go("/queues", f"{queue} goes on within 3 s.")
+
+
+def letters(visit: Visit) -> Response:
+    """A lane's dead letters, newest first."""
+    queue, job = _queue(visit), visit.asked("job")
+    found, rest = _ask(
+        lambda: list_letters(
+            _broker(visit), queue, job=job, older_than=_place(visit.asked("older_than")), limit=PAGE
+        )
+    )
+    return visit.page(
+        "dead_letters.html",
+        queue=queue,
+        job=job,
+        letters=found,
+        older=visit.here(older_than=_written(rest)) if rest else None,
+        is_first=not visit.asked("older_than"),
+    )
+
+
+def all_letters(visit: Visit) -> Response:
+    """What requeueing or discarding every letter of a filter would do."""
+    queue, job = _queue(visit), visit.asked("job")
+    newest, _ = _ask(lambda: list_letters(_broker(visit), queue, job=job, limit=1))
+    found = _ask(lambda: letters_up_to(_broker(visit), queue, job, place_of(newest[0]))) if newest else []
+    jobs: dict[str, int] = {}
+    for letter in found:
+        jobs[letter.job or "can’t be read"] = jobs.get(letter.job or "can’t be read", 0) + 1
+    return visit.page(
+        "dead_letters_all.html",
+        queue=queue,
+        job=job,
+        count=len(found),
+        jobs=jobs,
+        unreadable=sum(letter.fresh is None for letter in found),
+        up_to=_written(place_of(newest[0])) if newest else "",
+    )
+
+
+def settle_letters(visit: Visit) -> Response:
+    """Requeue or discard the letters that were chosen, or all of a filter up to the newest that was seen."""
+    queue, what, reason = _queue(visit), visit.said("what"), visit.reason()
+    if what not in ACTS:
+        raise PageError(400, "Requeue or discard?", "Go back and press one of the two buttons.")
+    up_to, job = _place(visit.said("up_to")), visit.said("job")
+    seen: dict[str, Any] = {"queue": queue, "letters": visit.said("count", 12)}
+    if up_to is not None:
+        found = _ask(lambda: letters_up_to(_broker(visit), queue, job, up_to))
+        seen |= {"filter": job or "all", "up_to": _written(up_to)}
+    else:
+        ids = [one for one in visit.form.getlist("letter") if isinstance(one, str)][: 2 * PAGE]
+        if not ids:
+            raise PageError(400, "No letter was chosen.", "Go back and tick at least one.")
+        found, seen["letters"] = _ask(lambda: find_letters(_broker(visit), queue, ids)), len(ids)
+    done = _settle(visit, queue, what, reason, found, seen)
+    return visit.go(f"/queues/{queue}/dead-letters", _told(what, len(done), int_of(seen["letters"])))
+
+
+def _settle(
+    visit: Visit, queue: str, what: str, reason: str, found: Sequence[DeadLetter], seen: dict[str, Any]
+) -> list[str]:
+    """Do it between two lines of the book: Redis can't be part of a transaction, and nothing is done unwritten."""
+    ids = [letter.id for letter in found]
+    _write_down(visit, what, queue, reason, "started", seen, ids)
+    try:
+        if what == "requeue":
+            done = requeue_letters(_broker(visit), queue, found)
+        else:
+            done = discard_letters(_broker(visit), queue, ids)
+    except redis.RedisError as error:
+        _write_down(visit, what, queue, reason, "refused", {"trouble": type(error).__name__}, [])
+        raise _redis_away(error) from None
+    _write_down(visit, what, queue, reason, "finished", {}, done)
+    return done
+
+
+def _write_down(
+    visit: Visit, what: str, queue: str, reason: str, outcome: str, seen: dict[str, Any], ids: Sequence[str]
+) -> None:
+    visit.write(
+        lambda connection: visit.write_down(
+            connection,
+            ACTS[what],
+            subject_kind="lane",
+            subject=queue,
+            reason=reason,
+            outcome=outcome,
+            seen=seen,
+            result={"count": len(ids), "ids": list(ids[:IDS_IN_BOOK])},
+        )
+    )
+
+
+def _told(what: str, done: int, wanted: int) -> str:
+    did = "requeued" if what == "requeue" else "discarded"
+    if done == 0:
+        return f"Nothing was {did}: somebody else was faster, or they can’t be read. What is gone here was settled."
+    gone = f" {wanted - done} were gone already, or can’t be read." if done < wanted else ""
+    return f"{done} {'letter was' if done == 1 else 'letters were'} {did}.{gone}"
+
+
+def int_of(said: object) -> int:
+    """A number that a form carried; 0 for anything else."""
+    text = str(said)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+
+def _queue(visit: Visit) -> str:
+    queue = str(visit.request.path_params["queue"])
+    if queue not in QUEUES:
+        visit.missing("such queue")
+    return queue
+
+
+def _broker(visit: Visit) -> RedisBroker:
+    if visit.site.broker is None:
+        raise PageError(503, "This server has no Redis.", "Start it with REDIS_URL set.")
+    return visit.site.broker
+
+
+def _ask(ask: Callable[[], Result]) -> Result:
+    try:
+        return ask()
+    except redis.RedisError as error:
+        raise _redis_away(error) from None
+
+
+def _redis_away(error: redis.RedisError) -> PageError:
+    log.warning("dashboard.redis_away", error=type(error).__name__)
+    return PageError(
+        503,
+        "Redis doesn’t answer.",
+        "Nothing is lost: rows are due in the database, and work goes on when it is back. Dead letters are in it, "
+        "so they can’t be shown now. Look at the server, or run `duecourse doctor`.",
+    )
+
+
+def _written(place: Place) -> str:
+    return f"{place.died_ms}-{place.id}"
+
+
+def _place(said: str) -> Place | None:
+    died, _, redis_id = said.partition("-")
+    return Place(int(died), redis_id) if died.isascii() and died.isdigit() and len(died) < 16 else None

@@ -1,0 +1,55 @@
+"""One run: how it went, who asked for it and why, and what it says of itself."""
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Row, select
+from starlette.responses import Response
+
+from shared.db.machinery import events, runs
+from shared.domain.states import RunState
+from shared.figures.progress import share_before, time_left
+from shared.invoicing.runs import cursor_of
+from shared.jobs import MONTHLY_INVOICES
+from web.dashboard.pages.runs import AGAIN_JOBS, counts_in_words, took
+from web.dashboard.visit import Visit
+
+#: Events of a page: a run has a handful, one that passed over accounts has one for each of them too.
+PAGE = 100
+
+
+def show(visit: Visit) -> Response:
+    """The run, its counts and its events, newest first."""
+    run_id, after = visit.uuid(), visit.asked("after", 20)
+    own = select(events).where(events.c.run_id == run_id, events.c.payment_id.is_(None))
+    if after.isascii() and after.isdigit() and len(after) < 19:
+        own = own.where(events.c.id < int(after))
+    with visit.read() as connection:
+        run = connection.execute(select(runs).where(runs.c.id == run_id)).one_or_none()
+        if run is None:
+            visit.missing("such run")
+        told = list(connection.execute(own.order_by(events.c.id.desc()).limit(PAGE + 1)))
+    share, left = _progress(visit, run)
+    may_be_asked = run.job in dict(AGAIN_JOBS) and run.coverage in visit.policy.coverages
+    return visit.page(
+        "run.html",
+        run=run,
+        zone_of=run.coverage if run.coverage in visit.policy.coverages else None,
+        counts=counts_in_words(visit, run),
+        took=took(visit, run),
+        share=share,
+        left=left,
+        events=told[:PAGE],
+        older=visit.here(after=told[PAGE - 1].id) if len(told) > PAGE else None,
+        again=visit.url("/runs/again", job=run.job, period=run.period, coverage=run.coverage)
+        if may_be_asked
+        else None,
+    )
+
+
+def _progress(visit: Visit, run: Row[Any]) -> tuple[float | None, timedelta | None]:
+    """Of a monthly run that is under way, the share of accounts done and about how long it still takes."""
+    if run.job != MONTHLY_INVOICES or run.state != RunState.RUNNING:
+        return None, None
+    share = share_before(cursor_of(run))
+    return share, None if run.trouble else time_left(share, took(visit, run))

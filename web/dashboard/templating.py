@@ -1,0 +1,35 @@
+"""The templates: everything that is written into a page is escaped, and a name that isn't there is an error."""
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from web.dashboard import words
+from web.dashboard.static import asset
+from web.dashboard.visit import ROOT
+
+FOLDER = Path(__file__).parent / "templates"
+
+
+def make_templates() -> Environment:
+    """Build the environment of all pages."""
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,  # all of them, whatever their names end in
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.globals.update(root=ROOT, asset=asset)
+    environment.filters.update(
+        money=words.money,
+        count=words.count,
+        words=words.words,
+        tone=words.tone,
+        instant=words.instant,
+        day=words.day,
+        span=words.span,
+        masked=words.masked_email,
+    )
+    return environment
