@@ -32,6 +32,7 @@ class Act(StrEnum):
     PAYMENT_RELEASE = "payment.release"
     PAYMENT_WRITE_OFF = "payment.write_off"
     PAYMENT_VOID = "payment.void"
+    PAYMENT_CANCEL_ENDING = "payment.cancel_ending"
     PAYMENT_LOOK_UP = "payment.look_up"
     ACCOUNT_MARK = "account.mark"
     ACCOUNT_UNMARK = "account.unmark"

@@ -208,7 +208,11 @@ def count_matches(connection: Connection, wanted: PaymentFilter) -> Matches:
     """Count and sum up what matches, up to COUNTED and one."""
     by_index_only(connection)
     arms = [
-        select(payments.c.currency, payments.c.amount_minor).where(*_conditions(arm)).limit(COUNTED + 1).subquery()
+        select(payments.c.currency, payments.c.amount_minor)
+        .where(*_conditions(arm))
+        .order_by(payments.c.created_at.desc(), payments.c.id.desc())  # as the page: an index leads to them
+        .limit(COUNTED + 1)
+        .subquery()
         for arm in _arms(wanted)
     ]
     few = union_all(*(select(arm) for arm in arms)).limit(COUNTED + 1).subquery()

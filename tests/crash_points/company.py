@@ -19,7 +19,7 @@ from shared.clock import machine_now
 from shared.crash_points import Crash, Crashed
 from shared.db.machinery import stripe_events
 from shared.domain.states import StripeEventState
-from shared.jobs import ApplyStripeEvent, GenerateInvoices, Job, ReconcileCharges, RetryPayments
+from shared.jobs import ApplyBulkAction, ApplyStripeEvent, GenerateInvoices, Job, ReconcileCharges, RetryPayments
 from shared.runtime import Runtime
 from shared.stripe_event_types import HANDLED_EVENT_TYPES
 from simulator.errors import Answer
@@ -199,6 +199,8 @@ class Company(Diary):
                 use_cases.retry_payments(self.hasty(15), run_id)
             case ReconcileCharges(run_id):
                 use_cases.reconcile_charges(self.hasty(6), run_id)
+            case ApplyBulkAction(bulk_id):
+                use_cases.apply_bulk_action(self.hasty(15), bulk_id)
             case ApplyStripeEvent(coverage, event_id) if self.without_key == [self._type_of(event_id)]:
                 self.without_key.clear()
                 try:

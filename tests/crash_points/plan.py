@@ -2,7 +2,7 @@
 
 from shared.crash_points import CrashPoint
 
-CHARGES, RECORDS, EVENTS, RUNS, WEB = "charges", "records", "events", "runs", "web"
+CHARGES, RECORDS, EVENTS, RUNS, DECISIONS, WEB = "charges", "records", "events", "runs", "decisions", "web"
 
 #: The families of each file. Each is a quarter of all stories; those of the web process take a real process each.
 PLAN: dict[str, frozenset[str]] = {
@@ -10,6 +10,7 @@ PLAN: dict[str, frozenset[str]] = {
     RECORDS: frozenset({"record", "settle", "reconcile"}),
     EVENTS: frozenset({"event"}),
     RUNS: frozenset({"generate", "run", "retry", "lead", "tick", "sweep"}),
+    DECISIONS: frozenset({"end", "bulk"}),
     WEB: frozenset({"webhook"}),
 }
 

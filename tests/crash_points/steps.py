@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: person is told.
 WATCHED = (
     "workers/use_cases",
+    "shared/bulk",
     "shared/collection",
     "shared/invoicing",
     "shared/reconciliation",

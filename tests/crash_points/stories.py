@@ -1,11 +1,22 @@
-"""The two stories: a month's charges, and a night's reconciliation. Between them they pass every crash point."""
+"""The three stories: a month's charges, what operators decide, and a night's reconciliation.
+
+Between them they pass every crash point.
+"""
 
 from datetime import date
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 
+from shared.bulk.actions import BulkAction
+from shared.bulk.book import Begun, Wanted, begin
+from shared.bulk.preview import Preview, preview
+from shared.collection.decisions import request_ending
+from shared.collection.payments import Because
 from shared.crash_points import CrashPoint
-from simulator.stories import InsufficientFundsUntil, NeedsAuthentication, Pays
+from shared.db.tables import payments
+from shared.domain.states import PaymentState
+from shared.jobs import EndPayment
+from simulator.stories import AlwaysDeclines, InsufficientFundsUntil, NeedsAuthentication, Pays
 from tests.crash_points.company import Company
 from tests.crash_points.story import Expected, People, Person, Story, new_card
 from tests.world import api_key
@@ -13,7 +24,9 @@ from tests.world import api_key
 
 def story_of(point: CrashPoint) -> Story:
     """The story that a point is crashed at in."""
-    return A_NIGHT if point.startswith("reconcile.") else TWO_DAYS
+    if point.startswith("reconcile."):
+        return A_NIGHT
+    return DECISIONS if point.startswith(("end.", "bulk.")) else TWO_DAYS
 
 
 def _two_days(company: Company, people: People) -> None:
@@ -66,6 +79,67 @@ def _a_night(company: Company, people: People) -> None:
     assert found == ["orphan_payment_intent", "paid_there_open_here"], "each was written down before it was mended"
 
 
+def _decisions(company: Company, people: People) -> None:
+    """Hugo's and kurt's payments are written off together, and ida's is voided, while mona's is charged by hand.
+
+    Hugo's card declined: his PaymentIntent is canceled first. The id of kurt's was never learnt, two days ago.
+    """
+    company.wakes_at("2026-11-01 00:00")
+    _forgets_the_answer_to_a_create(company, people["kurt"])
+    company.sleep_until("2026-11-02 08:00")
+    _bulk(company, BulkAction.WRITE_OFF, people["hugo"], people["kurt"])
+    _bulk(company, BulkAction.CHARGE, people["mona"])
+    with company.world.engine.begin() as connection:
+        asked = request_ending(
+            connection,
+            company.world.policy,
+            company.payment(people["ida"].account),
+            PaymentState.VOID,
+            OPERATOR,
+            "never ordered",
+            company.now,
+        )
+    assert isinstance(asked, EndPayment)
+    company.work()
+    with company.world.engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT type, count(*) AS times FROM events WHERE actor = :who GROUP BY type"), {"who": OPERATOR}
+        )
+        told = {row.type: row.times for row in rows}
+        booked = connection.execute(text("SELECT result ->> 'done' FROM actions ORDER BY id")).scalars().all()
+    assert told["ending_requested"] == 3, "decided about once each"
+    assert told["bulk_action_begun"] == 2
+    assert sorted(booked) == ["1", "2"], "each was finished once"
+
+
+def _bulk(company: Company, action: BulkAction, *people: Person) -> None:
+    """An operator confirms what they see, on their page: the web process lives on."""
+    ids = select(payments.c.id).where(payments.c.account_id.in_([person.account.id for person in people]))
+    with company.world.engine.begin() as connection:
+        seen = preview(connection, action, ids, company.now)
+        assert isinstance(seen, Preview)
+        assert seen.count == len(people)
+        begun = begin(
+            connection, Wanted(action, {}, None, seen.digest), ids, Because(OPERATOR, company.now, "month end")
+        )
+    assert isinstance(begun, Begun)
+
+
+def _forgets_the_answer_to_a_create(company: Company, person: Person) -> None:
+    """Two days ago a create was sent for a payment that waits for a card by now; its answer was lost."""
+    with company.world.engine.begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO payment_intents (payment_id, ordinal, coverage, amount_minor, currency,
+                                             stripe_customer_id, create_parameters, api_version, first_sent_at)
+                SELECT id, 1, coverage, amount_minor, currency, 'cus_1', '{}', '1', now() - interval '2 days'
+                FROM payments WHERE id = :id
+            """),
+            {"id": company.payment(person.account)},
+        )
+
+
+OPERATOR = "operator:otto"
 _KEY = (api_key("global"), "")
 
 
@@ -115,6 +189,21 @@ TWO_DAYS = Story(
         "bert": Expected(owes=11_30, asked=2),
         "carl": Expected(owes=7_07),
         "elsa": Expected(owes=101_99, asked=2, intents=2),
+    },
+)
+DECISIONS = Story(
+    cards={
+        "hugo": AlwaysDeclines(decline_code="insufficient_funds"),
+        "ida": NeedsAuthentication(),
+        "kurt": None,
+        "mona": InsufficientFundsUntil(date=date(2026, 11, 2)),
+    },
+    tell=_decisions,
+    expected={
+        "hugo": Expected(owes=19_85, ends="uncollectible"),
+        "ida": Expected(owes=31_30, ends="void"),
+        "kurt": Expected(owes=8_08, asked=0, intents=0, ends="uncollectible"),
+        "mona": Expected(owes=201_99, asked=2),
     },
 )
 A_NIGHT = Story(

@@ -63,6 +63,18 @@ def company(world: World) -> World:
         add_payment(connection, anna, 6_00, state=P.AWAITING_TRANSFER, period=NOVEMBER, due_on=date(2027, 1, 1))
         add_payment(connection, anna, 5_00, period=NOVEMBER, due_on=date(2026, 12, 4), next_attempt_at=NOW)
         add_payment(connection, anna, 4_00, kind=PaymentKind.ORDER, next_attempt_at=NOW)
+        won = add_payment(  # both at a time at which it is another day and month in Tokyo
+            connection,
+            add_account(connection, "besides", "japan"),
+            900,
+            state=P.PAID,
+            first_declined_at=at("2026-11-30T16:00:00"),
+            decline_count=1,
+            paid_at=at("2026-12-01T14:00:00"),
+            **owed,
+        )
+        japan = Account(anna.id, anna.settings_id, "besides", "japan")
+        add_attempt(connection, japan, won, "succeeded", kind="cancel", finished_at=at("2026-12-01T14:00:00"))
     world.clock.set(NOW)
     return world
 
@@ -130,7 +142,7 @@ def test_the_months_money_is_what_a_person_would_add_up_payment_by_payment(compa
         assert month.invoiced == month.collected + month.outstanding + month.written_off
     assert found[0].recovered == Sum(1, 20_00), "the month has both kinds"
     assert found[0].at_risk.payments == 3
-    assert found[2].recovered == Sum(1, 6_000)
+    assert found[2].recovered == Sum(2, 6_900)
 
 
 def test_the_curve_is_the_share_of_declined_money_won_back_by_each_day(company: World) -> None:
@@ -165,7 +177,7 @@ def test_attempts_and_declines_are_those_of_the_books(company: World) -> None:
         found = gather_attempts(connection, company.policy, NOW)
         rows = list(connection.execute(select(payment_attempts)))
     since = at("2026-11-21T00:00:00")
-    lately = [row for row in rows if row.finished_at >= since]
+    lately = [row for row in rows if row.finished_at >= since and row.kind == "charge"]
     by_day = Counter((row.finished_at.date(), row.state) for row in lately)
     assert [slot.begins_at for slot in found.days] == [since + timedelta(days=n) for n in range(14)]
     for slot in found.days:

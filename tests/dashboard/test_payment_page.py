@@ -311,6 +311,7 @@ def test_only_the_part_that_changes_is_refreshed(dashboard: Dashboard, account: 
     payment = owes(dashboard, account)
     part = dashboard.as_("operator").client.get(f"/dashboard/payments/{payment}", headers={"HX-Request": "true"})
     assert part.text.startswith('<div id="live"')
+    assert '<section id="next-live" class="card" aria-labelledby="next" hx-swap-oob="true">' in part.text
     assert "<form" not in part.text
 
 

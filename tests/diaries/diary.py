@@ -27,8 +27,10 @@ from shared.domain.schedule import RunKey
 from shared.explain import Explanation, explain_payment
 from shared.jobs import (
     MONTHLY_INVOICES,
+    ApplyBulkAction,
     ApplyStripeEvent,
     ChargePayment,
+    EndPayment,
     GenerateInvoices,
     Job,
     ReconcileCharges,
@@ -135,6 +137,10 @@ class Diary:
                 use_cases.retry_payments(runtime, run_id)
             case ReconcileCharges(run_id):
                 use_cases.reconcile_charges(runtime, run_id)
+            case EndPayment(payment_id):
+                use_cases.end_payment(runtime, payment_id)
+            case ApplyBulkAction(bulk_id):
+                use_cases.apply_bulk_action(runtime, bulk_id)
             case _:
                 raise AssertionError(f"nobody does {job}")
 

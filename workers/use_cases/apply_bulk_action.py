@@ -1,15 +1,12 @@
 """Go on with one bulk action, chunk by chunk."""
 
 from datetime import timedelta
-from functools import partial
 from uuid import UUID
-
-from sqlalchemy import Connection
 
 from shared.bulk.progress import work_on_chunk
 from shared.crash_points import CrashPoint, reach
 from shared.db.session import in_transaction
-from shared.jobs import ApplyBulkAction, Job
+from shared.jobs import ApplyBulkAction
 from shared.runtime import Runtime
 
 #: How long one message works before it rings for the next, so that a worker told to stop isn't waited for.
@@ -24,7 +21,7 @@ def apply_bulk_action(runtime: Runtime, bulk_id: UUID) -> None:
     stop_at = runtime.machine_now() + WORK_FOR
     while runtime.machine_now() < stop_at:
         reach(CrashPoint.BULK_CHUNK_BEGUN)
-        jobs = in_transaction(runtime.engine, partial(_work_on_chunk, runtime, bulk_id))
+        jobs = in_transaction(runtime.engine, lambda connection: work_on_chunk(connection, runtime, bulk_id))
         reach(CrashPoint.BULK_CHUNK_COMMITTED)
         if jobs is None:
             return
@@ -32,7 +29,3 @@ def apply_bulk_action(runtime: Runtime, bulk_id: UUID) -> None:
         reach(CrashPoint.BULK_CHUNK_RUNG)
     reach(CrashPoint.BULK_RINGING)
     runtime.ring([ApplyBulkAction(bulk_id)])
-
-
-def _work_on_chunk(runtime: Runtime, bulk_id: UUID, connection: Connection) -> list[Job] | None:
-    return work_on_chunk(connection, runtime, bulk_id)
