@@ -19,7 +19,9 @@ from scheduler.sweep import Sweep
 from scheduler.tick import tick
 from shared.broker import Ring
 from shared.clock import BusinessClock
+from shared.collection.outages import end_backoffs
 from shared.crash_points import CrashPoint, reach
+from shared.db.session import in_transaction
 from shared.db.sources import Moment
 from shared.policy import Policy
 from shared.quiet import CLOCK_CHANNEL
@@ -111,7 +113,16 @@ class SchedulerApp:
     def _tick_and_sweep(self) -> None:
         now = self._business_now()
         self._tick(now)
+        self._wake(now)
         self._sweep(Moment(now, self._machine_now()))
+
+    def _wake(self, now: datetime) -> None:
+        """End the long pauses of payments whose processor answers again; the sweep then finds them."""
+        reach(CrashPoint.WAKE_BEGUN)
+        woken = in_transaction(self._engine, lambda connection: end_backoffs(connection, now, self._machine_now()))
+        if woken:
+            log.info("scheduler.outage_over", payments=len(woken))
+        reach(CrashPoint.WAKE_ENDED)
 
     def _business_now(self) -> datetime:
         try:

@@ -16,7 +16,7 @@ AT_LEAST = 20
 #: The last days of October: the first step of every plan is the start of a month.
 FIRST_DAY = date(2026, 11, 1)
 #: Faults a second: as many as leave most charges room to succeed. Of the machine's time, not of the virtual.
-FAULTS_PER_S = 5.5
+FAULTS_PER_S = 7.0
 #: How long a virtual day lasts, in seconds: at a month's start all charges of the month are made.
 MONTH_START_S, DAY_AFTER_S, DAY_S = 7.0, 3.0, 1.2
 #: Below this a run would end before a card has declined twice.

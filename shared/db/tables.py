@@ -301,6 +301,9 @@ payments = Table(
         postgresql_where=text("state NOT IN ('paid', 'carried_forward', 'uncollectible', 'void')"),
     ),
     Index("ix_payments_account_id", "account_id"),
+    Index(
+        "ix_payments_backing_off", "coverage", "backoff_until", postgresql_where=text("backoff_until IS NOT NULL")
+    ),
     Index("ix_payments_paid", "coverage", "paid_at", postgresql_where=text("state = 'paid'")),
     # What people look for, newest first, page by page.
     Index("ix_payments_created", "created_at", "id"),

@@ -34,6 +34,26 @@ SWEEPING = (
         (Patch("scheduler/app.py", "        self._sweep(Moment(now, self._machine_now()))\n", ""),),
     ),
     Breakage(
+        "outage-waited-out",
+        "after an outage every payment waits out its pause, up to an hour",
+        ("I13",),
+        (f"{LEADING}test_a_pause_that_an_outage_made_long_ends_when_others_are_answered",),
+        (Patch("scheduler/app.py", "        self._wake(now)\n", ""),),
+    ),
+    Breakage(
+        "outage-over-for-all",
+        "an answer in one coverage ends the pauses of every other",
+        ("I13",),
+        ("collection/test_outage_over.py::test_the_answers_of_one_coverage_say_nothing_of_another",),
+        (
+            Patch(
+                "shared/collection/outages.py",
+                "JOIN answered ON answered.coverage = p.coverage",
+                "CROSS JOIN answered",
+            ),
+        ),
+    ),
+    Breakage(
         "sweep-rings-nothing",
         "the sweep finds what is due and doesn't ring for it",
         ("I13",),

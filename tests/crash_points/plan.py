@@ -9,7 +9,7 @@ PLAN: dict[str, frozenset[str]] = {
     CHARGES: frozenset({"charge"}),
     RECORDS: frozenset({"record", "settle", "reconcile"}),
     EVENTS: frozenset({"event"}),
-    RUNS: frozenset({"generate", "run", "retry", "lead", "tick", "sweep"}),
+    RUNS: frozenset({"generate", "run", "retry", "lead", "tick", "sweep", "wake"}),
     DECISIONS: frozenset({"end", "bulk"}),
     WEB: frozenset({"webhook"}),
 }

@@ -12,12 +12,16 @@ from structlog.testing import capture_logs
 from scheduler.tick import tick
 from shared.clock import ManualClock, VirtualClock
 from shared.db.machinery import business_clock
+from shared.db.trail import TrailEvent, record_event
 from shared.domain.schedule import RunKey
-from shared.jobs import GenerateInvoices, ReconcileCharges, RetryPayments
+from shared.domain.states import AttemptState, Lane
+from shared.jobs import ChargePayment, GenerateInvoices, ReconcileCharges, RetryPayments
 from shared.policy import Policy
 from shared.quiet import is_scheduler_alive
 from shared.runs import Requester, RunError, confirm_run, find_run
-from tests.scheduler.conftest import OCTOBER_ENDS, Bell, MakeApp, all_runs, trail
+from tests.scheduler.conftest import OCTOBER_ENDS, Bell, MachineTime, MakeApp, all_runs, trail
+from tests.scheduler.test_sweep import add_attempt
+from tests.seed import add_account, add_payment
 
 OCTOBER = [
     ("monthly-invoices", "2026-10", "global", "ready"),
@@ -212,3 +216,33 @@ def end_sessions(engine: Engine, application_name: str) -> None:
             {"name": application_name},
         ).all()
     assert ended
+
+
+def test_a_pause_that_an_outage_made_long_ends_when_others_are_answered(
+    engine: Engine, make_app: MakeApp, machine: MachineTime, bell: Bell
+) -> None:
+    app, now = make_app(), machine()
+    with engine.begin() as connection:
+        account = add_account(connection, "A-1")
+        pausing = add_payment(
+            connection,
+            account,
+            100,
+            next_attempt_at=OCTOBER_ENDS - timedelta(days=2),
+            not_sent_count=9,
+            backoff_until=now + timedelta(seconds=1_280 - 90),
+        )
+        answered = add_payment(connection, account, 100, state="paid", next_attempt_at=None, paid_at=now)
+        attempt = add_attempt(
+            connection,
+            account,
+            answered,
+            AttemptState.SUCCEEDED,
+            confirm_allowed_at=now - timedelta(seconds=80),
+            finished_at=now,
+        )
+        event = TrailEvent("attempt_answered", now, "worker", attempt_id=attempt, after={"state": "succeeded"})
+        record_event(connection, event)
+    app.sweep()
+    assert ChargePayment(pausing, Lane.BATCH) in bell.rung
+    assert len(trail(engine, "backoff_ended")) == 1

@@ -1,7 +1,7 @@
 """dashboard.
 
 People and sessions, the book of actions, bulk actions, paused lanes, signs of life; and what an operator may ask of a
-payment beyond charging it. New columns are nullable and without default, so that no table is rewritten; 0005 fills
+payment beyond charging it. New columns are nullable and without default, so that no table is rewritten; 0006 fills
 them.
 """
 
@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 

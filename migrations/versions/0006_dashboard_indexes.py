@@ -1,6 +1,6 @@
 """dashboard indexes.
 
-Fills the columns of 0004 in small steps and builds the indexes by which pages find things among millions, all beside
+Fills the columns of 0005 in small steps and builds the indexes by which pages find things among millions, all beside
 the work of the release before. Each step is committed at once; broken off, it starts again and finds what is done.
 """
 
@@ -9,8 +9,8 @@ from uuid import UUID
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
