@@ -179,9 +179,8 @@ def test_its_payments_and_its_trail_are_paged_each_by_itself(dashboard: Dashboar
         return response.text.split('id="trail"')[0]
 
     def payments_on(response: httpx.Response) -> list[str]:
-        return re.findall(
-            r'<td class="short"><a href="/dashboard/payments/([0-9a-f-]{36})"', above_the_trail(response)
-        )
+        cell = r'<td class="short"><a href="/dashboard/payments/([0-9a-f-]{36})"'
+        return re.findall(cell, above_the_trail(response))
 
     response = browser.get(f"/accounts/{account.id}")
     rows = payments_on(response)

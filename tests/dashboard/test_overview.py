@@ -1,7 +1,7 @@
 """The overview: its figures against sums made by hand over a small company's two months, its alarms, its age."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -10,13 +10,11 @@ import pytest
 import redis
 from sqlalchemy import Row, event, insert, select, update
 
-from shared.beats import WORKER
 from shared.broker import NAMESPACE, make_broker
 from shared.collection.retries import preview_retries
-from shared.db.dashboard import lane_pauses, process_beats
-from shared.db.machinery import findings, runs
+from shared.db.dashboard import lane_pauses
+from shared.db.machinery import runs
 from shared.db.tables import payment_attempts, payments
-from shared.db.trail import TrailEvent, record_event
 from shared.domain.states import UNPAID, PaymentKind, PaymentState, RunState
 from shared.figures.attempts import Attempts, gather_attempts
 from shared.figures.lanes import gather_lanes
@@ -25,7 +23,6 @@ from shared.figures.overview import gather_overview
 from shared.figures.progress import gather_progress, time_left
 from shared.figures.troubles import gather_troubles
 from shared.jobs import BATCH, RUNS
-from shared.quiet import LEADER_LOCK
 from simulator.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication, Story
 from tests.dashboard.conftest import Dashboard
 from tests.scheduler.test_sweep import add_attempt
@@ -248,107 +245,6 @@ def test_figures_are_at_most_ten_seconds_old_by_the_machines_clock(dashboard: Da
     assert "$12.34" not in browser.get().text
     world.machine.pass_(seconds=1.5)
     assert "$12.34" in browser.get().text
-
-
-def test_alarms_are_never_kept(dashboard: Dashboard) -> None:
-    browser, world = dashboard.as_("viewer"), dashboard.world
-    assert "lane night is paused" not in browser.get().text
-    with world.engine.begin() as connection:
-        connection.execute(
-            insert(lane_pauses).values(
-                queue="night", paused_by="otto", reason="repairs", paused_at=world.clock.now()
-            )
-        )
-    assert "The lane night is paused by otto: repairs." in browser.get().text
-
-
-@pytest.fixture
-def leader(world: World) -> Iterator[None]:
-    """A scheduler leads: somebody holds its lock."""
-    with world.engine.connect() as connection:
-        connection.exec_driver_sql(f"SELECT pg_advisory_lock({LEADER_LOCK})")
-        yield
-
-
-def beat(world: World, kind: str = WORKER, ago_s: float = 3) -> None:
-    now = world.machine()
-    with world.engine.begin() as connection:
-        connection.execute(
-            insert(process_beats).values(
-                process=f"{kind}-1",
-                kind=kind,
-                data={"host": "here", "pid": 1, "queues": ["batch"], "threads": 8, "release": "1"},
-                started_at=now - timedelta(hours=1),
-                seen_at=now - timedelta(seconds=ago_s),
-            )
-        )
-
-
-def test_where_all_is_well_no_alarm_is_shown(dashboard: Dashboard, leader: None) -> None:
-    beat(dashboard.world)
-    page = dashboard.as_("viewer").get().text
-    assert "No alarms" in page
-    assert 'class="alarm"' not in page
-
-
-@pytest.mark.parametrize("fragment", [False, True])
-def test_each_trouble_is_an_alarm_that_says_what_to_do(dashboard: Dashboard, fragment: bool) -> None:
-    world, now = dashboard.world, dashboard.world.clock.now()
-    beat(world, ago_s=31)
-    with world.engine.begin() as connection:
-        anna = add_account(connection, "anna")
-        _in_trouble(connection, world, anna, now)
-        late = add_run(connection, "2026-09", state=RunState.AWAITING_CONFIRMATION)
-        stuck = add_run(connection, "2026-10", state=RunState.RUNNING)
-        connection.execute(update(runs).where(runs.c.id == stuck).values(trouble="Stripe doesn't answer"))
-    browser = dashboard.as_("viewer")
-    if fragment:
-        browser.client.headers["HX-Request"] = "true"
-    page = browser.get().text
-    assert ("<h1>" in page) is not fragment
-    for words in (
-        "No scheduler leads",
-        "No worker was heard of in the last 30 seconds",
-        "1 attempt of unknown outcome for more than 15 minutes",
-        "1 payment due for more than 15 minutes",
-        "monthly-invoices 2026-09 global was late and awaits confirmation",
-        "monthly-invoices 2026-10 global can&#39;t get on: Stripe doesn&#39;t answer",
-        "1 open finding: amount differs",
-        "2 calls for attention in the last 24 hours: api_key_expired",
-    ):
-        assert words in page, words
-    assert f"/dashboard/runs/{late}" in page
-    assert page.count('class="alarm"') == 8
-
-
-def _in_trouble(connection: Any, world: World, anna: Account, now: datetime) -> None:
-    long_ago = world.machine() - timedelta(minutes=16)
-    unknown = add_payment(connection, anna, 1, next_attempt_at=now)
-    add_attempt(connection, anna, unknown, "unknown", look_up_at=long_ago, created_at=long_ago)
-    fresh = add_payment(connection, anna, 1, next_attempt_at=now)
-    add_attempt(connection, anna, fresh, "unknown", look_up_at=long_ago)
-    due = add_payment(connection, anna, 1, next_attempt_at=now - timedelta(minutes=16))
-    add_payment(connection, anna, 1, next_attempt_at=now - timedelta(days=1), held_until=now + timedelta(days=1))
-    add_payment(connection, anna, 1, next_attempt_at=now - timedelta(minutes=14))
-    connection.execute(
-        insert(findings).values(
-            [
-                {"kind": "amount_differs", "coverage": "global", "subject": "ch_1", "details": {}, "found_at": now},
-                {"kind": "amount_differs", "coverage": "japan", "subject": "ch_2", "details": {}, "found_at": now},
-            ]
-        )
-    )
-    connection.execute(
-        update(findings)
-        .where(findings.c.subject == "ch_2")
-        .values(resolved_at=now, resolved_by="otto", resolution="seen")
-    )
-    for hours in (1, 23, 25):
-        when = now - timedelta(hours=hours)
-        record_event(
-            connection,
-            TrailEvent("attention_needed", when, "worker", reason="api_key_expired", payment_id=due),
-        )
 
 
 def test_what_waits_in_redis_and_dead_letters_are_shown_and_without_redis_a_dash(
