@@ -20,6 +20,7 @@ from shared.db.dashboard import bulk_actions, bulk_items
 from shared.db.sources import has_open_attempt, is_, one_of
 from shared.db.tables import card_blocks, cards, payment_settings, payments
 from shared.domain.states import ENDED, Lane, PaymentState, SettingsKind, Trigger
+from shared.search.paging import by_index_only
 
 #: A chunk of 50 takes some tenths of a second: so many are through in minutes, and can be looked at by a person.
 CAP = 20_000
@@ -85,6 +86,7 @@ def preview(connection: Connection, action: BulkAction, ids: Select[Any], now: d
 
     Whether a network's budget lets a card be asked is known only when it is claimed: it isn't in here.
     """
+    by_index_only(connection)
     looked = judged(action, ids, now)
     digest = select(digest_of(looked.c.id, looked.c.amount_minor)).where(looked.c.why.is_(None)).scalar_subquery()
     groups = (looked.c.why, looked.c.who, looked.c.bulk_id, looked.c.currency)

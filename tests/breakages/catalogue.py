@@ -6,6 +6,7 @@ from tests.breakages.breakage import Breakage
 from tests.breakages.cards import CARDS_AND_EVENTS
 from tests.breakages.charging import CHARGING
 from tests.breakages.database import DATABASE
+from tests.breakages.decisions import DECISIONS
 from tests.breakages.waking import WAKING
 
-BREAKAGES: tuple[Breakage, ...] = (*CHARGING, *ANSWERS, *WAKING, *CARDS_AND_EVENTS, *BOOKS, *DATABASE)
+BREAKAGES: tuple[Breakage, ...] = (*CHARGING, *ANSWERS, *WAKING, *CARDS_AND_EVENTS, *DECISIONS, *BOOKS, *DATABASE)

@@ -136,7 +136,7 @@ def test_a_charge_needs_neither_mouse_nor_javascript_nor_a_wide_screen(office: O
     else:
         page.get_by_label(re.compile("^Why")).fill("by hand")
         page.get_by_role("button", name=re.compile("^Charge")).click()
-    page.wait_for_url(f"**{ROOT}/payments/{payment}?**")
+    page.wait_for_url(f"**{ROOT}/payments/{payment}")
     assert booked(office) == [("operator:anna", "payment.charge", "by hand", "done")]
 
 

@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy import BigInteger, Boolean, Date, DateTime, Engine, Integer, Table, Text, Uuid, insert, text
 from sqlalchemy.exc import IntegrityError
 
+import shared.db.dashboard
 import shared.db.machinery
-import shared.db.tables  # noqa: F401  # both fill the metadata
+import shared.db.tables  # noqa: F401  # all three fill the metadata
 from shared.db.columns import metadata
 
 NOW = datetime(2026, 11, 1, 9, tzinfo=UTC)
@@ -94,6 +95,10 @@ KEYS = (
     Key("pk_stripe_events", "stripe_events", {"state": "applied"}, {"state": "received"}),
     Key("uq_findings_kind_coverage_subject", "findings", differs={"payment_id": ANOTHER}),
     Key("pk_listed_charges", "listed_charges"),
+    # The dashboard
+    Key("uq_people_name", "people", {"role": "viewer"}, {"role": "admin"}),
+    Key("pk_bulk_items", "bulk_items", {"state": "done"}),
+    Key("uq_bulk_items_waiting", "bulk_items", {"state": "waiting"}, {"bulk_id": ANOTHER}),
 )
 
 #: Not the keys that any table has, a number of its own: nothing is promised by them.

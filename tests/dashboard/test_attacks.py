@@ -206,3 +206,10 @@ def test_every_page_forbids_what_it_does_not_need(dashboard: Dashboard) -> None:
             assert "frame-ancestors 'none'" in policy, page.path
             assert "unsafe" not in policy, page.path
             assert not re.search(r"\sstyle=|\son\w+=|<script(?! src=)", answer.text), page.path
+
+
+def test_a_link_puts_no_words_into_our_mouth(dashboard: Dashboard) -> None:
+    browser = dashboard.as_("viewer")
+    assert "call this number" not in browser.get("/you", said="Your account is locked: call this number").text
+    browser.post("/you/zone", zone="Asia/Tokyo")
+    assert "Kept." not in browser.get("/you").text, "it is said once"

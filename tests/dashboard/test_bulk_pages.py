@@ -85,7 +85,7 @@ def test_a_bulk_charge_is_previewed_confirmed_done_and_in_the_book(dashboard: Da
     assert "1 not collected any more: written off, void or carried forward" in page
     answer = confirm(otto, "action=charge&coverage=global")
     (bulk,) = bulks(dashboard)
-    assert str(answer.url).endswith(f"/bulk/{bulk.id}?said=It+has+begun.")
+    assert str(answer.url).endswith(f"/bulk/{bulk.id}")
     assert (bulk.requested_by, bulk.reason, bulk.expected) == ("operator:otto", "month end", 3)
     assert bulk.filter["coverage"] == "global"
     assert dashboard.world.rung == [ApplyBulkAction(bulk.id)]

@@ -107,6 +107,7 @@ def test_a_payment_whose_time_has_come_is_rung_for_on_its_lane(
         ({"held_until": NOW + HOUR}, False),
         ({"held_until": datetime(9999, 12, 31, tzinfo=UTC)}, False),
         ({"held_until": NOW}, True),
+        ({"state": PaymentState.VOID, "ending_as": "void"}, False),
         ({"state": PaymentState.AWAITING_TRANSFER}, False),
         ({"state": PaymentState.VOID}, False),
         ({"state": PaymentState.PAID, "paid_at": NOW}, False),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from functools import cache, cached_property
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote, unquote, urlencode
 from uuid import UUID
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -30,6 +30,10 @@ Result = TypeVar("Result")
 ROOT = "/dashboard"
 #: The browser's own zone, which `app.js` puts there; only a name, checked before it is used.
 ZONE_COOKIE = "duecourse_zone"
+#: What an action says to the next page, once.
+SAID_COOKIE = "duecourse_said"
+SAID_FOR_S = 30
+LONGEST_SAID = 500
 #: A reason is a sentence or two; a novel isn't read by anybody.
 LONGEST_REASON = 500
 #: An export of a million rows takes some 20 s of it.
@@ -209,12 +213,33 @@ class Visit:
     def page(self, template: str, status: int = 200, **data: Any) -> Response:
         """Render a page."""
         html = self.site.templates.get_template(template).render(visit=self, **data)
-        return HTMLResponse(html, status, HEADERS_OF_PAGES)
+        response = HTMLResponse(html, status, HEADERS_OF_PAGES)
+        if SAID_COOKIE in self.request.cookies and not self.is_fragment:
+            response.delete_cookie(SAID_COOKIE, path=ROOT)
+        return response
 
     def go(self, path: str, said: str | None = None, **query: str) -> Response:
-        """Send the browser to a page of ours after a POST, with a word about what happened (`said`)."""
-        parameters = {**query, **({"said": said} if said else {})}
-        return RedirectResponse(f"{ROOT}{path}" + (f"?{urlencode(parameters)}" if parameters else ""), 303)
+        """Send the browser to a page of ours after a POST, with a word about what happened (`said`).
+
+        In a cookie and not in the address: whoever sends somebody a link must not put words into our mouth.
+        """
+        response = RedirectResponse(f"{ROOT}{path}" + (f"?{urlencode(query)}" if query else ""), 303)
+        if said:
+            response.set_cookie(
+                SAID_COOKIE,
+                quote(said[:LONGEST_SAID]),
+                max_age=SAID_FOR_S,
+                path=ROOT,
+                secure=self.is_https,
+                httponly=True,
+                samesite="strict",
+            )
+        return response
+
+    @property
+    def just_said(self) -> str:
+        """What the action before this page had to say."""
+        return unquote(self.request.cookies.get(SAID_COOKIE, ""))[:LONGEST_SAID]
 
     def missing(self, what: str) -> NoReturn:
         raise PageError(404, f"There is no {what}.", "Look at the address, or search for it.")

@@ -1,0 +1,81 @@
+"""The sweep finds what operators decided and what isn't through yet: endings, and bulk actions."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, insert
+
+from shared.db.dashboard import bulk_actions
+from shared.domain.states import AttemptState, PaymentState
+from shared.jobs import ApplyBulkAction, EndPayment
+from tests.scheduler.conftest import MachineTime
+from tests.scheduler.test_sweep import HOUR, NOW, add_attempt, due_jobs
+from tests.seed import Account, add_account, add_card, add_payment
+
+
+@pytest.fixture
+def account(engine: Engine) -> Account:
+    with engine.begin() as connection:
+        return add_account(connection, "A-1")
+
+
+@pytest.mark.parametrize("state", [PaymentState.DUE, PaymentState.RETRY_SCHEDULED, PaymentState.AWAITING_TRANSFER])
+def test_what_a_person_wants_ended_is_ended_and_not_charged_whatever_its_state_and_hold(
+    engine: Engine, account: Account, machine: MachineTime, state: PaymentState
+) -> None:
+    with engine.begin() as connection:
+        payment_id = add_payment(
+            connection,
+            account,
+            100,
+            state=state,
+            ending_as="void",
+            held_until=NOW + HOUR,
+            backoff_until=machine() + timedelta(seconds=10),
+        )
+    assert due_jobs(engine, machine()) == set(), "it backs off from an outage"
+    assert due_jobs(engine, machine.pass_(10)) == {EndPayment(payment_id)}
+    with engine.begin() as connection:
+        add_attempt(connection, account, payment_id, AttemptState.STARTED, lease_expires_at=machine() + HOUR)
+    assert due_jobs(engine, machine()) == set(), "its cancellation is under way"
+
+
+def test_what_waits_for_a_card_and_is_to_be_ended_is_not_woken_by_one(
+    engine: Engine, account: Account, machine: MachineTime
+) -> None:
+    with engine.begin() as connection:
+        payment_id = add_payment(
+            connection,
+            account,
+            100,
+            state=PaymentState.NEEDS_PAYMENT_METHOD,
+            waiting_for_revision_after=0,
+            ending_as="uncollectible",
+        )
+        add_card(connection, account)
+    assert due_jobs(engine, machine()) == {EndPayment(payment_id)}
+
+
+@pytest.mark.parametrize(("state", "is_due"), [("running", True), ("stopped", False), ("finished", False)])
+def test_a_bulk_action_is_rung_for_until_it_is_through_or_stopped(
+    engine: Engine, machine: MachineTime, state: str, is_due: bool
+) -> None:
+    with engine.begin() as connection:
+        bulk_id = connection.execute(
+            insert(bulk_actions)
+            .values(
+                action="void",
+                filter={},
+                parameters={},
+                reason="why",
+                requested_by="operator:anna",
+                requested_at=NOW,
+                state=state,
+                digest="",
+                sums={},
+                expected=0,
+                counts={},
+            )
+            .returning(bulk_actions.c.id)
+        ).scalar_one()
+    assert due_jobs(engine, machine()) == ({ApplyBulkAction(bulk_id)} if is_due else set())
