@@ -33,6 +33,12 @@ INDEXES = (
     ),
     ("ix_payments_amount", "payments (amount_minor, created_at, id)"),
     ("ix_payments_created", "payments (created_at, id)"),
+    ("ix_payments_trigger_created", "payments (trigger, created_at, id)"),
+    ("ix_payments_held", "payments (created_at, id) WHERE held_until IS NOT NULL"),
+    (
+        "ix_payments_unpaid_due_on",
+        "payments (due_on, id) WHERE state NOT IN ('paid', 'carried_forward', 'uncollectible', 'void')",
+    ),
     (
         "ix_payments_decline_code_created",
         "payments (last_decline_code, created_at, id) WHERE last_decline_code IS NOT NULL",

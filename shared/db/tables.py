@@ -316,6 +316,14 @@ payments = Table(
         postgresql_where=text("last_decline_code IS NOT NULL"),
     ),
     Index("ix_payments_amount", "amount_minor", "created_at", "id"),
+    Index("ix_payments_trigger_created", "trigger", "created_at", "id"),
+    Index("ix_payments_held", "created_at", "id", postgresql_where=text("held_until IS NOT NULL")),
+    Index(
+        "ix_payments_unpaid_due_on",
+        "due_on",
+        "id",
+        postgresql_where=text("state NOT IN ('paid', 'carried_forward', 'uncollectible', 'void')"),
+    ),
     # A month's sums, and how its declines were won back.
     Index("ix_payments_period", "coverage", "period", "state", postgresql_include=["amount_minor"]),
     Index(

@@ -145,7 +145,7 @@ def begins(words: str) -> Callable[[Row[Any]], bool]:
     return lambda row: (
         any(
             value is not None and value.lower().startswith(words)
-            for value in (row.external_id, row.name, row.email)
+            for value in (row.external_id, row.name, row.email if "@" in words else None)
         )
         or (row.number or "").lower() == words
     )
