@@ -23,6 +23,7 @@ LARGEST = 10
 MEANING_OF_SKIP: Mapping[str, str] = {
     "attempt_open": "an attempt of it is open: nothing else is asked until its outcome is known",
     "held": "an operator holds it",
+    "being_ended": "an operator has it written off or voided: its PaymentIntent is being canceled",
     "bank_transfer": "the customer pays by bank transfer now: it is set aside for that",
     "no_card": "no card is registered: it is set aside until there is one",
     "card_blocked": "the network forbids asking its card again: it is set aside until there is another",
@@ -68,6 +69,7 @@ def retryable(coverage: str, now: datetime) -> tuple[ColumnElement[bool], ...]:
         payments.c.coverage == coverage,
         payments.c.next_attempt_at <= now,
         or_(payments.c.held_until.is_(None), payments.c.held_until <= now),
+        payments.c.ending_as.is_(None),
     )
 
 
@@ -115,6 +117,7 @@ _PREVIEW = text("""
                 SELECT FROM payment_attempts a WHERE a.payment_id = p.id AND a.state IN ('started', 'unknown')
             ) THEN 'attempt_open'
             WHEN p.held_until > :now THEN 'held'
+            WHEN p.ending_as IS NOT NULL THEN 'being_ended'
             WHEN s.kind = 'bank_transfer' THEN 'bank_transfer'
             WHEN c.id IS NULL OR c.detached_at IS NOT NULL OR s.stripe_customer_id IS NULL THEN 'no_card'
             WHEN EXISTS (

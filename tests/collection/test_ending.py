@@ -14,6 +14,7 @@ from shared.collection.decisions import TakenBack, hold_payment
 from shared.collection.ending import Ended
 from shared.collection.record import record_observation
 from shared.collection.registrations import Registration
+from shared.collection.retries import preview_retries
 from shared.collection.requests import Refused, preview_charge, request_charge
 from shared.db.tables import invoices, payments
 from shared.domain.states import Lane, PaymentState
@@ -41,6 +42,7 @@ from tests.collection.test_missing_answers import (
 from tests.seed import Account, add_fee, add_run
 from tests.world import World
 from workers.use_cases.generate_invoices import generate_invoices
+from workers.use_cases.retry_payments import retry_payments
 
 
 @pytest.fixture
@@ -172,6 +174,18 @@ def test_from_the_request_on_nothing_charges_it(world: World, account: Account) 
         assert isinstance(preview_charge(connection, payment, world.clock.now()), Refused)
     assert due(world) == {EndPayment(payment)}, "neither the lane nor the daily run has it"
     assert sent(world, "/confirm") == confirms
+
+
+def test_the_daily_run_leaves_it_alone(world: World, account: Account) -> None:
+    payment, other = declined(world, account), declined(world, account)
+    ask_to_end(world, payment)
+    world.clock.set(world.clock.now() + timedelta(days=1))
+    with world.engine.begin() as connection:
+        run_id = add_run(connection, "2026-11-02", job="daily-retries")
+        seen = preview_retries(connection, world.policy.coverage("global"), world.clock.now())
+    assert (seen.payments, [(one.reason, one.payments) for one in seen.skipped]) == (1, [("being_ended", 1)])
+    retry_payments(world.runtime, run_id)
+    assert (world.payment(payment).state, world.payment(other).state) == ("retry_scheduled", "due")
 
 
 def register(world: World, account: Account) -> None:

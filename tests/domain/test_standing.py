@@ -69,6 +69,21 @@ def test_a_decision_says_why_and_which_payment(
     assert (decision.standing, decision.reason, decision.payment_id) == expected
 
 
+@pytest.mark.parametrize(
+    ("payments", "expected"),
+    [
+        ([unpaid(declines=7)], (Standing.PAST_DUE, "has a declined or overdue payment", "p")),
+        ([unpaid(days_past_due=14)], (Standing.PAST_DUE, "has a declined or overdue payment", "p")),
+        ([unpaid()], (Standing.GOOD, "nothing overdue is unpaid", None)),
+    ],
+)
+def test_whom_a_person_spares_is_not_marked_and_stands_as_if_it_were_early(
+    payments: list[UnpaidPayment], expected: tuple[Standing, str, str | None]
+) -> None:
+    decision = decide_standing(Standing.PAST_DUE, payments, POLICY, TODAY, is_spared=True)
+    assert (decision.standing, decision.reason, decision.payment_id) == expected
+
+
 def test_days_are_counted_on_the_calendar_over_a_leap_day() -> None:
     due = [UnpaidPayment("p", 0, date(2028, 2, 16))]
     assert decide_standing(Standing.GOOD, due, POLICY, date(2028, 2, 29)).standing is Standing.PAST_DUE  # day 13
