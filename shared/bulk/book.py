@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, Select, exists, func, insert, literal, s
 
 from shared.bulk.actions import BulkAction
 from shared.bulk.preview import Preview, digest_of, judged, preview
-from shared.collection.decisions import NO_REASON
+from shared.collection.decisions import LONGEST_HOLD, NO_REASON
 from shared.collection.payments import Because
 from shared.collection.requests import Refused
 from shared.db.dashboard import bulk_actions, bulk_items
@@ -50,6 +50,10 @@ def begin(connection: Connection, wanted: Wanted, ids: Select[Any], because: Bec
 
     Two people who confirm the same: the second finds the first one's payments left out, with their name.
     """
+    if wanted.until is not None and not because.at.date() < wanted.until <= because.at.date() + LONGEST_HOLD:
+        return Refused(
+            f"{wanted.until} isn't a day within the next {LONGEST_HOLD.days}", "give another day, or none"
+        )
     if not because.reason.strip():
         return NO_REASON
     connection.execute(select(func.pg_advisory_xact_lock(BEGIN_LOCK)))

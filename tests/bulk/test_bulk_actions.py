@@ -110,6 +110,14 @@ def test_a_bulk_hold_and_its_release(desk: Desk) -> None:
     assert len(due(desk)) == 2
 
 
+@pytest.mark.parametrize("until", [date(2026, 11, 1), date(2027, 11, 3)])
+def test_a_hold_until_a_day_that_is_over_or_far_away_is_not_begun(desk: Desk, until: date) -> None:
+    desk.account("A-1", [5_00])
+    answer = desk.confirms(BulkAction.HOLD, desk.sees(BulkAction.HOLD).digest, until=until)
+    assert isinstance(answer, Refused)
+    assert "isn't a day within the next 366" in answer.reason
+
+
 def test_what_changed_since_it_was_seen_is_not_begun_and_is_shown_anew(desk: Desk) -> None:
     account = desk.account("A-1", [5_00])
     seen = desk.sees(BulkAction.CHARGE)

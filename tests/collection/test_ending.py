@@ -14,8 +14,8 @@ from shared.collection.decisions import TakenBack, hold_payment
 from shared.collection.ending import Ended
 from shared.collection.record import record_observation
 from shared.collection.registrations import Registration
-from shared.collection.retries import preview_retries
 from shared.collection.requests import Refused, preview_charge, request_charge
+from shared.collection.retries import preview_retries
 from shared.db.tables import invoices, payments
 from shared.domain.states import Lane, PaymentState
 from shared.jobs import ChargePayment, EndPayment
