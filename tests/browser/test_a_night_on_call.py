@@ -1,13 +1,21 @@
 """What operators do, in a real browser: see, find, charge, run again, requeue, pause; and all of it is booked."""
 
 import re
+from collections import Counter
+from collections.abc import Container
+from uuid import UUID
 
 import pytest
 from playwright.sync_api import Page, expect
 from sqlalchemy import text
 
+from simulator.client import LedgerLine
+from simulator.stories import AlwaysDeclines, Pays
 from tests.browser.conftest import Office
 from web.dashboard.visit import ROOT
+
+#: A little more than a page's parts wait before they refresh themselves.
+REFRESH_MS = 5_100
 
 
 def booked(office: Office) -> list[tuple[str, str, str | None, str]]:
@@ -21,8 +29,29 @@ def booked(office: Office) -> list[tuple[str, str, str | None, str]]:
         ]
 
 
+def ledger(office: Office, wanted: Container[UUID]) -> dict[UUID, list[LedgerLine]]:
+    """What the processor took, by payment; of those that are wanted."""
+    found: dict[UUID, list[LedgerLine]] = {}
+    for line in office.diary.world.simulator.iter_ledger():
+        payment = UUID(line.metadata["duecourse_payment_id"])
+        if payment in wanted:
+            found.setdefault(payment, []).append(line)
+    return found
+
+
 def settle_down(page: Page) -> None:
     page.wait_for_load_state("networkidle")
+
+
+def hide(page: Page, *, is_hidden: bool) -> None:
+    """What a browser tells a page when its tab goes to the background, or comes back."""
+    page.evaluate(
+        """hidden => {
+            Object.defineProperty(document, "hidden", {get: () => hidden, configurable: true});
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        is_hidden,
+    )
 
 
 def test_a_declined_payment_is_found_in_two_clicks_and_charged_after_a_preview(office: Office) -> None:
@@ -45,6 +74,40 @@ def test_a_declined_payment_is_found_in_two_clicks_and_charged_after_a_preview(o
     page.goto(f"{ROOT}/audit")
     expect(page.get_by_role("row", name=re.compile("payment.charge")).get_by_text("operator:anna")).to_be_visible()
     assert office.diary.money(office.diary.payment(declined, "2026-10")) == [("2026-11-03 09:00", 29_87)]
+
+
+def test_five_hundred_declined_payments_are_charged_again_by_one_decision(office: Office) -> None:
+    diary = office.diary
+    people = [diary.account(f"B-{number:03d}") for number in range(100)]
+    outage = AlwaysDeclines(decline_code="processing_error")
+    cards = [diary.world.at_processor(person, story=outage) for person in people]
+    diary.work()
+    owed = {diary.world.owes(person, 1_00 + n): 1_00 + n for person in people for n in range(5)}
+    diary.work()
+    assert Counter(map(diary.state, owed)) == {"retry_scheduled": 500}
+    for card in cards:
+        diary.world.simulator.set_story("global", card.payment_method, Pays())
+
+    page = office.sit_down("anna")
+    page.get_by_role("link", name="Payments").first.click()
+    page.get_by_label("Last decline's code").fill("processing_error")
+    page.get_by_label("retry scheduled").check()
+    page.get_by_role("button", name="Filter").click()
+    page.get_by_role("link", name="Charge now…").click()
+    expect(page.get_by_text("of 500 that match")).to_be_visible()
+    expect(page.get_by_text("Nothing is left out.")).to_be_visible()
+    page.get_by_label(re.compile("^Why")).fill("the processor was out of order")
+    page.get_by_role("button", name="Charge now: 500 payments").click()
+    expect(page.get_by_role("heading", name=re.compile("0 of 500"))).to_be_visible()
+    diary.work()
+    expect(page.get_by_role("heading", name="finished 500 of 500")).to_be_visible()  # it refreshed itself
+    assert {payment: [cents] for payment, cents in owed.items()} == {
+        payment: [line.amount for line in lines] for payment, lines in ledger(office, owed).items()
+    }
+    assert booked(office) == [
+        ("operator:anna", "bulk.start", "the processor was out of order", "started"),
+        ("operator:anna", "bulk.finish", "the processor was out of order", "finished"),
+    ]
 
 
 def test_a_month_is_run_again_after_a_preview_and_bills_what_came_late(office: Office) -> None:
@@ -91,7 +154,7 @@ def test_a_dead_letter_is_requeued_once_and_a_paused_lane_says_who_paused_it(off
     expect(page.get_by_text("the processor is being moved").first).to_be_visible()
     assert booked(office) == [
         ("operator:anna", "dead_letter.requeue", "Redis was full", "started"),  # Redis knows no transaction of ours
-        ("operator:anna", "dead_letter.requeue", "Redis was full", "done"),
+        ("operator:anna", "dead_letter.requeue", "Redis was full", "finished"),
         ("operator:anna", "lane.pause", "the processor is being moved", "done"),
     ]
 
@@ -141,13 +204,23 @@ def test_a_charge_needs_neither_mouse_nor_javascript_nor_a_wide_screen(office: O
 
 
 def test_the_overview_refreshes_itself_and_rests_while_hidden(office: Office) -> None:
+    """The browser's clock is ours; what htmx asks for is heard at the page."""
     page = office.sit_down("vera", "viewer")
+    page.clock.install()
+    page.goto(ROOT)
+    settle_down(page)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url) if "hx-request" in request.headers else None)
-    page.evaluate("htmx.trigger(document.body, 'tick')")
-    page.wait_for_timeout(300)
-    assert asked, "the page asks for its parts by itself"
-    assert page.evaluate("document.querySelectorAll('[hx-get]').length") >= 1
+    with page.expect_request(lambda request: "hx-request" in request.headers):
+        page.clock.run_for(REFRESH_MS)
+    settle_down(page)
+    hide(page, is_hidden=True)
+    asked.clear()
+    page.clock.run_for(20 * REFRESH_MS)
+    settle_down(page)
+    assert asked == [], "nobody looks"
+    with page.expect_request(lambda request: "hx-request" in request.headers):
+        hide(page, is_hidden=False)
 
 
 def test_nothing_on_any_page_is_refused_by_the_content_policy(office: Office) -> None:

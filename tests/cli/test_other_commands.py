@@ -20,7 +20,7 @@ def test_an_audit_of_books_in_order_exits_0_and_of_spoiled_ones_1(world: World, 
     books = make_books(world)
     result = terminal("audit")
     assert result.exit_code == 0, result.output
-    assert "all 34 checks hold" in result.stdout
+    assert "all 37 checks hold" in result.stdout
     assert "1 charges at the processor, USD 29.85; in our books USD 29.85" in result.stdout
     books.plant("UPDATE payments SET state_reason = NULL WHERE id = :without_card")
     result = terminal("audit", "--no-processor")

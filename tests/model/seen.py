@@ -32,16 +32,15 @@ def _as_sent(source: Source) -> str:
 
 _SOURCES = [(source, _as_sent(source)) for source in SOURCES]
 _PAYMENTS = """
-    SELECT p.*, i.period, a.external_id, s.card_revision, s.primary_card_id, s.stripe_customer_id,
+    SELECT p.*, a.external_id, s.card_revision, s.primary_card_id, s.stripe_customer_id,
            c.detached_at AS card_detached_at,
            EXISTS (SELECT FROM card_blocks b WHERE b.coverage = p.coverage AND b.fingerprint = c.fingerprint)
                AS is_card_blocked
     FROM payments p
     JOIN accounts a ON a.id = p.account_id
     JOIN payment_settings s ON s.id = p.settings_id
-    LEFT JOIN invoices i ON i.id = p.invoice_id
     LEFT JOIN cards c ON c.id = s.primary_card_id
-    ORDER BY a.external_id, i.period
+    ORDER BY a.external_id, p.period
 """
 
 

@@ -90,6 +90,8 @@ class Guard:
 
     def _answer(self, page: Page, visit: Visit) -> Response:
         try:
+            if any("\x00" in str(said) for said in visit.request.path_params.values()):
+                visit.missing("such page")  # PostgreSQL takes no NUL, and none of our ids has one
             self._identify(visit)
             if request_is_foreign(visit):
                 raise PageError(
