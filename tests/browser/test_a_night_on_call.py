@@ -81,9 +81,12 @@ def test_five_hundred_declined_payments_are_charged_again_by_one_decision(office
     people = [diary.account(f"B-{number:03d}") for number in range(100)]
     outage = AlwaysDeclines(decline_code="processing_error")
     cards = [diary.world.at_processor(person, story=outage) for person in people]
-    diary.work()
-    owed = {diary.world.owes(person, 1_00 + n): 1_00 + n for person in people for n in range(5)}
-    diary.work()
+    months = [f"2026-{month:02d}" for month in range(5, 10)]
+    for month in months:
+        for person in people:
+            diary.fee(person, 10_00, month)
+        diary.invoices_run_by_a_person(month, "global")
+    owed = {diary.payment(person, month): 10_00 for person in people for month in months}
     assert Counter(map(diary.state, owed)) == {"retry_scheduled": 500}
     for card in cards:
         diary.world.simulator.set_story("global", card.payment_method, Pays())

@@ -30,7 +30,7 @@ from web.dashboard.visit import PageError, Visit
 COUNT_WITHIN_MS = 500
 #: What can be done to all that match; each begins with a page that shows what it would do.
 BULK = (
-    ("charge", "Charge"),
+    ("charge", "Charge now"),
     ("hold", "Hold"),
     ("release", "Release"),
     ("write_off", "Write off"),
