@@ -9,13 +9,14 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, create_engine
 
-from tests.servers import Servers
+from tests.servers import Servers, work_in_memory
 from tests.servers import test_servers as start_servers
 from tests.world import World, running_world
 
 
 def pytest_configure() -> None:
-    """A shell's background ignores Ctrl-C, and hands that down to what tests start, and then interrupt."""
+    """Work in memory. A shell's background ignores Ctrl-C, and hands that down to what tests start."""
+    work_in_memory()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -23,12 +24,15 @@ def pytest_configure() -> None:
 #: Files that take longest (30 to 140 s), the longest first: begun last, one of them would run on alone.
 LONGEST_FIRST = (
     "model/test_model.py",
+    "browser/test_a_night_on_call.py",
     "chaos/test_small_run.py",
     "crash_points/test_crash_at_records.py",
     "crash_points/test_workers_killed.py",
     "processes/",
     "crash_points/",
     "races/",
+    "browser/",
+    "bulk/",
     "cards/test_card_registered.py",
     "failures/test_database_locks.py",
 )

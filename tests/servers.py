@@ -47,6 +47,8 @@ import embedded
 TESTS_REDIS_DB = 15 - int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 MARKER = "duecourse:tests"  # says that what lies in that database is ours to delete
 LEFTOVER_AGE_S = 3600.0  # folders of killed runs are removed after this
+MEMORY = Path("/dev/shm")  # noqa: S108  # Linux's file system in memory
+MEMORY_NEEDED = 4 << 30  # bytes; thousands of small databases come and go, some hundred megabytes at a time
 
 
 @dataclass
@@ -122,6 +124,18 @@ class Servers:
     def _admin(self) -> psycopg.Connection[tuple[object, ...]]:
         plain = self.database_url.replace("postgresql+psycopg://", "postgresql://", 1)
         return psycopg.connect(plain, autocommit=True)
+
+
+def work_in_memory() -> None:
+    """Put temporary folders of this process and its children into memory, where there is room and nobody said else.
+
+    Tests make and drop a database each: on a disk that costs a third of the time of all tests.
+    """
+    if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK | os.X_OK):
+        return
+    if shutil.disk_usage(MEMORY).free >= MEMORY_NEEDED:
+        os.environ["TMPDIR"] = str(MEMORY)
+        tempfile.tempdir = None  # asked for anew
 
 
 @contextlib.contextmanager

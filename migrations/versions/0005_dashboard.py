@@ -43,6 +43,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_actions")),
     )
     op.create_index("ix_actions_action", "actions", ["action", "id"], unique=False)
+    op.create_index("ix_actions_at", "actions", ["at"], unique=False)
     op.create_index("ix_actions_actor", "actions", ["actor", "id"], unique=False)
     op.create_index("ix_actions_subject", "actions", ["subject", "id"], unique=False)
     op.create_table(

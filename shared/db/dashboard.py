@@ -90,6 +90,7 @@ actions = Table(  # the book: rows can't be changed or deleted (trigger)
     Index("ix_actions_actor", "actor", "id"),
     Index("ix_actions_action", "action", "id"),
     Index("ix_actions_subject", "subject", "id"),
+    Index("ix_actions_at", "at"),
     one_of("outcome", ("done", "refused", "started", "finished")),
 )
 

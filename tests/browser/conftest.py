@@ -46,9 +46,11 @@ STORIES: tuple[Story, ...] = (
 ACCOUNTS = 16
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(
+    scope="module"
+)  # no longer: playwright's event loop runs in our thread, and others begin theirs there
 def chromium() -> Iterator[Chromium]:
-    """One browser for all tests. Skips where there is none."""
+    """One browser for a file's tests. Skips where there is none."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         if os.environ.get(NEEDED):

@@ -235,5 +235,5 @@ def test_nothing_on_any_page_is_refused_by_the_content_policy(office: Office) ->
     page.on("pageerror", lambda error: complaints.append(str(error)))
     for path in places(office).values():
         page.goto(f"{ROOT}{path}")
-        settle_down(page)
+    settle_down(page)
     assert complaints == []

@@ -47,6 +47,8 @@ def test_a_worker_is_killed_between_two_chunks_of_a_bulk_action(company: LivingC
     assert CHUNK < len(names) < 2 * CHUNK, "the second chunk is the last"
     company.add_fees(names)
     company.duecourse("queues", "pause", "batch", "--reason", "the processor is away")
+    log = company.data / "logs" / "worker-batch.log"
+    company.wait_until(lambda: "lanes.changed" in log.read_text(), "the workers honour the pause")
     with ExitStack() as stack:
         period = company.end_month()
         due = "SELECT count(*) FROM payments WHERE state = 'due'"
@@ -54,7 +56,7 @@ def test_a_worker_is_killed_between_two_chunks_of_a_bulk_action(company: LivingC
         items = "SELECT state, count(*) AS n FROM bulk_items GROUP BY state"
         with company.engine.connect() as gate:
             # The last of them all is ours, so that the second chunk waits in the middle of its transaction.
-            gate.execute(text("SELECT id FROM payments ORDER BY id DESC LIMIT 1 FOR UPDATE"))
+            gate.execute(text("SELECT id FROM payments ORDER BY id DESC LIMIT 1 FOR NO KEY UPDATE"))
             anna = operator(company, stack)
             bulk_id = confirm_charge_of_all_that_is_due(anna)
             waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"

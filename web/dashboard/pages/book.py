@@ -1,6 +1,7 @@
-"""The audit: the book of actions, searched by who, what and on what."""
+"""The audit: the book of actions, searched by who, what, on what and when."""
 
 from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta
 from typing import Any
 
 from sqlalchemy import Row, Select, select
@@ -81,7 +82,21 @@ def _filtered(visit: Visit) -> Select[Any]:
         value = visit.asked(name)
         if value:
             query = query.where(actions.c[name] == value)
+    since, until = _day(visit.asked("since", 10)), _day(visit.asked("until", 10))
+    if since is not None:
+        query = query.where(actions.c.at >= datetime.combine(since, time(0), visit.zone))
+    if until is not None:
+        query = query.where(actions.c.at < datetime.combine(until + timedelta(days=1), time(0), visit.zone))
     return query
+
+
+def _day(said: str) -> date | None:
+    """A day out of the address; what is none, or of another age, is no condition."""
+    try:
+        day = date.fromisoformat(said)
+    except ValueError:
+        return None
+    return day if 1970 <= day.year < 9000 else None
 
 
 def _link(visit: Visit, row: Row[Any]) -> str | None:
