@@ -31,6 +31,7 @@ import embedded
 from benchmarks.company import quantile
 from shared.access.people import add_person
 from shared.access.sessions import begin_session
+from shared.broker import make_broker
 from shared.clock import ManualClock, machine_now
 from shared.domain.roles import Role
 from shared.policy import load_policy
@@ -159,25 +160,25 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=50)
     arguments = parser.parse_args()
     console = Console()
-    with database() as url:
-        engine = create_engine(sqlalchemy_url(url))
+    with servers() as urls:
+        engine = create_engine(sqlalchemy_url(urls.database_url))
         began = time.perf_counter()
         with console.status("seeding"):
             seed(engine, arguments.invoices // MONTHS, console)
         counts = {name: scalar(engine, f"SELECT count(*) FROM {name}") for name in LARGE}
         console.print(f"seeded in {time.perf_counter() - began:.0f} s: " + _counted(counts))
-        measured = asyncio.run(measure(engine, url, arguments.requests, console))
+        measured = asyncio.run(measure(engine, urls, arguments.requests, console))
         report(console, measured)
         engine.dispose()
 
 
 @contextmanager
-def database() -> Iterator[str]:
+def servers() -> Iterator[embedded.Urls]:
     with tempfile.TemporaryDirectory(prefix="duecourse-benchmark-") as folder:
         Path(folder).chmod(0o755)  # as root the servers run as another user, who must enter
         with embedded.resolve(Path(folder), os.environ) as urls:
             upgrade(urls.database_url)
-            yield urls.database_url
+            yield urls
         embedded.erase(Path(folder))
         Path(folder).mkdir(exist_ok=True)
 
@@ -197,11 +198,15 @@ def seed(engine: Engine, accounts: int, console: Console) -> None:
 def pages(engine: Engine) -> list[tuple[str, str]]:
     """Every page that reads, with the addresses that operators use most, and the worst that they can think of."""
     row = first(engine, "SELECT id, account_id, invoice_id FROM payments WHERE decline_count = 3 LIMIT 1")
+    unpaid = first(engine, "SELECT id FROM payments WHERE state = 'retry_scheduled' LIMIT 1")
     run = first(engine, "SELECT id FROM runs ORDER BY period DESC LIMIT 1")
     return [
         ("overview", ""),
+        ("a plot", "/plots/attempts-days.svg"),
         ("runs", "/runs"),
         ("run", f"/runs/{run.id}"),
+        ("run again: a month", "/runs/again?job=monthly-invoices&period=2026-10&coverage=global"),
+        ("run again: a day", "/runs/again?job=daily-retries&period=2026-11-12&coverage=global"),
         ("payments", "/payments"),
         ("payments: one state", "/payments?state=needs_payment_method"),
         ("payments: a rare code", "/payments?code=lost_card"),
@@ -212,13 +217,18 @@ def pages(engine: Engine) -> list[tuple[str, str]]:
         ("payments: by amount", "/payments?coverage=global&amount_from=124.00"),
         ("payments: overdue", "/payments?state=needs_payment_method&older_than=200"),
         ("payment", f"/payments/{row.id}"),
+        ("charge: preview", f"/payments/{unpaid.id}/charge"),
         ("accounts", "/accounts"),
         ("accounts: marked", "/accounts?standing=marked_for_suspension"),
-        ("accounts: by name", "/accounts?text=okafor"),
+        ("accounts: by name", "/accounts?text=okafor+47"),
+        ("accounts: by a name too many have", "/accounts?text=okafor"),
         ("account", f"/accounts/{row.account_id}"),
         ("find", "/find?q=A4711"),
         ("bulk actions", "/bulk"),
+        ("bulk: preview", "/bulk/new?action=charge&state=retry_scheduled"),
+        ("bulk: too many", "/bulk/new?action=charge&coverage=global"),
         ("queues", "/queues"),
+        ("dead letters", "/queues/batch/dead-letters"),
         ("Stripe events", "/stripe-events"),
         ("findings", "/findings"),
         ("unknown attempts", "/unknown"),
@@ -229,8 +239,8 @@ def pages(engine: Engine) -> list[tuple[str, str]]:
     ]
 
 
-async def measure(engine: Engine, url: str, requests: int, console: Console) -> list[Measured]:
-    app = application(engine, url)
+async def measure(engine: Engine, urls: embedded.Urls, requests: int, console: Console) -> list[Measured]:
+    app = application(engine, urls)
     with engine.begin() as connection:
         person = add_person(connection, "benchmark", Role.ADMIN, None, "benchmark", machine_now())
         token = begin_session(connection, person.id, None, "benchmark", machine_now())
@@ -253,32 +263,38 @@ async def measure(engine: Engine, url: str, requests: int, console: Console) -> 
     return found
 
 
-def application(engine: Engine, url: str) -> ASGIApp:
+def application(engine: Engine, urls: embedded.Urls) -> ASGIApp:
     """The web process's own application."""
     settings = Settings(  # type: ignore[call-arg]
-        DATABASE_URL=url, REDIS_URL="redis://127.0.0.1:1/0", STRIPE_API_KEYS={"global": "sk_test_benchmark"}
+        DATABASE_URL=urls.database_url,
+        REDIS_URL=urls.redis_url,
+        STRIPE_API_KEYS={"global": "sk_test_benchmark"},
     )
     policy = load_policy(PROJECT / "billing.toml")
     runtime = Runtime(policy, engine, ManualClock(NOW), machine_now, {}, lambda _jobs: True, timedelta(minutes=5))
-    return build_app(settings, runtime)
+    return build_app(settings, runtime, make_broker(urls.redis_url))
 
 
 def sequential_scans(engine: Engine) -> dict[str, int]:
     """How often each large table was read from beginning to end so far, by PostgreSQL's own count."""
-    engine.dispose()  # a session's counts are there for others when it ends
+    engine.dispose()  # a session's counts are there for others when it has ended
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    while scalar(engine, others):
+        time.sleep(0.01)
     with engine.connect() as connection:
         rows = connection.execute(text("SELECT relname, seq_scan FROM pg_stat_user_tables"))
         return {row.relname: row.seq_scan for row in rows if row.relname in LARGE}
 
 
 def report(console: Console, measured: list[Measured]) -> None:
-    table = Table("page", "status", "p50 (ms)", "p95 (ms)", "size (kB)", "read as a whole", box=None)
+    table = Table("page", "status", "p50 (ms)", "p95 (ms)", "most (ms)", "size (kB)", "read as a whole", box=None)
     for page in measured:
         table.add_row(
             page.name,
             str(page.status),
             f"{quantile(page.times, 0.5) * 1000:.0f}",
             f"{quantile(page.times, 0.95) * 1000:.0f}",
+            f"{max(page.times) * 1000:.0f}",
             f"{page.largest / 1000:.0f}",
             ", ".join(sorted(page.read_whole)) or "nothing",
         )

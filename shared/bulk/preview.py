@@ -87,6 +87,9 @@ def preview(connection: Connection, action: BulkAction, ids: Select[Any], now: d
     Whether a network's budget lets a card be asked is known only when it is claimed: it isn't in here.
     """
     by_index_only(connection)
+    some = ids.order_by(None).limit(CAP + 1).subquery()
+    if (connection.scalar(select(func.count()).select_from(some)) or 0) > CAP:
+        return too_many()  # before each of them is judged
     looked = judged(action, ids, now)
     digest = select(digest_of(looked.c.id, looked.c.amount_minor)).where(looked.c.why.is_(None)).scalar_subquery()
     groups = (looked.c.why, looked.c.who, looked.c.bulk_id, looked.c.currency)
@@ -98,12 +101,15 @@ def preview(connection: Connection, action: BulkAction, ids: Select[Any], now: d
             digest.label("digest"),
         ).group_by(*groups)
     ).all()
-    if sum(row.payments for row in rows) > CAP:
-        return Refused(
-            f"more than {CAP:,} payments match",
-            "narrow the filter, by state, coverage, amount or age, and do it in parts",
-        )
-    return _read(action, rows)
+    return too_many() if sum(row.payments for row in rows) > CAP else _read(action, rows)
+
+
+def too_many() -> Refused:
+    """What is said to who wants more than CAP at once."""
+    return Refused(
+        f"more than {CAP:,} payments match",
+        "narrow the filter, by state, coverage, amount or age, and do it in parts",
+    )
 
 
 def _read(action: BulkAction, rows: Sequence[Row[Any]]) -> Preview:

@@ -117,6 +117,39 @@ def test_a_clock_that_was_set_back_makes_nothing_young() -> None:
     assert kept.get(lambda: NOON - timedelta(seconds=1), lambda: 3) == 3
 
 
+def test_who_sees_figures_of_some_seconds_has_them_renewed_and_does_not_wait() -> None:
+    kept: Kept[int] = Kept()
+    later, may_end, renewed = NOON + timedelta(seconds=5), threading.Event(), threading.Event()
+    kept.get(lambda: NOON, lambda: 1)
+
+    def slow() -> int:
+        assert may_end.wait(10)
+        renewed.set()
+        return 2
+
+    assert [kept.get(lambda: later, slow) for _ in range(3)] == [1, 1, 1]
+    assert not renewed.is_set()
+    may_end.set()
+    too_late_for_the_first = NOON + timedelta(seconds=11)
+    assert kept.get(lambda: too_late_for_the_first, lambda: pytest.fail("the renewed ones are 6 s old")) == 2
+
+
+def test_figures_that_could_not_be_renewed_are_made_by_the_next_who_needs_them() -> None:
+    kept: Kept[int] = Kept()
+    kept.get(lambda: NOON, lambda: 1)
+    failed = threading.Event()
+
+    def fail() -> int:
+        failed.set()
+        raise OSError("the database is away")
+
+    assert kept.get(lambda: NOON + timedelta(seconds=5), fail) == 1
+    assert failed.wait(10)
+    with pytest.raises(OSError, match="away"):
+        kept.get(lambda: NOON + timedelta(seconds=11), fail)
+    assert kept.get(lambda: NOON + timedelta(seconds=11), lambda: 3) == 3
+
+
 @pytest.mark.parametrize("name", ["attempts-hours", "attempts-days", "recovery-global", "recovery-japan"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_each_plot_of_the_overview_is_served_without_script_and_lets_nothing_in(

@@ -6,10 +6,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
+import structlog
+
+log = structlog.get_logger()
+
 Value = TypeVar("Value")
 
 #: Nobody sees figures older than this (machine time, from the moment when they began to be gathered).
 KEPT_FOR = timedelta(seconds=10)
+#: Who sees figures older than this has them made anew behind their back: a page that refreshes itself every 5 s
+#: never waits for them.
+RENEWED_AFTER = timedelta(seconds=4)
 
 
 @dataclass(frozen=True)
@@ -19,27 +26,43 @@ class _Answer(Generic[Value]):
 
 
 class Kept(Generic[Value]):
-    """`get` makes the value or returns the kept one; who comes while it is made waits for it."""
+    """`get` makes the value or returns the kept one; who comes while there is none waits for it."""
 
-    def __init__(self, kept_for: timedelta = KEPT_FOR) -> None:
-        self._kept_for = kept_for
+    def __init__(self, kept_for: timedelta = KEPT_FOR, renewed_after: timedelta = RENEWED_AFTER) -> None:
+        self._kept_for, self._renewed_after = kept_for, renewed_after
         self._answer: _Answer[Value] | None = None
         self._making = threading.Lock()
 
     def get(self, now: Callable[[], datetime], make: Callable[[], Value]) -> Value:
         """Return a value no older than it may be. What `make` raises is raised, and the next one tries again."""
         answer = self._answer
-        if answer is None or not self._is_young(answer, now()):
+        if answer is None or not self._is_within(self._kept_for, answer, now()):
             with self._making:
                 answer = self._answer
-                if answer is None or not self._is_young(answer, now()):
-                    at = now()
-                    answer = self._answer = _Answer(make(), at)
+                if answer is None or not self._is_within(self._kept_for, answer, now()):
+                    answer = self._make(now, make)
+        elif not self._is_within(self._renewed_after, answer, now()) and self._making.acquire(blocking=False):
+            threading.Thread(target=self._renew, args=(now, make), name="figures", daemon=True).start()
         return answer.value
 
-    def _is_young(self, answer: _Answer[Value], now: datetime) -> bool:
+    def _make(self, now: Callable[[], datetime], make: Callable[[], Value]) -> _Answer[Value]:
+        at = now()
+        self._answer = _Answer(make(), at)
+        return self._answer
+
+    def _renew(self, now: Callable[[], datetime], make: Callable[[], Value]) -> None:
+        """Nobody waits for this one: who finds the kept answer too old afterwards makes it, and is told why not."""
+        try:
+            self._make(now, make)
+        except Exception as error:  # whatever it is, it will be raised to the next who asks
+            log.warning("dashboard.figures_not_renewed", error=type(error).__name__)
+        finally:
+            self._making.release()
+
+    @staticmethod
+    def _is_within(limit: timedelta, answer: _Answer[Value], now: datetime) -> bool:
         """A clock that was set back makes nothing young."""
-        return timedelta(0) <= now - answer.at <= self._kept_for
+        return timedelta(0) <= now - answer.at <= limit
 
 
 class Drawn:
