@@ -277,9 +277,11 @@ def application(engine: Engine, urls: embedded.Urls) -> ASGIApp:
 
 def sequential_scans(engine: Engine) -> dict[str, int]:
     """How often each large table was read from beginning to end so far, by PostgreSQL's own count."""
-    engine.dispose()  # a session's counts are there for others when it has ended
-    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    while scalar(engine, others):
+    # A session's counts are there for others when it has ended; the dashboard's pool finds out and makes new ones.
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    engine.dispose()
+    scalar(engine, f"SELECT count(pg_terminate_backend(pid)) {others} AND backend_type = 'client backend'")
+    while scalar(engine, f"SELECT count(*) {others}"):
         time.sleep(0.01)
     with engine.connect() as connection:
         rows = connection.execute(text("SELECT relname, seq_scan FROM pg_stat_user_tables"))
