@@ -11,7 +11,10 @@ from web.dashboard.visit import ROOT
 SIZES = {"wide": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 
 
-@pytest.mark.skipif("GALLERY" not in os.environ, reason="for people: set GALLERY to a folder")
+FOR_PEOPLE = pytest.mark.skipif("GALLERY" not in os.environ, reason="for people: set GALLERY to a folder")
+
+
+@FOR_PEOPLE
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", list(SIZES))
 def test_pictures(office: Office, size: str, scheme: str) -> None:
@@ -21,6 +24,16 @@ def test_pictures(office: Office, size: str, scheme: str) -> None:
     for name, path in places(office).items():
         page.goto(f"{ROOT}{path}")
         page.screenshot(path=folder / f"{name}-{size}-{scheme}.png", full_page=True)
+
+
+@FOR_PEOPLE
+@pytest.mark.parametrize("size", list(SIZES))
+def test_pictures_of_a_company_without_anybody(empty_office: Office, size: str) -> None:
+    folder = Path(os.environ["GALLERY"])
+    page = empty_office.sit_down("ada", "admin", viewport=SIZES[size])
+    for path in ("", "/payments", "/accounts", "/bulk", "/runs", "/findings", "/unknown", "/stripe-events"):
+        page.goto(f"{ROOT}{path}")
+        page.screenshot(path=folder / f"empty-{path[1:] or 'overview'}-{size}.png", full_page=True)
 
 
 def places(office: Office) -> dict[str, str]:
