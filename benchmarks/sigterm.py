@@ -30,7 +30,8 @@ import embedded
 from benchmarks.company import PROJECT
 from cli.supervisor import read_procfile
 from shared.broker import make_broker, ring
-from shared.db.tables import accounts, cards, payment_settings, payments
+from shared.db.payments import payments
+from shared.db.tables import accounts, cards, payment_settings
 from shared.domain.states import Lane, PaymentKind, PaymentState, SettingsKind, Trigger
 from shared.gateway.stripe_gateway import StripeGateway
 from shared.jobs import ChargePayment

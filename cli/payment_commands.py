@@ -15,8 +15,8 @@ from cli.environment import connect_settings
 from cli.payment_text import list_of_payments, print_explanation
 from cli.telling import complain, operator, out, plain_errors
 from shared.collection.requests import Refused, WouldCharge, preview_charge, request_charge
+from shared.db.payments import payment_attempts
 from shared.db.session import in_transaction
-from shared.db.tables import payment_attempts
 from shared.domain.states import OPEN_ATTEMPT
 from shared.explain import Explanation, explain_payment, find_payments
 from shared.money import format_minor

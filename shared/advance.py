@@ -14,8 +14,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from shared.clock import machine_now as read_machine_clock
 from shared.db.machinery import business_clock, events
+from shared.db.payments import payments
 from shared.db.sources import is_, one_of
-from shared.db.tables import payments
 from shared.domain.schedule import next_moment
 from shared.domain.states import CHARGEABLE, Lane
 from shared.policy import Policy

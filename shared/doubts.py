@@ -6,8 +6,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, and_, or_, select
 
+from shared.db.payments import payment_attempts, payment_intents, payments
 from shared.db.sources import is_
-from shared.db.tables import accounts, invoices, payment_attempts, payment_intents, payments
+from shared.db.tables import accounts, invoices
 from shared.domain.states import AttemptState
 
 

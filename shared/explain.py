@@ -14,15 +14,8 @@ from sqlalchemy import Connection, Row, select
 from shared.collection.budgets import find_block
 from shared.collection.payments import open_attempt
 from shared.db.machinery import events, findings
-from shared.db.tables import (
-    accounts,
-    cards,
-    invoices,
-    payment_attempts,
-    payment_intents,
-    payment_settings,
-    payments,
-)
+from shared.db.payments import payment_attempts, payment_intents, payments
+from shared.db.tables import accounts, cards, invoices, payment_settings
 from shared.meanings import meaning_of_attempt
 from shared.policy import Policy
 from shared.what_next import Next, Situation, suspension_outlook, what_comes_next

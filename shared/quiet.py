@@ -9,8 +9,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Text
 
 from shared.db.machinery import stripe_events
+from shared.db.payments import payment_attempts, payments
 from shared.db.sources import MACHINE_NOW, NOW, SOURCES, STRIPE_EVENTS, Moment, one_of
-from shared.db.tables import payment_attempts, payments
 from shared.domain.schedule import due_runs
 from shared.domain.states import CHARGEABLE, OPEN_ATTEMPT
 from shared.policy import Policy

@@ -19,7 +19,8 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, Table, insert, select, update
 
 from shared.db.machinery import runs
-from shared.db.tables import accounts, cards, fees, payment_settings, payments, services
+from shared.db.payments import payments
+from shared.db.tables import accounts, cards, fees, payment_settings, services
 from shared.domain.calendar import Period, instant
 from shared.domain.states import Lane, PaymentKind, PaymentState, RunState, SettingsKind, Trigger
 from shared.jobs import MONTHLY_INVOICES

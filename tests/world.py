@@ -15,7 +15,8 @@ from sqlalchemy import Engine, Row, select
 
 from shared.clock import ManualClock
 from shared.db.machinery import events
-from shared.db.tables import accounts, payment_attempts, payment_intents, payments
+from shared.db.payments import payment_attempts, payment_intents, payments
+from shared.db.tables import accounts
 from shared.gateway.stripe_gateway import StripeGateway
 from shared.jobs import Job
 from shared.policy import Policy

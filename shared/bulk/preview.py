@@ -17,8 +17,9 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 from shared.bulk.actions import BulkAction
 from shared.collection.requests import Refused
 from shared.db.dashboard import bulk_actions, bulk_items
+from shared.db.payments import payments
 from shared.db.sources import has_open_attempt, is_, one_of
-from shared.db.tables import card_blocks, cards, payment_settings, payments
+from shared.db.tables import card_blocks, cards, payment_settings
 from shared.domain.states import ENDED, Lane, PaymentState, SettingsKind, Trigger
 from shared.search.paging import by_index_only
 

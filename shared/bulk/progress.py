@@ -15,7 +15,8 @@ from shared.bulk.actions import Did, do_one, doing_of
 from shared.collection.requests import Refused
 from shared.crash_points import CrashPoint, reach
 from shared.db.dashboard import bulk_actions, bulk_items
-from shared.db.tables import accounts, payment_settings, payments
+from shared.db.payments import payments
+from shared.db.tables import accounts, payment_settings
 from shared.db.trail import TrailEvent, record_event
 from shared.jobs import Job
 from shared.runtime import Runtime

@@ -13,7 +13,7 @@ from shared.collection.budgets import block_card
 from shared.collection.ending import end_as_wished, tell_overtaken
 from shared.collection.payments import Because, PaymentRow, move_payment
 from shared.collection.standing import update_standing
-from shared.db.tables import payments
+from shared.db.payments import payments
 from shared.db.trail import TrailEvent, record_event
 from shared.domain.calendar import instant, local_date
 from shared.domain.declines import Decline

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from shared.collection.payments import Because, PaymentRow
 from shared.db.machinery import findings
-from shared.db.tables import receipts
+from shared.db.payments import receipts
 from shared.db.trail import TrailEvent, record_event
 from shared.gateway.port import PaymentIntentSeen
 

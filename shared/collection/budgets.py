@@ -7,7 +7,8 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from shared.db.tables import card_blocks, payment_attempts
+from shared.db.payments import payment_attempts
+from shared.db.tables import card_blocks
 from shared.domain.declines import network_budgets
 from shared.domain.dunning import OverBudget, check_network_budget
 from shared.domain.states import AttemptKind, AttemptState

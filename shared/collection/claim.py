@@ -15,7 +15,8 @@ from shared.clock import has_come
 from shared.collection.budgets import lock_card, over_budget
 from shared.collection.payments import Because, PaymentRow, lock_payment, make_due_now, move_payment
 from shared.crash_points import CrashPoint, reach
-from shared.db.tables import card_blocks, cards, payment_attempts, payment_intents, payment_settings, payments
+from shared.db.payments import payment_attempts, payment_intents, payments
+from shared.db.tables import card_blocks, cards, payment_settings
 from shared.db.trail import TrailEvent, record_event
 from shared.domain.states import (
     CHARGEABLE,

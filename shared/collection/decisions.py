@@ -23,7 +23,7 @@ from shared.collection.ending import (
 from shared.collection.payments import Because, PaymentRow, lock_payment, open_attempt
 from shared.collection.requests import Refused
 from shared.db.machinery import events
-from shared.db.tables import payments
+from shared.db.payments import payments
 from shared.db.trail import TrailEvent, record_event
 from shared.domain.calendar import instant, local_date
 from shared.domain.states import ENDED, UNPAID, WORD_OF_ENDING, Lane, PaymentState

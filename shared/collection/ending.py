@@ -24,7 +24,8 @@ from shared.collection.payments import Because, PaymentRow, lock_payment, move_p
 from shared.collection.standing import lock_account, update_standing
 from shared.crash_points import CrashPoint, reach
 from shared.db.machinery import events
-from shared.db.tables import invoices, payment_intents, payment_settings, payments
+from shared.db.payments import payment_intents, payments
+from shared.db.tables import invoices, payment_settings
 from shared.db.trail import TrailEvent, record_event
 from shared.domain.calendar import local_date
 from shared.domain.states import ENDED, WORD_OF_ENDING, AttemptKind, PaymentKind, PaymentState, Standing, Trigger

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, bindparam, select, update
 
-from shared.db.tables import payment_attempts, payments
+from shared.db.payments import payment_attempts, payments
 from shared.db.trail import TrailEvent, record_event
 from shared.domain.states import (
     CHARGEABLE,

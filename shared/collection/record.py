@@ -16,8 +16,9 @@ from shared.collection.aftermath import AFTERMATH, Locked
 from shared.collection.payments import lock_payment, open_attempt
 from shared.collection.standing import lock_account
 from shared.crash_points import CrashPoint, reach
+from shared.db.payments import payment_attempts, payment_intents, payments
 from shared.db.session import in_transaction
-from shared.db.tables import payment_attempts, payment_intents, payment_settings, payments
+from shared.db.tables import payment_settings
 from shared.db.trail import TrailEvent, record_event
 from shared.domain.states import OPEN_ATTEMPT, AttemptKind, AttemptState, Lane, PaymentState, check_attempt_move
 from shared.gateway.outcomes import observed_outcome

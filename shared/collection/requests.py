@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Row, select, update
 
 from shared.collection.budgets import find_block, over_budget
 from shared.collection.payments import Because, PaymentRow, lock_payment, make_due_now, open_attempt
-from shared.db.tables import cards, payment_attempts, payment_settings, payments
+from shared.db.payments import payment_attempts, payments
+from shared.db.tables import cards, payment_settings
 from shared.db.trail import TrailEvent, record_event
 from shared.domain.states import (
     ENDED,

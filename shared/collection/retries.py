@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, bindparam, or_, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import DateTime, Integer, Text
 
-from shared.db.tables import payments
+from shared.db.payments import payments
 from shared.domain.calendar import instant, local_date
 from shared.domain.declines import network_budgets
 from shared.domain.states import PaymentKind, PaymentState

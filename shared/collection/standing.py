@@ -9,7 +9,8 @@ from sqlalchemy import Connection, Row, bindparam, select, update
 
 from shared.collection.payments import Because
 from shared.db.machinery import events
-from shared.db.tables import accounts, payments
+from shared.db.payments import payments
+from shared.db.tables import accounts
 from shared.db.trail import TrailEvent, record_event
 from shared.domain.dunning import StandingDecision, UnpaidPayment, decide_standing
 from shared.domain.states import ENDED, PaymentKind, Standing

@@ -28,7 +28,8 @@ from sqlalchemy import (
 from shared.clock import FARTHEST_AHEAD
 from shared.db.dashboard import bulk_actions
 from shared.db.machinery import runs, stripe_events
-from shared.db.tables import payment_attempts, payment_settings, payments
+from shared.db.payments import payment_attempts, payments
+from shared.db.tables import payment_settings
 from shared.domain.states import (
     CHARGEABLE,
     ENDED,

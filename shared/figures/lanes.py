@@ -17,8 +17,8 @@ from sqlalchemy import (
 
 from shared.db.dashboard import lane_pauses
 from shared.db.machinery import runs, stripe_events
+from shared.db.payments import payment_attempts, payments
 from shared.db.sources import SOURCES, Moment, Source, is_, one_of
-from shared.db.tables import payment_attempts, payments
 from shared.domain.states import AttemptState, Lane, RunState
 from shared.jobs import NIGHT, QUEUE_OF_LANE, QUEUES, RECONCILIATION, RUNS, SETTLEMENT
 

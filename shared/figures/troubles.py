@@ -8,8 +8,8 @@ from sqlalchemy import Connection, DateTime, Executable, Row, Select, bindparam,
 
 from shared.beats import WORKER, Alive, processes_alive
 from shared.db.machinery import events, findings, runs
+from shared.db.payments import payment_attempts, payments
 from shared.db.sources import NOW, has_open_attempt, is_, one_of
-from shared.db.tables import payment_attempts, payments
 from shared.domain.states import CHARGEABLE, AttemptState, Lane, RunState
 from shared.queues.pauses import Pause, paused_lanes
 from shared.quiet import is_scheduler_alive

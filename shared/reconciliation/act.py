@@ -17,8 +17,8 @@ from shared.collection.claim import KEY_GOOD_FOR
 from shared.collection.payments import PaymentRow, lock_payment, move_payment, open_attempt
 from shared.collection.record import record_observation
 from shared.crash_points import CrashPoint, reach
+from shared.db.payments import payment_intents
 from shared.db.session import in_transaction
-from shared.db.tables import payment_intents
 from shared.domain.states import CHARGEABLE, WAITING_FOR_CARD, PaymentState
 from shared.gateway.port import PaymentIntentSeen
 from shared.gateway.stripe_version import API_VERSION

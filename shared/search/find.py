@@ -9,16 +9,8 @@ from uuid import UUID
 from sqlalchemy import CompoundSelect, Connection, Select, select, union
 
 from shared.db.machinery import runs
-from shared.db.tables import (
-    accounts,
-    cards,
-    invoices,
-    payment_attempts,
-    payment_intents,
-    payment_settings,
-    payments,
-    receipts,
-)
+from shared.db.payments import payment_attempts, payment_intents, payments, receipts
+from shared.db.tables import accounts, cards, invoices, payment_settings
 from shared.search.accounts import ids_beginning
 from shared.search.paging import by_index_only
 

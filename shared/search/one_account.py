@@ -9,8 +9,9 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, and_, func, select
 
 from shared.db.machinery import events
+from shared.db.payments import payments
 from shared.db.sources import one_of_not
-from shared.db.tables import accounts, card_blocks, cards, payment_settings, payments
+from shared.db.tables import accounts, card_blocks, cards, payment_settings
 from shared.domain.states import ENDED
 from shared.search.paging import PAGE
 

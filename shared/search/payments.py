@@ -13,8 +13,9 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select, union, union_all
 
+from shared.db.payments import payment_attempts, payments
 from shared.db.sources import is_, one_of, one_of_not
-from shared.db.tables import accounts, invoices, payment_attempts, payments
+from shared.db.tables import accounts, invoices
 from shared.domain.declines import DeclineCategory, facts
 from shared.domain.states import ENDED, OPEN_ATTEMPT, UNPAID, PaymentState, Trigger
 from shared.money import Money, exponent

@@ -8,7 +8,7 @@ from sqlalchemy import select, text
 
 from shared.audit import CHECKS, Report, Scope, audit
 from shared.audit.run import KEEP
-from shared.db.tables import payments
+from shared.db.payments import payments
 from simulator.stories import AlwaysDeclines
 from tests.seed import Account, add_account, add_fee, add_run
 from tests.world import World

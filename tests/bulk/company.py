@@ -15,8 +15,8 @@ from shared.collection.payments import Because
 from shared.collection.requests import Refused
 from shared.db.dashboard import actions, bulk_actions, bulk_items
 from shared.db.machinery import events
+from shared.db.payments import payments
 from shared.db.session import in_transaction
-from shared.db.tables import payments
 from shared.jobs import ApplyBulkAction, ChargePayment, EndPayment
 from tests.seed import Account
 from tests.world import World

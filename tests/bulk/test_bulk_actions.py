@@ -17,8 +17,8 @@ from shared.bulk.progress import CHUNK
 from shared.collection.decisions import hold_payment
 from shared.collection.requests import Refused
 from shared.crash_points import Crashed, CrashPoint, armed, crashing_at
+from shared.db.payments import payments
 from shared.db.sources import SOURCES, Moment
-from shared.db.tables import payments
 from shared.jobs import ApplyBulkAction, ChargePayment, EndPayment
 from shared.runtime import Runtime
 from simulator.stories import AlwaysDeclines

@@ -14,7 +14,8 @@ from shared.bulk.preview import Preview, preview
 from shared.collection.aftermath import UNTIL_RELEASED
 from shared.collection.requests import Refused
 from shared.db.dashboard import bulk_actions, bulk_items
-from shared.db.tables import card_blocks, payments
+from shared.db.payments import payments
+from shared.db.tables import card_blocks
 from shared.domain.states import PaymentState
 from shared.gateway.port import Answer, Outcome
 from tests.seed import Account, add_account

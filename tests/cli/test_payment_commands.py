@@ -10,7 +10,7 @@ from sqlalchemy import text, update
 
 from cli.attempt_commands import show_age
 from shared.collection.aftermath import UNTIL_RELEASED
-from shared.db.tables import payments
+from shared.db.payments import payments
 from shared.gateway.port import Answer, Outcome
 from simulator.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication
 from tests.cli.terminal import Terminal

@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import update
 
 from shared.collection.requests import Refused, Seen, WouldCharge, preview_charge, request_charge
-from shared.db.tables import payment_settings, payments
+from shared.db.payments import payments
+from shared.db.tables import payment_settings
 from shared.jobs import ChargePayment
 from simulator.stories import DeclinesThenPays
 from tests.seed import Account

@@ -16,7 +16,8 @@ from shared.collection.record import record_observation
 from shared.collection.registrations import Registration
 from shared.collection.requests import Refused, preview_charge, request_charge
 from shared.collection.retries import preview_retries
-from shared.db.tables import invoices, payments
+from shared.db.payments import payments
+from shared.db.tables import invoices
 from shared.domain.states import Lane, PaymentState
 from shared.jobs import ChargePayment, EndPayment
 from simulator.stories import AlwaysDeclines, Pays

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 import shared.db.dashboard
 import shared.db.machinery
+import shared.db.payments
 import shared.db.tables  # noqa: F401  # all three fill the metadata
 from shared.db.columns import metadata
 

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import text, update
 
 from shared.collection.requests import Refused, request_charge, request_look_up
+from shared.db.payments import payment_attempts
 from shared.db.session import in_transaction
-from shared.db.tables import payment_attempts
 from shared.doubts import attempts_in_doubt
 from shared.gateway.port import Answer, PaymentIntentSeen
 from shared.jobs import SettleAttempt

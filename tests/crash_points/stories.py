@@ -13,7 +13,7 @@ from shared.bulk.preview import Preview, preview
 from shared.collection.decisions import request_ending
 from shared.collection.payments import Because
 from shared.crash_points import CrashPoint
-from shared.db.tables import payments
+from shared.db.payments import payments
 from shared.domain.states import PaymentState
 from shared.jobs import EndPayment
 from simulator.stories import AlwaysDeclines, InsufficientFundsUntil, NeedsAuthentication, Pays

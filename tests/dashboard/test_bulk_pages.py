@@ -11,7 +11,7 @@ from sqlalchemy import select
 from shared.access.book import Act
 from shared.bulk import preview as previewing
 from shared.db.dashboard import actions, bulk_actions, bulk_items
-from shared.db.tables import payments
+from shared.db.payments import payments
 from shared.jobs import ApplyBulkAction, EndPayment
 from simulator.stories import AlwaysDeclines
 from tests.dashboard.conftest import Browser, Dashboard

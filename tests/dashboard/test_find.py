@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from shared.db.tables import payment_intents
+from shared.db.payments import payment_intents
 from simulator.stories import AlwaysDeclines
 from tests.dashboard.conftest import Dashboard
 from tests.dashboard.test_payments import ATTACKS, add_invoice

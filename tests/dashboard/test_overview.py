@@ -14,7 +14,7 @@ from shared.broker import NAMESPACE, make_broker
 from shared.collection.retries import preview_retries
 from shared.db.dashboard import lane_pauses
 from shared.db.machinery import runs
-from shared.db.tables import payment_attempts, payments
+from shared.db.payments import payment_attempts, payments
 from shared.domain.states import UNPAID, PaymentKind, PaymentState, RunState
 from shared.figures.attempts import Attempts, gather_attempts
 from shared.figures.lanes import gather_lanes

@@ -11,7 +11,8 @@ from sqlalchemy import func, select, text, update
 
 from shared.collection.aftermath import UNTIL_RELEASED
 from shared.db.dashboard import actions
-from shared.db.tables import accounts, payments
+from shared.db.payments import payments
+from shared.db.tables import accounts
 from shared.gateway.port import Answer, Outcome
 from shared.jobs import ChargePayment, SettleAttempt
 from simulator.stories import AlwaysDeclines, DeclinesThenPays

@@ -16,7 +16,8 @@ import pytest
 from sqlalchemy import Row, func, insert, select, text
 
 from shared.db.dashboard import actions
-from shared.db.tables import accounts, invoices, payment_attempts, payment_intents, payments
+from shared.db.payments import payment_attempts, payment_intents, payments
+from shared.db.tables import accounts, invoices
 from shared.domain.declines import category_of_code
 from shared.domain.states import ENDED, PaymentState, Trigger
 from shared.money import Money

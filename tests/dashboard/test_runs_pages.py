@@ -14,7 +14,8 @@ from shared.access.sessions import form_token
 from shared.collection.retries import preview_retries
 from shared.db.dashboard import actions, sessions
 from shared.db.machinery import events, runs
-from shared.db.tables import card_blocks, fees, payments
+from shared.db.payments import payments
+from shared.db.tables import card_blocks, fees
 from shared.domain.states import PaymentState, RunState
 from shared.invoicing.month import Month
 from shared.invoicing.preview import preview_month

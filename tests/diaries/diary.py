@@ -20,8 +20,9 @@ from scheduler.tick import tick
 from shared.advance import next_stop
 from shared.clock import machine_now
 from shared.db.machinery import events, runs
+from shared.db.payments import payments
 from shared.db.sources import SOURCES, STRIPE_EVENTS, Moment
-from shared.db.tables import invoice_lines, invoices, payment_settings, payments
+from shared.db.tables import invoice_lines, invoices, payment_settings
 from shared.domain.calendar import Period
 from shared.domain.schedule import RunKey
 from shared.explain import Explanation, explain_payment

@@ -17,8 +17,9 @@ from shared.clock import machine_now
 from shared.collection.payments import Because, lock_payment, make_due_now
 from shared.collection.requests import request_charge
 from shared.db.machinery import runs
+from shared.db.payments import payment_attempts, payments
 from shared.db.session import in_transaction
-from shared.db.tables import payment_attempts, payment_settings, payments
+from shared.db.tables import payment_settings
 from shared.domain.states import ENDED, OPEN_ATTEMPT, AttemptState, Lane, RunState, Trigger
 from shared.gateway.port import StripeEventSeen
 from shared.jobs import DAILY_RETRIES, ChargePayment, Job, RetryPayments

@@ -13,8 +13,8 @@ from sqlalchemy import Engine, select
 
 from scheduler.tick import tick
 from shared.clock import machine_now
+from shared.db.payments import payments
 from shared.db.sources import SOURCES, Moment
-from shared.db.tables import payments
 from shared.domain.calendar import Period
 from shared.gateway.port import StripeEventSeen
 from shared.jobs import (

@@ -9,7 +9,7 @@ from sqlalchemy import select, text
 
 from shared.audit import Scope, audit
 from shared.db.machinery import events, stripe_events
-from shared.db.tables import payment_attempts, payments
+from shared.db.payments import payment_attempts, payments
 from shared.domain.states import (
     ATTEMPT_MOVES,
     OPEN_ATTEMPT,

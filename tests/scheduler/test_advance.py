@@ -14,7 +14,7 @@ from scheduler.app import SchedulerApp
 from shared.advance import ClockError, Step, advance_clock, next_stop, read_clock, set_clock
 from shared.clock import VirtualClock, machine_now
 from shared.db.machinery import runs
-from shared.db.tables import payments
+from shared.db.payments import payments
 from shared.domain.states import PaymentState, RunState
 from shared.jobs import ChargePayment, GenerateInvoices, Job, ReconcileCharges, RetryPayments
 from shared.policy import Policy

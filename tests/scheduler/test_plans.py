@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, Select, create_engine, event, select, text
 
+from shared.db.payments import payments
 from shared.db.sources import SOURCES, Moment, Source
-from shared.db.tables import payments
 from shared.policy import Policy
 from shared.quiet import pending_work
 from tests.conftest import sqlalchemy_url

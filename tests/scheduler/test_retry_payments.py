@@ -11,7 +11,8 @@ from sqlalchemy import Engine, Row, select, update
 
 from shared.clock import ManualClock
 from shared.db.machinery import runs
-from shared.db.tables import accounts, payments
+from shared.db.payments import payments
+from shared.db.tables import accounts
 from shared.domain.states import AttemptState, Lane, PaymentKind, PaymentState, RunState, Standing
 from shared.jobs import DAILY_RETRIES, ChargePayment
 from shared.policy import Policy

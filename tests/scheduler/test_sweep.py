@@ -12,8 +12,9 @@ from sqlalchemy import Connection, Engine, insert, update
 from scheduler.sweep import PATIENCE, REMEMBER_AT_MOST, RING_BELOW, RungLately, Sweep
 from shared.broker import make_broker, make_ring, waiting_messages
 from shared.db.machinery import runs, stripe_events
+from shared.db.payments import payment_attempts, payment_intents, payments
 from shared.db.sources import DAILY_RUN_STAMPS_WITHIN, SOURCES, Moment
-from shared.db.tables import payment_attempts, payment_intents, payment_settings, payments
+from shared.db.tables import payment_settings
 from shared.domain.states import AttemptState, Lane, PaymentState, RunState, StripeEventState
 from shared.jobs import (
     BATCH,

@@ -21,9 +21,10 @@ from shared.collection.retries import retryable
 from shared.collection.standing import lock_account, update_standing
 from shared.crash_points import CrashPoint, reach
 from shared.db.machinery import events
+from shared.db.payments import payment_attempts, payments
 from shared.db.session import in_transaction
 from shared.db.sources import is_, one_of, one_of_not
-from shared.db.tables import accounts, payment_attempts, payments
+from shared.db.tables import accounts
 from shared.db.trail import TrailEvent, record_event
 from shared.domain.calendar import local_date
 from shared.domain.dunning import UnpaidPayment, decide_standing

@@ -13,8 +13,8 @@ from shared.collection.payments import PaymentRow, lock_payment
 from shared.collection.record import FIRST_LOOK_UP, LONGEST_LOOK_UP, record_answer, record_observation
 from shared.crash_points import CrashPoint, reach
 from shared.db.machinery import events
+from shared.db.payments import payment_attempts, payment_intents
 from shared.db.session import in_turn
-from shared.db.tables import payment_attempts, payment_intents
 from shared.db.trail import TrailEvent, record_event
 from shared.domain.states import OPEN_ATTEMPT, AttemptState
 from shared.gateway.port import Answer, Outcome

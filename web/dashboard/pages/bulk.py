@@ -16,7 +16,8 @@ from shared.bulk.book import Begun, Changed, Wanted, begin, resume, stop
 from shared.bulk.preview import Preview, preview
 from shared.collection.requests import Refused
 from shared.db.dashboard import bulk_actions, bulk_items
-from shared.db.tables import invoices, payments
+from shared.db.payments import payments
+from shared.db.tables import invoices
 from shared.jobs import ApplyBulkAction
 from shared.search.paging import PAGE, Paging, found, parse_place
 from shared.search.payments import PaymentFilter, describe, select_ids, too_broad

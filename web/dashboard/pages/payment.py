@@ -16,7 +16,8 @@ from shared.collection.requests import (
     request_charge,
     request_look_up,
 )
-from shared.db.tables import invoice_lines, payment_settings, payments
+from shared.db.payments import payments
+from shared.db.tables import invoice_lines, payment_settings
 from shared.domain.states import ENDED, AttemptState, PaymentState
 from shared.explain import explain_payment
 from shared.jobs import Job

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Row, and_, select
 
 from shared.collection.record import record_observation
 from shared.crash_points import CrashPoint, reach
-from shared.db.tables import payment_attempts, payment_intents
+from shared.db.payments import payment_attempts, payment_intents
 from shared.domain.states import OPEN_ATTEMPT, AttemptState
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
 from shared.runtime import Runtime
