@@ -9,6 +9,7 @@ from sqlalchemy import (
     Connection,
     ScalarSelect,
     Select,
+    bindparam,
     column,
     func,
     select,
@@ -19,11 +20,13 @@ from shared.db.dashboard import lane_pauses
 from shared.db.machinery import runs, stripe_events
 from shared.db.payments import payment_attempts, payments
 from shared.db.sources import SOURCES, Moment, Source, is_, one_of
-from shared.domain.states import AttemptState, Lane, RunState
+from shared.domain.states import AttemptState, Lane, PaymentState, RunState
 from shared.jobs import NIGHT, QUEUE_OF_LANE, QUEUES, RECONCILIATION, RUNS, SETTLEMENT
 
 #: Counting stops here: beyond it, "more than" is all that matters.
 COUNT_UP_TO = 10_000
+#: The states in which a payment has a time of its next attempt.
+SCHEDULED = (PaymentState.DUE, PaymentState.RETRY_SCHEDULED)
 #: As far back as a pace is measured.
 PACE_OVER = timedelta(minutes=5)
 
@@ -32,12 +35,15 @@ PACE_OVER = timedelta(minutes=5)
 class LaneFigures:
     """One queue. `due` is counted up to COUNT_UP_TO; `oldest` is since when the oldest of it has been due.
 
+    `later`, up to COUNT_UP_TO too, is what others call delayed: rows whose time is yet to come (payments' next
+    attempts, unknown attempts' next looks). None where rows have no such time.
     `in_flight` is attempts under way, or runs; None where nobody keeps it. `last_minute` and `last_5_minutes` are
     attempts or runs done, by business time.
     """
 
     queue: str
     due: int
+    later: int | None
     oldest: timedelta | None
     in_flight: int | None
     last_minute: int
@@ -74,6 +80,7 @@ def gather_lanes(connection: Connection, now: datetime, machine_now: datetime) -
     paces = {each.queue: each for each in done}
     running = {each.job: each.runs for each in connection.execute(_RUNNING)}
     paused = set(connection.scalars(select(lane_pauses.c.queue)))
+    later = connection.execute(_LATER, {"now": now, "machine_now": machine_now, "most": COUNT_UP_TO}).one()._mapping
     in_flight: dict[str, int | None] = {
         **{queue: getattr(under_way.get(lane), "attempts", 0) for lane, queue in QUEUE_OF_LANE.items()},
         NIGHT: running.get(RECONCILIATION, 0),
@@ -84,6 +91,7 @@ def gather_lanes(connection: Connection, now: datetime, machine_now: datetime) -
         LaneFigures(
             queue=queue,
             due=sum(row[f"{source.name}: rows"] for source in _of(queue)),
+            later=later.get(queue),
             oldest=max(
                 (
                     max(timedelta(0), (machine_now if age.is_machine_time else now) - oldest)
@@ -123,6 +131,37 @@ def _oldest(source: Source) -> ScalarSelect[Any]:
 _WAITING = select(
     *(_count(source).label(f"{source.name}: rows") for source in SOURCES),
     *(_oldest(source).label(f"{source.name}: oldest") for source in SOURCES if source.name in _AGES),
+)
+
+_LATER = select(
+    *(
+        select(func.count())
+        .select_from(
+            select(text("1"))
+            .where(
+                one_of(payments.c.state, SCHEDULED),
+                is_(payments.c.lane, lane),
+                payments.c.next_attempt_at > bindparam("now"),
+            )
+            .limit(bindparam("most"))
+            .subquery()
+        )
+        .scalar_subquery()
+        .label(queue)
+        for lane, queue in QUEUE_OF_LANE.items()
+    ),
+    select(func.count())
+    .select_from(
+        select(text("1"))
+        .where(
+            is_(payment_attempts.c.state, AttemptState.UNKNOWN),
+            payment_attempts.c.look_up_at > bindparam("machine_now"),
+        )
+        .limit(bindparam("most"))
+        .subquery()
+    )
+    .scalar_subquery()
+    .label(SETTLEMENT),
 )
 
 _UNDER_WAY = (

@@ -22,7 +22,7 @@ from shared.figures.money import MoneyFigures, Sum, gather_money
 from shared.figures.overview import gather_overview
 from shared.figures.progress import gather_progress, time_left
 from shared.figures.troubles import gather_troubles
-from shared.jobs import BATCH, RUNS
+from shared.jobs import BATCH, RUNS, SETTLEMENT
 from simulator.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication, Story
 from tests.dashboard.conftest import Dashboard
 from tests.scheduler.test_sweep import add_attempt
@@ -206,11 +206,14 @@ def test_lanes_say_what_waits_is_under_way_and_was_done(world: World) -> None:
         for seconds in (30, 200, 400):
             done = add_payment(connection, anna, 1, state=P.PAID, paid_at=now)
             add_attempt(connection, anna, done, "succeeded", finished_at=now - timedelta(seconds=seconds))
+        doubt = add_payment(connection, anna, 1, next_attempt_at=now)
+        add_attempt(connection, anna, doubt, "unknown", look_up_at=world.machine() + timedelta(minutes=1))
         add_run(connection, state=RunState.RUNNING)
         connection.execute(insert(lane_pauses).values(queue=RUNS, paused_by="otto", reason="why", paused_at=now))
         lanes = {lane.queue: lane for lane in gather_lanes(connection, now, world.machine())}
     batch = lanes[BATCH]
-    assert (batch.due, batch.oldest, batch.in_flight) == (2, timedelta(hours=1), 1)
+    assert (batch.due, batch.later, batch.oldest, batch.in_flight) == (2, 1, timedelta(hours=1), 1)
+    assert (lanes[SETTLEMENT].later, lanes[RUNS].later) == (1, None)
     assert (batch.last_minute, batch.last_5_minutes) == (1, 2)
     assert (lanes[RUNS].in_flight, lanes[RUNS].due, lanes[RUNS].is_paused) == (1, 1, True)
 

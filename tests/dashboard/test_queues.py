@@ -88,7 +88,7 @@ def test_the_page_shows_each_lane_with_messages_rows_and_processes(
     page = dashboard.as_("viewer").get("/queues").text
     cells = [" ".join(cell.split()) for cell in page.split('<td class="number">')]
     row = next(n for n, cell in enumerate(cells) if "<strong>batch</strong>" in cell)
-    assert [cell.split("<")[0] for cell in cells[row + 1 : row + 5]] == ["1", "0 s", "4", "3"]
+    assert [cell.split("<")[0] for cell in cells[row + 1 : row + 6]] == ["1", "0 s", "0", "4", "3"]
     assert 'aria-label="2 dead letters of settlement">2<' in page
     assert "batch, runs" in page
     assert "8 threads" in page
