@@ -2,10 +2,18 @@
 
 import os
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+from dramatiq import Message
+from sqlalchemy import select
 
+from shared.bulk.actions import BulkAction
+from shared.db.machinery import stripe_events
+from shared.db.payments import payments
+from shared.domain.states import PaymentState
 from tests.browser.conftest import Office
+from tests.bulk.company import Desk
 from web.dashboard.visit import ROOT
 
 SIZES = {"wide": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
@@ -36,8 +44,30 @@ def test_pictures_of_a_company_without_anybody(empty_office: Office, size: str) 
         page.screenshot(path=folder / f"empty-{path[1:] or 'overview'}-{size}.png", full_page=True)
 
 
+def a_bulk_action(office: Office) -> UUID:
+    """All that waits for another try is held, and released again by the second of two bulk actions."""
+    desk = Desk(office.diary.world)
+    waiting = select(payments.c.id).where(payments.c.state == PaymentState.RETRY_SCHEDULED)
+    for action in (BulkAction.HOLD, BulkAction.RELEASE):
+        bulk_id = desk.begins(action, ids=waiting)
+        desk.applies(bulk_id)
+    return bulk_id
+
+
+def a_dead_letter(office: Office) -> str:
+    """A message that failed for good lies in `batch`; the page that shows it."""
+    message: Message[None] = Message("batch", "charge_payment", ("no id",), {}, {"redis_message_id": "letter-1"})
+    client = office.broker.client
+    client.hset("duecourse:batch.XQ.msgs", "letter-1", message.encode())
+    client.zadd("duecourse:batch.XQ", {"letter-1": message.message_timestamp})
+    return "/queues/batch/dead-letters"
+
+
 def places(office: Office) -> dict[str, str]:
-    """A page of each kind, by a name for its picture."""
+    """A page of each kind, by a name for its picture; for some of them something happens first."""
+    bulk_id, letters = a_bulk_action(office), a_dead_letter(office)
+    with office.diary.world.engine.connect() as connection:
+        event = connection.scalars(select(stripe_events.c.stripe_event_id).limit(1)).one()
     declined = office.diary.payment(office.accounts[0], "2026-10")
     paid = office.diary.payment(office.accounts[2], "2026-10")
     run = office.diary.runs("monthly-invoices", "global")[0].id
@@ -56,8 +86,12 @@ def places(office: Office) -> dict[str, str]:
         "find": "/find?q=A-0",
         "bulk": "/bulk",
         "bulk-new": "/bulk/new?action=charge&state=retry_scheduled",
+        "bulk-action": f"/bulk/{bulk_id}",
         "queues": "/queues",
+        "dead-letters": letters,
+        "dead-letters-all": f"{letters}/all?deed=requeue",
         "stripe-events": "/stripe-events",
+        "stripe-event": f"/stripe-events/global/{event}",
         "findings": "/findings",
         "unknown": "/unknown",
         "audit": "/audit",

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from simulator.client import LedgerLine
 from simulator.stories import AlwaysDeclines, Pays
 from tests.browser.conftest import Office
+from tests.browser.gallery import a_dead_letter, places
 from web.dashboard.visit import ROOT
 
 #: A little more than a page's parts wait before they refresh themselves.
@@ -134,12 +135,8 @@ def test_a_month_is_run_again_after_a_preview_and_bills_what_came_late(office: O
 
 
 def test_a_dead_letter_is_requeued_once_and_a_paused_lane_says_who_paused_it(office: Office) -> None:
-    from dramatiq import Message
-
-    message: Message[None] = Message("batch", "charge_payment", ("no id",), {}, {"redis_message_id": "letter-1"})
+    a_dead_letter(office)
     client = office.broker.client
-    client.hset("duecourse:batch.XQ.msgs", "letter-1", message.encode())
-    client.zadd("duecourse:batch.XQ", {"letter-1": message.message_timestamp})
     page = office.sit_down("anna")
     page.get_by_role("link", name="Queues").first.click()
     page.get_by_role("row", name=re.compile("^batch")).get_by_role("link", name="1").click()
@@ -227,8 +224,6 @@ def test_the_overview_refreshes_itself_and_rests_while_hidden(office: Office) ->
 
 
 def test_nothing_on_any_page_is_refused_by_the_content_policy(office: Office) -> None:
-    from tests.browser.gallery import places
-
     page = office.sit_down("ada", "admin")
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)

@@ -18,6 +18,7 @@ from shared.db.machinery import events
 from shared.db.payments import payments
 from shared.db.session import in_transaction
 from shared.jobs import ApplyBulkAction, ChargePayment, EndPayment
+from shared.search.payments import PaymentFilter
 from tests.seed import Account
 from tests.world import World
 from workers import use_cases
@@ -59,7 +60,8 @@ class Desk:
         reason: str = "month end",
     ) -> Begun | Changed | Refused:
         chosen = everything() if ids is None else ids
-        wanted = Wanted(action, {"states": ["due"]}, until, digest)
+        asked = PaymentFilter(self.world.clock.now()).as_json()  # what the page keeps, to be shown
+        wanted = Wanted(action, asked, until, digest)
         because = Because(who, self.world.clock.now(), reason)
         return in_transaction(self.world.engine, lambda connection: begin(connection, wanted, chosen, because))
 
