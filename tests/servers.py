@@ -141,6 +141,7 @@ def work_in_memory() -> None:
 @contextlib.contextmanager
 def test_servers() -> Iterator[Servers]:
     """The servers of one test session; see the module's text."""
+    work_in_memory()
     _remove_leftovers()
     folder = Path(tempfile.mkdtemp(prefix="duecourse-tests-"))
     folder.chmod(0o755)  # as root the servers run as another user, who must enter

@@ -11,17 +11,30 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CTE, ColumnElement, Connection, Row, Select, and_, case, func, literal, null, select
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Subquery,
+    and_,
+    case,
+    func,
+    literal,
+    null,
+    select,
+)
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from shared.bulk.actions import BulkAction
 from shared.collection.requests import Refused
 from shared.db.dashboard import bulk_actions, bulk_items
 from shared.db.payments import payments
+from shared.db.session import by_index_only
 from shared.db.sources import has_open_attempt, is_, one_of
 from shared.db.tables import card_blocks, cards, payment_settings
 from shared.domain.states import ENDED, Lane, PaymentState, SettingsKind, Trigger
-from shared.search.paging import by_index_only
 
 #: A chunk of 50 takes some tenths of a second: so many are through in minutes, and can be looked at by a person.
 CAP = 20_000
@@ -88,9 +101,8 @@ def preview(connection: Connection, action: BulkAction, ids: Select[Any], now: d
     Whether a network's budget lets a card be asked is known only when it is claimed: it isn't in here.
     """
     by_index_only(connection)
-    some = ids.order_by(None).limit(CAP + 1).subquery()
-    if (connection.scalar(select(func.count()).select_from(some)) or 0) > CAP:
-        return too_many()  # before each of them is judged
+    if (connection.scalar(select(func.count()).select_from(_chosen(ids))) or 0) > CAP:
+        return _too_many()  # before each of them is judged
     looked = judged(action, ids, now)
     digest = select(digest_of(looked.c.id, looked.c.amount_minor)).where(looked.c.why.is_(None)).scalar_subquery()
     groups = (looked.c.why, looked.c.who, looked.c.bulk_id, looked.c.currency)
@@ -102,11 +114,15 @@ def preview(connection: Connection, action: BulkAction, ids: Select[Any], now: d
             digest.label("digest"),
         ).group_by(*groups)
     ).all()
-    return too_many() if sum(row.payments for row in rows) > CAP else _read(action, rows)
+    return _too_many() if sum(row.payments for row in rows) > CAP else _read(action, rows)
 
 
-def too_many() -> Refused:
-    """What is said to who wants more than CAP at once."""
+def _chosen(ids: Select[Any]) -> Subquery:
+    """The ids of the filter, CAP and one at most."""
+    return ids.order_by(None).limit(CAP + 1).subquery("chosen")
+
+
+def _too_many() -> Refused:
     return Refused(
         f"more than {CAP:,} payments match",
         "narrow the filter, by state, coverage, amount or age, and do it in parts",
@@ -144,7 +160,7 @@ def digest_of(id_: ColumnElement[Any], amount: ColumnElement[Any]) -> ColumnElem
 
 def judged(action: BulkAction, ids: Select[Any], now: datetime) -> CTE:
     """Each payment of the filter, CAP and one at most, with why it is left out (null: it isn't)."""
-    chosen = ids.order_by(None).limit(CAP + 1).subquery("chosen")
+    chosen = _chosen(ids)
     other, theirs = bulk_items.alias("other"), bulk_actions.alias("theirs")
     why = case(*((condition, literal(word)) for word, condition in _conditions(action, now, other)), else_=null())
     return (

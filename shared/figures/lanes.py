@@ -20,13 +20,11 @@ from shared.db.dashboard import lane_pauses
 from shared.db.machinery import runs, stripe_events
 from shared.db.payments import payment_attempts, payments
 from shared.db.sources import SOURCES, Moment, Source, is_, one_of
-from shared.domain.states import AttemptState, Lane, PaymentState, RunState
+from shared.domain.states import CHARGEABLE, AttemptState, Lane, RunState
 from shared.jobs import NIGHT, QUEUE_OF_LANE, QUEUES, RECONCILIATION, RUNS, SETTLEMENT
 
 #: Counting stops here: beyond it, "more than" is all that matters.
 COUNT_UP_TO = 10_000
-#: The states in which a payment has a time of its next attempt.
-SCHEDULED = (PaymentState.DUE, PaymentState.RETRY_SCHEDULED)
 #: As far back as a pace is measured.
 PACE_OVER = timedelta(minutes=5)
 
@@ -80,7 +78,7 @@ def gather_lanes(connection: Connection, now: datetime, machine_now: datetime) -
     paces = {each.queue: each for each in done}
     running = {each.job: each.runs for each in connection.execute(_RUNNING)}
     paused = set(connection.scalars(select(lane_pauses.c.queue)))
-    later = connection.execute(_LATER, {"now": now, "machine_now": machine_now, "most": COUNT_UP_TO}).one()._mapping
+    later = connection.execute(_LATER, {"now": now, "machine_now": machine_now}).one()._mapping
     in_flight: dict[str, int | None] = {
         **{queue: getattr(under_way.get(lane), "attempts", 0) for lane, queue in QUEUE_OF_LANE.items()},
         NIGHT: running.get(RECONCILIATION, 0),
@@ -113,12 +111,10 @@ def _of(queue: str) -> list[Source]:
     return [source for source in SOURCES if source.queue == queue]
 
 
-def _rows(source: Source) -> Select[Any]:
-    return source.query.with_only_columns(text("1"), maintain_column_froms=True).order_by(None).limit(COUNT_UP_TO)
-
-
-def _count(source: Source) -> ScalarSelect[Any]:
-    return select(func.count()).select_from(_rows(source).subquery()).scalar_subquery()
+def _capped(query: Select[Any]) -> ScalarSelect[Any]:
+    """How many rows a query has, counted up to COUNT_UP_TO."""
+    few = query.with_only_columns(text("1"), maintain_column_froms=True).order_by(None).limit(COUNT_UP_TO)
+    return select(func.count()).select_from(few.subquery()).scalar_subquery()
 
 
 def _oldest(source: Source) -> ScalarSelect[Any]:
@@ -129,39 +125,27 @@ def _oldest(source: Source) -> ScalarSelect[Any]:
 
 
 _WAITING = select(
-    *(_count(source).label(f"{source.name}: rows") for source in SOURCES),
+    *(_capped(source.query).label(f"{source.name}: rows") for source in SOURCES),
     *(_oldest(source).label(f"{source.name}: oldest") for source in SOURCES if source.name in _AGES),
 )
 
 _LATER = select(
     *(
-        select(func.count())
-        .select_from(
-            select(text("1"))
-            .where(
-                one_of(payments.c.state, SCHEDULED),
+        _capped(
+            select(payments.c.id).where(
+                one_of(payments.c.state, CHARGEABLE),
                 is_(payments.c.lane, lane),
                 payments.c.next_attempt_at > bindparam("now"),
             )
-            .limit(bindparam("most"))
-            .subquery()
-        )
-        .scalar_subquery()
-        .label(queue)
+        ).label(queue)
         for lane, queue in QUEUE_OF_LANE.items()
     ),
-    select(func.count())
-    .select_from(
-        select(text("1"))
-        .where(
+    _capped(
+        select(payment_attempts.c.id).where(
             is_(payment_attempts.c.state, AttemptState.UNKNOWN),
             payment_attempts.c.look_up_at > bindparam("machine_now"),
         )
-        .limit(bindparam("most"))
-        .subquery()
-    )
-    .scalar_subquery()
-    .label(SETTLEMENT),
+    ).label(SETTLEMENT),
 )
 
 _UNDER_WAY = (

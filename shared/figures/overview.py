@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
+from shared.db.session import by_index_only
 from shared.domain.schedule import ScheduleEntry, next_moments
 from shared.figures.attempts import AttemptFigures, gather_attempts
 from shared.figures.lanes import PACE_OVER, LaneFigures, gather_lanes
@@ -44,13 +45,7 @@ class Overview:
 def gather_overview(connection: Connection, policy: Policy, now: datetime, machine_now: datetime) -> Overview:
     """Gather the figures in the caller's transaction, which only reads."""
     # A month is a large part of a year's table, but its index has a fifth of the pages: never read the table whole.
-    connection.execute(
-        text(
-            "SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true),"
-            " set_config('statement_timeout', :limit, true)"
-        ),
-        {"limit": f"{LONGEST_S}s"},
-    )
+    by_index_only(connection, limit_s=LONGEST_S)
     return Overview(
         as_of=now,
         money=gather_money(connection, policy, now),

@@ -4,10 +4,11 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, Select, func, literal, select, union
 
+from shared.db.session import by_index_only
 from shared.db.sources import is_
 from shared.db.tables import accounts
 from shared.domain.states import Standing
-from shared.search.paging import PAGE, Found, Paging, by_index_only, found
+from shared.search.paging import PAGE, Found, Paging, found
 
 #: Nobody reads a list of more; who typed so little means something else.
 MOST_ACCOUNTS = 1_000

@@ -10,9 +10,9 @@ from sqlalchemy import CompoundSelect, Connection, Select, select, union
 
 from shared.db.machinery import runs
 from shared.db.payments import payment_attempts, payment_intents, payments, receipts
+from shared.db.session import by_index_only
 from shared.db.tables import accounts, cards, invoices, payment_settings
 from shared.search.accounts import ids_beginning
-from shared.search.paging import by_index_only
 
 #: A short list: who finds more than these wants the pages with filters.
 MOST_HITS = 20

@@ -6,15 +6,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, literal, text, tuple_
+from sqlalchemy import ColumnElement, Row, literal, tuple_
 
 #: Rows of a page.
 PAGE = 50
 #: An instant with microseconds and its offset, and an id: anything longer is no place of ours.
 _LONGEST = 80
-_BY_INDEX_ONLY = text(
-    "SELECT set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true)"
-)
 
 
 @dataclass(frozen=True)
@@ -56,15 +53,6 @@ class Found:
     rows: Sequence[Row[Any]]
     newer: Place | None
     older: Place | None
-
-
-def by_index_only(connection: Connection) -> None:
-    """Keep PostgreSQL from reading whole tables in this transaction.
-
-    It prefers that where it expects a row on nearly every page, and is wrong by a million rows where what is looked
-    for is all in one place. And let each filter have a plan for its own values: one amount is rare, another isn't.
-    """
-    connection.execute(_BY_INDEX_ONLY)
 
 
 def parse_place(said: str) -> Place | None:

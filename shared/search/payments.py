@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, Select, func, select, union, union_all
 
 from shared.db.payments import payment_attempts, payments
+from shared.db.session import by_index_only
 from shared.db.sources import is_, one_of, one_of_not
 from shared.db.tables import accounts, invoices
 from shared.domain.declines import DeclineCategory, facts
@@ -21,7 +22,7 @@ from shared.domain.states import ENDED, OPEN_ATTEMPT, UNPAID, PaymentState, Trig
 from shared.money import Money, exponent
 from shared.policy import Policy
 from shared.search.accounts import MOST_ACCOUNTS, ids_beginning, is_too_broad
-from shared.search.paging import PAGE, Found, Paging, by_index_only, found
+from shared.search.paging import PAGE, Found, Paging, found
 from shared.search.reading import Reading
 
 #: Matches are counted up to here: nobody needs to know whether it is 200,000 or 300,000.

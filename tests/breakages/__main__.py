@@ -17,7 +17,7 @@ from rich.table import Table
 from tests.breakages.breakage import Breakage
 from tests.breakages.catalogue import BREAKAGES
 from tests.breakages.workshop import ROOT, NotJudgedError, apply, copy_checkout, run_tests
-from tests.servers import test_servers, work_in_memory
+from tests.servers import test_servers
 
 #: Names of red tests shown in the table; the rest is a number.
 SHOWN = 3
@@ -50,7 +50,6 @@ def main(
         show_list(chosen)
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that copies, tests and servers go with us
-    work_in_memory()
     with test_servers() as running, tempfile.TemporaryDirectory(prefix="duecourse-breakages-") as temporary:
         servers = {"DATABASE_URL": running.database_url}  # tests flush Redis: each run has its own
         whole = Path(temporary) / "whole"

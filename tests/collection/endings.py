@@ -14,13 +14,19 @@ from shared.db.machinery import events
 from shared.db.sources import SOURCES, Moment
 from shared.domain.states import PaymentState
 from shared.jobs import Job
-from simulator.stories import Pays
+from simulator.stories import AlwaysDeclines, Pays
 from tests.seed import Account
 from tests.world import World, api_key
 from workers.use_cases.end_payment import end_payment
 
 ANNA = "operator:anna"
 VOID, WRITTEN_OFF = PaymentState.VOID, PaymentState.UNCOLLECTIBLE
+
+
+def account_with_a_bad_card(world: World) -> Account:
+    account = world.account("A-1")
+    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    return account
 
 
 def ask_to_end(world: World, payment: UUID, as_: PaymentState = VOID, reason: str = "billed by mistake") -> Any:

@@ -25,6 +25,7 @@ from tests.collection.endings import (
     ANNA,
     VOID,
     WRITTEN_OFF,
+    account_with_a_bad_card,
     ask_to_end,
     assert_clean,
     confirms_there,
@@ -35,7 +36,7 @@ from tests.collection.endings import (
     take_back,
     told,
 )
-from tests.collection.test_missing_answers import (
+from tests.collection.wire import (
     Wire,
     lose,
     sent,
@@ -47,17 +48,8 @@ from workers.use_cases.retry_payments import retry_payments
 
 
 @pytest.fixture
-def wire(world: World) -> Wire:
-    wire = Wire(world.runtime.gateways["global"])
-    world.runtime = replace(world.runtime, gateways={**world.runtime.gateways, "global": wire})
-    return wire
-
-
-@pytest.fixture
 def account(world: World) -> Account:
-    account = world.account("A-1")
-    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
-    return account
+    return account_with_a_bad_card(world)
 
 
 # -- at once

@@ -1,6 +1,5 @@
 """Endings whose answers are lost, whose workers are killed, and that are taken back; and what is said of them."""
 
-from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -12,9 +11,10 @@ from shared.domain.states import Lane
 from shared.explain import explain_payment
 from shared.gateway.port import Answer, Outcome
 from shared.jobs import ChargePayment, EndPayment, SettleAttempt
-from simulator.stories import AlwaysDeclines, NeedsAuthentication
+from simulator.stories import NeedsAuthentication
 from tests.collection.endings import (
     WRITTEN_OFF,
+    account_with_a_bad_card,
     ask_to_end,
     assert_clean,
     declined,
@@ -24,7 +24,7 @@ from tests.collection.endings import (
     take_back,
     told,
 )
-from tests.collection.test_missing_answers import (
+from tests.collection.wire import (
     KilledError,
     Wire,
     kill,
@@ -38,17 +38,8 @@ from tests.world import World
 
 
 @pytest.fixture
-def wire(world: World) -> Wire:
-    wire = Wire(world.runtime.gateways["global"])
-    world.runtime = replace(world.runtime, gateways={**world.runtime.gateways, "global": wire})
-    return wire
-
-
-@pytest.fixture
 def account(world: World) -> Account:
-    account = world.account("A-1")
-    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
-    return account
+    return account_with_a_bad_card(world)
 
 
 # -- lost and killed on the way

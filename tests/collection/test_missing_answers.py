@@ -1,10 +1,8 @@
 """Killed before it, during it, after it; answered late or never: what becomes of an attempt, and of the money."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 from uuid import UUID
 
 import pytest
@@ -15,42 +13,21 @@ from shared.collection.payments import Because, lock_payment, make_due_now
 from shared.collection.record import record_answer, record_observation
 from shared.db.session import in_transaction
 from shared.domain.states import Lane, Trigger
-from shared.gateway.port import Answer, Outcome, ProcessorGateway
+from shared.gateway.port import Answer, Outcome
 from simulator.stories import AlwaysDeclines, DeclinesThenPays
+from tests.collection.wire import (
+    UNANSWERED,
+    KilledError,
+    Wire,
+    kill,
+    let_the_lease_run_out,
+    lose,
+    sent,
+    settle_last,
+)
 from tests.seed import Account
 from tests.world import World, api_key
 from workers.use_cases.charge_payment import _ask, charge_payment
-
-UNANSWERED = Answer(Outcome.UNKNOWN, "no_answer: APIConnectionError")
-
-
-class KilledError(Exception):
-    """Stands for kill -9 at this point: nothing after it happens."""
-
-
-class Wire:
-    """The real gateway, with a hand on the wire: before and after each request."""
-
-    def __init__(self, gateway: ProcessorGateway) -> None:
-        self._gateway = gateway
-        self.before: dict[str, Callable[[], None]] = {}
-        self.after: dict[str, Callable[[Answer], Answer]] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._gateway, name)
-
-        def call(*arguments: Any) -> Any:
-            self.before.get(name, lambda: None)()
-            return self.after.get(name, lambda answer: answer)(method(*arguments))
-
-        return call
-
-
-@pytest.fixture
-def wire(world: World) -> Wire:
-    wire = Wire(world.runtime.gateways["global"])
-    world.runtime = replace(world.runtime, gateways={**world.runtime.gateways, "global": wire})
-    return wire
 
 
 @pytest.fixture
@@ -60,32 +37,10 @@ def account(world: World) -> Account:
     return account
 
 
-def kill(*_: Any) -> Any:
-    raise KilledError
-
-
-def lose(_: Answer) -> Answer:
-    return UNANSWERED
-
-
 def claim(world: World, payment: UUID) -> Claimed:
     claimed = in_transaction(world.engine, lambda connection: claim_charge(connection, world.runtime, payment))
     assert isinstance(claimed, Claimed)
     return claimed
-
-
-def let_the_lease_run_out(world: World) -> None:
-    world.machine.pass_(minutes=5, seconds=1)
-
-
-def settle_last(world: World, payment: UUID) -> None:
-    world.settle(world.attempts(payment)[-1].id)
-
-
-def sent(world: World, what: str) -> int:
-    return sum(
-        seen.path.endswith(what) and seen.method == "POST" for seen in world.simulator.requests(limit=10_000)
-    )
 
 
 def test_money_that_was_taken_unseen_is_found_at_the_first_look(world: World, wire: Wire, account: Account) -> None:

@@ -15,17 +15,10 @@ from shared.doubts import attempts_in_doubt
 from shared.gateway.port import Answer, PaymentIntentSeen
 from shared.jobs import SettleAttempt
 from simulator.stories import AlwaysDeclines, NeedsAuthentication
-from tests.collection.test_missing_answers import KilledError, Wire, kill, let_the_lease_run_out, lose, settle_last
+from tests.collection.wire import KilledError, Wire, kill, let_the_lease_run_out, lose, settle_last
 from tests.seed import Account
 from tests.world import World
 from workers.use_cases.settle_attempt import ALARM, alarms_due
-
-
-@pytest.fixture
-def wire(world: World) -> Wire:
-    wire = Wire(world.runtime.gateways["global"])
-    world.runtime = replace(world.runtime, gateways={**world.runtime.gateways, "global": wire})
-    return wire
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from tests.crash_points.kept import KILLED, environment_of, kept_web
 from tests.crash_points.plan import WEB, points_of
 from tests.crash_points.stories import story_of
 from tests.crash_points.story import Lived, live
-from tests.servers import Servers, test_servers, work_in_memory
+from tests.servers import Servers, test_servers
 
 LINE = "{:<34} {:<16} {:>8} {:>6} {:>7}  {}"
 HELD = "held: each paid once, nothing open, books equal"
@@ -107,7 +107,6 @@ def main(given: list[str]) -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.disable(logging.CRITICAL)
     rows = []
-    work_in_memory()
     with test_servers() as servers, tempfile.TemporaryDirectory() as folder:
         template = servers.make_template(upgrade)
         passed = arrivals(servers, template, points)

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from starlette.responses import Response
 
 from shared.access.book import Act
 from shared.collection.retries import MEANING_OF_SKIP, RetryPreview, preview_retries
+from shared.db.session import by_index_only
 from shared.domain.calendar import Period
 from shared.domain.schedule import RunKey
 from shared.domain.states import RunState
@@ -164,13 +165,7 @@ def _plan(visit: Visit, key: RunKey, now: datetime) -> Plan:
         return _plan_of_month(visit, preview_month(visit.site.engine, month, limit_s=LONGEST_S))
     with visit.read() as connection:
         # Thousands of payments and their cards, each by its index: never the tables from end to end.
-        connection.execute(
-            text(
-                "SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true),"
-                " set_config('statement_timeout', :limit, true)"
-            ),
-            {"limit": f"{LONGEST_S}s"},
-        )
+        by_index_only(connection, limit_s=LONGEST_S)
         return _plan_of_day(visit, preview_retries(connection, visit.policy.coverage(key.coverage), now))
 
 

@@ -135,7 +135,7 @@ def apply_again(visit: Visit) -> Response:
 
 def _event(visit: Visit, connection: Connection) -> Row[Any]:
     parameters = visit.request.path_params
-    event = find_event(connection, parameters["coverage"][:40], parameters["id"][:200].replace("\x00", ""))
+    event = find_event(connection, parameters["coverage"][:40], parameters["id"][:200])
     if event is None:
         visit.missing("such event")
     return event
