@@ -36,7 +36,7 @@ test: setup ## All tests, on real servers that start by themselves
 test-deep: setup ## The model 2,000 times, thousands of races, every crash at every arrival (hours)
 	@MODEL_PROFILE=deep $(BIN)/python -m pytest tests/model
 	@RACE_ROUNDS=5000 $(BIN)/python -m pytest tests/races
-	@$(BIN)/python -m tests.crash_points --every
+	@$(BIN)/python -m tests.failpoints --every
 
 breakages: setup ## Break the code on purpose, one place at a time: which check goes red?
 	@$(BIN)/python -m tests.breakages

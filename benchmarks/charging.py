@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.company import Company, running_company, wait_for_events
-from shared.advance import advance_clock
+from shared.scheduling.virtual_clock import advance_clock
 
 
 def main(accounts: int) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 from sqlalchemy import Engine, create_engine, text
 
-from cli.stack import Stack, prepared_stack, running_stack
-from cli.supervisor import Supervisor
-from shared.advance import set_clock
+from local.stack import Stack, prepared_stack, running_stack
+from local.supervisor import Supervisor
+from shared.scheduling.virtual_clock import set_clock
 from shared.settings import with_driver
 from simulator.client import SimulatorClient
 

@@ -27,19 +27,19 @@ from rich.table import Table
 from sqlalchemy import Engine, create_engine, text
 from starlette.types import ASGIApp
 
-import embedded
 from benchmarks.company import quantile
-from shared.access.people import add_person
-from shared.access.sessions import begin_session
-from shared.broker import make_broker
+from local import embedded
 from shared.clock import ManualClock, machine_now
 from shared.domain.roles import Role
+from shared.messaging.broker import make_broker
+from shared.operations.sessions import begin_session
+from shared.operations.users import add_person
 from shared.policy import load_policy
 from shared.runtime import Runtime
 from shared.settings import Settings
 from tests.conftest import sqlalchemy_url, upgrade
 from web.app import build_app
-from web.dashboard.guard import SESSION_COOKIE
+from web.dashboard.auth import SESSION_COOKIE
 
 PROJECT = Path(__file__).resolve().parent.parent
 NOW = datetime(2026, 11, 12, 10, 30, tzinfo=UTC)

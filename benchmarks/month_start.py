@@ -21,12 +21,12 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 
-import embedded
+from local import embedded
 from shared.clock import ManualClock, machine_now
 from shared.invoicing.month import Month
 from shared.invoicing.preview import preview_month
 from shared.invoicing.runs import request_run
-from shared.jobs import Job
+from shared.messaging.jobs import Job
 from shared.policy import load_policy
 from shared.runtime import Runtime
 from tests.conftest import sqlalchemy_url, upgrade

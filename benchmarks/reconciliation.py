@@ -28,19 +28,19 @@ from uuid import UUID
 
 from sqlalchemy import Engine, create_engine, text
 
-import embedded
+from local import embedded
 from shared.clock import ManualClock, machine_now
 from shared.db.session import in_transaction
 from shared.domain.schedule import DueRun
 from shared.domain.states import RunState
 from shared.gateway.stripe_gateway import StripeGateway
-from shared.jobs import RECONCILIATION, Job
+from shared.messaging.jobs import RECONCILIATION, Job
 from shared.policy import load_policy
-from shared.runs import Requester, insert_run
 from shared.runtime import Runtime
+from shared.scheduling.runs import Requester, insert_run
 from simulator.client import SimulatorClient
-from simulator.records import Charge, PaymentIntent
-from simulator.store import Store
+from simulator.store.records import Charge, PaymentIntent
+from simulator.store.store import Store
 from tests.conftest import sqlalchemy_url, upgrade
 from workers.use_cases.reconcile_charges import reconcile_charges
 

@@ -26,15 +26,15 @@ from uuid import UUID
 
 from sqlalchemy import Engine, create_engine, insert, select, text, update
 
-import embedded
 from benchmarks.company import PROJECT
-from cli.supervisor import read_procfile
-from shared.broker import make_broker, ring
-from shared.db.payments import payments
-from shared.db.tables import accounts, cards, payment_settings
+from local import embedded
+from local.supervisor import read_procfile
+from shared.db.tables.accounts import accounts, cards, payment_settings
+from shared.db.tables.payments import payments
 from shared.domain.states import Lane, PaymentKind, PaymentState, SettingsKind, Trigger
 from shared.gateway.stripe_gateway import StripeGateway
-from shared.jobs import ChargePayment
+from shared.messaging.broker import make_broker, ring
+from shared.messaging.jobs import ChargePayment
 from shared.settings import with_driver
 from simulator.client import SimulatorClient
 from simulator.testing import running_simulator

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.company import Company, running_company, wait_for_events
-from shared.advance import advance_clock
-from shared.money import format_minor
+from shared.domain.money import format_minor
+from shared.scheduling.virtual_clock import advance_clock
 
 CARD = ("Credit card (automatic)", "Electronic check")
 TRANSFER = ("Mailed check", "Bank transfer (automatic)")

@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from benchmarks.charging import import_accounts
 from benchmarks.company import Company, quantile, running_company
-from shared.advance import advance_clock
+from shared.scheduling.virtual_clock import advance_clock
 
 IDLE_S = 30.0
 

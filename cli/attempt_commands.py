@@ -10,14 +10,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli.console import complain, operator, out, plain_errors
 from cli.environment import connect_settings
 from cli.payment_text import print_explanation
-from cli.telling import complain, operator, out, plain_errors
-from shared.collection.requests import Refused, request_look_up
 from shared.db.session import in_transaction
-from shared.doubts import InDoubt, attempts_in_doubt
-from shared.explain import explain_payment, find_payments
-from shared.money import format_minor
+from shared.domain.money import format_minor
+from shared.explain.explanation import explain_payment, find_payments
+from shared.explain.unknown_attempts import InDoubt, attempts_in_doubt
+from shared.payments.operator.charge import Refused, request_look_up
 from shared.runtime import build_runtime
 
 app = typer.Typer(

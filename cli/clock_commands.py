@@ -11,9 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from sqlalchemy import Engine
 
+from cli.console import complain, plain_errors
 from cli.environment import connect_settings
-from cli.telling import complain, plain_errors
-from shared.advance import (
+from shared.clock import machine_now
+from shared.db.session import make_engine
+from shared.policy import Policy, load_policy
+from shared.scheduling.virtual_clock import (
     NEVER_SET,
     STALLED_AFTER_S,
     ClockError,
@@ -23,9 +26,6 @@ from shared.advance import (
     set_clock,
     written,
 )
-from shared.clock import machine_now
-from shared.db.session import make_engine
-from shared.policy import Policy, load_policy
 from shared.settings import ClockKind, Settings
 
 app = typer.Typer(name="clock", help="Show or move the virtual business clock.", no_args_is_help=True)

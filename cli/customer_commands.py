@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import Row, func, select, update
 
+from cli.console import complain, operator, out, plain_errors
 from cli.environment import connect_settings
-from cli.telling import complain, operator, out, plain_errors
+from shared.db.billing_events import TrailEvent, record_event
 from shared.db.session import in_transaction
-from shared.db.tables import payment_settings
-from shared.db.trail import TrailEvent, record_event
+from shared.db.tables.accounts import payment_settings
 from shared.domain.states import SettingsKind
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError, ProcessorGateway
 from shared.runtime import Runtime, build_runtime

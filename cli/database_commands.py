@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 import migrations
+from cli.console import complain, plain_errors
 from cli.environment import connect_settings
-from cli.telling import complain, plain_errors
 from shared.settings import Settings
 
 app = typer.Typer(name="db", help="The database's schema.", no_args_is_help=True)

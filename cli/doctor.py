@@ -21,19 +21,19 @@ from rich.text import Text
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from cli.console import out
 from cli.database_commands import revisions
 from cli.environment import FOLDER, connect_settings, environment_in_force
-from cli.telling import out
-from shared.beats import processes_alive
-from shared.broker import NAMESPACE
 from shared.clock import machine_now
 from shared.db.session import make_engine
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
-from shared.jobs import QUEUES
 from shared.logs import redact
+from shared.messaging.broker import NAMESPACE
+from shared.messaging.jobs import QUEUES
+from shared.messaging.queue_pauses import paused_lanes
+from shared.operations.heartbeats import processes_alive
 from shared.policy import Policy, PolicyError, load_policy
-from shared.queues.pauses import paused_lanes
-from shared.quiet import is_scheduler_alive
+from shared.scheduling.pending_work import is_scheduler_alive
 from shared.settings import ClockKind, Settings, SettingsError
 
 OLDEST_POSTGRES, OLDEST_REDIS = 15, 7

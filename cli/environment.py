@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
-import embedded
-from cli.telling import complain, plain_errors
+from cli.console import complain, plain_errors
+from local import embedded
 from shared.settings import Settings, SettingsError, load_settings
 
 #: Where `up` and the embedded servers keep what they have, in the folder that they were started in.

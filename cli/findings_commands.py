@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.text import Text
 from sqlalchemy import Row, func, select
 
+from cli.console import clock_of, complain, operator, out, plain_errors
 from cli.environment import connect_settings
-from cli.telling import clock_of, complain, operator, out, plain_errors
-from shared.collection.books import resolve_finding_by_id
-from shared.collection.payments import Because
-from shared.db.machinery import findings
 from shared.db.session import in_transaction, make_engine
-from shared.meanings import MEANING_OF_FINDING, details_of_finding
+from shared.db.tables.system import findings
+from shared.explain.descriptions import MEANING_OF_FINDING, details_of_finding
+from shared.payments.receipts import resolve_finding_by_id
+from shared.payments.state_changes import Because
 
 app = typer.Typer(name="findings", help="What waits for a person's eye, and closing it.", no_args_is_help=True)
 

@@ -17,6 +17,7 @@ from rich.progress import Progress as RichProgress
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from cli.console import operator
 from cli.environment import connect_settings
 from cli.importing.accounts import accounts_file
 from cli.importing.fees import fees_file
@@ -28,7 +29,6 @@ from cli.importing.report import as_json as report_as_json
 from cli.importing.report import as_lines, exit_code
 from cli.importing.services import services_file
 from cli.importing.source import ImportUsageError, Source, open_source
-from cli.telling import operator
 from shared.clock import BusinessClock, SystemClock, VirtualClock
 from shared.db.session import make_engine
 from shared.domain.calendar import Period

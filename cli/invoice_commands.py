@@ -16,19 +16,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from sqlalchemy import Connection, Engine, func, select
 
+from cli.console import complain, operator, plain_errors
 from cli.environment import connect_settings
-from cli.telling import complain, operator, plain_errors
-from shared.db.machinery import runs
 from shared.db.session import in_transaction
-from shared.db.tables import payment_settings
+from shared.db.tables.accounts import payment_settings
+from shared.db.tables.system import runs
+from shared.domain.money import format_minor
 from shared.domain.states import RunState
 from shared.invoicing.bills import MEANING, SkipReason
 from shared.invoicing.counts import Counts
 from shared.invoicing.month import Month
 from shared.invoicing.preview import Preview, preview_month
 from shared.invoicing.runs import Requested, RunRow, reopen_run, request_run
-from shared.jobs import GenerateInvoices
-from shared.money import format_minor
+from shared.messaging.jobs import GenerateInvoices
 from shared.runtime import Runtime, build_runtime
 
 app = typer.Typer(name="invoices", help="Issue a month's invoices.", no_args_is_help=True)

@@ -15,13 +15,13 @@ from cli import (
     runs_commands,
     users_commands,
 )
-from cli.audit_commands import audit_command
-from cli.chaos.command import chaos
-from cli.demo.command import demo
 from cli.doctor import doctor
 from cli.environment import env
 from cli.reconcile_commands import reconcile_command
-from cli.up import up
+from cli.verify_commands import audit_command
+from local.chaos.command import chaos
+from local.demo.command import demo
+from local.up import up
 
 app = typer.Typer(
     name="duecourse",

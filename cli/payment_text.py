@@ -10,9 +10,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from shared.explain import AttemptMade, AttemptNotMade, CardShown, Entry, Explanation, Moved, Told
-from shared.money import format_minor
-from shared.what_next import Who, show_instant
+from shared.domain.money import format_minor
+from shared.explain.explanation import AttemptMade, AttemptNotMade, CardShown, Entry, Explanation, Moved, Told
+from shared.explain.next_step import Who, show_instant
 
 #: Calm where nothing is to be done; loud where money or a person waits.
 STYLE_OF_STATE = {

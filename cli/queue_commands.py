@@ -9,19 +9,19 @@ import typer
 from rich.table import Table
 from sqlalchemy import Connection
 
+from cli.console import clock_of, complain, operator, out, plain_errors
 from cli.environment import connect_settings
-from cli.telling import clock_of, complain, operator, out, plain_errors
-from shared.access.book import Act, Action, write_down
-from shared.broker import make_broker
 from shared.clock import machine_now
-from shared.collection.payments import Because
 from shared.db.session import in_transaction, make_engine
-from shared.figures.lanes import gather_lanes
-from shared.jobs import QUEUES
 from shared.logs import redact
-from shared.queues.depths import message_depths
-from shared.queues.pauses import Pause, pause_lane, paused_lanes, resume_lane
+from shared.messaging.broker import make_broker
+from shared.messaging.jobs import QUEUES
+from shared.messaging.queue_depths import message_depths
+from shared.messaging.queue_pauses import Pause, pause_lane, paused_lanes, resume_lane
+from shared.operations.audit_log import Act, Action, write_down
+from shared.payments.state_changes import Because
 from shared.settings import Settings
+from web.dashboard.queries.queue_metrics import gather_lanes
 
 Result = TypeVar("Result")
 

@@ -14,13 +14,13 @@ from rich.progress import Progress as ProgressLine
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cli.console import complain, operator, out, plain_errors
 from cli.environment import connect_settings
-from cli.telling import complain, operator, out, plain_errors
 from shared.db.session import in_transaction
-from shared.reconciliation.asking import Processor, ProcessorAwayError
 from shared.reconciliation.chunk import Reconciliation
+from shared.reconciliation.client import Processor, ProcessorAwayError
 from shared.reconciliation.progress import NoJournal, Progress
-from shared.reconciliation.walk import forget_listed, walk_on
+from shared.reconciliation.runner import forget_listed, walk_on
 from shared.reconciliation.window import Window, window_of_days
 from shared.runtime import Runtime, build_runtime
 

@@ -12,17 +12,17 @@ import typer
 from rich.table import Table
 from sqlalchemy import Engine, select
 
+from cli.console import clock_of, complain, operator, out, plain_errors
 from cli.environment import connect_settings
-from cli.telling import clock_of, complain, operator, out, plain_errors
-from shared.broker import Ring, make_broker, make_ring
 from shared.clock import BusinessClock
-from shared.db.machinery import runs
 from shared.db.session import in_transaction, make_engine
+from shared.db.tables.system import runs
 from shared.domain.schedule import RunKey
 from shared.domain.states import RunState
-from shared.jobs import DAILY_RETRIES, job_of_run
+from shared.messaging.broker import Ring, make_broker, make_ring
+from shared.messaging.jobs import DAILY_RETRIES, job_of_run
 from shared.policy import Policy, load_policy
-from shared.runs import Requester, RunError, RunRow, confirm_run, find_run, insert_run, requested_run
+from shared.scheduling.runs import Requester, RunError, RunRow, confirm_run, find_run, insert_run, requested_run
 
 app = typer.Typer(name="runs", help="Show scheduled runs, and release those that wait.", no_args_is_help=True)
 retries_app = typer.Typer(name="retries", help="The daily retries by hand.", no_args_is_help=True)

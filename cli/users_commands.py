@@ -10,15 +10,23 @@ from rich.prompt import Prompt
 from rich.table import Table
 from sqlalchemy import Connection, select
 
+from cli.console import clock_of, complain, operator, out, plain_errors
 from cli.environment import connect_settings
-from cli.telling import clock_of, complain, operator, out, plain_errors
-from shared.access.book import Act, Action, write_down
-from shared.access.passwords import PasswordError
-from shared.access.people import Person, PersonError, add_person, find_person, person_of, set_disabled, set_password
 from shared.clock import machine_now
-from shared.db.dashboard import people
 from shared.db.session import in_transaction, make_engine
+from shared.db.tables.operators import people
 from shared.domain.roles import Role
+from shared.operations.audit_log import Act, Action, write_down
+from shared.operations.passwords import PasswordError
+from shared.operations.users import (
+    Person,
+    PersonError,
+    add_person,
+    find_person,
+    person_of,
+    set_disabled,
+    set_password,
+)
 from shared.settings import Settings
 
 Result = TypeVar("Result")

@@ -3,10 +3,7 @@
 from alembic import context
 from sqlalchemy import Connection, create_engine, text
 
-import shared.db.dashboard
-import shared.db.machinery
-import shared.db.payments
-import shared.db.tables  # noqa: F401  # the imports fill the metadata
+import shared.db.tables.accounts  # noqa: F401  # the imports fill the metadata
 from shared.db.columns import metadata
 from shared.settings import load_settings
 

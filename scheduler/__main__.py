@@ -8,12 +8,12 @@ import sys
 import structlog
 
 from scheduler.app import SchedulerApp
-from shared.beats import SCHEDULER, Beats
-from shared.broker import make_broker, make_ring, waiting_messages
 from shared.clock import SystemClock, VirtualClock, machine_now
-from shared.crash_points import arm
 from shared.db.session import make_engine
+from shared.failpoints import arm
 from shared.logs import configure_logs
+from shared.messaging.broker import make_broker, make_ring, waiting_messages
+from shared.operations.heartbeats import SCHEDULER, Beats
 from shared.policy import PolicyError, load_policy
 from shared.settings import ClockKind, Settings, SettingsError, load_settings
 

@@ -17,14 +17,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from scheduler.leadership import Leadership, connect
 from scheduler.sweep import Sweep
 from scheduler.tick import tick
-from shared.broker import Ring
 from shared.clock import BusinessClock
-from shared.collection.outages import end_backoffs
-from shared.crash_points import CrashPoint, reach
 from shared.db.session import in_transaction
-from shared.db.sources import Moment
+from shared.failpoints import CrashPoint, reach
+from shared.messaging.broker import Ring
+from shared.payments.outages import end_backoffs
 from shared.policy import Policy
-from shared.quiet import CLOCK_CHANNEL
+from shared.scheduling.due_work import Moment
+from shared.scheduling.pending_work import CLOCK_CHANNEL
 
 log = structlog.get_logger()
 

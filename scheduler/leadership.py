@@ -9,8 +9,8 @@ import contextlib
 import psycopg
 import structlog
 
-from shared.crash_points import CrashPoint, reach
-from shared.quiet import LEADER_LOCK
+from shared.failpoints import CrashPoint, reach
+from shared.scheduling.pending_work import LEADER_LOCK
 
 log = structlog.get_logger()
 

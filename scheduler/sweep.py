@@ -11,10 +11,10 @@ import redis
 import structlog
 from sqlalchemy import Engine
 
-from shared.broker import Ring
-from shared.crash_points import CrashPoint, reach
-from shared.db.sources import SOURCES, Moment, Source
-from shared.jobs import Job
+from shared.failpoints import CrashPoint, reach
+from shared.messaging.broker import Ring
+from shared.messaging.jobs import Job
+from shared.scheduling.due_work import SOURCES, Moment, Source
 
 log = structlog.get_logger()
 

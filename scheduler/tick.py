@@ -6,13 +6,13 @@ from uuid import UUID
 import structlog
 from sqlalchemy import Connection, Engine
 
-from shared.crash_points import CrashPoint, reach
 from shared.db.session import in_transaction
 from shared.domain.schedule import DueRun, due_runs
 from shared.domain.states import RunState
-from shared.jobs import Job, job_of_run
+from shared.failpoints import CrashPoint, reach
+from shared.messaging.jobs import Job, job_of_run
 from shared.policy import Policy
-from shared.runs import Requester, begin_schedule, insert_run, known_run_keys, schedule_of
+from shared.scheduling.runs import Requester, begin_schedule, insert_run, known_run_keys, schedule_of
 
 log = structlog.get_logger()
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from shared.domain.declines import DeclineCategory
 from shared.domain.dunning import DunningPolicy
+from shared.domain.money import exponent, parse_minor
 from shared.domain.states import SettingsKind
-from shared.money import exponent, parse_minor
 
 
 class PolicyError(Exception):

@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 from dramatiq.brokers.redis import RedisBroker
 from sqlalchemy import Engine
 
-from shared.broker import Ring, make_broker, make_ring
 from shared.clock import BusinessClock, SystemClock, VirtualClock, machine_now
 from shared.db.session import make_engine
 from shared.gateway.port import ProcessorGateway
+from shared.messaging.broker import Ring, make_broker, make_ring
 from shared.policy import Policy, load_policy
 from shared.settings import ClockKind, Settings
 

@@ -11,7 +11,7 @@ import pydantic_settings
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared.crash_points import CrashPlan, read_plan
+from shared.failpoints import CrashPlan, read_plan
 
 
 class ClockKind(StrEnum):
@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     #: The header in which such a proxy names who signed in there (like X-Forwarded-User). Off while it is unset.
     user_header: str | None = Field(None, validation_alias="DUECOURSE_USER_HEADER")
 
-    #: Drills only: where and how likely this process kills itself (shared/crash_points.py). Never with a live key.
+    #: Drills only: where and how likely this process kills itself (shared/failpoints.py). Never with a live key.
     crash_at: str | None = Field(None, validation_alias="DUECOURSE_CRASH_AT")
     crash_probability: float | None = Field(None, ge=0, le=1, validation_alias="DUECOURSE_CRASH_PROBABILITY")
 

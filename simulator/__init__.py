@@ -19,7 +19,7 @@ Point the SDK at it
     The key names the account: `sk_test_sim_<account>`. Every object belongs to one account.
 
 Cards
-    Stripe's test numbers and `pm_card_*` ids (simulator/cards.py is the table). As at Stripe, a card that
+    Stripe's test numbers and `pm_card_*` ids (simulator/issuer/cards.py is the table). As at Stripe, a card that
     declines can't be attached to a customer, except `pm_card_chargeCustomerFail`: for a customer whose card
     is out of money use a card with a story:
         card = sim.make_card("global", DeclinesThenPays(times=2, decline_code="insufficient_funds"))
@@ -34,7 +34,7 @@ Mind the API version: since 2026-09-30.endive `payment_method_types` can't be wr
     `allowed_payment_method_types=["card"]`
     (docs.stripe.com/changelog/endive/2026-09-30/removes-the-payment-method-types-parameter-…).
 
-Faults (simulator/fault_rules.py is the table of kinds; in memory only: a simulator started again has none)
+Faults (simulator/faults/rules.py is the table of kinds; in memory only: a simulator started again has none)
     sim.add_faults([
         FaultRule("cut_after", account="global", operation="confirm", skip=2),      # the third confirm
         FaultRule("unavailable", customer="cus_…", count=5),

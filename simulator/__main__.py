@@ -9,10 +9,10 @@ import typer
 import uvicorn
 
 from shared.logs import configure_logs
-from simulator.app import build_simulator, server_config
+from simulator.api.app import build_simulator, server_config
 from simulator.business_time import clock_from_settings
 from simulator.settings import SettingsError, settings_from_environment
-from simulator.store import StoreInUse
+from simulator.store.store import StoreInUse
 
 
 class AnnouncingServer(uvicorn.Server):

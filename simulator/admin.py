@@ -11,17 +11,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from simulator import payment_intents, payment_methods, setup_intents, story_cards
-from simulator.call import Call
-from simulator.cards import BRANDS, EXP_MONTH, EXP_YEAR
-from simulator.errors import Answer, ApiError, bad_parameter, missing
-from simulator.events import EVENT_TYPES, Endpoint
-from simulator.pipeline import StripeApi
-from simulator.records import KINDS, PaymentIntent, PaymentMethod, SetupIntent
-from simulator.stories import StoryError, story_from_json
-from simulator.story_cards import StoryCard
-from simulator.views import API_VERSION, Json
-from simulator.webhooks import Couriers
+from simulator.api import payment_intents, payment_methods, setup_intents
+from simulator.api.call import Call
+from simulator.api.errors import Answer, ApiError, bad_parameter, missing
+from simulator.api.pipeline import StripeApi
+from simulator.api.views import API_VERSION, Json
+from simulator.issuer import story_cards
+from simulator.issuer.cards import BRANDS, EXP_MONTH, EXP_YEAR
+from simulator.issuer.stories import StoryError, story_from_json
+from simulator.issuer.story_cards import StoryCard
+from simulator.store.records import KINDS, PaymentIntent, PaymentMethod, SetupIntent
+from simulator.webhooks.delivery import Couriers
+from simulator.webhooks.events import EVENT_TYPES, Endpoint
 
 LEDGER_PAGE = 1_000  # lines read at a time: bounds memory, and lets other requests in between
 

@@ -12,8 +12,8 @@ from typing import Any, Self
 
 import httpx
 
-from simulator.fault_rules import FaultRule, rule_from_json
-from simulator.stories import Pays, Story, story_to_json
+from simulator.faults.rules import FaultRule, rule_from_json
+from simulator.issuer.stories import Pays, Story, story_to_json
 
 
 class SimulatorError(RuntimeError):

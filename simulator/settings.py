@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from simulator.call import CONFIRMATION_LIMIT
-from simulator.events import EVENT_TYPES, Webhook
-from simulator.rate_limit import rate_per_second
+from simulator.api.call import CONFIRMATION_LIMIT
+from simulator.api.rate_limit import rate_per_second
+from simulator.webhooks.events import EVENT_TYPES, Webhook
 
 
 class SettingsError(ValueError):

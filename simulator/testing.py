@@ -10,12 +10,12 @@ from tempfile import TemporaryDirectory
 import uvicorn
 
 from shared.clock import BusinessClock, SystemClock
-from simulator.app import build_simulator, server_config
-from simulator.call import CONFIRMATION_LIMIT
+from simulator.api.app import build_simulator, server_config
+from simulator.api.call import CONFIRMATION_LIMIT
 from simulator.client import SimulatorClient
-from simulator.events import Webhook
-from simulator.faults import Faults
+from simulator.faults.scripted_answers import Faults
 from simulator.settings import Settings
+from simulator.webhooks.events import Webhook
 
 __all__ = ["Webhook", "running_simulator"]
 

@@ -18,12 +18,12 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, Table, insert, select, update
 
-from shared.db.machinery import runs
-from shared.db.payments import payments
-from shared.db.tables import accounts, cards, fees, payment_settings, services
+from shared.db.tables.accounts import accounts, cards, fees, payment_settings, services
+from shared.db.tables.payments import payments
+from shared.db.tables.system import runs
 from shared.domain.calendar import Period, instant
 from shared.domain.states import Lane, PaymentKind, PaymentState, RunState, SettingsKind, Trigger
-from shared.jobs import MONTHLY_INVOICES
+from shared.messaging.jobs import MONTHLY_INVOICES
 from shared.policy import Policy, load_policy
 
 #: What the repository's own billing.toml says of the two coverages; tests of other policies pass their own.

@@ -40,7 +40,7 @@ import psycopg
 import redis
 from psycopg import sql
 
-import embedded
+from local import embedded
 
 # The last of the 16 that every Redis has: the least likely to be anybody's. Each of pytest-xdist's workers (gw0,
 # gw1, …) has one of its own.

@@ -14,16 +14,16 @@ from uuid import UUID
 from sqlalchemy import Engine, Row, select
 
 from shared.clock import ManualClock
-from shared.db.machinery import events
-from shared.db.payments import payment_attempts, payment_intents, payments
-from shared.db.tables import accounts
+from shared.db.tables.accounts import accounts
+from shared.db.tables.payments import payment_attempts, payment_intents, payments
+from shared.db.tables.system import events
 from shared.gateway.stripe_gateway import StripeGateway
-from shared.jobs import Job
+from shared.messaging.jobs import Job
 from shared.policy import Policy
 from shared.runtime import Runtime
 from simulator.client import RegisteredCard, SimulatorClient
-from simulator.faults import Faults
-from simulator.stories import Story
+from simulator.faults.scripted_answers import Faults
+from simulator.issuer.stories import Story
 from simulator.testing import running_simulator
 from tests.seed import Account, add_account, add_card, add_payment, default_policy
 from workers.use_cases.charge_payment import charge_payment
@@ -99,7 +99,7 @@ class World:
         return self.simulator.register_card(account.coverage, self.customer_id(account), card, metadata)
 
     def customer_id(self, account: Account) -> str:
-        from shared.db.tables import payment_settings
+        from shared.db.tables.accounts import payment_settings
 
         with self.engine.connect() as connection:
             return str(

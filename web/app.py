@@ -16,20 +16,20 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from shared.beats import WEB, Beats
-from shared.broker import make_broker
-from shared.crash_points import arm
 from shared.db.session import make_engine
+from shared.failpoints import arm
 from shared.gateway.stripe_webhooks import verify_webhook
 from shared.logs import configure_logs
+from shared.messaging.broker import make_broker
+from shared.operations.heartbeats import WEB, Beats
 from shared.policy import Policy, PolicyError
 from shared.runtime import Runtime, build_runtime
 from shared.settings import Settings, SettingsError, load_settings
-from web.dashboard.guard import WORKERS
+from web.dashboard.auth import WORKERS
+from web.dashboard.request_context import ROOT
 from web.dashboard.routes import dashboard_routes
 from web.dashboard.site import Site
 from web.dashboard.templating import make_templates
-from web.dashboard.visit import ROOT
 from web.headers import StrictHeaders
 from web.webhooks import STORERS, Endpoint, WebhookReceiver
 

@@ -17,14 +17,14 @@ from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 
-from shared.broker import Ring
-from shared.crash_points import CrashPoint, reach
-from shared.db.machinery import stripe_events
+from shared.db.tables.system import stripe_events
 from shared.domain.states import StripeEventState
+from shared.failpoints import CrashPoint, reach
 from shared.gateway.port import BadSignatureError, StripeEventSeen, WebhookVerifier
+from shared.gateway.stripe_event_types import ECHO_EVENT_TYPES, HANDLED_EVENT_TYPES
 from shared.gateway.stripe_webhooks import UnreadableEventError
-from shared.jobs import ApplyStripeEvent
-from shared.stripe_event_types import ECHO_EVENT_TYPES, HANDLED_EVENT_TYPES
+from shared.messaging.broker import Ring
+from shared.messaging.jobs import ApplyStripeEvent
 
 log = structlog.get_logger()
 

@@ -10,12 +10,12 @@ from uuid import UUID
 import dramatiq
 from sqlalchemy import Engine
 
-from shared.beats import WorkerBeats
-from shared.broker import make_broker
-from shared.crash_points import arm
-from shared.jobs import BATCH, INTERACTIVE, NIGHT, RUNS, SETTLEMENT
+from shared.failpoints import arm
 from shared.logs import configure_logs
-from shared.queues.pauses import PauseWatch, ask_pauses
+from shared.messaging.broker import make_broker
+from shared.messaging.jobs import BATCH, INTERACTIVE, NIGHT, RUNS, SETTLEMENT
+from shared.messaging.queue_pauses import PauseWatch, ask_pauses
+from shared.operations.heartbeats import WorkerBeats
 from shared.runtime import Runtime, build_runtime
 from shared.settings import load_settings
 from workers import use_cases

@@ -11,7 +11,7 @@ from unicodedata import category
 
 from cli.importing.source import UNREADABLE
 from shared.domain.calendar import Period
-from shared.money import MoneyError, exponent, format_minor, parse_minor
+from shared.domain.money import MoneyError, exponent, format_minor, parse_minor
 
 #: Stripe takes at most twelve digits in any currency; it also keeps a million such fees below 64 bits in sum.
 MAX_AMOUNT_MINOR = 999_999_999_999

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from cli.importing.layout import Column, Layout
 from cli.importing.rows import CompleteRow
-from shared.collection.payments import Because
+from shared.payments.state_changes import Because
 
 Parameters = Mapping[str, Any]
 

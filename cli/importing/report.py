@@ -5,7 +5,7 @@ from typing import Any
 from cli.importing.cells import shown
 from cli.importing.importer import Report
 from cli.importing.rows import Problem
-from shared.money import format_minor
+from shared.domain.money import format_minor
 
 
 def as_lines(report: Report, file: str) -> list[str]:

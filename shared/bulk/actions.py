@@ -9,11 +9,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row
 
-from shared.collection.decisions import hold_payment, release_payment, request_ending
-from shared.collection.ending import Ended
-from shared.collection.requests import Refused, request_charge
 from shared.domain.states import Lane, PaymentState
-from shared.jobs import Job
+from shared.messaging.jobs import Job
+from shared.payments.cancellation import Ended
+from shared.payments.operator.charge import Refused, request_charge
+from shared.payments.operator.decisions import hold_payment, release_payment, request_ending
 from shared.policy import Policy
 
 

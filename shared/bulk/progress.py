@@ -10,15 +10,15 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, Table, bindparam, select, update
 
-from shared.access.book import Act, Action, write_down
 from shared.bulk.actions import Did, do_one, doing_of
-from shared.collection.requests import Refused
-from shared.crash_points import CrashPoint, reach
-from shared.db.dashboard import bulk_actions, bulk_items
-from shared.db.payments import payments
-from shared.db.tables import accounts, payment_settings
-from shared.db.trail import TrailEvent, record_event
-from shared.jobs import Job
+from shared.db.billing_events import TrailEvent, record_event
+from shared.db.tables.accounts import accounts, payment_settings
+from shared.db.tables.operators import bulk_actions, bulk_items
+from shared.db.tables.payments import payments
+from shared.failpoints import CrashPoint, reach
+from shared.messaging.jobs import Job
+from shared.operations.audit_log import Act, Action, write_down
+from shared.payments.operator.charge import Refused
 from shared.runtime import Runtime
 
 #: Payments in one transaction, a dozen statements each: others wait for these for some tenths of a second.

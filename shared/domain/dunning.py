@@ -1,4 +1,4 @@
-"""What happens over days after a decline. Decisions are values; `shared/collection` applies them."""
+"""What happens over days after a decline. Decisions are values; `shared/payments` applies them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

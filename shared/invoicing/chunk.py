@@ -11,12 +11,12 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from shared.crash_points import CrashPoint, reach
 from shared.domain.states import PaymentState, SettingsKind
+from shared.failpoints import CrashPoint, reach
 from shared.invoicing.bills import BILLS, LOCKED_CANDIDATES, LOCKED_LINES, SkipReason
 from shared.invoicing.counts import Counts
 from shared.invoicing.month import Month
-from shared.invoicing.troubles import report_troubled_accounts, resolve_mended_accounts
+from shared.invoicing.skipped_accounts import report_troubled_accounts, resolve_mended_accounts
 
 #: Why a payment is where month start put it.
 STATE_REASON: dict[PaymentState, str] = {
@@ -175,7 +175,7 @@ _MARK_FEES = """
     WHERE b.skipped IS NULL AND f.id = l.fee_id
 """
 
-#: The one documented exception to "payments move through shared/collection": here they come to be.
+#: The one documented exception to "payments move through shared/payments": here they come to be.
 _PAYMENTS = """
     INSERT INTO payments (id, kind, account_id, settings_id, coverage, invoice_id, currency, amount_minor, state,
                           state_reason, lane, trigger, requested_by, next_attempt_at, due_on, run_id, paid_at,

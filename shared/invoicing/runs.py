@@ -1,4 +1,4 @@
-"""Asking for a monthly run, and what a run's row says of its month. The row itself is `shared/runs.py`'s."""
+"""Asking for a monthly run, and what a run's row says of its month. The row itself is `shared/scheduling/runs.py`'s."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,13 +7,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, select, update
 
-from shared.db.machinery import runs
-from shared.db.trail import TrailEvent, record_event
+from shared.db.billing_events import TrailEvent, record_event
+from shared.db.tables.system import runs
 from shared.domain.schedule import DueRun, RunKey
 from shared.domain.states import RunState
 from shared.invoicing.month import BEFORE_ALL, Month
-from shared.jobs import MONTHLY_INVOICES
-from shared.runs import Requester, find_run, insert_run
+from shared.messaging.jobs import MONTHLY_INVOICES
+from shared.scheduling.runs import Requester, find_run, insert_run
 
 RunRow = Row[Any]
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from shared.gateway.port import ChargeSeen
-from shared.reconciliation.act import announce, book
 from shared.reconciliation.chunk import Chunk, Reconciliation, Resolved
-from shared.reconciliation.gather import books_of
-from shared.reconciliation.judge import Kind, Verdict, Weighed, judge_charge
+from shared.reconciliation.classify import Kind, Verdict, Weighed, judge_charge
+from shared.reconciliation.load import books_of
+from shared.reconciliation.repair import announce, book
 
 MENDED = "mended"
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from shared.collection.payments import Because
-from shared.reconciliation.asking import Processor
-from shared.reconciliation.judge import Found
+from shared.payments.state_changes import Because
+from shared.reconciliation.classify import Found
+from shared.reconciliation.client import Processor
 from shared.reconciliation.window import Window
 from shared.runtime import Runtime
 

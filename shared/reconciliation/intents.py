@@ -13,10 +13,10 @@ from uuid import UUID
 from sqlalchemy import Row, text
 
 from shared.gateway.port import PaymentIntentSeen
-from shared.reconciliation.act import ABANDONED, SUCCEEDED, Orphan, cancel_orphan
 from shared.reconciliation.chunk import Chunk, Reconciliation, Resolved
-from shared.reconciliation.gather import payment_id_of
-from shared.reconciliation.judge import COVERAGE, PAYMENT_ID, Found, Kind
+from shared.reconciliation.classify import COVERAGE, PAYMENT_ID, Found, Kind
+from shared.reconciliation.load import payment_id_of
+from shared.reconciliation.repair import ABANDONED, SUCCEEDED, Orphan, cancel_orphan
 
 #: States in which a PaymentIntent holds no money and could be confirmed.
 CONFIRMABLE = frozenset({"requires_payment_method", "requires_confirmation", "requires_action"})

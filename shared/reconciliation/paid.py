@@ -10,10 +10,10 @@ from uuid import UUID
 
 from sqlalchemy import Row, TextClause, text
 
-from shared.reconciliation.act import SUCCEEDED
 from shared.reconciliation.charges import look_at_charges
 from shared.reconciliation.chunk import CHUNK, Chunk, Reconciliation
-from shared.reconciliation.judge import Found, Kind
+from shared.reconciliation.classify import Found, Kind
+from shared.reconciliation.repair import SUCCEEDED
 
 #: Before every row: no receipt is older, and no id is smaller.
 FIRST = "0001-01-01T00:00:00+00:00/00000000-0000-0000-0000-000000000000"

@@ -6,10 +6,10 @@ from uuid import UUID
 
 from sqlalchemy import Row, text
 
-from shared.collection.record import record_observation
-from shared.reconciliation.act import SUCCEEDED
+from shared.payments.record_outcome import record_observation
 from shared.reconciliation.charges import look_at_charges
 from shared.reconciliation.chunk import CHUNK, Chunk, Reconciliation
+from shared.reconciliation.repair import SUCCEEDED
 
 #: Before every id.
 FIRST = UUID(int=0)

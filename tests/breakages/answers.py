@@ -3,8 +3,8 @@
 from tests.breakages.breakage import Breakage, Patch
 
 OUTCOMES = "shared/gateway/outcomes.py"
-RECORD = "shared/collection/record.py"
-AFTERMATH = "shared/collection/aftermath.py"
+RECORD = "shared/payments/record_outcome.py"
+AFTERMATH = "shared/payments/outcome_handlers.py"
 SETTLE = "workers/use_cases/settle_attempt.py"
 SESSION = "shared/db/session.py"
 
@@ -267,7 +267,7 @@ RECORDING = (
             f"{CHARGES}test_a_good_card_pays_and_everything_is_written_down",
             "cli/test_payment_commands.py::test_a_decline_is_explained_with_every_code_and_what_comes_next",
         ),
-        (Patch("shared/db/trail.py", "    connection.execute(_INSERT, vars(event))\n", "    return\n"),),
+        (Patch("shared/db/billing_events.py", "    connection.execute(_INSERT, vars(event))\n", "    return\n"),),
     ),
 )
 

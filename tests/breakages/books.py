@@ -98,7 +98,7 @@ AMOUNTS_AND_DAYS = (
         "a currency without a minor unit is taken for one with cents: everything costs a hundredfold",
         ("I9",),
         ("shared/test_money.py::test_a_plain_decimal_is_read_exactly",),
-        (Patch("shared/money.py", '("CLP", "JPY", "KRW", "VND"), 0)', '("CLP", "JPY", "KRW", "VND"), 2)'),),
+        (Patch("shared/domain/money.py", '("CLP", "JPY", "KRW", "VND"), 0)', '("CLP", "JPY", "KRW", "VND"), 2)'),),
     ),
     Breakage(
         "days-of-utc",

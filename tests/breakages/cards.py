@@ -4,7 +4,7 @@ from tests.breakages.breakage import Breakage, Patch
 
 WEBHOOKS = "shared/gateway/stripe_webhooks.py"
 APPLY = "workers/use_cases/apply_stripe_event.py"
-CARDS = "shared/collection/cards.py"
+CARDS = "shared/accounts/cards.py"
 
 SIGNED = "web/test_webhook_signatures.py::"
 STORED = "web/test_webhook_storage.py::"

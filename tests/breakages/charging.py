@@ -2,11 +2,11 @@
 
 from tests.breakages.breakage import Breakage, Patch
 
-CLAIM = "shared/collection/claim.py"
+CLAIM = "shared/payments/claim.py"
 CHARGE = "workers/use_cases/charge_payment.py"
-BUDGETS = "shared/collection/budgets.py"
-PAYMENTS = "shared/collection/payments.py"
-REQUESTS = "shared/collection/requests.py"
+BUDGETS = "shared/payments/network_budgets.py"
+PAYMENTS = "shared/payments/state_changes.py"
+REQUESTS = "shared/payments/operator/charge.py"
 
 CHARGES = "collection/test_charge_payment.py::"
 LOST = "collection/test_missing_answers.py::"
@@ -135,7 +135,7 @@ TWO_REQUESTS = (
         (f"{SETTLED}test_a_cancel_without_an_answer_is_settled_and_then_succeeded",),
         (
             Patch(
-                "shared/collection/record.py",
+                "shared/payments/record_outcome.py",
                 "    if answer.outcome in (Outcome.CANCELED, Outcome.SUCCEEDED, Outcome.UNKNOWN):\n",
                 "    if answer.outcome is Outcome.UNKNOWN:\n"
                 "        return replace(answer, outcome=Outcome.CANCELED)\n"
@@ -381,7 +381,7 @@ ASKING_A_CARD = (
                 "    if False:\n",
             ),
             Patch(
-                "shared/db/sources.py",
+                "shared/scheduling/due_work.py",
                 "        or_(payments.c.backoff_until.is_(None), has_come(payments.c.backoff_until)),\n",
                 "",
             ),

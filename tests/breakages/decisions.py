@@ -2,13 +2,13 @@
 
 from tests.breakages.breakage import Breakage, Patch
 
-CLAIM = "shared/collection/claim.py"
-AFTERMATH = "shared/collection/aftermath.py"
-ENDING = "shared/collection/ending.py"
-HOLDS = "shared/collection/decisions.py"
-STANDING = "shared/collection/standing.py"
-SOURCES = "shared/db/sources.py"
-BOOK = "shared/bulk/book.py"
+CLAIM = "shared/payments/claim.py"
+AFTERMATH = "shared/payments/outcome_handlers.py"
+ENDING = "shared/payments/cancellation.py"
+HOLDS = "shared/payments/operator/decisions.py"
+STANDING = "shared/accounts/standing.py"
+SOURCES = "shared/scheduling/due_work.py"
+BOOK = "shared/bulk/lifecycle.py"
 PROGRESS = "shared/bulk/progress.py"
 
 ENDED = "collection/test_ending.py::"
@@ -76,7 +76,7 @@ ENDINGS = (
         "a payment whose money came in first still waits to be ended",
         ("I8",),
         (f"{ENDED}test_money_that_came_in_first_is_booked_and_the_wish_is_over",),
-        (Patch("shared/collection/payments.py", "    if to in ENDED:\n", "    if False:\n"),),
+        (Patch("shared/payments/state_changes.py", "    if to in ENDED:\n", "    if False:\n"),),
     ),
     Breakage(
         "lost-create-is-given-up-at-once",
@@ -236,7 +236,7 @@ MANY = (
         ),
         (
             Patch(
-                "shared/collection/requests.py",
+                "shared/payments/operator/charge.py",
                 "    if refused is None and not releases_hold:\n",
                 "    if False:\n",
             ),

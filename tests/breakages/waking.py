@@ -2,9 +2,9 @@
 
 from tests.breakages.breakage import Breakage, Patch
 
-SOURCES = "shared/db/sources.py"
+SOURCES = "shared/scheduling/due_work.py"
 SWEEP = "scheduler/sweep.py"
-BROKER = "shared/broker.py"
+BROKER = "shared/messaging/broker.py"
 ACTORS = "workers/actors.py"
 
 SWEEPS = "scheduler/test_sweep.py::"
@@ -47,7 +47,7 @@ SWEEPING = (
         ("collection/test_outage_over.py::test_the_answers_of_one_coverage_say_nothing_of_another",),
         (
             Patch(
-                "shared/collection/outages.py",
+                "shared/payments/outages.py",
                 "JOIN answered ON answered.coverage = p.coverage",
                 "CROSS JOIN answered",
             ),
@@ -204,7 +204,7 @@ SCHEDULING = (
         (f"{LEADING}test_two_that_both_believe_they_lead_still_make_one_run",),
         (
             Patch(
-                "shared/runs.py",
+                "shared/scheduling/runs.py",
                 ".on_conflict_do_nothing(index_elements=[runs.c.job, runs.c.period, runs.c.coverage])",
                 ".on_conflict_do_nothing()",
             ),
@@ -216,7 +216,7 @@ SCHEDULING = (
         "two workers do the same chunk of a run at once",
         ("I1", "I4"),
         ("scheduler/test_turns.py::test_a_run_that_is_being_worked_on_is_nobody_elses",),
-        (Patch("shared/runs.py", "        .with_for_update(skip_locked=True)\n", ""),),
+        (Patch("shared/scheduling/runs.py", "        .with_for_update(skip_locked=True)\n", ""),),
     ),
 )
 

@@ -14,7 +14,7 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.worker import Worker
 
-from shared.broker import NAMESPACE, make_broker
+from shared.messaging.broker import NAMESPACE, make_broker
 from tests.broker.line import Line
 
 #: As in the Procfile; shorter only where a test would wait for it.

@@ -11,10 +11,10 @@ from uuid import UUID
 
 import pytest
 
-import shared.jobs
-from shared.broker import make_broker
+import shared.messaging.jobs
 from shared.domain.states import Lane
-from shared.jobs import DAILY_RETRIES, MONTHLY_INVOICES, QUEUES, RECONCILIATION, job_of_run
+from shared.messaging.broker import make_broker
+from shared.messaging.jobs import DAILY_RETRIES, MONTHLY_INVOICES, QUEUES, RECONCILIATION, job_of_run
 from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +48,11 @@ def actors() -> dict[str, dict[str, Any]]:
 
 
 def job_classes() -> list[type[Any]]:
-    return [one for one in vars(shared.jobs).values() if dataclasses.is_dataclass(one) and isinstance(one, type)]
+    return [
+        one
+        for one in vars(shared.messaging.jobs).values()
+        if dataclasses.is_dataclass(one) and isinstance(one, type)
+    ]
 
 
 def make(job_class: type[Any]) -> Any:

@@ -16,13 +16,13 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import Middleware, Retries, TimeLimit
 from structlog.testing import capture_logs
 
-import shared.broker
+import shared.messaging.broker
 from scheduler.sweep import PATIENCE, Sweep
-from shared.broker import NAMESPACE, DebounceSigterm, make_broker, make_ring, ring, waiting_messages
-from shared.db.sources import Moment
 from shared.domain.states import Lane, PaymentState
-from shared.jobs import BATCH, INTERACTIVE, QUEUES, ChargePayment
-from shared.queues.middleware import KeepTraceback
+from shared.messaging.broker import NAMESPACE, DebounceSigterm, make_broker, make_ring, ring, waiting_messages
+from shared.messaging.jobs import BATCH, INTERACTIVE, QUEUES, ChargePayment
+from shared.messaging.middleware import KeepTraceback
+from shared.scheduling.due_work import Moment
 from tests.broker.conftest import (
     PREFETCH,
     add_actor,
@@ -192,7 +192,7 @@ def test_an_actor_that_raises_while_redis_is_away_loses_its_message_at_most(
 def test_dead_letters_are_bounded_and_the_newest_stay(
     broker: RedisBroker, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared.broker, "KEEP_DEAD_LETTERS", 5)
+    monkeypatch.setattr(shared.messaging.broker, "KEEP_DEAD_LETTERS", 5)
     consumer = broker.consume(BATCH, prefetch=12, timeout=1)
     attempts = [ChargePayment(uuid4(), Lane.BATCH) for _ in range(12)]
     ring(broker, attempts)

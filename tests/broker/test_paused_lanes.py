@@ -13,15 +13,15 @@ from structlog.testing import capture_logs
 
 import scheduler.sweep
 from scheduler.sweep import PATIENCE, Sweep
-from shared.broker import NAMESPACE, make_broker, make_ring, ring, waiting_messages
-from shared.collection.payments import Because
-from shared.db.machinery import events
-from shared.db.sources import Moment
+from shared.db.tables.system import events
 from shared.domain.states import Lane, PaymentState
-from shared.jobs import BATCH, SETTLEMENT, ChargePayment, SettleAttempt
-from shared.queues.letters import list_letters
-from shared.queues.middleware import LONGEST_TRACEBACK, bounded
-from shared.queues.pauses import PauseWatch, ask_pauses, pause_lane, paused_lanes, resume_lane
+from shared.messaging.broker import NAMESPACE, make_broker, make_ring, ring, waiting_messages
+from shared.messaging.dead_letters import list_letters
+from shared.messaging.jobs import BATCH, SETTLEMENT, ChargePayment, SettleAttempt
+from shared.messaging.middleware import LONGEST_TRACEBACK, bounded
+from shared.messaging.queue_pauses import PauseWatch, ask_pauses, pause_lane, paused_lanes, resume_lane
+from shared.payments.state_changes import Because
+from shared.scheduling.due_work import Moment
 from tests.broker.conftest import add_actor, dead_letters, eventually, is_at_rest, running_worker
 from tests.world import World
 from workers.use_cases.charge_payment import charge_payment

@@ -12,9 +12,9 @@ from dramatiq import Message
 from dramatiq.brokers.redis import RedisBroker
 from structlog.testing import capture_logs
 
-from shared.broker import NAMESPACE, RING_BATCH, make_broker, ring, waiting_messages
 from shared.domain.states import Lane
-from shared.jobs import (
+from shared.messaging.broker import NAMESPACE, RING_BATCH, make_broker, ring, waiting_messages
+from shared.messaging.jobs import (
     BATCH,
     INTERACTIVE,
     QUEUES,

@@ -14,10 +14,10 @@ from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 from sqlalchemy import Engine
 
-from shared.access.people import add_person, find_person
-from shared.broker import make_broker
 from shared.domain.roles import Role
-from simulator.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication, Pays, Story
+from shared.messaging.broker import make_broker
+from shared.operations.users import add_person, find_person
+from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication, Pays, Story
 from tests.dashboard.conftest import PASSWORD
 from tests.diaries.conftest import opened
 from tests.diaries.diary import Diary
@@ -25,7 +25,7 @@ from tests.seed import Account, default_policy
 from tests.web.conftest import web_settings
 from tests.web.serving import running
 from web.app import build_app
-from web.dashboard.visit import ROOT
+from web.dashboard.request_context import ROOT
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 #: Where a browser must be there, as in CI: then its absence is an error and no skip.

@@ -9,12 +9,12 @@ from dramatiq import Message
 from sqlalchemy import select
 
 from shared.bulk.actions import BulkAction
-from shared.db.machinery import stripe_events
-from shared.db.payments import payments
+from shared.db.tables.payments import payments
+from shared.db.tables.system import stripe_events
 from shared.domain.states import PaymentState
 from tests.browser.conftest import Office
 from tests.bulk.company import Desk
-from web.dashboard.visit import ROOT
+from web.dashboard.request_context import ROOT
 
 SIZES = {"wide": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 

@@ -10,10 +10,10 @@ from playwright.sync_api import Page, expect
 from sqlalchemy import text
 
 from simulator.client import LedgerLine
-from simulator.stories import AlwaysDeclines, Pays
+from simulator.issuer.stories import AlwaysDeclines, Pays
 from tests.browser.conftest import Office
 from tests.browser.gallery import a_dead_letter, places
-from web.dashboard.visit import ROOT
+from web.dashboard.request_context import ROOT
 
 #: A little more than a page's parts wait before they refresh themselves.
 REFRESH_MS = 5_100

@@ -5,7 +5,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from tests.browser.conftest import Office
 from tests.browser.gallery import places
-from web.dashboard.visit import ROOT
+from web.dashboard.request_context import ROOT
 
 GRAVE = {"serious", "critical"}
 

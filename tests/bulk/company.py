@@ -9,18 +9,18 @@ from uuid import UUID
 from sqlalchemy import Row, Select, select
 
 from shared.bulk.actions import BulkAction
-from shared.bulk.book import Begun, Changed, Wanted, begin, resume, stop
+from shared.bulk.lifecycle import Begun, Changed, Wanted, begin, resume, stop
 from shared.bulk.preview import Preview, preview
-from shared.collection.payments import Because
-from shared.collection.requests import Refused
-from shared.db.dashboard import actions, bulk_actions, bulk_items
-from shared.db.machinery import events
-from shared.db.payments import payments
 from shared.db.session import in_transaction
-from shared.jobs import ApplyBulkAction, ChargePayment, EndPayment
-from shared.search.payments import PaymentFilter
+from shared.db.tables.operators import actions, bulk_actions, bulk_items
+from shared.db.tables.payments import payments
+from shared.db.tables.system import events
+from shared.messaging.jobs import ApplyBulkAction, ChargePayment, EndPayment
+from shared.payments.operator.charge import Refused
+from shared.payments.state_changes import Because
 from tests.seed import Account
 from tests.world import World
+from web.dashboard.queries.payments import PaymentFilter
 from workers import use_cases
 
 ANNA = "operator:anna"

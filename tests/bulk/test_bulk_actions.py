@@ -9,19 +9,20 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
-from shared.access.book import Act
-from shared.bulk import book, progress
+from shared.bulk import lifecycle as book
+from shared.bulk import progress
 from shared.bulk.actions import BulkAction
-from shared.bulk.book import BEGIN_LOCK, Begun, Changed
+from shared.bulk.lifecycle import BEGIN_LOCK, Begun, Changed
 from shared.bulk.progress import CHUNK
-from shared.collection.decisions import hold_payment
-from shared.collection.requests import Refused
-from shared.crash_points import Crashed, CrashPoint, armed, crashing_at
-from shared.db.payments import payments
-from shared.db.sources import SOURCES, Moment
-from shared.jobs import ApplyBulkAction, ChargePayment, EndPayment
+from shared.db.tables.payments import payments
+from shared.failpoints import Crashed, CrashPoint, armed, crashing_at
+from shared.messaging.jobs import ApplyBulkAction, ChargePayment, EndPayment
+from shared.operations.audit_log import Act
+from shared.payments.operator.charge import Refused
+from shared.payments.operator.decisions import hold_payment
 from shared.runtime import Runtime
-from simulator.stories import AlwaysDeclines
+from shared.scheduling.due_work import SOURCES, Moment
+from simulator.issuer.stories import AlwaysDeclines
 from tests.bulk.company import ANNA, Desk
 from tests.invoicing.month_start import wait_for_waiter
 from workers import use_cases

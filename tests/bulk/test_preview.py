@@ -11,13 +11,13 @@ from sqlalchemy import Select, insert, select
 from shared.bulk import preview as previewing
 from shared.bulk.actions import BulkAction
 from shared.bulk.preview import Preview, preview
-from shared.collection.aftermath import UNTIL_RELEASED
-from shared.collection.requests import Refused
-from shared.db.dashboard import bulk_actions, bulk_items
-from shared.db.payments import payments
-from shared.db.tables import card_blocks
+from shared.db.tables.accounts import card_blocks
+from shared.db.tables.operators import bulk_actions, bulk_items
+from shared.db.tables.payments import payments
 from shared.domain.states import PaymentState
 from shared.gateway.port import Answer, Outcome
+from shared.payments.operator.charge import Refused
+from shared.payments.outcome_handlers import UNTIL_RELEASED
 from tests.seed import Account, add_account
 from tests.world import World
 

@@ -5,11 +5,11 @@ from collections import Counter
 
 import pytest
 
-from cli.chaos.armoury import rule_of
-from cli.chaos.fire import STRIKES
-from cli.chaos.kinds import ARMED, BY_NAME, KINDS
-from cli.chaos.plan import AT_LEAST, FIRST_DAY, MONTH_START_S, make_plan, plan_again
-from simulator.fault_rules import FAULT_KINDS
+from local.chaos.executor import STRIKES
+from local.chaos.fault_queue import rule_of
+from local.chaos.kinds import ARMED, BY_NAME, KINDS
+from local.chaos.plan import AT_LEAST, FIRST_DAY, MONTH_START_S, make_plan, plan_again
+from simulator.faults.rules import FAULT_KINDS
 
 
 def test_the_same_seed_makes_the_same_plan_and_another_another() -> None:

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from cli import (
     attempt_commands,
-    audit_commands,
     customer_commands,
     database_commands,
     doctor,
@@ -21,6 +20,7 @@ from cli import (
     payment_commands,
     users_commands,
 )
+from cli import verify_commands as audit_commands
 from tests.world import World, api_key
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -9,10 +9,10 @@ import redis
 from sqlalchemy import select, text
 
 from scheduler.leadership import Leadership
-from shared.db.tables import payment_settings
-from tests.audit.books import make_books
+from shared.db.tables.accounts import payment_settings
 from tests.cli.terminal import Terminal
 from tests.seed import add_account
+from tests.verify.books import make_books
 from tests.world import World
 
 

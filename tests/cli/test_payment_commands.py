@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import text, update
 
 from cli.attempt_commands import show_age
-from shared.collection.aftermath import UNTIL_RELEASED
-from shared.db.payments import payments
+from shared.db.tables.payments import payments
 from shared.gateway.port import Answer, Outcome
-from simulator.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication
+from shared.payments.outcome_handlers import UNTIL_RELEASED
+from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication
 from tests.cli.terminal import Terminal
 from tests.seed import add_fee, add_run
 from tests.world import World

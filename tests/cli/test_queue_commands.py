@@ -10,8 +10,8 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from cli import queue_commands
-from shared.beats import WEB, WORKER, Beats
-from shared.db.dashboard import actions, lane_pauses
+from shared.db.tables.operators import actions, lane_pauses
+from shared.operations.heartbeats import WEB, WORKER, Beats
 from tests.cli.terminal import Terminal
 from tests.world import World
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.stack import StackError, prepared_stack
+from local.stack import StackError, prepared_stack
 
 
 def test_a_database_url_with_a_driver_in_it_is_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli import supervisor
-from cli.supervisor import Process, Supervisor, SupervisorError, read_procfile
+from local import supervisor
+from local.supervisor import Process, Supervisor, SupervisorError, read_procfile
 
 pytestmark = pytest.mark.processes
 
@@ -49,7 +49,7 @@ time.sleep(100)
 UP = """
 import sys
 from pathlib import Path
-from cli.supervisor import Process, Supervisor
+from local.supervisor import Process, Supervisor
 processes = [Process(f"p{n}", [sys.executable, "-c", code, "0.3"]) for n, code in enumerate(sys.argv[3:])]
 sys.exit(Supervisor(processes, Path(sys.argv[1]), grace_s=float(sys.argv[2])).run())
 """

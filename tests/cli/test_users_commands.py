@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy import text
 
 from cli.users_commands import PASSWORD_VARIABLE
-from shared.access.passwords import is_password
-from shared.access.people import find_person
-from shared.access.sessions import begin_session, find_session
+from shared.operations.passwords import is_password
+from shared.operations.sessions import begin_session, find_session
+from shared.operations.users import find_person
 from tests.cli.terminal import Terminal
 from tests.world import World
 

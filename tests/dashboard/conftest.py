@@ -10,15 +10,15 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 
-from shared.access.people import Person, add_person, find_person, person_of
-from shared.access.sessions import begin_session
 from shared.domain.roles import Role
+from shared.operations.sessions import begin_session
+from shared.operations.users import Person, add_person, find_person, person_of
 from tests.web.conftest import web_settings
 from tests.web.serving import running
 from tests.world import World
 from web.app import build_app
-from web.dashboard.guard import SESSION_COOKIE
-from web.dashboard.visit import ROOT
+from web.dashboard.auth import SESSION_COOKIE
+from web.dashboard.request_context import ROOT
 
 PASSWORD = "correct horse battery"
 _FORM = re.compile(

@@ -9,9 +9,9 @@ import httpx
 import pytest
 from sqlalchemy import func, insert, select, update
 
-from shared.db.tables import accounts, card_blocks, cards
+from shared.db.tables.accounts import accounts, card_blocks, cards
 from shared.domain.states import Standing
-from simulator.stories import AlwaysDeclines
+from simulator.issuer.stories import AlwaysDeclines
 from tests.dashboard.conftest import Browser, Dashboard
 from tests.dashboard.test_payments import ATTACKS, link
 from tests.seed import add_account, add_card, add_payment

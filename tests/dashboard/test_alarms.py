@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, update
 
-from shared.beats import WORKER
-from shared.db.dashboard import lane_pauses, process_beats
-from shared.db.machinery import findings, runs
-from shared.db.trail import TrailEvent, record_event
+from shared.db.billing_events import TrailEvent, record_event
+from shared.db.tables.operators import lane_pauses, process_beats
+from shared.db.tables.system import findings, runs
 from shared.domain.states import RunState
-from shared.quiet import LEADER_LOCK
+from shared.operations.heartbeats import WORKER
+from shared.scheduling.pending_work import LEADER_LOCK
 from tests.dashboard.conftest import Dashboard
 from tests.scheduler.test_sweep import add_attempt
 from tests.seed import Account, add_account, add_payment, add_run

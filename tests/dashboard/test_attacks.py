@@ -7,12 +7,12 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from shared.access.sessions import form_token
 from shared.domain.roles import Role
+from shared.operations.sessions import form_token
 from tests.dashboard.conftest import Browser, Dashboard
-from web.dashboard.guard import LARGEST_FORM_BYTES, SESSION_COOKIE, Page
+from web.dashboard.auth import LARGEST_FORM_BYTES, SESSION_COOKIE, Page
+from web.dashboard.request_context import ROOT
 from web.dashboard.routes import PAGES
-from web.dashboard.visit import ROOT
 
 SOMETHING = str(uuid4())
 POSTS = [page for page in PAGES if page.method == "POST" and page.role is not None]

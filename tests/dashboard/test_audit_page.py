@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from shared.access.book import Act, Action, write_down
+from shared.operations.audit_log import Act, Action, write_down
 from tests.dashboard.conftest import Dashboard
 from tests.seed import Account
 

@@ -8,12 +8,12 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from shared.access.book import Act
 from shared.bulk import preview as previewing
-from shared.db.dashboard import actions, bulk_actions, bulk_items
-from shared.db.payments import payments
-from shared.jobs import ApplyBulkAction, EndPayment
-from simulator.stories import AlwaysDeclines
+from shared.db.tables.operators import actions, bulk_actions, bulk_items
+from shared.db.tables.payments import payments
+from shared.messaging.jobs import ApplyBulkAction, EndPayment
+from shared.operations.audit_log import Act
+from simulator.issuer.stories import AlwaysDeclines
 from tests.dashboard.conftest import Browser, Dashboard
 from tests.seed import Account
 from workers import use_cases

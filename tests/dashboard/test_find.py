@@ -6,12 +6,12 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from shared.db.payments import payment_intents
-from simulator.stories import AlwaysDeclines
+from shared.db.tables.payments import payment_intents
+from simulator.issuer.stories import AlwaysDeclines
 from tests.dashboard.conftest import Dashboard
 from tests.dashboard.test_payments import ATTACKS, add_invoice
 from tests.seed import Account, add_account, add_payment, add_run
-from web.dashboard.visit import ROOT
+from web.dashboard.request_context import ROOT
 
 
 @pytest.fixture

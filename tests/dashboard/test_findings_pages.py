@@ -5,12 +5,12 @@ from uuid import UUID
 
 from sqlalchemy import select, text
 
-from shared.collection.books import Finding, resolve_finding_by_id, write_finding
-from shared.collection.payments import Because
-from shared.db.dashboard import actions
-from shared.db.machinery import events, findings
-from shared.jobs import SettleAttempt
-from shared.meanings import MEANING_OF_FINDING
+from shared.db.tables.operators import actions
+from shared.db.tables.system import events, findings
+from shared.explain.descriptions import MEANING_OF_FINDING
+from shared.messaging.jobs import SettleAttempt
+from shared.payments.receipts import Finding, resolve_finding_by_id, write_finding
+from shared.payments.state_changes import Because
 from tests.cli.test_payment_commands import lose_answers
 from tests.dashboard.conftest import Dashboard
 from tests.world import World

@@ -10,20 +10,14 @@ import pytest
 import redis
 from sqlalchemy import Row, event, insert, select, update
 
-from shared.broker import NAMESPACE, make_broker
-from shared.collection.retries import preview_retries
-from shared.db.dashboard import lane_pauses
-from shared.db.machinery import runs
-from shared.db.payments import payment_attempts, payments
+from shared.db.tables.operators import lane_pauses
+from shared.db.tables.payments import payment_attempts, payments
+from shared.db.tables.system import runs
 from shared.domain.states import UNPAID, PaymentKind, PaymentState, RunState
-from shared.figures.attempts import Attempts, gather_attempts
-from shared.figures.lanes import gather_lanes
-from shared.figures.money import MoneyFigures, Sum, gather_money
-from shared.figures.overview import gather_overview
-from shared.figures.progress import gather_progress, time_left
-from shared.figures.troubles import gather_troubles
-from shared.jobs import BATCH, RUNS, SETTLEMENT
-from simulator.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication, Story
+from shared.messaging.broker import NAMESPACE, make_broker
+from shared.messaging.jobs import BATCH, RUNS, SETTLEMENT
+from shared.payments.daily_retries import preview_retries
+from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication, Story
 from tests.dashboard.conftest import Dashboard
 from tests.scheduler.test_sweep import add_attempt
 from tests.seed import Account, add_account, add_payment, add_run
@@ -31,6 +25,12 @@ from tests.web.conftest import web_settings
 from tests.web.serving import running
 from tests.world import World
 from web.app import build_app
+from web.dashboard.queries.alerts import gather_troubles
+from web.dashboard.queries.attempt_metrics import Attempts, gather_attempts
+from web.dashboard.queries.money_metrics import MoneyFigures, Sum, gather_money
+from web.dashboard.queries.overview import gather_overview
+from web.dashboard.queries.queue_metrics import gather_lanes
+from web.dashboard.queries.run_progress import gather_progress, time_left
 
 OCTOBER, NOVEMBER = date(2026, 10, 1), date(2026, 11, 1)
 P = PaymentState

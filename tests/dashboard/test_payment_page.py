@@ -9,13 +9,13 @@ import httpx
 import pytest
 from sqlalchemy import func, select, text, update
 
-from shared.collection.aftermath import UNTIL_RELEASED
-from shared.db.dashboard import actions
-from shared.db.payments import payments
-from shared.db.tables import accounts
+from shared.db.tables.accounts import accounts
+from shared.db.tables.operators import actions
+from shared.db.tables.payments import payments
 from shared.gateway.port import Answer, Outcome
-from shared.jobs import ChargePayment, SettleAttempt
-from simulator.stories import AlwaysDeclines, DeclinesThenPays
+from shared.messaging.jobs import ChargePayment, SettleAttempt
+from shared.payments.outcome_handlers import UNTIL_RELEASED
+from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays
 from tests.dashboard.conftest import Browser, Dashboard
 from tests.seed import Account, add_fee, add_run
 from tests.world import World

@@ -15,17 +15,17 @@ import httpx
 import pytest
 from sqlalchemy import Row, func, insert, select, text
 
-from shared.db.dashboard import actions
-from shared.db.payments import payment_attempts, payment_intents, payments
-from shared.db.tables import accounts, invoices
+from shared.db.tables.accounts import accounts, invoices
+from shared.db.tables.operators import actions
+from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.domain.declines import category_of_code
+from shared.domain.money import Money
 from shared.domain.states import ENDED, PaymentState, Trigger
-from shared.money import Money
-from shared.search.payments import PaymentFilter, describe, select_ids
 from tests.dashboard.conftest import Browser, Dashboard
 from tests.seed import Account, add_account, add_payment, default_policy
 from tests.world import START, World
 from web.dashboard.csv_export import FORMULA_STARTS
+from web.dashboard.queries.payments import PaymentFilter, describe, select_ids
 
 NAMES = (
     "Anna Smith",

@@ -3,9 +3,9 @@
 import pytest
 from sqlalchemy import select, text
 
-from shared.access.passwords import is_password
-from shared.access.people import find_person
-from shared.db.dashboard import actions
+from shared.db.tables.operators import actions
+from shared.operations.passwords import is_password
+from shared.operations.users import find_person
 from tests.dashboard.conftest import PASSWORD, Browser, Dashboard
 
 OTHER = "another good password"

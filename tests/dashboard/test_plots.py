@@ -10,14 +10,14 @@ import pytest
 
 from shared.domain.calendar import Period
 from shared.domain.states import PaymentState
-from shared.figures.attempts import Attempts, Slot
-from shared.figures.money import Curve, Sum
 from tests.dashboard.conftest import Dashboard
 from tests.scheduler.test_sweep import add_attempt
 from tests.seed import add_account, add_payment
 from web.dashboard import plotting
-from web.dashboard.kept import Drawn, Kept
+from web.dashboard.cache import Drawn, Kept
 from web.dashboard.plotting import THEMES
+from web.dashboard.queries.attempt_metrics import Attempts, Slot
+from web.dashboard.queries.money_metrics import Curve, Sum
 
 NOON = datetime(2026, 11, 4, 12, tzinfo=UTC)
 SLOTS = tuple(

@@ -10,15 +10,15 @@ import pytest
 from dramatiq.brokers.redis import RedisBroker
 from sqlalchemy import select
 
-from shared.beats import WORKER, Beats
-from shared.broker import NAMESPACE, make_broker, ring, waiting_messages
-from shared.collection.payments import Because
-from shared.db.dashboard import actions, lane_pauses
-from shared.db.machinery import events
+from shared.db.tables.operators import actions, lane_pauses
+from shared.db.tables.system import events
 from shared.domain.states import Lane
-from shared.jobs import BATCH, SETTLEMENT, ChargePayment, SettleAttempt
-from shared.queues.letters import list_letters, requeue_letters
-from shared.queues.pauses import pause_lane
+from shared.messaging.broker import NAMESPACE, make_broker, ring, waiting_messages
+from shared.messaging.dead_letters import list_letters, requeue_letters
+from shared.messaging.jobs import BATCH, SETTLEMENT, ChargePayment, SettleAttempt
+from shared.messaging.queue_pauses import pause_lane
+from shared.operations.heartbeats import WORKER, Beats
+from shared.payments.state_changes import Because
 from tests.broker.conftest import dead_letters
 from tests.dashboard.conftest import Dashboard
 from tests.web.conftest import web_settings

@@ -10,16 +10,16 @@ import httpx
 import pytest
 from sqlalchemy import Row, func, insert, select, text, update
 
-from shared.access.sessions import form_token
-from shared.collection.retries import preview_retries
-from shared.db.dashboard import actions, sessions
-from shared.db.machinery import events, runs
-from shared.db.payments import payments
-from shared.db.tables import card_blocks, fees
+from shared.db.tables.accounts import card_blocks, fees
+from shared.db.tables.operators import actions, sessions
+from shared.db.tables.payments import payments
+from shared.db.tables.system import events, runs
 from shared.domain.states import PaymentState, RunState
 from shared.invoicing.month import Month
 from shared.invoicing.preview import preview_month
-from shared.jobs import DAILY_RETRIES, MONTHLY_INVOICES, GenerateInvoices, RetryPayments
+from shared.messaging.jobs import DAILY_RETRIES, MONTHLY_INVOICES, GenerateInvoices, RetryPayments
+from shared.operations.sessions import form_token
+from shared.payments.daily_retries import preview_retries
 from tests.dashboard.conftest import Browser, Dashboard
 from tests.scheduler.test_sweep import add_attempt
 from tests.seed import Account, add_account, add_card, add_fee, add_payment, add_run

@@ -6,10 +6,10 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from shared.access.sessions import IDLE_FOR, LASTS_FOR
+from shared.operations.sessions import IDLE_FOR, LASTS_FOR
 from tests.dashboard.conftest import PASSWORD, Browser, Dashboard, MakeDashboard
-from web.dashboard.guard import SESSION_COOKIE, safe_next
-from web.dashboard.visit import ROOT
+from web.dashboard.auth import SESSION_COOKIE, safe_next
+from web.dashboard.request_context import ROOT
 
 
 def sign_in(browser: Browser, name: str, password: str = PASSWORD, next_: str = "") -> httpx.Response:

@@ -9,12 +9,12 @@ import httpx
 import pytest
 from sqlalchemy import insert, select, text, update
 
-import shared.stripe_events
-from shared.db.dashboard import actions
-from shared.db.machinery import events, stripe_events
+import shared.operations.stripe_events
+from shared.db.tables.operators import actions
+from shared.db.tables.system import events, stripe_events
 from shared.domain.states import StripeEventState
-from shared.jobs import ApplyStripeEvent
-from shared.stripe_events import Wanted, events_page
+from shared.messaging.jobs import ApplyStripeEvent
+from shared.operations.stripe_events import Wanted, events_page
 from tests.dashboard.conftest import Dashboard
 from tests.web.conftest import web_settings
 from tests.web.serving import running
@@ -108,7 +108,7 @@ def test_pages_go_on_where_the_last_ended_though_all_came_at_the_same_moment(das
 def test_a_rare_one_is_searched_for_a_window_at_a_time(
     dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared.stripe_events, "WINDOW", 10)
+    monkeypatch.setattr(shared.operations.stripe_events, "WINDOW", 10)
     world = dashboard.world
     for number in range(25):
         store(world, f"evt_{number:02}", created_at=START + timedelta(seconds=number // 2))
@@ -137,7 +137,7 @@ def test_no_page_reads_all_events_or_all_of_the_trail(dashboard: Dashboard) -> N
             Wanted(about="evt_1"),
             Wanted(type="x", coverage="global"),
         ):
-            query = shared.stripe_events._window(wanted, (START, "evt_1"))
+            query = shared.operations.stripe_events._window(wanted, (START, "evt_1"))
             sql = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
             plans.append("\n".join(connection.exec_driver_sql(f"EXPLAIN {sql}").scalars()))
     assert all("Seq Scan" not in plan for plan in plans), plans

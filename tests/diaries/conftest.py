@@ -10,9 +10,9 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
-from shared.audit import Scope, audit
+from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
 from shared.policy import Policy
-from shared.stripe_event_types import HANDLED_EVENT_TYPES
+from shared.reconciliation.verify import Scope, audit
 from tests.diaries.diary import Diary, secret_of
 from tests.diaries.gates import Gates
 from tests.seed import default_policy

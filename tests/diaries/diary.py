@@ -17,16 +17,14 @@ import httpx
 from sqlalchemy import Row, select
 
 from scheduler.tick import tick
-from shared.advance import next_stop
 from shared.clock import machine_now
-from shared.db.machinery import events, runs
-from shared.db.payments import payments
-from shared.db.sources import SOURCES, STRIPE_EVENTS, Moment
-from shared.db.tables import invoice_lines, invoices, payment_settings
+from shared.db.tables.accounts import invoice_lines, invoices, payment_settings
+from shared.db.tables.payments import payments
+from shared.db.tables.system import events, runs
 from shared.domain.calendar import Period
 from shared.domain.schedule import RunKey
-from shared.explain import Explanation, explain_payment
-from shared.jobs import (
+from shared.explain.explanation import Explanation, explain_payment
+from shared.messaging.jobs import (
     MONTHLY_INVOICES,
     ApplyBulkAction,
     ApplyStripeEvent,
@@ -39,10 +37,12 @@ from shared.jobs import (
     SettleAttempt,
 )
 from shared.policy import Coverage
-from shared.quiet import pending_work
-from shared.runs import Requester, insert_run, requested_run
+from shared.scheduling.due_work import SOURCES, STRIPE_EVENTS, Moment
+from shared.scheduling.pending_work import pending_work
+from shared.scheduling.runs import Requester, insert_run, requested_run
+from shared.scheduling.virtual_clock import next_stop
 from simulator.client import RegisteredCard
-from simulator.stories import Story
+from simulator.issuer.stories import Story
 from tests.diaries.gates import Gate, Gates
 from tests.seed import Account, add_fee, add_service
 from tests.web.serving import wait_until

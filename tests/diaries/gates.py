@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 
-from simulator.errors import Answer
-from simulator.faults import Arrival, Delivery, NoFaults
+from simulator.api.errors import Answer
+from simulator.faults.scripted_answers import Arrival, Delivery, NoFaults
 from tests.web.serving import wait_until
 
 

@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from shared.jobs import ApplyStripeEvent, GenerateInvoices
-from simulator.stories import AlwaysDeclines
+from shared.messaging.jobs import ApplyStripeEvent, GenerateInvoices
+from simulator.issuer.stories import AlwaysDeclines
 from tests.diaries.diary import Diary
 from tests.diaries.gates import Gate
 from tests.invoicing.month_start import stopping_at, wait_for_waiter

@@ -5,7 +5,7 @@ from datetime import date
 import pytest
 
 from shared.policy import Policy, parse_policy
-from simulator.stories import DeclinesThenPays, InsufficientFundsUntil
+from simulator.issuer.stories import DeclinesThenPays, InsufficientFundsUntil
 from tests.diaries.conftest import OpenDiary
 from tests.diaries.diary import Diary
 

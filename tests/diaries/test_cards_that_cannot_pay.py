@@ -1,8 +1,8 @@
 """Where no retry can help: the customer must act, nobody is asked meanwhile, and it is said why."""
 
 from shared.domain.states import SettingsKind
-from shared.explain import AttemptNotMade
-from simulator.stories import AlwaysDeclines, NeedsAuthentication
+from shared.explain.explanation import AttemptNotMade
+from simulator.issuer.stories import AlwaysDeclines, NeedsAuthentication
 from tests.diaries.diary import Diary
 
 

@@ -2,8 +2,8 @@
 
 from datetime import date, datetime, timedelta
 
-from shared.explain import AttemptNotMade
-from simulator.stories import AlwaysDeclines, DeclinesThenPays, InsufficientFundsUntil
+from shared.explain.explanation import AttemptNotMade
+from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays, InsufficientFundsUntil
 from tests.diaries.diary import Diary
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from scheduler.app import SchedulerApp
 from scheduler.tick import tick
-from shared.jobs import Job
+from shared.messaging.jobs import Job
 from tests.diaries.diary import Diary
 
 

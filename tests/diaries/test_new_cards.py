@@ -3,7 +3,7 @@
 from datetime import date
 from pathlib import Path
 
-from simulator.stories import AlwaysDeclines
+from simulator.issuer.stories import AlwaysDeclines
 from tests.diaries.conftest import OpenDiary
 from tests.diaries.diary import Diary
 from tests.importing.desk import Desk

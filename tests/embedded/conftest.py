@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import embedded
+from local import embedded
 from tests.embedded.killable import eventually
 
 

@@ -34,7 +34,7 @@ def is_running(process: psutil.Process) -> bool:
 
 def is_guard(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
-        return "embedded.guard" in process.cmdline()
+        return "local.embedded.guard" in process.cmdline()
     return False
 
 

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from embedded import EmbeddedError, servers
+from local.embedded import EmbeddedError, servers
 
 
 def main(folder: Path, way: str) -> None:

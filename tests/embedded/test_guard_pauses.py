@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from embedded import guard
-from embedded.process import ParentWatch, Server, Spawner
+from local.embedded import guard
+from local.embedded.process import ParentWatch, Server, Spawner
 
 
 class Deaths:

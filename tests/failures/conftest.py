@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.pool import NullPool
 
 from shared.db.session import make_engine
-from shared.db.sources import SOURCES, Moment
-from shared.jobs import ChargePayment, SettleAttempt
+from shared.messaging.jobs import ChargePayment, SettleAttempt
+from shared.scheduling.due_work import SOURCES, Moment
 from shared.settings import Settings
 from tests.diaries.gates import Gates
 from tests.world import World, running_world

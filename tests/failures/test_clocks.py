@@ -15,12 +15,12 @@ from scheduler.app import SchedulerApp
 from scheduler.sweep import PATIENCE, Sweep
 from scheduler.tick import tick
 from shared.clock import FARTHEST_AHEAD, ManualClock, has_come, machine_now
-from shared.collection.aftermath import LONGEST_BACKOFF
-from shared.collection.claim import claim_charge
-from shared.collection.record import LONGEST_LOOK_UP
 from shared.db.session import in_transaction
-from shared.db.sources import SOURCES, Moment
-from shared.jobs import ApplyStripeEvent, ChargePayment, Job, SettleAttempt
+from shared.messaging.jobs import ApplyStripeEvent, ChargePayment, Job, SettleAttempt
+from shared.payments.claim import claim_charge
+from shared.payments.outcome_handlers import LONGEST_BACKOFF
+from shared.payments.record_outcome import LONGEST_LOOK_UP
+from shared.scheduling.due_work import SOURCES, Moment
 from shared.settings import Settings
 from tests.diaries.gates import Gate
 from tests.failures.conftest import PassableGates, asked, assert_paid_once, work_until_quiet

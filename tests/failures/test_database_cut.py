@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.exc import DBAPIError
 
-import shared.collection.record
+import shared.payments.record_outcome
 from shared.db.session import MAX_REPETITIONS, in_transaction
-from shared.db.tables import accounts
+from shared.db.tables.accounts import accounts
 from tests.diaries.gates import Gate, Gates
 from tests.failures.conftest import (
     Commits,
@@ -134,7 +134,7 @@ def test_an_answer_outlives_a_restart_of_the_database(
 def test_an_answer_that_is_lost_with_the_database_is_found_again_after_the_lease(
     world: World, owed: UUID, gates: Gates, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared.collection.record, "WRITE_INSISTS_FOR_S", 0.5)
+    monkeypatch.setattr(shared.payments.record_outcome, "WRITE_INSISTS_FOR_S", 0.5)
     with ThreadPoolExecutor(1) as worker, gates.closed(Gate.ANSWER, "/confirm"):
         charge = worker.submit(world.charge, owed)
         gates.wait_for_somebody_at(Gate.ANSWER)

@@ -9,13 +9,13 @@ from dramatiq.brokers.redis import RedisBroker
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
-import shared.collection.record
+import shared.payments.record_outcome
 from scheduler.sweep import Sweep
-from shared.broker import make_broker, make_ring, waiting_messages
 from shared.clock import machine_now
 from shared.db.session import LOCK_TIMEOUT_S, make_engine
-from shared.db.sources import Moment
-from shared.jobs import BATCH
+from shared.messaging.broker import make_broker, make_ring, waiting_messages
+from shared.messaging.jobs import BATCH
+from shared.scheduling.due_work import Moment
 from shared.settings import Settings
 from tests.broker.conftest import add_actor, eventually, running_worker
 from tests.failures.conftest import asked, assert_paid_once, locked, work_until_quiet
@@ -28,7 +28,7 @@ SOON_S = 20.0
 PAYMENT = "SELECT FROM payments FOR UPDATE"
 SETTINGS = "SELECT FROM payment_settings FOR UPDATE"
 ACCOUNT = "SELECT FROM accounts FOR UPDATE"
-#: What a budget is counted under; see shared/collection/budgets.py.
+#: What a budget is counted under; see shared/payments/network_budgets.py.
 CARD = """
     SELECT pg_advisory_xact_lock(hashtextextended('card:' || coverage || ':' || fingerprint, 0)) FROM cards
 """
@@ -66,7 +66,7 @@ def test_an_answer_waits_for_a_lock_and_is_written_when_it_is_free(
 def test_a_lock_held_for_minutes_costs_the_answer_and_no_second_charge(
     world: World, owed: UUID, another_session: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared.collection.record, "WRITE_INSISTS_FOR_S", 0.5)
+    monkeypatch.setattr(shared.payments.record_outcome, "WRITE_INSISTS_FOR_S", 0.5)
     with locked(another_session, ACCOUNT):
         began = time.monotonic()
         with pytest.raises(OperationalError, match="lock timeout"):
@@ -81,7 +81,7 @@ def test_a_lock_held_for_minutes_costs_the_answer_and_no_second_charge(
 def test_settlement_gives_up_a_lock_too_and_comes_back(
     world: World, owed: UUID, another_session: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared.collection.record, "WRITE_INSISTS_FOR_S", 0.5)
+    monkeypatch.setattr(shared.payments.record_outcome, "WRITE_INSISTS_FOR_S", 0.5)
     with locked(another_session, ACCOUNT), pytest.raises(OperationalError):
         world.charge(owed)
     world.machine.pass_(minutes=6)
@@ -158,12 +158,12 @@ def test_what_a_session_may_take_fits_into_the_time_limit_and_that_into_the_leas
     seconds = Settings.model_fields
     requests_s = 2 * (seconds["stripe_connect_timeout_s"].default + seconds["stripe_read_timeout_s"].default)
     time_limit_s = 90  # workers/actors.py; tests/broker holds the actor to it
-    assert requests_s + shared.collection.record.WRITE_INSISTS_FOR_S <= time_limit_s
+    assert requests_s + shared.payments.record_outcome.WRITE_INSISTS_FOR_S <= time_limit_s
     assert 2 * time_limit_s < seconds["lease_s"].default
     grace_s = 40  # Procfile: --worker-shutdown-timeout
     one_request_s = requests_s / 2
     assert one_request_s + LOCK_TIMEOUT_S < grace_s
-    assert grace_s > shared.collection.record.WRITE_INSISTS_FOR_S
+    assert grace_s > shared.payments.record_outcome.WRITE_INSISTS_FOR_S
 
 
 def test_a_client_that_is_frozen_inside_a_transaction_gives_its_locks_back(

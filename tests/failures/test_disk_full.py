@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
-import shared.collection.record
+import shared.payments.record_outcome
 from tests.failures.conftest import asked, assert_paid_once, work_until_quiet
 from tests.web.conftest import MakeWeb, make_web  # noqa: F401  # a fixture
 from tests.world import World
@@ -69,7 +69,7 @@ def test_full_before_the_id_is_written_nothing_is_confirmed(world: World, owed: 
 def test_full_at_the_record_the_money_is_found_when_there_is_room(
     world: World, owed: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared.collection.record, "WRITE_INSISTS_FOR_S", 0.3)
+    monkeypatch.setattr(shared.payments.record_outcome, "WRITE_INSISTS_FOR_S", 0.3)
     make_room = fill_disk(world.engine, AT_RECORD)
     with pytest.raises(OperationalError, match="No space left"):
         world.charge(owed)

@@ -18,9 +18,9 @@ from dramatiq import Message
 
 from benchmarks.sigterm import worker_environment
 from scheduler.sweep import PATIENCE, Sweep
-from shared.broker import make_broker, make_ring, waiting_messages
-from shared.db.sources import Moment
-from shared.jobs import BATCH
+from shared.messaging.broker import make_broker, make_ring, waiting_messages
+from shared.messaging.jobs import BATCH
+from shared.scheduling.due_work import Moment
 from tests.broker.conftest import (  # noqa: F401  # fixtures
     _soon,
     add_actor,
@@ -136,7 +136,7 @@ def test_what_an_older_worker_cannot_take_is_set_aside_and_its_row_comes_back(
 def test_workers_of_both_releases_with_messages_of_both_charge_each_payment_once(
     upgrade: Upgrade, world: World
 ) -> None:
-    from simulator.stories import Pays
+    from simulator.issuer.stories import Pays
 
     owed = []
     for number in range(12):

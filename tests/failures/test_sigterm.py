@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import Engine
 
 from benchmarks.sigterm import THREADS, owe, stop_in_mid_charge, worker_environment
-from shared.broker import make_broker, ring
 from shared.domain.states import Lane
-from shared.jobs import BATCH, ChargePayment
+from shared.messaging.broker import make_broker, ring
+from shared.messaging.jobs import BATCH, ChargePayment
 from simulator.testing import running_simulator
 from tests.broker.conftest import add_actor, eventually, running_worker
 

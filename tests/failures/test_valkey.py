@@ -15,13 +15,13 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 from structlog.testing import capture_logs
 
-import embedded
+from local import embedded
 from scheduler.sweep import PATIENCE, Sweep
-from shared.broker import make_broker, make_ring, ring, waiting_messages
-from shared.db.sources import Moment
 from shared.domain.states import Lane
-from shared.jobs import BATCH, ChargePayment, SettleAttempt
-from simulator.stories import Pays
+from shared.messaging.broker import make_broker, make_ring, ring, waiting_messages
+from shared.messaging.jobs import BATCH, ChargePayment, SettleAttempt
+from shared.scheduling.due_work import Moment
+from simulator.issuer.stories import Pays
 from tests.broker.conftest import _soon, add_actor, eventually, running_worker  # noqa: F401  # a fixture
 from tests.broker.line import Line
 from tests.world import World

@@ -4,7 +4,7 @@ from datetime import date
 
 from sqlalchemy import select
 
-from shared.db.tables import accounts, payment_settings
+from shared.db.tables.accounts import accounts, payment_settings
 from tests.importing.desk import Desk
 from tests.seed import Account, add_card
 

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select, text
 
-from shared.db.tables import accounts, fees
+from shared.db.tables.accounts import accounts, fees
 from tests.importing.desk import Desk, add_invoice, wait_until_something_waits
 
 TWO_FEES = (

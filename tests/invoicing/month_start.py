@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, text
 
 from shared.clock import ManualClock, machine_now
-from shared.jobs import GenerateInvoices, Job
+from shared.messaging.jobs import GenerateInvoices, Job
 from shared.policy import Policy
 from shared.runtime import Runtime
 from tests import seed

@@ -12,8 +12,8 @@ from sqlalchemy import Engine, text
 from typer.testing import CliRunner, Result
 
 from cli.invoice_commands import app
-from shared.broker import make_broker, waiting_messages
-from shared.jobs import RUNS
+from shared.messaging.broker import make_broker, waiting_messages
+from shared.messaging.jobs import RUNS
 from tests import seed
 from tests.invoicing.month_start import MonthStart, add_mixed_accounts, issued, one, rows
 

@@ -18,9 +18,10 @@ from psycopg.rows import namedtuple_row
 from sqlalchemy import Engine, create_engine
 
 from shared.db.columns import metadata
+from shared.gateway.stripe_event_types import ECHO_EVENT_TYPES, HANDLED_EVENT_TYPES
 from shared.gateway.stripe_gateway import StripeGateway
 from shared.gateway.stripe_version import API_VERSION
-from shared.jobs import (
+from shared.messaging.jobs import (
     ApplyStripeEvent,
     ChargePayment,
     GenerateInvoices,
@@ -30,7 +31,6 @@ from shared.jobs import (
     SettleAttempt,
 )
 from shared.runtime import Runtime
-from shared.stripe_event_types import ECHO_EVENT_TYPES, HANDLED_EVENT_TYPES
 from simulator.client import SimulatorClient
 from simulator.testing import running_simulator
 from tests.conftest import sqlalchemy_url

@@ -4,10 +4,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from shared.audit import Scope, audit
 from shared.domain.states import ENDED, PaymentState
-from shared.jobs import GenerateInvoices
-from simulator.stories import Pays
+from shared.messaging.jobs import GenerateInvoices
+from shared.reconciliation.verify import Scope, audit
+from simulator.issuer.stories import Pays
 from tests.model.company import COVERAGES
 from tests.model.surroundings import ALL_KINDS
 

@@ -19,8 +19,8 @@ from shared.domain.states import (
     check_attempt_move,
     check_payment_move,
 )
-from shared.explain import STATE_EVENTS
-from shared.jobs import ApplyStripeEvent, ChargePayment, Job, SettleAttempt, job_of_run
+from shared.explain.explanation import STATE_EVENTS
+from shared.messaging.jobs import ApplyStripeEvent, ChargePayment, Job, SettleAttempt, job_of_run
 from tests.model.seen import Seen, payment_of
 
 ATTEMPT_EVENTS = ("attempt_answered", "attempt_settled", "attempt_became_unknown")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from scheduler.tick import tick
-from shared.jobs import GenerateInvoices, ReconcileCharges, RetryPayments, SettleAttempt
-from simulator.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication, Pays, Story
+from shared.messaging.jobs import GenerateInvoices, ReconcileCharges, RetryPayments, SettleAttempt
+from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication, Pays, Story
 from tests.model.company import COVERAGES
 from tests.model.ending import come_to_an_end
 from tests.model.invariants import INVARIANTS

@@ -12,10 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine
 
 from scheduler.sweep import Sweep
 from scheduler.tick import tick
-from shared.collection.requests import request_charge
-from shared.db.sources import Moment
 from shared.domain.calendar import Period
-from shared.jobs import (
+from shared.messaging.jobs import (
     ApplyStripeEvent,
     ChargePayment,
     GenerateInvoices,
@@ -24,8 +22,10 @@ from shared.jobs import (
     RetryPayments,
     SettleAttempt,
 )
+from shared.payments.operator.charge import request_charge
+from shared.scheduling.due_work import Moment
 from simulator.client import RegisteredCard, SimulatorError
-from simulator.stories import Story
+from simulator.issuer.stories import Story
 from tests.model.company import COVERAGES, Company, is_for_us
 from tests.model.seen import Looker, Seen
 from tests.model.workers import Where, Worker, work_or_die

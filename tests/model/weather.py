@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from simulator.api.errors import Answer
 from simulator.client import ScriptedFault, SimulatorClient
-from simulator.errors import Answer
-from simulator.fault_rules import FAULTS, REQUEST_FAULTS, FaultRule
-from simulator.faults import Arrival, CutConnection, NoFaults
+from simulator.faults.rules import FAULTS, REQUEST_FAULTS, FaultRule
+from simulator.faults.scripted_answers import Arrival, CutConnection, NoFaults
 
 LATE = "late"
 #: Every kind of trouble with every operation that it fits. Those that only wait are left out: an answer that comes

@@ -14,8 +14,8 @@ from uuid import UUID
 
 from sqlalchemy import Engine, event
 
-from shared.crash_points import CrashPoint, armed
-from shared.jobs import Job
+from shared.failpoints import CrashPoint, armed
+from shared.messaging.jobs import Job
 
 #: Machine seconds of the real clock: a worker that takes longer hangs, and the test says where.
 HANGS_AFTER_S = 60.0

@@ -18,14 +18,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from benchmarks.company import Company
-from cli.stack import prepared_stack, running_stack
-from shared.advance import read_clock, set_clock
-from shared.audit import Scope, audit
+from local.stack import prepared_stack, running_stack
 from shared.clock import machine_now
 from shared.domain.calendar import Period
-from shared.quiet import pending_work
+from shared.reconciliation.verify import Scope, audit
+from shared.scheduling.pending_work import pending_work
+from shared.scheduling.virtual_clock import read_clock, set_clock
 from shared.settings import Settings
-from simulator.stories import AlwaysDeclines, NeedsAuthentication, Pays, Story
+from simulator.issuer.stories import AlwaysDeclines, NeedsAuthentication, Pays, Story
 from tests.conftest import sqlalchemy_url
 from tests.servers import Servers
 from tests.world import make_gateways

@@ -8,14 +8,14 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from shared.access.people import add_person
-from shared.access.sessions import begin_session
 from shared.bulk.progress import CHUNK
 from shared.clock import machine_now
 from shared.domain.roles import Role
+from shared.operations.sessions import begin_session
+from shared.operations.users import add_person
 from tests.dashboard.conftest import Browser
 from tests.processes.conftest import LivingCompany
-from web.dashboard.guard import SESSION_COOKIE
+from web.dashboard.auth import SESSION_COOKIE
 
 pytestmark = pytest.mark.processes
 

@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from shared.domain.calendar import Period
-from simulator.stories import Pays
+from simulator.issuer.stories import Pays
 from tests.processes.conftest import LivingCompany
 
 pytestmark = pytest.mark.processes

@@ -14,15 +14,15 @@ from sqlalchemy import Connection, create_engine, select
 
 from scheduler.tick import tick
 from shared.clock import machine_now
-from shared.collection.payments import Because, lock_payment, make_due_now
-from shared.collection.requests import request_charge
-from shared.db.machinery import runs
-from shared.db.payments import payment_attempts, payments
 from shared.db.session import in_transaction
-from shared.db.tables import payment_settings
+from shared.db.tables.accounts import payment_settings
+from shared.db.tables.payments import payment_attempts, payments
+from shared.db.tables.system import runs
 from shared.domain.states import ENDED, OPEN_ATTEMPT, AttemptState, Lane, RunState, Trigger
 from shared.gateway.port import StripeEventSeen
-from shared.jobs import DAILY_RETRIES, ChargePayment, Job, RetryPayments
+from shared.messaging.jobs import DAILY_RETRIES, ChargePayment, Job, RetryPayments
+from shared.payments.operator.charge import request_charge
+from shared.payments.state_changes import Because, lock_payment, make_due_now
 from shared.runtime import Runtime
 from simulator.client import SimulatorClient
 from tests.diaries.conftest import only

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import combinations_with_replacement, cycle, islice
 
-from simulator.stories import AlwaysDeclines, DeclinesThenPays, Pays, Story
+from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays, Pays, Story
 
 
 class Role(StrEnum):

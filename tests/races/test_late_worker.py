@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from shared.audit import Scope, audit
-from shared.audit.attempts import ATTEMPTS
-from simulator.stories import Pays
+from shared.reconciliation.verify import Scope, audit
+from shared.reconciliation.verify.attempts import ATTEMPTS
+from simulator.issuer.stories import Pays
 from tests.races.contender import PausingGateway
 from tests.races.racers import PATIENCE_S
 from tests.world import World

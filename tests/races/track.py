@@ -13,11 +13,11 @@ from sqlalchemy import Engine, select
 
 from scheduler.tick import tick
 from shared.clock import machine_now
-from shared.db.payments import payments
-from shared.db.sources import SOURCES, Moment
+from shared.db.tables.payments import payments
 from shared.domain.calendar import Period
 from shared.gateway.port import StripeEventSeen
-from shared.jobs import (
+from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
+from shared.messaging.jobs import (
     ApplyStripeEvent,
     ChargePayment,
     GenerateInvoices,
@@ -27,10 +27,10 @@ from shared.jobs import (
     SettleAttempt,
 )
 from shared.runtime import Runtime
-from shared.stripe_event_types import HANDLED_EVENT_TYPES
-from simulator.errors import Answer
-from simulator.faults import Arrival, NoFaults
-from simulator.stories import Pays
+from shared.scheduling.due_work import SOURCES, Moment
+from simulator.api.errors import Answer
+from simulator.faults.scripted_answers import Arrival, NoFaults
+from simulator.issuer.stories import Pays
 from simulator.testing import running_simulator
 from tests.diaries.conftest import only
 from tests.races.contender import LEASE, read_event

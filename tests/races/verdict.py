@@ -7,9 +7,8 @@ from uuid import UUID
 
 from sqlalchemy import select, text
 
-from shared.audit import Scope, audit
-from shared.db.machinery import events, stripe_events
-from shared.db.payments import payment_attempts, payments
+from shared.db.tables.payments import payment_attempts, payments
+from shared.db.tables.system import events, stripe_events
 from shared.domain.states import (
     ATTEMPT_MOVES,
     OPEN_ATTEMPT,
@@ -18,7 +17,8 @@ from shared.domain.states import (
     PaymentState,
     StripeEventState,
 )
-from shared.quiet import pending_work
+from shared.reconciliation.verify import Scope, audit
+from shared.scheduling.pending_work import pending_work
 from tests.races.racers import Bound
 from tests.races.track import AMOUNT_MINOR, Track
 

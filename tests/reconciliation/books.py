@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Row, text
 
 from shared.gateway.port import Answer, ChargeSeen, Outcome, Page, PaymentIntentSeen
-from shared.jobs import RECONCILIATION
+from shared.messaging.jobs import RECONCILIATION
 from tests.seed import Account, add_run
 from tests.world import World
 from workers.use_cases.reconcile_charges import reconcile_charges

@@ -13,11 +13,11 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from cli import findings_commands, reconcile_commands
-from shared.collection.books import Finding, write_finding
-from shared.collection.payments import Because
 from shared.db.session import in_transaction
-from shared.meanings import MEANING_OF_FINDING
-from shared.reconciliation.judge import Kind
+from shared.explain.descriptions import MEANING_OF_FINDING
+from shared.payments.receipts import Finding, write_finding
+from shared.payments.state_changes import Because
+from shared.reconciliation.classify import Kind
 from shared.settings import Settings
 from tests.cli.terminal import variables_of
 from tests.reconciliation.books import UNBOOK, Night

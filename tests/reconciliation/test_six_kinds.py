@@ -2,10 +2,10 @@
 
 from uuid import uuid4
 
-from shared.audit import Scope, audit
-from shared.audit.attempts import ATTEMPTS
-from shared.audit.processor import PROCESSOR
-from shared.explain import explain_payment
+from shared.explain.explanation import explain_payment
+from shared.reconciliation.verify import Scope, audit
+from shared.reconciliation.verify.attempts import ATTEMPTS
+from shared.reconciliation.verify.processor import PROCESSOR
 from tests.reconciliation.books import UNBOOK, Night
 
 

@@ -9,8 +9,8 @@ from sqlalchemy import Engine, Row, select
 
 from scheduler.app import SchedulerApp
 from shared.clock import BusinessClock, ManualClock
-from shared.db.machinery import events, runs
-from shared.jobs import Job
+from shared.db.tables.system import events, runs
+from shared.messaging.jobs import Job
 from shared.policy import Policy
 from tests.seed import default_policy
 

@@ -11,15 +11,15 @@ import pytest
 from sqlalchemy import Connection, Engine, select, update
 
 from scheduler.app import SchedulerApp
-from shared.advance import ClockError, Step, advance_clock, next_stop, read_clock, set_clock
 from shared.clock import VirtualClock, machine_now
-from shared.db.machinery import runs
-from shared.db.payments import payments
+from shared.db.tables.payments import payments
+from shared.db.tables.system import runs
 from shared.domain.states import PaymentState, RunState
-from shared.jobs import ChargePayment, GenerateInvoices, Job, ReconcileCharges, RetryPayments
+from shared.messaging.jobs import ChargePayment, GenerateInvoices, Job, ReconcileCharges, RetryPayments
 from shared.policy import Policy
-from shared.quiet import pending_work
 from shared.runtime import Runtime
+from shared.scheduling.pending_work import pending_work
+from shared.scheduling.virtual_clock import ClockError, Step, advance_clock, next_stop, read_clock, set_clock
 from tests.scheduler.conftest import all_runs, trail
 from tests.seed import add_account, add_card, add_fee, add_payment
 from workers.use_cases.generate_invoices import generate_invoices
@@ -187,7 +187,7 @@ def test_a_clock_that_was_never_set_can_not_be_advanced(engine: Engine, policy: 
 def test_without_a_scheduler_the_clock_stays_and_the_error_says_what_to_start(
     engine: Engine, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.advance.WAIT_FOR_LEADER_S", 0.0)
+    monkeypatch.setattr("shared.scheduling.virtual_clock.WAIT_FOR_LEADER_S", 0.0)
     start_clock(engine, policy)
     with pytest.raises(ClockError, match="duecourse up"):
         advance_clock(engine, policy, START + DAY)

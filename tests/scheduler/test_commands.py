@@ -12,11 +12,11 @@ from typer.testing import CliRunner, Result
 
 from cli import clock_commands, runs_commands
 from cli.clock_commands import parse_duration, parse_moment
-from shared.advance import ClockError, read_clock, set_clock
-from shared.broker import make_broker, waiting_messages
 from shared.domain.states import RunState
-from shared.jobs import DAILY_RETRIES, RUNS
+from shared.messaging.broker import make_broker, waiting_messages
+from shared.messaging.jobs import DAILY_RETRIES, RUNS
 from shared.policy import Policy
+from shared.scheduling.virtual_clock import ClockError, read_clock, set_clock
 from tests.scheduler.conftest import all_runs, trail
 from tests.seed import add_run
 
@@ -85,7 +85,7 @@ def test_a_live_key_and_a_virtual_clock_are_refused_together(type_: Type, monkey
 def test_moving_a_clock_that_nobody_acts_on_says_what_to_start(
     type_: Type, noon: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.advance.WAIT_FOR_LEADER_S", 0.0)
+    monkeypatch.setattr("shared.scheduling.virtual_clock.WAIT_FOR_LEADER_S", 0.0)
     refused = type_(clock_commands.app, "advance", "1d")
     assert refused.exit_code == 1
     assert "duecourse up" in refused.stderr

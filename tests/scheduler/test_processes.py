@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from shared.advance import set_clock
 from shared.policy import Policy
-from shared.quiet import is_scheduler_alive
+from shared.scheduling.pending_work import is_scheduler_alive
+from shared.scheduling.virtual_clock import set_clock
 from tests.scheduler.conftest import OCTOBER_ENDS, all_runs, trail
 
 pytestmark = pytest.mark.processes

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import Engine, Row, select, update
 
 from shared.clock import ManualClock
-from shared.db.machinery import runs
-from shared.db.payments import payments
-from shared.db.tables import accounts
+from shared.db.tables.accounts import accounts
+from shared.db.tables.payments import payments
+from shared.db.tables.system import runs
 from shared.domain.states import AttemptState, Lane, PaymentKind, PaymentState, RunState, Standing
-from shared.jobs import DAILY_RETRIES, ChargePayment
+from shared.messaging.jobs import DAILY_RETRIES, ChargePayment
 from shared.policy import Policy
 from shared.runtime import Runtime
 from tests.scheduler.conftest import Bell, MachineTime, trail

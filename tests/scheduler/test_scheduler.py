@@ -11,14 +11,14 @@ from structlog.testing import capture_logs
 
 from scheduler.tick import tick
 from shared.clock import ManualClock, VirtualClock
-from shared.db.machinery import business_clock
-from shared.db.trail import TrailEvent, record_event
+from shared.db.billing_events import TrailEvent, record_event
+from shared.db.tables.system import business_clock
 from shared.domain.schedule import RunKey
 from shared.domain.states import AttemptState, Lane
-from shared.jobs import ChargePayment, GenerateInvoices, ReconcileCharges, RetryPayments
+from shared.messaging.jobs import ChargePayment, GenerateInvoices, ReconcileCharges, RetryPayments
 from shared.policy import Policy
-from shared.quiet import is_scheduler_alive
-from shared.runs import Requester, RunError, confirm_run, find_run
+from shared.scheduling.pending_work import is_scheduler_alive
+from shared.scheduling.runs import Requester, RunError, confirm_run, find_run
 from tests.scheduler.conftest import OCTOBER_ENDS, Bell, MachineTime, MakeApp, all_runs, trail
 from tests.scheduler.test_sweep import add_attempt
 from tests.seed import add_account, add_payment

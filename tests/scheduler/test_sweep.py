@@ -10,13 +10,12 @@ import redis
 from sqlalchemy import Connection, Engine, insert, update
 
 from scheduler.sweep import PATIENCE, REMEMBER_AT_MOST, RING_BELOW, RungLately, Sweep
-from shared.broker import make_broker, make_ring, waiting_messages
-from shared.db.machinery import runs, stripe_events
-from shared.db.payments import payment_attempts, payment_intents, payments
-from shared.db.sources import DAILY_RUN_STAMPS_WITHIN, SOURCES, Moment
-from shared.db.tables import payment_settings
+from shared.db.tables.accounts import payment_settings
+from shared.db.tables.payments import payment_attempts, payment_intents, payments
+from shared.db.tables.system import runs, stripe_events
 from shared.domain.states import AttemptState, Lane, PaymentState, RunState, StripeEventState
-from shared.jobs import (
+from shared.messaging.broker import make_broker, make_ring, waiting_messages
+from shared.messaging.jobs import (
     BATCH,
     DAILY_RETRIES,
     INTERACTIVE,
@@ -28,6 +27,7 @@ from shared.jobs import (
     RetryPayments,
     SettleAttempt,
 )
+from shared.scheduling.due_work import DAILY_RUN_STAMPS_WITHIN, SOURCES, Moment
 from tests.scheduler.conftest import Bell, MachineTime
 from tests.seed import Account, add_account, add_card, add_payment, add_run
 

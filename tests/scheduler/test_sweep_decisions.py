@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, insert
 
-from shared.db.dashboard import bulk_actions
+from shared.db.tables.operators import bulk_actions
 from shared.domain.states import AttemptState, PaymentState
-from shared.jobs import ApplyBulkAction, EndPayment
+from shared.messaging.jobs import ApplyBulkAction, EndPayment
 from tests.scheduler.conftest import MachineTime
 from tests.scheduler.test_sweep import HOUR, NOW, add_attempt, due_jobs
 from tests.seed import Account, add_account, add_card, add_payment

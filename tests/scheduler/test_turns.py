@@ -3,8 +3,8 @@
 import pytest
 from sqlalchemy import Engine
 
-from shared.jobs import DAILY_RETRIES, MONTHLY_INVOICES
-from shared.runs import lock_workable_run
+from shared.messaging.jobs import DAILY_RETRIES, MONTHLY_INVOICES
+from shared.scheduling.runs import lock_workable_run
 from tests.seed import add_run
 
 

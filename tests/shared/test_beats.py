@@ -6,11 +6,11 @@ import pytest
 from sqlalchemy import Engine, create_engine, select, text
 from structlog.testing import capture_logs
 
-from shared.beats import KEPT_FOR, LOST_AFTER, WEB, WORKER, Beats, WorkerBeats, processes_alive
-from shared.broker import make_broker
 from shared.clock import machine_now
-from shared.db.dashboard import process_beats
-from shared.jobs import BATCH, SETTLEMENT
+from shared.db.tables.operators import process_beats
+from shared.messaging.broker import make_broker
+from shared.messaging.jobs import BATCH, SETTLEMENT
+from shared.operations.heartbeats import KEPT_FOR, LOST_AFTER, WEB, WORKER, Beats, WorkerBeats, processes_alive
 from tests.broker.conftest import eventually, running_worker
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)

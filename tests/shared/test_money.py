@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.money import EXPONENTS, MAX_AMOUNT_MINOR, Money, MoneyError, exponent, format_minor, parse_minor
+from shared.domain.money import EXPONENTS, MAX_AMOUNT_MINOR, Money, MoneyError, exponent, format_minor, parse_minor
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from uuid import uuid4
 from shared.gateway.port import Answer
 from shared.gateway.stripe_gateway import StripeGateway
 from simulator.client import LedgerLine, RegisteredCard, SimulatorClient
-from simulator.fault_rules import FaultRule
-from simulator.stories import Story
+from simulator.faults.rules import FaultRule
+from simulator.issuer.stories import Story
 
 #: Seconds; far above what a loaded machine needs for one request, so that only a fault takes longer.
 READ_TIMEOUT_S = 60.0

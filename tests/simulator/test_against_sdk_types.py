@@ -12,11 +12,11 @@ import pytest
 import stripe
 from stripe import params as sdk_params
 
-from simulator import parameters
+from simulator.api import parameters
+from simulator.api.forms import Kind, Spec
+from simulator.api.routes import ROUTES
 from simulator.client import SimulatorClient
-from simulator.forms import Kind, Spec
-from simulator.routes import ROUTES
-from simulator.stories import AlwaysDeclines, NeedsAuthentication
+from simulator.issuer.stories import AlwaysDeclines, NeedsAuthentication
 from tests.simulator.asking import body, confirm, new_intent, refusal
 
 

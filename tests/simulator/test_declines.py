@@ -6,9 +6,9 @@ from importlib.resources import files
 import pytest
 import stripe
 
-from simulator import cards, declines
 from simulator.client import SimulatorClient
-from simulator.stories import AlwaysDeclines, NeedsAuthentication
+from simulator.issuer import cards, declines
+from simulator.issuer.stories import AlwaysDeclines, NeedsAuthentication
 from tests.simulator.asking import body, confirm, new_intent, refusal
 
 FACTS = json.loads(files("shared.domain").joinpath("declines.json").read_text("utf-8"))

@@ -17,7 +17,7 @@ import pytest
 import stripe
 
 from simulator.client import SimulatorClient
-from simulator.store import Store, StoreInUse
+from simulator.store.store import Store, StoreInUse
 from simulator.testing import running_simulator
 from tests.simulator.asking import confirm, new_intent
 from tests.simulator.conftest import sdk

@@ -7,10 +7,10 @@ import httpx
 import pytest
 
 from shared.gateway.port import Outcome
+from simulator.api.errors import ApiError
+from simulator.api.rate_limit import RateLimit
 from simulator.client import SimulatorClient
-from simulator.errors import ApiError
-from simulator.fault_rules import FAULT_KINDS, FaultRule
-from simulator.rate_limit import RateLimit
+from simulator.faults.rules import FAULT_KINDS, FaultRule
 from simulator.settings import SettingsError, settings_from_environment
 from simulator.testing import running_simulator
 from tests.simulator.gateway import counting, new_payment

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from simulator.fault_rules import (
+from simulator.faults.rules import (
     FAULT_KINDS,
     FAULTS,
     REQUEST_FAULTS,

@@ -3,8 +3,8 @@
 import pytest
 import stripe
 
-from simulator.errors import Answer, error_body
-from simulator.faults import Arrival, CutConnection, Delivery, NoFaults
+from simulator.api.errors import Answer, error_body
+from simulator.faults.scripted_answers import Arrival, CutConnection, Delivery, NoFaults
 from simulator.testing import Webhook, running_simulator
 from tests.simulator.asking import confirm, new_intent, refusal
 from tests.simulator.conftest import sdk
@@ -56,7 +56,7 @@ class DropsTheFirst(NoFaults):
 
 
 def test_a_dropped_webhook_comes_with_the_retry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simulator.webhooks.BACKOFF_S", (0.05,))
+    monkeypatch.setattr("simulator.webhooks.delivery.BACKOFF_S", (0.05,))
     with (
         receiving() as received,
         running_simulator(webhooks=[Webhook("global", received.url, SECRET)], faults=DropsTheFirst()) as own,

@@ -10,7 +10,7 @@ import pytest
 from shared.clock import machine_now
 from shared.gateway.port import GatewayUnavailableError, Outcome
 from simulator.client import SimulatorClient
-from simulator.fault_rules import FAULTS, REQUEST_FAULTS, FaultRule
+from simulator.faults.rules import FAULTS, REQUEST_FAULTS, FaultRule
 from tests.simulator.conftest import sdk
 from tests.simulator.gateway import Payment, counting, new_payment, parameters
 

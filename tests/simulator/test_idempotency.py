@@ -9,10 +9,10 @@ import httpx
 import pytest
 import stripe
 
+from simulator.api.errors import Answer, error_body
 from simulator.client import SimulatorClient
-from simulator.errors import Answer, error_body
-from simulator.faults import Arrival, NoFaults
-from simulator.stories import DeclinesThenPays
+from simulator.faults.scripted_answers import Arrival, NoFaults
+from simulator.issuer.stories import DeclinesThenPays
 from simulator.testing import running_simulator
 from tests.simulator.asking import body, new_intent, refusal
 from tests.simulator.conftest import sdk

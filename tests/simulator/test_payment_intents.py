@@ -7,7 +7,7 @@ import stripe
 
 from shared.clock import ManualClock
 from simulator.client import SimulatorClient
-from simulator.stories import AlwaysDeclines, Pays
+from simulator.issuer.stories import AlwaysDeclines, Pays
 from simulator.testing import running_simulator
 from tests.simulator.asking import body, confirm, new_intent, refusal
 from tests.simulator.conftest import sdk

@@ -13,8 +13,8 @@ import stripe
 
 from shared.gateway.port import Outcome
 from simulator.client import SimulatorClient
-from simulator.fault_rules import FaultRule
-from simulator.stories import AlwaysDeclines
+from simulator.faults.rules import FaultRule
+from simulator.issuer.stories import AlwaysDeclines
 from simulator.testing import running_simulator
 from tests.simulator.asking import body, confirm, new_intent, refusal, until
 from tests.simulator.conftest import sdk

@@ -8,7 +8,7 @@ import stripe
 
 from shared.clock import ManualClock
 from simulator.client import SimulatorClient, SimulatorError
-from simulator.stories import (
+from simulator.issuer.stories import (
     AlwaysDeclines,
     DeclinesThenPays,
     InsufficientFundsUntil,

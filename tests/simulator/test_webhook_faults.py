@@ -9,7 +9,7 @@ import pytest
 import stripe
 
 from simulator.client import SimulatorClient
-from simulator.fault_rules import FaultRule
+from simulator.faults.rules import FaultRule
 from simulator.testing import Webhook, running_simulator
 from tests.simulator.asking import confirm, new_intent, until
 from tests.simulator.conftest import sdk
@@ -165,7 +165,7 @@ def test_the_answer_may_be_lost_after_its_webhooks(own: SimulatorClient, receive
 
 
 def test_an_endpoint_that_is_away_does_not_hold_the_answer_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simulator.scripted_faults.TAKEN_WITHIN_S", 0.05)
+    monkeypatch.setattr("simulator.faults.scripted.TAKEN_WITHIN_S", 0.05)
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         away = Webhook("global", f"http://127.0.0.1:{held.getsockname()[1]}/", SECRET)
@@ -203,7 +203,7 @@ def test_a_webhook_fault_hits_its_customer_and_card_only(own: SimulatorClient, r
 def test_faults_of_webhooks_strike_the_first_attempt_only(
     own: SimulatorClient, received: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simulator.webhooks.BACKOFF_S", (0.05,))
+    monkeypatch.setattr("simulator.webhooks.delivery.BACKOFF_S", (0.05,))
     received.refusals = 1
     customer = new_customer(sdk(own))
     until(lambda: own.webhook_stats().refused == 1)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import stripe
 
-from simulator import webhooks
 from simulator.client import SimulatorClient
-from simulator.events import EVENT_TYPES
-from simulator.stories import AlwaysDeclines
+from simulator.issuer.stories import AlwaysDeclines
 from simulator.testing import Webhook, running_simulator
+from simulator.webhooks import delivery as webhooks
+from simulator.webhooks.events import EVENT_TYPES
 from tests.simulator.asking import confirm, new_intent, refusal
 from tests.simulator.conftest import sdk
 from tests.simulator.receiver import SECRET, receiving

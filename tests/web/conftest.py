@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Engine, Row, create_engine, select
 
 from shared.clock import ManualClock, machine_now
-from shared.db.machinery import stripe_events
-from shared.jobs import Job
+from shared.db.tables.system import stripe_events
+from shared.messaging.jobs import Job
 from shared.runtime import Runtime
 from shared.settings import Settings
 from tests.seed import default_policy

@@ -9,10 +9,10 @@ import httpx
 import pytest
 from sqlalchemy import Engine, select, text
 
-from shared.broker import make_broker, make_ring, waiting_messages
-from shared.db.machinery import stripe_events
-from shared.jobs import INTERACTIVE, ApplyStripeEvent
-from shared.stripe_event_types import HANDLED_EVENT_TYPES
+from shared.db.tables.system import stripe_events
+from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
+from shared.messaging.broker import make_broker, make_ring, waiting_messages
+from shared.messaging.jobs import INTERACTIVE, ApplyStripeEvent
 from tests.web.conftest import Bell, MakeWeb, Web, make_runtime, web_settings
 from tests.web.serving import running, wait_until
 from tests.web.stripe_words import event_body, signature

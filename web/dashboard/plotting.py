@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shared.figures.attempts import Slot
-from shared.figures.money import CURVE_DAYS, Curve
+from web.dashboard.queries.attempt_metrics import Slot
+from web.dashboard.queries.money_metrics import CURVE_DAYS, Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

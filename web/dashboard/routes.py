@@ -3,11 +3,10 @@
 from starlette.routing import BaseRoute, Route
 
 from shared.domain.roles import Role
-from web.dashboard.guard import Guard, Page
+from web.dashboard.auth import Guard, Page
 from web.dashboard.pages import (
     account,
     accounts,
-    book,
     bulk,
     decisions,
     find,
@@ -15,20 +14,21 @@ from web.dashboard.pages import (
     overview,
     payment,
     payments,
-    people,
     plots,
     queues,
     run,
-    run_again,
     runs,
     sign_in,
     stripe_events,
-    unknown,
-    you,
 )
+from web.dashboard.pages import audit_log as book
+from web.dashboard.pages import profile as you
+from web.dashboard.pages import rerun as run_again
+from web.dashboard.pages import unknown_attempts as unknown
+from web.dashboard.pages import users as people
+from web.dashboard.request_context import ROOT
 from web.dashboard.site import Site
 from web.dashboard.static import serve
-from web.dashboard.visit import ROOT
 
 VIEWER, OPERATOR, ADMIN = Role.VIEWER, Role.OPERATOR, Role.ADMIN
 

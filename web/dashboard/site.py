@@ -8,10 +8,10 @@ from dramatiq.brokers.redis import RedisBroker
 from jinja2 import Environment
 from sqlalchemy import Engine
 
-from shared.figures.overview import Overview
 from shared.policy import Policy
 from shared.runtime import Runtime
-from web.dashboard.kept import Drawn, Kept
+from web.dashboard.cache import Drawn, Kept
+from web.dashboard.queries.overview import Overview
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from web.dashboard import words
+from web.dashboard import formatting as words
+from web.dashboard.request_context import ROOT
 from web.dashboard.static import asset
-from web.dashboard.visit import ROOT
 
 FOLDER = Path(__file__).parent / "templates"
 

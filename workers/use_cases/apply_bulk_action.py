@@ -4,9 +4,9 @@ from datetime import timedelta
 from uuid import UUID
 
 from shared.bulk.progress import work_on_chunk
-from shared.crash_points import CrashPoint, reach
 from shared.db.session import in_transaction
-from shared.jobs import ApplyBulkAction
+from shared.failpoints import CrashPoint, reach
+from shared.messaging.jobs import ApplyBulkAction
 from shared.runtime import Runtime
 
 #: How long one message works before it rings for the next, so that a worker told to stop isn't waited for.

@@ -13,13 +13,13 @@ import structlog
 from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, text, update
 from sqlalchemy.exc import DBAPIError
 
+from shared.accounts.cards import CardMovedError
 from shared.clock import FARTHEST_AHEAD
-from shared.collection.cards import CardMovedError
-from shared.crash_points import CrashPoint, reach
-from shared.db.machinery import stripe_events
+from shared.db.billing_events import TrailEvent, record_event
 from shared.db.session import in_transaction
-from shared.db.trail import TrailEvent, record_event
+from shared.db.tables.system import stripe_events
 from shared.domain.states import StripeEventState
+from shared.failpoints import CrashPoint, reach
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
 from shared.logs import redact
 from shared.runtime import Runtime

@@ -7,13 +7,13 @@ from uuid import UUID
 import structlog
 from sqlalchemy import Connection, or_, update
 
-from shared.collection.claim import Claimed, NotClaimed, claim_charge
-from shared.collection.record import record_answer
-from shared.crash_points import CrashPoint, reach
-from shared.db.payments import payment_attempts, payment_intents
 from shared.db.session import in_transaction, in_turn
+from shared.db.tables.payments import payment_attempts, payment_intents
 from shared.domain.states import AttemptKind, AttemptState
+from shared.failpoints import CrashPoint, reach
 from shared.gateway.port import Answer, Outcome, PaymentIntentSeen, ProcessorGateway
+from shared.payments.claim import Claimed, NotClaimed, claim_charge
+from shared.payments.record_outcome import record_answer
 from shared.runtime import Runtime
 
 log = structlog.get_logger()

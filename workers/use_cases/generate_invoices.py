@@ -14,17 +14,17 @@ import structlog
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from shared.crash_points import CrashPoint, reach
 from shared.db.session import in_transaction
+from shared.failpoints import CrashPoint, reach
 from shared.invoicing.bills import SkipReason
 from shared.invoicing.chunk import IssuedChunk, Issuing, issue_chunk
 from shared.invoicing.counts import Counts
 from shared.invoicing.month import Month
 from shared.invoicing.runs import cursor_after, cursor_of
-from shared.invoicing.troubles import report_accounts_without_settings, report_refused_account
-from shared.jobs import MONTHLY_INVOICES, GenerateInvoices
-from shared.runs import RunRow, finish_run, lock_workable_run, save_run_progress, start_run
+from shared.invoicing.skipped_accounts import report_accounts_without_settings, report_refused_account
+from shared.messaging.jobs import MONTHLY_INVOICES, GenerateInvoices
 from shared.runtime import Runtime
+from shared.scheduling.runs import RunRow, finish_run, lock_workable_run, save_run_progress, start_run
 
 log = structlog.get_logger()
 

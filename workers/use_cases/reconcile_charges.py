@@ -12,18 +12,18 @@ import structlog
 from sqlalchemy import Connection, func, select
 
 from shared.clock import has_come
-from shared.crash_points import CrashPoint, reach
 from shared.db.columns import instant
-from shared.db.machinery import runs
 from shared.db.session import in_transaction
-from shared.jobs import RECONCILIATION, ReconcileCharges
-from shared.reconciliation.asking import Processor, ProcessorAwayError
+from shared.db.tables.system import runs
+from shared.failpoints import CrashPoint, reach
+from shared.messaging.jobs import RECONCILIATION, ReconcileCharges
 from shared.reconciliation.chunk import Reconciliation
+from shared.reconciliation.client import Processor, ProcessorAwayError
 from shared.reconciliation.progress import Progress, RunJournal, begin_run
-from shared.reconciliation.walk import walk_on
+from shared.reconciliation.runner import walk_on
 from shared.reconciliation.window import Window, window_of_night
-from shared.runs import RunRow, back_off_run, lock_workable_run
 from shared.runtime import Runtime
+from shared.scheduling.runs import RunRow, back_off_run, lock_workable_run
 
 log = structlog.get_logger()
 

@@ -15,17 +15,12 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, true, tuple_
 
-from shared.collection.aftermath import UNTIL_RELEASED
-from shared.collection.payments import Because, move_payment
-from shared.collection.retries import retryable
-from shared.collection.standing import lock_account, update_standing
-from shared.crash_points import CrashPoint, reach
-from shared.db.machinery import events
-from shared.db.payments import payment_attempts, payments
+from shared.accounts.standing import lock_account, update_standing
+from shared.db.billing_events import TrailEvent, record_event
 from shared.db.session import in_transaction
-from shared.db.sources import is_, one_of, one_of_not
-from shared.db.tables import accounts
-from shared.db.trail import TrailEvent, record_event
+from shared.db.tables.accounts import accounts
+from shared.db.tables.payments import payment_attempts, payments
+from shared.db.tables.system import events
 from shared.domain.calendar import local_date
 from shared.domain.dunning import UnpaidPayment, decide_standing
 from shared.domain.states import (
@@ -39,10 +34,15 @@ from shared.domain.states import (
     Standing,
     Trigger,
 )
-from shared.jobs import DAILY_RETRIES, ChargePayment, Job, RetryPayments
+from shared.failpoints import CrashPoint, reach
+from shared.messaging.jobs import DAILY_RETRIES, ChargePayment, Job, RetryPayments
+from shared.payments.daily_retries import retryable
+from shared.payments.outcome_handlers import UNTIL_RELEASED
+from shared.payments.state_changes import Because, move_payment
 from shared.policy import Policy
-from shared.runs import RunRow, finish_run, lock_workable_run, save_run_progress, start_run
 from shared.runtime import Runtime
+from shared.scheduling.due_work import is_, one_of, one_of_not
+from shared.scheduling.runs import RunRow, finish_run, lock_workable_run, save_run_progress, start_run
 
 #: Payments moved in one transaction, a few statements each: claims of these wait for it, so well under a second.
 CHUNK_MOVED = 200

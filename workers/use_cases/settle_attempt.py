@@ -9,15 +9,15 @@ import structlog
 from sqlalchemy import Connection, Row, func, select, update
 
 from shared.clock import has_come
-from shared.collection.payments import PaymentRow, lock_payment
-from shared.collection.record import FIRST_LOOK_UP, LONGEST_LOOK_UP, record_answer, record_observation
-from shared.crash_points import CrashPoint, reach
-from shared.db.machinery import events
-from shared.db.payments import payment_attempts, payment_intents
+from shared.db.billing_events import TrailEvent, record_event
 from shared.db.session import in_turn
-from shared.db.trail import TrailEvent, record_event
+from shared.db.tables.payments import payment_attempts, payment_intents
+from shared.db.tables.system import events
 from shared.domain.states import OPEN_ATTEMPT, AttemptState
+from shared.failpoints import CrashPoint, reach
 from shared.gateway.port import Answer, Outcome
+from shared.payments.record_outcome import FIRST_LOOK_UP, LONGEST_LOOK_UP, record_answer, record_observation
+from shared.payments.state_changes import PaymentRow, lock_payment
 from shared.runtime import Runtime
 
 log = structlog.get_logger()

@@ -2,11 +2,11 @@
 
 from starlette.responses import Response
 
-from shared.search.one_account import events_of_account, look_at_account
-from shared.search.paging import PAGE, Paging, parse_place
-from shared.search.payments import PaymentFilter, find_page
 from web.dashboard.pages.payment import processor_url
-from web.dashboard.visit import Visit
+from web.dashboard.queries.one_account import events_of_account, look_at_account
+from web.dashboard.queries.paging import PAGE, Paging, parse_place
+from web.dashboard.queries.payments import PaymentFilter, find_page
+from web.dashboard.request_context import Visit
 
 
 def show(visit: Visit) -> Response:

@@ -3,10 +3,10 @@
 from starlette.responses import Response
 
 from shared.domain.states import Standing
-from shared.search.accounts import MOST_ACCOUNTS, find_accounts, is_too_broad
-from shared.search.paging import Found, Paging, parse_place
-from shared.search.reading import Reading
-from web.dashboard.visit import Visit
+from web.dashboard.queries.accounts import MOST_ACCOUNTS, find_accounts, is_too_broad
+from web.dashboard.queries.filters import Reading
+from web.dashboard.queries.paging import Found, Paging, parse_place
+from web.dashboard.request_context import Visit
 
 
 def show(visit: Visit) -> Response:

@@ -10,19 +10,19 @@ from sqlalchemy import Connection, Row, func, select
 from sqlalchemy.exc import DBAPIError
 from starlette.responses import Response
 
-from shared.access.book import Act
 from shared.bulk.actions import BulkAction
-from shared.bulk.book import Begun, Changed, Wanted, begin, resume, stop
+from shared.bulk.lifecycle import Begun, Changed, Wanted, begin, resume, stop
 from shared.bulk.preview import Preview, preview
-from shared.collection.requests import Refused
-from shared.db.dashboard import bulk_actions, bulk_items
-from shared.db.payments import payments
-from shared.db.tables import invoices
-from shared.jobs import ApplyBulkAction
-from shared.search.paging import PAGE, Paging, found, parse_place
-from shared.search.payments import PaymentFilter, describe, select_ids, too_broad
+from shared.db.tables.accounts import invoices
+from shared.db.tables.operators import bulk_actions, bulk_items
+from shared.db.tables.payments import payments
+from shared.messaging.jobs import ApplyBulkAction
+from shared.operations.audit_log import Act
+from shared.payments.operator.charge import Refused
 from web.dashboard.pages.decisions import day_said
-from web.dashboard.visit import PageError, Visit
+from web.dashboard.queries.paging import PAGE, Paging, found, parse_place
+from web.dashboard.queries.payments import PaymentFilter, describe, select_ids, too_broad
+from web.dashboard.request_context import PageError, Visit
 
 #: A filter as an address carries it.
 LONGEST_FILTER = 4_000

@@ -8,8 +8,13 @@ from uuid import UUID
 from sqlalchemy import Connection
 from starlette.responses import Response
 
-from shared.access.book import Act
-from shared.collection.decisions import (
+from shared.accounts.suspension_marks import Stands, mark_account, unmark_account
+from shared.domain.states import PaymentState
+from shared.messaging.jobs import EndPayment, Job
+from shared.operations.audit_log import Act
+from shared.payments.cancellation import Ended
+from shared.payments.operator.charge import Refused
+from shared.payments.operator.decisions import (
     Held,
     Released,
     TakenBack,
@@ -18,12 +23,7 @@ from shared.collection.decisions import (
     release_payment,
     request_ending,
 )
-from shared.collection.ending import Ended
-from shared.collection.marks import Stands, mark_account, unmark_account
-from shared.collection.requests import Refused
-from shared.domain.states import PaymentState
-from shared.jobs import EndPayment, Job
-from web.dashboard.visit import PageError, Visit
+from web.dashboard.request_context import PageError, Visit
 
 Answer = Held | Released | TakenBack | Ended | EndPayment | Stands | Refused
 #: What is done: who, why, and when are the visit's.

@@ -2,9 +2,9 @@
 
 from starlette.responses import Response
 
-from shared.search.find import Hit, find
-from shared.search.reading import Reading
-from web.dashboard.visit import Visit
+from web.dashboard.queries.filters import Reading
+from web.dashboard.queries.find import Hit, find
+from web.dashboard.request_context import Visit
 
 #: Pages of what can be found.
 _PAGES = {"payment": "/payments/{}", "account": "/accounts/{}", "run": "/runs/{}"}

@@ -7,11 +7,11 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, select, tuple_
 from starlette.responses import Response
 
-from shared.access.book import Act
-from shared.collection.books import resolve_finding_by_id
-from shared.db.machinery import findings
-from shared.meanings import MEANING_OF_FINDING, details_of_finding
-from web.dashboard.visit import Visit
+from shared.db.tables.system import findings
+from shared.explain.descriptions import MEANING_OF_FINDING, details_of_finding
+from shared.operations.audit_log import Act
+from shared.payments.receipts import resolve_finding_by_id
+from web.dashboard.request_context import Visit
 
 #: Open findings shown at once. More of them have one cause, which the first show as well.
 MOST_OPEN = 200

@@ -7,12 +7,12 @@ import structlog
 from dramatiq.brokers.redis import RedisBroker
 from starlette.responses import Response
 
-from shared.figures.overview import Overview, gather_overview
-from shared.figures.troubles import gather_troubles
-from shared.queues.depths import Depth, message_depths
-from web.dashboard.alarms import alarms_of
+from shared.messaging.queue_depths import Depth, message_depths
+from web.dashboard.alerts import alarms_of
 from web.dashboard.pages.plots import attempt_plots, rate_in_words, recovery_plots
-from web.dashboard.visit import Visit
+from web.dashboard.queries.alerts import gather_troubles
+from web.dashboard.queries.overview import Overview, gather_overview
+from web.dashboard.request_context import Visit
 
 log = structlog.get_logger()
 

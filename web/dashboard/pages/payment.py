@@ -6,9 +6,14 @@ from uuid import UUID
 from sqlalchemy import Connection, select
 from starlette.responses import Response
 
-from shared.access.book import Act
-from shared.collection.payments import open_attempt
-from shared.collection.requests import (
+from shared.db.tables.accounts import invoice_lines, payment_settings
+from shared.db.tables.payments import payments
+from shared.domain.money import EXPONENTS, format_minor
+from shared.domain.states import ENDED, AttemptState, PaymentState
+from shared.explain.explanation import explain_payment
+from shared.messaging.jobs import Job
+from shared.operations.audit_log import Act
+from shared.payments.operator.charge import (
     Refused,
     Seen,
     WouldCharge,
@@ -16,14 +21,9 @@ from shared.collection.requests import (
     request_charge,
     request_look_up,
 )
-from shared.db.payments import payments
-from shared.db.tables import invoice_lines, payment_settings
-from shared.domain.states import ENDED, AttemptState, PaymentState
-from shared.explain import explain_payment
-from shared.jobs import Job
-from shared.money import EXPONENTS, format_minor
-from web.dashboard.pages.payment_words import changes, for_the_page, kind_of
-from web.dashboard.visit import PageError, Visit
+from shared.payments.state_changes import open_attempt
+from web.dashboard.pages.payment_formatting import changes, for_the_page, kind_of
+from web.dashboard.request_context import PageError, Visit
 
 #: Digits of the numbers that a form of ours carries.
 _DIGITS = 19

@@ -9,11 +9,12 @@ from sqlalchemy import Connection, Row, text
 from sqlalchemy.exc import DBAPIError
 from starlette.responses import Response
 
-from shared.access.book import Act
 from shared.domain.declines import DeclineCategory, category_of_code
 from shared.domain.states import PaymentState, Trigger
-from shared.search.paging import Found, Paging, parse_place
-from shared.search.payments import (
+from shared.operations.audit_log import Act
+from web.dashboard.csv_export import stream_csv
+from web.dashboard.queries.paging import Found, Paging, parse_place
+from web.dashboard.queries.payments import (
     Asked,
     Matches,
     PaymentFilter,
@@ -23,8 +24,7 @@ from shared.search.payments import (
     select_rows,
     too_broad,
 )
-from web.dashboard.csv_export import stream_csv
-from web.dashboard.visit import PageError, Visit
+from web.dashboard.request_context import PageError, Visit
 
 #: Counting is a kindness: where no index makes it quick, the page comes without it (ms).
 COUNT_WITHIN_MS = 500

@@ -7,13 +7,13 @@ from functools import cached_property, lru_cache
 
 from starlette.responses import Response
 
-from shared.figures.attempts import AttemptFigures, Attempts, Slot
-from shared.figures.money import Curve
-from shared.figures.overview import Overview
 from web.dashboard import plotting
+from web.dashboard.formatting import count, money
 from web.dashboard.plotting import THEMES, Theme
-from web.dashboard.visit import Visit
-from web.dashboard.words import count, money
+from web.dashboard.queries.attempt_metrics import AttemptFigures, Attempts, Slot
+from web.dashboard.queries.money_metrics import Curve
+from web.dashboard.queries.overview import Overview
+from web.dashboard.request_context import Visit
 
 #: matplotlib writes styles into the document; nothing else is let in, and nothing out.
 POLICY_OF_PLOTS = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"

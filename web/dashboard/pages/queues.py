@@ -9,12 +9,7 @@ from dramatiq.brokers.redis import RedisBroker
 from sqlalchemy import Connection
 from starlette.responses import Response
 
-from shared.access.book import Act
-from shared.beats import processes_alive
-from shared.figures.lanes import gather_lanes
-from shared.jobs import QUEUES
-from shared.queues.depths import message_depths
-from shared.queues.letters import (
+from shared.messaging.dead_letters import (
     DeadLetter,
     Place,
     discard_letters,
@@ -24,8 +19,13 @@ from shared.queues.letters import (
     place_of,
     requeue_letters,
 )
-from shared.queues.pauses import Pause, pause_lane, paused_lanes, resume_lane
-from web.dashboard.visit import PageError, Visit
+from shared.messaging.jobs import QUEUES
+from shared.messaging.queue_depths import message_depths
+from shared.messaging.queue_pauses import Pause, pause_lane, paused_lanes, resume_lane
+from shared.operations.audit_log import Act
+from shared.operations.heartbeats import processes_alive
+from web.dashboard.queries.queue_metrics import gather_lanes
+from web.dashboard.request_context import PageError, Visit
 
 log = structlog.get_logger()
 

@@ -6,13 +6,13 @@ from typing import Any
 from sqlalchemy import Row, select
 from starlette.responses import Response
 
-from shared.db.machinery import events, runs
+from shared.db.tables.system import events, runs
 from shared.domain.states import RunState
-from shared.figures.progress import share_before, time_left
 from shared.invoicing.runs import cursor_of
-from shared.jobs import MONTHLY_INVOICES
+from shared.messaging.jobs import MONTHLY_INVOICES
 from web.dashboard.pages.runs import AGAIN_JOBS, counts_in_words, took
-from web.dashboard.visit import Visit
+from web.dashboard.queries.run_progress import share_before, time_left
+from web.dashboard.request_context import Visit
 
 #: Events of a page: a run has a handful, one that passed over accounts has one for each of them too.
 PAGE = 100

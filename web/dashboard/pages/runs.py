@@ -7,15 +7,15 @@ from typing import Any
 from sqlalchemy import Row, Select, select
 from starlette.responses import Response
 
-from shared.db.machinery import runs
+from shared.db.tables.system import runs
 from shared.domain.states import RunState
-from shared.figures.money import present_period
 from shared.invoicing.counts import Counts
-from shared.jobs import DAILY_RETRIES, MONTHLY_INVOICES
-from shared.runs import JOBS
-from shared.search.paging import PAGE, Paging, found, parse_place
-from web.dashboard.visit import Visit
-from web.dashboard.words import count, money, words
+from shared.messaging.jobs import DAILY_RETRIES, MONTHLY_INVOICES
+from shared.scheduling.runs import JOBS
+from web.dashboard.formatting import count, money, words
+from web.dashboard.queries.money_metrics import present_period
+from web.dashboard.queries.paging import PAGE, Paging, found, parse_place
+from web.dashboard.request_context import Visit
 
 #: What a person may ask for again.
 AGAIN_JOBS = ((MONTHLY_INVOICES, "Monthly invoices"), (DAILY_RETRIES, "Daily retries"))

@@ -6,13 +6,13 @@ import structlog
 from sqlalchemy import Connection, Row
 from starlette.responses import RedirectResponse, Response
 
-from shared.access.book import Act, Action, write_down
-from shared.access.passwords import is_password
-from shared.access.people import count_people, find_person
-from shared.access.sessions import begin_session, end_session
-from shared.access.throttle import TooMany, forgive, is_throttled, note_failure
-from web.dashboard.guard import SESSION_COOKIE, VISITOR_COOKIE, cookie_name, keep_session, safe_next, visitor_token
-from web.dashboard.visit import ROOT, Visit
+from shared.operations.audit_log import Act, Action, write_down
+from shared.operations.passwords import is_password
+from shared.operations.sessions import begin_session, end_session
+from shared.operations.sign_in_throttle import TooMany, forgive, is_throttled, note_failure
+from shared.operations.users import count_people, find_person
+from web.dashboard.auth import SESSION_COOKIE, VISITOR_COOKIE, cookie_name, keep_session, safe_next, visitor_token
+from web.dashboard.request_context import ROOT, Visit
 
 log = structlog.get_logger()
 

@@ -7,14 +7,13 @@ import structlog
 from sqlalchemy import Connection, Row
 from starlette.responses import Response
 
-from shared.access.book import Act
-from shared.collection.requests import Refused
 from shared.domain.states import StripeEventState
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
-from shared.jobs import ApplyStripeEvent
+from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
 from shared.logs import redact
-from shared.stripe_event_types import HANDLED_EVENT_TYPES
-from shared.stripe_events import (
+from shared.messaging.jobs import ApplyStripeEvent
+from shared.operations.audit_log import Act
+from shared.operations.stripe_events import (
     Wanted,
     events_page,
     find_event,
@@ -23,8 +22,9 @@ from shared.stripe_events import (
     request_apply,
     trail_of_event,
 )
+from shared.payments.operator.charge import Refused
 from web.dashboard.payload import show_payload
-from web.dashboard.visit import ROOT, Visit
+from web.dashboard.request_context import ROOT, Visit
 
 log = structlog.get_logger()
 

@@ -7,7 +7,7 @@ from workers.use_cases.stripe_events.payment_intents import echo_of_our_request,
 from workers.use_cases.stripe_events.payment_methods import echo_of_registration, refresh_stored_card, retire_card
 from workers.use_cases.stripe_events.setup_intents import register_card_of_setup_intent
 
-#: The same types as in shared/stripe_event_types.py, which the web process reads; a test compares them.
+#: The same types as in shared/gateway/stripe_event_types.py, which the web process reads; a test compares them.
 HANDLERS: Mapping[str, Handler] = {
     "setup_intent.succeeded": register_card_of_setup_intent,  # the only one that makes a card primary
     "payment_method.attached": refresh_stored_card,  # stores, no more: consent comes with the SetupIntent

@@ -7,9 +7,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from shared.collection.cards import CardChange
+from shared.accounts.cards import CardChange
 from shared.domain.states import Lane
-from shared.jobs import ChargePayment, Job
+from shared.messaging.jobs import ChargePayment, Job
 from shared.runtime import Runtime
 
 

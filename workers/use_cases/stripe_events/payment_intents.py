@@ -5,11 +5,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, select
 
-from shared.collection.record import record_observation
-from shared.crash_points import CrashPoint, reach
-from shared.db.payments import payment_attempts, payment_intents
+from shared.db.tables.payments import payment_attempts, payment_intents
 from shared.domain.states import OPEN_ATTEMPT, AttemptState
+from shared.failpoints import CrashPoint, reach
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
+from shared.payments.record_outcome import record_observation
 from shared.runtime import Runtime
 from workers.use_cases.stripe_events.effect import Apply, AskAgain, Effect, StripeEvent, nothing_but
 

@@ -4,8 +4,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from shared.collection.cards import detach_card, find_card, refresh_card
-from shared.crash_points import CrashPoint, reach
+from shared.accounts.cards import detach_card, find_card, refresh_card
+from shared.failpoints import CrashPoint, reach
 from shared.gateway.port import GatewayMissingError
 from shared.runtime import Runtime
 from workers.use_cases.stripe_events.effect import Apply, Effect, LookLaterError, StripeEvent, effect_of

@@ -1,8 +1,8 @@
 """A customer registered a card."""
 
-from shared.collection.cards import find_card, register_card
-from shared.collection.registrations import read_registration
-from shared.crash_points import CrashPoint, reach
+from shared.accounts.cards import find_card, register_card
+from shared.accounts.registrations import read_registration
+from shared.failpoints import CrashPoint, reach
 from shared.runtime import Runtime
 from workers.use_cases.stripe_events.effect import Apply, StripeEvent, effect_of, nothing_but
 

@@ -1,0 +1,82 @@
+"""The command: start a company in a folder of its own, burn the plan, let go, wait, and give account."""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from local import embedded
+
+#: Where the reports go unless told otherwise.
+OUT = Path(".duecourse/chaos")
+#: Into a log nobody's terminal limits us.
+WIDTH_OF_A_PIPE = 150
+
+
+def chaos(
+    faults: Annotated[int, typer.Option(min=1, max=100_000, help="How many faults are planned.")] = 2_000,
+    seed: Annotated[int, typer.Option(help="The same seed and number make the same plan.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder for chaos.json, chaos.html and the logs of a break.")] = OUT,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Print the plan as JSON, and do nothing.")] = False,
+) -> None:
+    """Bill virtual months under fire: every fault we can make, then quiet, then the accounts. No money moves.
+
+    Starts everything by itself in a fresh folder and leaves nothing running. Exit code 1 if any promise is broken.
+    """
+    from local.chaos.plan import make_plan
+
+    plan = make_plan(faults, seed)
+    if plan_only:
+        print(json.dumps(plan.to_json(), indent=1))
+        return
+    from local.chaos.company import sigterm_as_ctrl_c
+    from local.chaos.executor import ChaosError
+    from local.chaos.run import run
+    from local.demo.life import DemoError
+    from local.stack import StackError
+    from local.supervisor import SupervisorError
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH_OF_A_PIPE)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with sigterm_as_ctrl_c(), _own_folder(out) as folder:
+            is_clean = run(plan, folder, out, console)
+    except KeyboardInterrupt:
+        console.print("[yellow]stopped; nothing is left running[/]")
+        raise typer.Exit(130) from None
+    except (ChaosError, DemoError, StackError, SupervisorError, embedded.EmbeddedError) as error:
+        console.print(f"[red]{error}[/]")
+        raise typer.Exit(1) from None
+    raise typer.Exit(0 if is_clean else 1)
+
+
+@contextmanager
+def _own_folder(out: Path) -> Iterator[Path]:
+    """A fresh folder for servers and data, removed afterwards; its logs are kept if the run ended in an error."""
+
+    folder = Path(tempfile.mkdtemp(prefix="duecourse-chaos-"))
+    folder.chmod(0o755)  # as root the servers run as another user, who must enter
+    began = time.time()
+    try:
+        yield folder
+    except BaseException:
+        keep_logs(folder, out)
+        raise
+    finally:
+        embedded.erase(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        typer.echo(f"{time.time() - began:.0f} s in all", err=True)
+
+
+def keep_logs(folder: Path, out: Path) -> None:
+    """Copy the logs of all processes beside the report."""
+    shutil.copytree(folder / "logs", out / "logs", dirs_exist_ok=True)

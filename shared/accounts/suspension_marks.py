@@ -1,0 +1,103 @@
+"""People mark accounts for suspension and take the mark away, by the same transition as the machine (I14).
+
+What the machine does is in `standing.py`. `now` is business time.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, select
+
+from shared.accounts.standing import SPARED_UNTIL, change_standing, lock_account, unpaid_of
+from shared.db.tables.accounts import accounts
+from shared.domain.dunning import StandingDecision, decide_standing
+from shared.domain.states import Standing
+from shared.payments.operator.charge import Refused
+from shared.payments.operator.decisions import NO_REASON, write_down_refusal
+from shared.payments.state_changes import Because
+from shared.policy import Policy
+
+#: An unmarking keeps the machine away for so long, unless another day is given, and at most for so long.
+SPARED_FOR, LONGEST_SPARED = timedelta(days=7), timedelta(days=90)
+
+
+@dataclass(frozen=True)
+class Stands:
+    """How the account stands now."""
+
+    account_id: UUID
+    standing: Standing
+
+
+def mark_account(
+    connection: Connection, account_id: UUID, who: str, reason: str, now: datetime
+) -> Stands | Refused:
+    """Mark an account for suspension. Like the machine's mark it goes once nothing in trouble is unpaid."""
+    account = _lock_account(connection, account_id)
+    if account is None:
+        return _no_account(account_id)
+    refused = NO_REASON if not reason.strip() else None
+    if account.standing == Standing.MARKED_FOR_SUSPENSION:
+        refused = Refused(f"it is marked already: {account.standing_reason}", "nothing, or take the mark away")
+    if refused is not None:
+        write_down_refusal(connection, "mark", refused, Because(who, now, reason), account.id)
+        return refused
+    said = f"marked by {who}: {reason.strip()}"
+    decision = StandingDecision(Standing.MARKED_FOR_SUSPENSION, said)
+    change_standing(connection, account, decision, Because(who, now, said))
+    return Stands(account.id, decision.standing)
+
+
+def unmark_account(
+    connection: Connection,
+    policy: Policy,
+    account_id: UUID,
+    until: date | None,
+    who: str,
+    reason: str,
+    now: datetime,
+) -> Stands | Refused:
+    """Take the mark for suspension away, whoever made it.
+
+    The machine doesn't mark the account again before the day `until` (a week, unless given) for what it knows now;
+    one more decline is something new, and marks it if that is due. What is paid or ended counts at once.
+    """
+    account = _lock_account(connection, account_id)
+    if account is None:
+        return _no_account(account_id)
+    today = now.astimezone(UTC).date()
+    until = until or today + SPARED_FOR
+    refused = _why_no_unmark(account, until, reason, today)
+    if refused is not None:
+        write_down_refusal(connection, "unmark", refused, Because(who, now, reason), account.id)
+        return refused
+    stands = decide_standing(
+        Standing.PAST_DUE, unpaid_of(connection, account.id), policy.dunning, today, is_spared=True
+    ).standing
+    said = f"unmarked by {who} until {until}: {reason.strip()}"
+    data = {SPARED_UNTIL: until.isoformat()}
+    change_standing(connection, account, StandingDecision(stands, said), Because(who, now, said), data=data)
+    return Stands(account.id, stands)
+
+
+def _why_no_unmark(account: Row[Any], until: date, reason: str, today: date) -> Refused | None:
+    if not reason.strip():
+        return NO_REASON
+    if account.standing != Standing.MARKED_FOR_SUSPENSION:
+        return Refused(f"it isn't marked: it is {account.standing}", "nothing")
+    if until <= today:
+        return Refused(f"{until} isn't after today", "give a later day: until then it isn't marked again")
+    if until > today + LONGEST_SPARED:
+        return Refused(f"{until} is more than {LONGEST_SPARED.days} days away", "give an earlier day")
+    return None
+
+
+def _lock_account(connection: Connection, account_id: UUID) -> Row[Any] | None:
+    known = connection.scalar(select(accounts.c.id).where(accounts.c.id == account_id))
+    return None if known is None else lock_account(connection, account_id)
+
+
+def _no_account(account_id: UUID) -> Refused:
+    return Refused(f"there is no account {account_id}", "look it up by its number")

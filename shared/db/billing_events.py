@@ -1,0 +1,36 @@
+"""The trail: one row for each change, written in the change's own transaction, never altered (I10)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, insert
+
+from shared.db.tables.system import events
+
+#: Statements of the money path are built once: building one costs as much as PostgreSQL's part of it.
+_INSERT = insert(events)
+
+
+@dataclass(frozen=True)
+class TrailEvent:
+    """Who changed what, why, from what to what. Ids, codes and amounts only, never personal data."""
+
+    type: str
+    at: datetime
+    actor: str
+    reason: str | None = None
+    account_id: UUID | None = None
+    payment_id: UUID | None = None
+    attempt_id: UUID | None = None
+    run_id: UUID | None = None
+    before: Mapping[str, Any] = field(default_factory=dict)
+    after: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def record_event(connection: Connection, event: TrailEvent) -> None:
+    """Append to the trail, in the caller's transaction."""
+    connection.execute(_INSERT, vars(event))

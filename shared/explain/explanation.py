@@ -1,0 +1,357 @@
+"""The explanation of one payment as data: what was tried, what was not and why, what comes next.
+
+Read from the trail and the rows in a handful of queries. The command line writes it as text, pages as HTML.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, select
+
+from shared.db.tables.accounts import accounts, cards, invoices, payment_settings
+from shared.db.tables.payments import payment_attempts, payment_intents, payments
+from shared.db.tables.system import events, findings
+from shared.explain.descriptions import meaning_of_attempt
+from shared.explain.next_step import Next, Situation, suspension_outlook, what_comes_next
+from shared.payments.network_budgets import find_block
+from shared.payments.state_changes import open_attempt
+from shared.policy import Policy
+
+#: Events that give a payment its state; the last one's `after.state` is the payment's (checked by the audit).
+STATE_EVENTS = ("invoice_issued", "payment_created", "payment_moved", "payment_rescheduled")
+#: Events that are told as part of their attempt.
+_ATTEMPT_EVENTS = ("attempt_answered", "attempt_settled", "attempt_became_unknown")
+_CODES = ("error_type", "code", "decline_code", "advice_code", "network_advice_code", "network_decline_code")
+
+
+@dataclass(frozen=True)
+class CardShown:
+    """What may be shown of a card."""
+
+    brand: str
+    last4: str
+    exp_month: int
+    exp_year: int
+    is_detached: bool
+    block_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One thing learnt about an attempt, at business time `at`."""
+
+    at: datetime
+    state: str
+    reason: str | None
+    actor: str
+
+
+@dataclass(frozen=True)
+class AttemptMade:
+    """One attempt, with everything that the processor said. `at` is business time."""
+
+    at: datetime
+    attempt_id: UUID
+    number: int
+    kind: str
+    state: str
+    meaning: str
+    trigger: str
+    lane: str
+    requested_by: str | None
+    card: CardShown | None
+    outcome_reason: str | None
+    codes: Mapping[str, str]
+    http_status: int | None
+    stripe_request_id: str | None
+    stripe_charge_id: str | None
+    stripe_payment_intent_id: str | None
+    ordinal: int
+    results: tuple[Result, ...]
+
+
+@dataclass(frozen=True)
+class AttemptNotMade:
+    """Why nothing was asked, who found that, when next, and the state that it led to, if it moved the payment."""
+
+    at: datetime
+    reason: str
+    actor: str
+    trigger: str | None
+    next_attempt_at: datetime | None
+    next_attempt_on: date | None
+    asked_because: str | None
+    moved_to: str | None = None
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A change of state, or of when and how it is asked for."""
+
+    at: datetime
+    actor: str
+    reason: str | None
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Told:
+    """Anything else that the trail says of the payment."""
+
+    at: datetime
+    type: str
+    actor: str
+    reason: str | None
+    data: Mapping[str, Any]
+
+
+Entry = AttemptMade | AttemptNotMade | Moved | Told
+
+
+@dataclass(frozen=True)
+class OpenFinding:
+    """Something about the payment that a person must look at."""
+
+    kind: str
+    found_at: datetime
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One payment, explained. Instants are business time unless they say otherwise; amounts are minor units."""
+
+    payment_id: UUID
+    kind: str
+    invoice_number: str | None
+    period: date | None
+    account_id: UUID
+    account_external_id: str
+    account_name: str
+    standing: str
+    is_suspended: bool
+    coverage: str
+    time_zone: str
+    currency: str
+    amount_minor: int
+    state: str
+    state_reason: str | None
+    state_since_at: datetime | None
+    due_on: date
+    pays_by: str
+    card: CardShown | None
+    decline_count: int
+    attempt_count: int
+    timeline: tuple[Entry, ...]
+    next: Next
+    outlook: str | None
+    findings: tuple[OpenFinding, ...]
+    now: datetime
+
+
+def find_payments(connection: Connection, wanted: str, limit: int = 100) -> list[UUID]:
+    """Return the payments that a person means by a payment id, an invoice number or an account's external id.
+
+    Of an account the newest first, at most `limit`. LookupError says what was looked for.
+    """
+    wanted = wanted.strip()
+    try:
+        by_id = connection.scalar(select(payments.c.id).where(payments.c.id == UUID(wanted)))
+    except ValueError:
+        by_id = None
+    if by_id is not None:
+        return [by_id]
+    by_number = connection.scalar(
+        select(payments.c.id)
+        .join(invoices, invoices.c.id == payments.c.invoice_id)
+        .where(invoices.c.number == wanted.upper())
+    )
+    if by_number is not None:
+        return [by_number]
+    account_id = connection.scalar(select(accounts.c.id).where(accounts.c.external_id == wanted))
+    if account_id is None:
+        raise LookupError(f"{wanted!r} is no payment id, no invoice number and no account")
+    return list(
+        connection.scalars(
+            select(payments.c.id)
+            .where(payments.c.account_id == account_id)
+            .order_by(payments.c.due_on.desc(), payments.c.created_at.desc())
+            .limit(limit)
+        )
+    )
+
+
+def explain_payment(
+    connection: Connection, policy: Policy, payment_id: UUID, now: datetime, machine_now: datetime
+) -> Explanation:
+    """Explain one payment at business time `now`; LookupError if there is none."""
+    payment = connection.execute(select(payments).where(payments.c.id == payment_id)).one_or_none()
+    if payment is None:
+        raise LookupError(f"there is no payment {payment_id}")
+    account = connection.execute(select(accounts).where(accounts.c.id == payment.account_id)).one()
+    invoice = connection.execute(select(invoices).where(invoices.c.id == payment.invoice_id)).one_or_none()
+    situation = _situation(connection, policy, payment, now, machine_now)
+    trail = connection.execute(select(events).where(events.c.payment_id == payment_id).order_by(events.c.id)).all()
+    return Explanation(
+        payment_id=payment.id,
+        kind=payment.kind,
+        invoice_number=None if invoice is None else invoice.number,
+        period=None if invoice is None else invoice.period,
+        account_id=account.id,
+        account_external_id=account.external_id,
+        account_name=account.name,
+        standing=account.standing,
+        is_suspended=account.is_suspended,
+        coverage=payment.coverage,
+        time_zone=policy.coverage(payment.coverage).time_zone,
+        currency=payment.currency,
+        amount_minor=payment.amount_minor,
+        state=payment.state,
+        state_reason=payment.state_reason,
+        state_since_at=_state_since(trail),
+        due_on=payment.due_on,
+        pays_by=situation.settings.kind,
+        card=_shown(situation.card, situation.block_reason),
+        decline_count=payment.decline_count,
+        attempt_count=payment.attempt_count,
+        timeline=tuple(_timeline(trail, _attempts(connection, payment_id, trail))),
+        next=what_comes_next(situation),
+        outlook=suspension_outlook(situation, account.standing),
+        findings=_findings(connection, payment_id),
+        now=now,
+    )
+
+
+def _situation(
+    connection: Connection, policy: Policy, payment: Row[Any], now: datetime, machine_now: datetime
+) -> Situation:
+    settings = connection.execute(
+        select(payment_settings).where(payment_settings.c.id == payment.settings_id)
+    ).one()
+    card = connection.execute(select(cards).where(cards.c.id == settings.primary_card_id)).one_or_none()
+    block = None if card is None else find_block(connection, payment.coverage, card.fingerprint)
+    return Situation(
+        payment=payment,
+        settings=settings,
+        card=card,
+        block_reason=None if block is None else block.reason,
+        open_attempt=open_attempt(connection, payment.id),
+        policy=policy,
+        now=now,
+        machine_now=machine_now,
+    )
+
+
+def _shown(card: Row[Any] | None, block_reason: str | None = None) -> CardShown | None:
+    if card is None:
+        return None
+    return CardShown(
+        card.brand, card.last4, card.exp_month, card.exp_year, card.detached_at is not None, block_reason
+    )
+
+
+def _state_since(trail: Iterable[Row[Any]]) -> datetime | None:
+    """When the payment came into its state: a mere rescheduling doesn't count."""
+    since: datetime | None = None
+    for event in trail:
+        if event.type in STATE_EVENTS and event.type != "payment_rescheduled":
+            since = event.at
+    return since
+
+
+def _attempts(connection: Connection, payment_id: UUID, trail: Iterable[Row[Any]]) -> dict[UUID, AttemptMade]:
+    results: dict[UUID, list[Result]] = {}
+    for event in trail:
+        if event.type in _ATTEMPT_EVENTS and event.attempt_id is not None:
+            learnt = Result(event.at, event.after.get("state", ""), event.reason, event.actor)
+            results.setdefault(event.attempt_id, []).append(learnt)
+    rows = connection.execute(
+        select(
+            payment_attempts,
+            payment_intents.c.ordinal,
+            payment_intents.c.stripe_payment_intent_id,
+            *(cards.c[name].label(f"card_{name}") for name in ("brand", "last4", "exp_month", "exp_year")),
+            cards.c.detached_at.label("card_detached_at"),
+        )
+        .join(payment_intents, payment_intents.c.id == payment_attempts.c.payment_intent_id)
+        .join(cards, cards.c.id == payment_attempts.c.card_id, isouter=True)
+        .where(payment_attempts.c.payment_id == payment_id)
+        .order_by(payment_attempts.c.number)
+    )
+    return {row.id: _attempt(row, tuple(results.get(row.id, ()))) for row in rows}
+
+
+def _attempt(row: Row[Any], results: tuple[Result, ...]) -> AttemptMade:
+    card = None
+    if row.card_last4 is not None:
+        is_detached = row.card_detached_at is not None
+        card = CardShown(row.card_brand, row.card_last4, row.card_exp_month, row.card_exp_year, is_detached)
+    return AttemptMade(
+        at=row.started_at,
+        attempt_id=row.id,
+        number=row.number,
+        kind=row.kind,
+        state=row.state,
+        meaning=meaning_of_attempt(row),
+        trigger=row.trigger,
+        lane=row.lane,
+        requested_by=row.requested_by,
+        card=card,
+        outcome_reason=row.outcome_reason,
+        codes={name: value for name in _CODES if (value := getattr(row, name)) is not None},
+        http_status=row.http_status,
+        stripe_request_id=row.stripe_request_id,
+        stripe_charge_id=row.stripe_charge_id,
+        stripe_payment_intent_id=row.stripe_payment_intent_id,
+        ordinal=row.ordinal,
+        results=results,
+    )
+
+
+def _timeline(trail: Iterable[Row[Any]], attempts: dict[UUID, AttemptMade]) -> list[Entry]:
+    """Tell the trail in its order; a move and the attempt not made that caused it are one entry."""
+    told: list[Entry] = []
+    untold = dict(attempts)
+    for event in trail:
+        match event.type:
+            case "attempt_started" if event.attempt_id in untold:
+                told.append(untold.pop(event.attempt_id))
+            case "charge_not_attempted":
+                moved_to = None
+                before = told[-1] if told else None
+                if isinstance(before, Moved) and (before.at, before.reason) == (event.at, event.reason):
+                    told.pop()
+                    moved_to = before.after.get("state")
+                told.append(_not_made(event, moved_to))
+            case "payment_moved" | "payment_rescheduled":
+                told.append(Moved(event.at, event.actor, event.reason, event.before, event.after))
+            case kind if kind not in _ATTEMPT_EVENTS:
+                told.append(Told(event.at, event.type, event.actor, event.reason, event.data))
+    return [*told, *untold.values()]  # an attempt without a trail would be a defect; it is shown all the same
+
+
+def _not_made(event: Row[Any], moved_to: str | None) -> AttemptNotMade:
+    at, on = event.data.get("next_attempt_at"), event.data.get("next_attempt_on")
+    return AttemptNotMade(
+        at=event.at,
+        reason=event.reason or "no reason was written down",
+        actor=event.actor,
+        trigger=event.data.get("trigger"),
+        next_attempt_at=datetime.fromisoformat(at) if at else None,
+        next_attempt_on=date.fromisoformat(on) if on else None,
+        asked_because=event.data.get("asked_because"),
+        moved_to=moved_to,
+    )
+
+
+def _findings(connection: Connection, payment_id: UUID) -> tuple[OpenFinding, ...]:
+    rows = connection.execute(
+        select(findings)
+        .where(findings.c.payment_id == payment_id, findings.c.resolved_at.is_(None))
+        .order_by(findings.c.found_at)
+    )
+    return tuple(OpenFinding(row.kind, row.found_at, row.details) for row in rows)

@@ -1,0 +1,298 @@
+"""Crash points: every step between two transactions or requests has a name, at which a process can be made to die.
+
+Off, which is always so in production, a step costs one look at a module's variable. Tests arm it in process;
+in a real process `DUECOURSE_CRASH_AT` and `DUECOURSE_CRASH_PROBABILITY` do (settings with a live Stripe key refuse
+them), and there a crash is SIGKILL: nothing is rolled back, answered, logged or closed by us.
+
+A new step in a use case needs a point on both sides of it: tests/failpoints finds steps and points by itself.
+"""
+
+import os
+import random
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import structlog
+
+log = structlog.get_logger()
+
+
+class CrashPoint(StrEnum):
+    """Where a process can die. Names are permanent: scripts of drills hold them.
+
+    `.sending` is before a request leaves, `.sent` and `.fetched` after its answer came and before anything is done
+    with it; `.before_commit` is the end of a transaction, and its last chance to be rolled back.
+    """
+
+    CHARGE_BEGUN = "charge.begun"
+    CHARGE_CLAIM_INTENT_WRITTEN = "charge.claim.intent_written"
+    CHARGE_CLAIM_BEFORE_COMMIT = "charge.claim.before_commit"
+    CHARGE_PARK_BEFORE_COMMIT = "charge.park.before_commit"
+    CHARGE_CLAIMED = "charge.claimed"
+    CHARGE_CREATE_SENDING = "charge.create.sending"
+    CHARGE_CREATE_SENT = "charge.create.sent"
+    CHARGE_CONFIRM_ALLOWING = "charge.confirm_allow.begun"
+    CHARGE_CONFIRM_ALLOW_BEFORE_COMMIT = "charge.confirm_allow.before_commit"
+    CHARGE_CONFIRM_ALLOWED = "charge.confirm_allowed"
+    CHARGE_CONFIRM_SENDING = "charge.confirm.sending"
+    CHARGE_CONFIRM_SENT = "charge.confirm.sent"
+    CHARGE_CANCEL_SENDING = "charge.cancel.sending"
+    CHARGE_CANCEL_SENT = "charge.cancel.sent"
+    CHARGE_RECORDED = "charge.recorded"
+
+    RECORD_ANSWER_BEGUN = "record.answer.begun"
+    RECORD_ANSWER_BEFORE_COMMIT = "record.answer.before_commit"
+    RECORD_ANSWER_COMMITTED = "record.answer.committed"
+    RECORD_OBSERVATION_BEGUN = "record.observation.begun"
+    RECORD_OBSERVATION_BEFORE_COMMIT = "record.observation.before_commit"
+    RECORD_OBSERVATION_COMMITTED = "record.observation.committed"
+    RECORD_INTENT_WRITTEN = "record.intent_written"
+    RECORD_ATTEMPT_WRITTEN = "record.attempt_written"
+
+    END_BEGUN = "end.begun"
+    END_AT_ONCE_BEFORE_COMMIT = "end.at_once.before_commit"
+    END_CLAIM_BEFORE_COMMIT = "end.claim.before_commit"
+    END_CLAIMED = "end.claimed"
+
+    BULK_CHUNK_BEGUN = "bulk.chunk.begun"
+    BULK_CHUNK_BEFORE_COMMIT = "bulk.chunk.before_commit"
+    BULK_FINISH_BEFORE_COMMIT = "bulk.finish.before_commit"
+    BULK_CHUNK_COMMITTED = "bulk.chunk.committed"
+    BULK_CHUNK_RUNG = "bulk.chunk.rung"
+    BULK_RINGING = "bulk.ringing"
+
+    SETTLE_BEGUN = "settle.begun"
+    SETTLE_TURN_BEFORE_COMMIT = "settle.turn.before_commit"
+    SETTLE_TURN_TAKEN = "settle.turn_taken"
+    SETTLE_LOOK_UP_SENDING = "settle.look_up.sending"
+    SETTLE_LOOKED_UP = "settle.looked_up"
+    SETTLE_RECORDED = "settle.recorded"
+
+    GENERATE_CHUNK_BEGUN = "generate.chunk.begun"
+    GENERATE_CHUNK_GATHERED = "generate.chunk.gathered"
+    GENERATE_CHUNK_NUMBERED = "generate.chunk.numbered"
+    GENERATE_CHUNK_WRITTEN = "generate.chunk.written"
+    GENERATE_CHUNK_BEFORE_COMMIT = "generate.chunk.before_commit"
+    GENERATE_CHUNK_COMMITTED = "generate.chunk.committed"
+    GENERATE_RINGING = "generate.ringing"
+
+    RUN_STARTED = "run.started"
+    RUN_FINISH_BEFORE_COMMIT = "run.finish.before_commit"
+
+    RETRY_CHUNK_BEGUN = "retry.chunk.begun"
+    RETRY_CHUNK_BEFORE_COMMIT = "retry.chunk.before_commit"
+    RETRY_CHUNK_COMMITTED = "retry.chunk.committed"
+    RETRY_CHUNK_RUNG = "retry.chunk.rung"
+    RETRY_RINGING = "retry.ringing"
+
+    EVENT_BEGUN = "event.begun"
+    EVENT_CLAIM_BEFORE_COMMIT = "event.claim.before_commit"
+    EVENT_ECHO_BEFORE_COMMIT = "event.echo.before_commit"
+    EVENT_CLAIMED = "event.claimed"
+    EVENT_SETUP_INTENT_SENDING = "event.setup_intent.sending"
+    EVENT_SETUP_INTENT_FETCHED = "event.setup_intent.fetched"
+    EVENT_NEW_CARD_SENDING = "event.new_card.sending"
+    EVENT_NEW_CARD_FETCHED = "event.new_card.fetched"
+    EVENT_STORED_CARD_SENDING = "event.stored_card.sending"
+    EVENT_STORED_CARD_FETCHED = "event.stored_card.fetched"
+    EVENT_PAYMENT_INTENT_SENDING = "event.payment_intent.sending"
+    EVENT_PAYMENT_INTENT_FETCHED = "event.payment_intent.fetched"
+    EVENT_FETCHED = "event.fetched"
+    EVENT_CARD_STORED = "event.apply.card_stored"
+    EVENT_CARD_MADE_PRIMARY = "event.apply.card_made_primary"
+    EVENT_APPLY_BEFORE_COMMIT = "event.apply.before_commit"
+    EVENT_APPLIED = "event.applied"
+    EVENT_RUNG = "event.rung"
+    EVENT_POSTPONING = "event.postpone.begun"
+    EVENT_POSTPONE_BEFORE_COMMIT = "event.postpone.before_commit"
+    EVENT_POSTPONED = "event.postponed"
+    EVENT_TROUBLE_BEGUN = "event.trouble.begun"
+    EVENT_TROUBLE_BEFORE_COMMIT = "event.trouble.before_commit"
+    EVENT_TROUBLE_NOTED = "event.trouble_noted"
+
+    RECONCILE_BEGUN = "reconcile.begun"
+    RECONCILE_START_BEFORE_COMMIT = "reconcile.start.before_commit"
+    RECONCILE_STARTED = "reconcile.started"
+    RECONCILE_LOOK_SENDING = "reconcile.look.sending"
+    RECONCILE_LOOKED_UP = "reconcile.looked_up"
+    RECONCILE_ANNOUNCING = "reconcile.announce.begun"
+    RECONCILE_ANNOUNCE_BEFORE_COMMIT = "reconcile.announce.before_commit"
+    RECONCILE_ANNOUNCED = "reconcile.announced"
+    RECONCILE_ROW_FINDING = "reconcile.row.begun"
+    RECONCILE_ROW_BEFORE_COMMIT = "reconcile.row.before_commit"
+    RECONCILE_ROW_FOUND = "reconcile.row_found"
+    RECONCILE_ABANDONING = "reconcile.abandon.begun"
+    RECONCILE_ABANDON_BEFORE_COMMIT = "reconcile.abandon.before_commit"
+    RECONCILE_ABANDONED = "reconcile.abandoned"
+    RECONCILE_CANCEL_SENDING = "reconcile.cancel.sending"
+    RECONCILE_CANCEL_SENT = "reconcile.cancel.sent"
+    RECONCILE_CHUNK_SEEN = "reconcile.chunk.seen"
+    RECONCILE_CHUNK_BEFORE_COMMIT = "reconcile.chunk.before_commit"
+    RECONCILE_CHUNK_COMMITTED = "reconcile.chunk.committed"
+    RECONCILE_RESTING = "reconcile.rest.begun"
+    RECONCILE_REST_BEFORE_COMMIT = "reconcile.rest.before_commit"
+    RECONCILE_RESTED = "reconcile.rested"
+    RECONCILE_RINGING = "reconcile.ringing"
+
+    WEBHOOK_RECEIVED = "webhook.received"
+    WEBHOOK_STORE_BEFORE_COMMIT = "webhook.store.before_commit"
+    WEBHOOK_STORED = "webhook.stored"
+    WEBHOOK_ANSWERED = "webhook.answered"
+
+    LEAD_TAKEN = "lead.taken"
+    TICK_BEGUN = "tick.begun"
+    TICK_DECIDE_BEFORE_COMMIT = "tick.decide.before_commit"
+    TICK_DECIDED = "tick.decided"
+    TICK_RUN_INSERTING = "tick.run.begun"
+    TICK_RUN_BEFORE_COMMIT = "tick.run.before_commit"
+    TICK_RUN_INSERTED = "tick.run_inserted"
+    TICK_RUNG = "tick.rung"
+    WAKE_BEGUN = "wake.begun"
+    WAKE_BEFORE_COMMIT = "wake.before_commit"
+    WAKE_ENDED = "wake.ended"
+    SWEEP_BEGUN = "sweep.begun"
+    SWEEP_FOUND = "sweep.found"
+    SWEEP_RUNG = "sweep.rung"
+
+
+Hook = Callable[[CrashPoint], None]
+
+_hook: Hook | None = None
+
+
+def reach(point: CrashPoint) -> None:
+    """Say that a step is reached. Does nothing unless a test or a drill has armed this process."""
+    if _hook is not None:
+        _hook(point)
+
+
+class Crashed(BaseException):  # a death isn't an error, and nothing may catch it as one
+    """What a test has instead of SIGKILL. No `except Exception` sees it; its transaction is rolled back."""
+
+
+@dataclass(frozen=True)
+class CrashPlan:
+    """When a real process kills itself: at the `arrival`th arrival at one of `points`, or each time by chance."""
+
+    points: frozenset[CrashPoint]
+    arrival: int = 1
+    probability: float | None = None
+
+    def __str__(self) -> str:
+        where = "every point" if len(self.points) == len(CrashPoint) else ", ".join(sorted(self.points))
+        when = f"arrival {self.arrival}" if self.probability is None else f"probability {self.probability:g}"
+        return f"{where}, {when}"
+
+
+def read_plan(crash_at: str | None, probability: float | None) -> CrashPlan | None:
+    """Read `DUECOURSE_CRASH_AT` (`charge.claimed`, `charge.claimed:3`, several with commas) and the probability.
+
+    The number is the arrival counted over all the points named; without a probability there are no points but
+    those named, with one it goes for each arrival. None if neither is given; ValueError says what can't be read.
+    """
+    if not crash_at:
+        return CrashPlan(frozenset(CrashPoint), probability=probability) if probability else None
+    names, _, number = crash_at.partition(":")
+    try:
+        points = frozenset(CrashPoint(name.strip()) for name in names.split(","))
+    except ValueError as error:
+        raise ValueError(f"{error}; there are: {', '.join(CrashPoint)}") from None
+    if number and not (number.isdecimal() and int(number) > 0):
+        raise ValueError(f"{number!r} is no number of an arrival: charge.claimed:3 is the third")
+    return CrashPlan(points, int(number or 1), probability or None)
+
+
+def arm(plan: CrashPlan | None) -> None:
+    """Make this process kill itself as planned, for good; nothing happens without a plan."""
+    global _hook
+    if plan is None:
+        return
+    log.critical(
+        "crash_points.armed",
+        at=str(plan),
+        consequence="this process will kill itself with SIGKILL",
+        what_to_do="unset DUECOURSE_CRASH_AT and DUECOURSE_CRASH_PROBABILITY unless this is a drill",
+    )
+    _hook = _Killer(plan)
+
+
+@contextmanager
+def armed(hook: Hook) -> Iterator[None]:
+    """Call `hook` at each arrival, in whatever thread, as long as this lasts. For tests."""
+    global _hook
+    before, _hook = _hook, hook
+    try:
+        yield
+    finally:
+        _hook = before
+
+
+@dataclass
+class Crash:
+    """A crash that a test has ordered: whether it came, who arrived where, and what the dead did afterwards.
+
+    The dead arrive nowhere: an arrival after the crash and before `bury` is code that would not run after
+    SIGKILL. It is noted in `after_death` and dies again.
+    """
+
+    point: CrashPoint
+    arrival: int = 1
+    arrivals: Counter[CrashPoint] = field(default_factory=Counter)
+    happened: bool = False
+    after_death: list[str] = field(default_factory=list)
+    _died_in: int | None = None
+
+    def __call__(self, point: CrashPoint) -> None:
+        if self.is_dead:
+            self.after_death.append(point)
+            raise Crashed(f"{point}, after {self.point}")
+        self.arrivals[point] += 1
+        if point is self.point and self.arrivals[point] == self.arrival:
+            self.happened = True
+            self._died_in = threading.get_ident()
+            raise Crashed(point)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the thread that asks is one that the crash came to."""
+        return self._died_in == threading.get_ident()
+
+    def bury(self) -> None:
+        """From here on a new process is at work."""
+        self._died_in = None
+
+
+@contextmanager
+def crashing_at(point: CrashPoint, arrival: int = 1) -> Iterator[Crash]:
+    """Raise Crashed at the `arrival`th arrival at `point`. For tests."""
+    crash = Crash(point, arrival)
+    with armed(crash):
+        yield crash
+
+
+class _Killer:
+    """Counts a real process's arrivals, and kills it."""
+
+    def __init__(self, plan: CrashPlan) -> None:
+        self._plan = plan
+        self._arrivals = 0
+        self._turn = threading.Lock()
+
+    def __call__(self, point: CrashPoint) -> None:
+        if point not in self._plan.points:
+            return
+        with self._turn:
+            self._arrivals += 1
+            if self._is_time():
+                os.write(2, f"crash point {point}: process {os.getpid()} kills itself\n".encode())
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def _is_time(self) -> bool:
+        if self._plan.probability is None:
+            return self._arrivals == self._plan.arrival
+        return random.random() < self._plan.probability  # noqa: S311  # chance, not secrecy

@@ -1,0 +1,208 @@
+"""Dead letters: messages whose actor raised, for a person to look at, put back into their queue, or throw away.
+
+A letter is dead, queued or gone, never two of them and never none: each move is one script in Redis. Nothing is
+lost with a letter: the row that it named is due as before, and the sweep rings for it.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from dramatiq import Message
+from dramatiq.brokers.redis import RedisBroker
+
+from shared.logs import redact
+from shared.messaging.broker import NAMESPACE, is_readable
+
+#: Bodies read in one round trip, a megabyte at most; ids moved by one script, some milliseconds of Redis.
+AT_ONCE = 100
+#: Above the number that is kept of each queue (`shared.messaging.broker.KEEP_DEAD_LETTERS`).
+MOST_LETTERS = 5_000
+#: An argument is an id; whatever is longer isn't one of ours.
+LONGEST_ARGUMENT = 80
+
+#: ARGV: old id, new id and new body of each.
+_REQUEUE = """
+local moved = {}
+for i = 1, #ARGV, 3 do
+    if redis.call("zrem", KEYS[1], ARGV[i]) == 1 then
+        redis.call("hdel", KEYS[2], ARGV[i])
+        redis.call("hset", KEYS[4], ARGV[i + 1], ARGV[i + 2])
+        redis.call("rpush", KEYS[3], ARGV[i + 1])
+        table.insert(moved, ARGV[i])
+    end
+end
+return moved
+"""
+_DISCARD = """
+local gone = {}
+for i = 1, #ARGV do
+    if redis.call("zrem", KEYS[1], ARGV[i]) == 1 then
+        redis.call("hdel", KEYS[2], ARGV[i])
+        table.insert(gone, ARGV[i])
+    end
+end
+return gone
+"""
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One dead letter. `died_at` is machine time; `fresh` is what to queue again, None if it can't be read."""
+
+    id: str
+    queue: str
+    died_at: datetime
+    job: str | None
+    arguments: tuple[str, ...]
+    traceback: str | None
+    fresh: Message[Any] | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a page of letters ended: the newest come first, and of one millisecond the greater id."""
+
+    died_ms: int
+    id: str
+
+
+def count_letters(broker: RedisBroker) -> dict[str, int]:
+    """Return how many letters each queue has. Raises redis.RedisError, as all of this module."""
+    pipeline = broker.client.pipeline(transaction=False)
+    queues = sorted(broker.get_declared_queues())
+    for queue in queues:
+        pipeline.zcard(_dead(queue))
+    return dict(zip(queues, pipeline.execute(), strict=True))
+
+
+def list_letters(
+    broker: RedisBroker, queue: str, *, job: str = "", older_than: Place | None = None, limit: int = 50
+) -> tuple[list[DeadLetter], Place | None]:
+    """Return up to `limit` letters, newest first, and where the next page begins (None: that was all)."""
+    found: list[DeadLetter] = []
+    for letter in _walk(broker, queue, older_than):
+        if job and letter.job != job:
+            continue
+        if len(found) == limit:
+            return found, place_of(found[-1])
+        found.append(letter)
+    return found, None
+
+
+def letters_up_to(broker: RedisBroker, queue: str, job: str, newest: Place) -> list[DeadLetter]:
+    """Return all letters that match and are no newer than `newest`: what a person saw before they said yes."""
+    return [
+        letter for letter in _walk(broker, queue) if _key(letter) <= newest_key(newest) and job in ("", letter.job)
+    ]
+
+
+def find_letters(broker: RedisBroker, queue: str, ids: Sequence[str]) -> list[DeadLetter]:
+    """Return those of these letters that are still dead."""
+    wanted = set(ids)
+    return [letter for letter in _walk(broker, queue) if letter.id in wanted]
+
+
+def requeue_letters(broker: RedisBroker, queue: str, letters: Sequence[DeadLetter]) -> list[str]:
+    """Put letters back into their queue; returns the ids of those that were dead until now and can be read.
+
+    Each gets a fresh id in Redis. The old one names this death: whoever sends it a second time finds it gone, even
+    if the message died again meanwhile, and a worker that comes back late can't acknowledge the new message.
+    """
+    moved: list[str] = []
+    for chunk in _chunks([letter for letter in letters if letter.fresh is not None]):
+        arguments: list[str | bytes] = []
+        for letter in chunk:
+            redis_id = str(uuid4())
+            arguments += [letter.id, redis_id, _fresh_body(letter, redis_id)]
+        keys = [_dead(queue), f"{_dead(queue)}.msgs", f"{NAMESPACE}:{queue}", f"{NAMESPACE}:{queue}.msgs"]
+        moved += _script(broker, _REQUEUE, keys, arguments)
+    return moved
+
+
+def discard_letters(broker: RedisBroker, queue: str, ids: Sequence[str]) -> list[str]:
+    """Throw letters away; returns the ids of those that were there."""
+    keys = [_dead(queue), f"{_dead(queue)}.msgs"]
+    return [one for chunk in _chunks(ids) for one in _script(broker, _DISCARD, keys, list(chunk))]
+
+
+def place_of(letter: DeadLetter) -> Place:
+    return Place(round(letter.died_at.timestamp() * 1000), letter.id)
+
+
+def newest_key(place: Place) -> tuple[int, str]:
+    return place.died_ms, place.id
+
+
+def _key(letter: DeadLetter) -> tuple[int, str]:
+    return newest_key(place_of(letter))
+
+
+def _walk(broker: RedisBroker, queue: str, older_than: Place | None = None) -> Iterator[DeadLetter]:
+    """Letters, newest first; bodies are read a hundred at a time, and only as far as somebody reads on."""
+    client: Any = broker.client
+    scores = client.zrevrange(_dead(queue), 0, MOST_LETTERS - 1, withscores=True)
+    places = sorted((Place(int(score), _text(one)) for one, score in scores), key=newest_key, reverse=True)
+    if older_than is not None:
+        places = [place for place in places if newest_key(place) < newest_key(older_than)]
+    for chunk in _chunks(places):
+        bodies = client.hmget(f"{_dead(queue)}.msgs", [place.id for place in chunk])
+        for place, body in zip(chunk, bodies, strict=True):
+            yield _read(queue, place, body)
+
+
+def _read(queue: str, place: Place, body: bytes | None) -> DeadLetter:
+    died_at = datetime.fromtimestamp(place.died_ms / 1000, UTC)
+    raw = _json(body)
+    options = raw.get("options")
+    said = options.get("traceback") if isinstance(options, dict) else None
+    name, arguments = raw.get("actor_name"), raw.get("args")
+    letter = DeadLetter(
+        id=place.id,
+        queue=queue,
+        died_at=died_at,
+        job=name[:LONGEST_ARGUMENT] if isinstance(name, str) else None,
+        arguments=tuple(
+            redact(str(one)[:LONGEST_ARGUMENT]) for one in (arguments if isinstance(arguments, list) else ())
+        ),
+        traceback=said if isinstance(said, str) else None,
+        fresh=None,
+    )
+    fresh = json.dumps({**raw, "options": {"redis_message_id": place.id}}).encode()
+    if raw and is_readable(fresh, queue):
+        return DeadLetter(**{**vars(letter), "fresh": Message.decode(fresh)})
+    return letter
+
+
+def _fresh_body(letter: DeadLetter, redis_id: str) -> bytes:
+    assert letter.fresh is not None, "only letters that can be read are queued again"  # noqa: S101  # see the caller
+    return letter.fresh.copy(options={"redis_message_id": redis_id}).encode()
+
+
+def _json(body: bytes | None) -> dict[str, Any]:
+    try:
+        raw = json.loads(body or b"null")
+    except (ValueError, RecursionError):
+        return {}
+    return raw if isinstance(raw, dict) else {}
+
+
+def _script(broker: RedisBroker, script: str, keys: list[str], arguments: list[Any]) -> list[str]:
+    client: Any = broker.client
+    return [_text(one) for one in client.eval(script, len(keys), *keys, *arguments)] if arguments else []
+
+
+def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), AT_ONCE):
+        yield items[start : start + AT_ONCE]
+
+
+def _dead(queue: str) -> str:
+    return f"{NAMESPACE}:{queue}.XQ"
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")

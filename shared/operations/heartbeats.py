@@ -1,0 +1,168 @@
+"""Signs of life: each process says every few seconds that it lives, and takes its row away when it stops.
+
+Never in the way of anything: a beat has a thread and a transaction of its own, and one that can't be written is
+logged once and missed.
+"""
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import structlog
+from dramatiq.broker import Broker
+from dramatiq.middleware import Middleware
+from dramatiq.worker import Worker
+from sqlalchemy import Connection, Engine, delete, select
+from sqlalchemy.dialects.postgresql import insert
+
+from shared.clock import machine_now
+from shared.db.tables.operators import process_beats
+
+log = structlog.get_logger()
+
+#: Often enough that a death is seen within half a minute; one small write of each process.
+EVERY_S = 10.0
+#: Three beats missed. A process whose clock is this far off isn't believed either; `doctor` names such clocks.
+LOST_AFTER = timedelta(seconds=30)
+#: Those who were killed leave their row; after a day nobody asks.
+KEPT_FOR = timedelta(days=1)
+#: How often each process tidies, in beats: some once an hour.
+TIDY_EVERY = 360
+
+WEB, SCHEDULER, WORKER = "web", "scheduler", "worker"
+
+
+@dataclass(frozen=True)
+class Alive:
+    """One process that says it lives. Both times are machine time."""
+
+    kind: str
+    host: str
+    pid: int
+    queues: tuple[str, ...]
+    threads: int | None
+    release: str | None
+    started_at: datetime
+    seen_at: datetime
+
+
+def processes_alive(connection: Connection, machine_now: datetime) -> list[Alive]:
+    """Return the processes that were heard within LOST_AFTER, by kind and age."""
+    rows = connection.execute(
+        select(process_beats)
+        .where(process_beats.c.seen_at.between(machine_now - LOST_AFTER, machine_now + LOST_AFTER))
+        .order_by(process_beats.c.kind, process_beats.c.started_at, process_beats.c.process)
+    )
+    return [
+        Alive(
+            kind=row.kind,
+            host=str(row.data.get("host", "")),
+            pid=int(row.data.get("pid", 0)),
+            queues=tuple(row.data.get("queues", ())),
+            threads=row.data.get("threads"),
+            release=row.data.get("release"),
+            started_at=row.started_at,
+            seen_at=row.seen_at,
+        )
+        for row in rows
+    ]
+
+
+class Beats:
+    """One process's signs of life. `data` says what it does: its queues and threads."""
+
+    def __init__(
+        self,
+        engine: Callable[[], Engine],
+        kind: str,
+        data: Mapping[str, Any] | None = None,
+        machine_now: Callable[[], datetime] = machine_now,
+    ) -> None:
+        self._engine, self._kind, self._machine_now = engine, kind, machine_now
+        self._started_at = machine_now()
+        self._data = {"host": socket.gethostname(), "pid": os.getpid(), "release": _release(), **(data or {})}
+        self._process = f"{kind} {self._data['host']} {os.getpid()} {self._started_at.isoformat()}"
+        self._count = 0
+        self._is_missed = False
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, every_s: float = EVERY_S) -> None:
+        """Beat now and from now on, in a thread of its own."""
+        self._thread = threading.Thread(target=self._run, args=(every_s,), name="beats", daemon=True)
+        self._thread.start()
+
+    def stop(self, within_s: float = 1.0) -> None:
+        """Take the row away, if that takes no longer than `within_s`: nobody waits for a database that is away."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(within_s)
+
+    def beat(self) -> None:
+        """Say once that this process lives. Never raises."""
+        self._try(self._write)
+        if self._count % TIDY_EVERY == 0:
+            self._try(self._tidy)
+        self._count += 1
+
+    def _run(self, every_s: float) -> None:
+        while not self._stopping.is_set():
+            self.beat()
+            self._stopping.wait(every_s)
+        self._try(self._remove)
+
+    def _write(self, connection: Connection) -> None:
+        now = self._machine_now()
+        row = insert(process_beats).values(
+            process=self._process, kind=self._kind, data=self._data, started_at=self._started_at, seen_at=now
+        )
+        connection.execute(row.on_conflict_do_update(index_elements=["process"], set_={"seen_at": now}))
+
+    def _tidy(self, connection: Connection) -> None:
+        old = process_beats.c.seen_at < self._machine_now() - KEPT_FOR
+        connection.execute(delete(process_beats).where(old))
+
+    def _remove(self, connection: Connection) -> None:
+        connection.execute(delete(process_beats).where(process_beats.c.process == self._process))
+
+    def _try(self, work: Callable[[Connection], None]) -> None:
+        try:
+            with self._engine().begin() as connection:
+                work(connection)
+        except Exception as error:  # whatever it is, a sign of life must not be what a process dies of
+            if not self._is_missed:
+                self._is_missed = True
+                log.warning("beats.missed", error=type(error).__name__, consequence="this process looks dead")
+        else:
+            if self._is_missed:
+                self._is_missed = False
+                log.info("beats.heard_again")
+
+
+class WorkerBeats(Middleware):
+    """A worker process's signs of life, from its first thread to its last message."""
+
+    def __init__(self, engine: Callable[[], Engine]) -> None:
+        self._engine = engine
+        self._beats: Beats | None = None
+
+    def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        queues: Sequence[str] = sorted(worker.consumer_whitelist or broker.get_declared_queues())
+        self._beats = Beats(self._engine, WORKER, {"queues": queues, "threads": worker.worker_threads})
+        self._beats.start()
+
+    def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002  # Dramatiq's signature
+        if self._beats is not None:
+            self._beats.stop()
+
+
+def _release() -> str | None:
+    try:
+        return version("duecourse")
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,110 @@
+"""Sessions: a random token in the browser, its hash in a row. A row that goes ends the session everywhere.
+
+Rows and not signed cookies, because a copied cookie must stop working the moment somebody signs out.
+"""
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from shared.db.tables.operators import people, sessions
+
+#: A night's duty; whoever did nothing for so long signs in again (machine time).
+IDLE_FOR = timedelta(hours=12)
+#: However busy, a session ends after a week.
+LASTS_FOR = timedelta(days=7)
+#: `last_seen_at` is written at most so often: a page that refreshes itself must not write a row each time.
+SEEN_EVERY = timedelta(minutes=1)
+#: An order a form carries is good for as long as its session; 256 bits each.
+TOKEN_BYTES = 32
+
+
+@dataclass(frozen=True)
+class SignedIn:
+    """A session in force: the person's row and what its forms are signed with."""
+
+    token_hash: str
+    person: Any
+    csrf_key: str
+    last_seen_at: datetime
+
+
+def begin_session(
+    connection: Connection, person_id: UUID, address: str | None, agent: str | None, machine_now: datetime
+) -> str:
+    """Begin a session and return its token, which is kept nowhere. Tidies up what has ended."""
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    connection.execute(delete(sessions).where(sessions.c.expires_at < machine_now - LASTS_FOR))
+    connection.execute(
+        insert(sessions).values(
+            token_hash=_hash(token),
+            person_id=person_id,
+            csrf_key=secrets.token_hex(TOKEN_BYTES),
+            began_at=machine_now,
+            last_seen_at=machine_now,
+            expires_at=machine_now + LASTS_FOR,
+            address=address,
+            agent=(agent or "")[:200],
+        )
+    )
+    return token
+
+
+def find_session(connection: Connection, token: str, machine_now: datetime) -> SignedIn | None:
+    """Return the session of a token; None if there is none, if it ended, or if its person is locked out."""
+    row = connection.execute(
+        select(people, sessions.c.token_hash, sessions.c.csrf_key, sessions.c.last_seen_at)
+        .join(sessions, sessions.c.person_id == people.c.id)
+        .where(
+            sessions.c.token_hash == _hash(token),
+            sessions.c.expires_at > machine_now,
+            sessions.c.last_seen_at > machine_now - IDLE_FOR,
+            ~people.c.is_disabled,
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    return SignedIn(row.token_hash, row, row.csrf_key, row.last_seen_at)
+
+
+def is_to_be_touched(session: SignedIn, machine_now: datetime) -> bool:
+    """Whether it is time to write down that the session is used."""
+    return session.last_seen_at < machine_now - SEEN_EVERY
+
+
+def touch_session(connection: Connection, session: SignedIn, machine_now: datetime) -> None:
+    """Write down that the session is used."""
+    connection.execute(
+        update(sessions).where(sessions.c.token_hash == session.token_hash).values(last_seen_at=machine_now)
+    )
+
+
+def end_session(connection: Connection, token: str) -> None:
+    """End one session."""
+    connection.execute(delete(sessions).where(sessions.c.token_hash == _hash(token)))
+
+
+def end_sessions(connection: Connection, person_id: UUID) -> int:
+    """End all sessions of a person and return how many there were."""
+    return connection.execute(delete(sessions).where(sessions.c.person_id == person_id)).rowcount
+
+
+def form_token(csrf_key: str, action: str) -> str:
+    """Return what a form to `action` (a path) carries: good for this session and this path only."""
+    return hmac.new(csrf_key.encode(), action.encode(), hashlib.sha256).hexdigest()
+
+
+def is_form_token(csrf_key: str, action: str, said: str) -> bool:
+    """Compare in constant time."""
+    return hmac.compare_digest(form_token(csrf_key, action).encode(), said.encode())
+
+
+def _hash(token: str) -> str:
+    # A plain hash will do: the token is 256 random bits, which nobody can guess their way to.
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,211 @@
+"""Stored Stripe events for people: a page of them, what one did, and having one applied again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, and_, func, select, tuple_, update
+
+from shared.db.billing_events import TrailEvent, record_event
+from shared.db.tables.system import events, stripe_events
+from shared.domain.states import StripeEventState
+from shared.messaging.jobs import ApplyStripeEvent
+from shared.payments.operator.charge import Refused
+from shared.payments.state_changes import Because
+from shared.scheduling.due_work import is_, one_of
+
+#: Events looked through for one page of a filter: some 20 ms. Whoever wants older ones goes on from there.
+WINDOW = 20_000
+#: Lines of the trail looked through for what an event met: trouble and requests are rare.
+RARE = 2_000
+#: The trail's time is the database's, an event's the worker's: how far apart they may be.
+CLOCKS_DIFFER = timedelta(minutes=2)
+#: A worker gives up for good with a date like this one, and waits for a person.
+PARKED_YEAR = 9999
+
+OPEN = (StripeEventState.RECEIVED, StripeEventState.TROUBLE)
+_KEY = (stripe_events.c.created_at, stripe_events.c.stripe_event_id)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which events; empty means any. `about` is how the object's id begins, or a whole event id."""
+
+    state: str = ""
+    type: str = ""
+    coverage: str = ""
+    about: str = ""
+
+    @property
+    def is_everything(self) -> bool:
+        return not (self.state or self.type or self.coverage or self.about)
+
+
+@dataclass(frozen=True)
+class EventsPage:
+    """Events, the newest first. `older_than` is where the next page begins; `has_more` whether it has matches.
+
+    None matched among WINDOW events that were looked through, if `rows` is empty and `older_than` isn't None.
+    """
+
+    rows: Sequence[Row[Any]]
+    older_than: tuple[datetime, str] | None
+
+
+def events_page(
+    connection: Connection, wanted: Wanted, older_than: tuple[datetime, str] | None, limit: int
+) -> EventsPage:
+    """Return a page of events, looking through at most WINDOW of them."""
+    window = _window(wanted, older_than).subquery()
+    query = select(window)
+    for name in ("state", "type", "coverage"):
+        if value := getattr(wanted, name):
+            query = query.where(window.c[name] == value)
+    if wanted.about.startswith("evt_"):
+        query = query.where(window.c.stripe_event_id == wanted.about)
+    elif wanted.about:
+        query = query.where(window.c.stripe_object_id.startswith(wanted.about, autoescape=True))
+    newest_first = (window.c.created_at.desc(), window.c.stripe_event_id.desc())
+    rows = connection.execute(query.order_by(*newest_first).limit(limit + 1)).all()
+    if len(rows) > limit:
+        return EventsPage(rows[:limit], _key(rows[limit - 1]))
+    if wanted.is_everything or (connection.scalar(select(func.count()).select_from(window)) or 0) < WINDOW:
+        return EventsPage(rows, None)
+    oldest_first = (window.c.created_at, window.c.stripe_event_id)
+    return EventsPage(rows, _key(connection.execute(select(window).order_by(*oldest_first).limit(1)).one()))
+
+
+def open_events(connection: Connection, up_to: int) -> dict[str, int]:
+    """Count the events that are received or in trouble, at most `up_to` of each."""
+    return {
+        state: connection.scalar(
+            select(func.count()).select_from(
+                select(stripe_events.c.state).where(is_(stripe_events.c.state, state)).limit(up_to).subquery()
+            )
+        )
+        or 0
+        for state in OPEN
+    }
+
+
+def find_event(connection: Connection, coverage: str, stripe_event_id: str) -> Row[Any] | None:
+    """Return one stored event."""
+    return connection.execute(select(stripe_events).where(_is(coverage, stripe_event_id))).one_or_none()
+
+
+def is_parked(event: Row[Any]) -> bool:
+    """Whether the workers have given it up, until a person acts."""
+    return event.try_again_at is not None and event.try_again_at.year >= PARKED_YEAR
+
+
+def request_apply(
+    connection: Connection, coverage: str, stripe_event_id: str, because: Because
+) -> ApplyStripeEvent | Refused:
+    """Have an event applied, again if need be, because a person wants it; ring the job after commit.
+
+    Safe for an applied one too: an event is a hint only. The worker fetches what is true now; a SetupIntent
+    registers its card once, a charge is booked once, and the same answer recorded twice changes nothing.
+    """
+    event = connection.execute(
+        select(stripe_events).where(_is(coverage, stripe_event_id)).with_for_update()
+    ).one_or_none()
+    if event is None:
+        return Refused("there is no such event", "look at the address, or search for it")
+    if event.state == StripeEventState.IGNORED:
+        return Refused(
+            f"nothing of ours follows from {event.type}", "nothing: the next of its kind is ignored, too"
+        )
+    connection.execute(
+        update(stripe_events)
+        .where(_is(coverage, stripe_event_id))
+        .values(state=StripeEventState.RECEIVED, tries=0, try_again_at=None, trouble=None, applied_at=None)
+    )
+    before = {"state": event.state, "tries": event.tries, "trouble": event.trouble}
+    record_event(
+        connection,
+        TrailEvent(
+            type="stripe_event_apply_requested",
+            at=because.at,
+            actor=because.actor,
+            reason=because.reason,
+            before={name: value for name, value in before.items() if value is not None},
+            after={"state": StripeEventState.RECEIVED},
+            data={"coverage": coverage, "stripe_event_id": stripe_event_id, "type": event.type},
+        ),
+    )
+    return ApplyStripeEvent(coverage, stripe_event_id)
+
+
+def trail_of_event(connection: Connection, event: Row[Any]) -> list[Row[Any]]:
+    """Return what the trail tells of an event, oldest first: trouble, requests, and what applying it did.
+
+    The trail has no index by Stripe's ids: the place where it was applied is searched by time.
+    """
+    found: list[Row[Any]] = []
+    for rare in ("stripe_event_in_trouble", "stripe_event_apply_requested"):
+        newest = select(events).where(events.c.type == rare).order_by(events.c.id.desc()).limit(RARE)
+        found += _about(connection, event, newest)
+    if event.applied_at is not None:
+        first = _first_since(connection, "stripe_event_applied", event.applied_at - CLOCKS_DIFFER)
+        near = (
+            select(events)
+            .where(events.c.type == "stripe_event_applied", events.c.id >= first)
+            .order_by(events.c.id)
+            .limit(WINDOW)
+        )
+        found += _about(connection, event, near)
+    return sorted(found, key=lambda row: int(row.id))
+
+
+def _about(connection: Connection, event: Row[Any], rows: Select[Any]) -> Sequence[Row[Any]]:
+    among = rows.subquery()
+    return connection.execute(
+        select(among).where(
+            among.c.data["stripe_event_id"].astext == event.stripe_event_id,
+            among.c.data["coverage"].astext == event.coverage,
+        )
+    ).all()
+
+
+def _first_since(connection: Connection, event_type: str, since: datetime) -> int:
+    """Return an id before which the trail has no line of this type since then: some twenty looks at one index."""
+    low, high = connection.execute(
+        select(func.min(events.c.id), func.max(events.c.id)).where(events.c.type == event_type)
+    ).one()
+    if low is None:
+        return 0
+    while low < high:
+        middle = (low + high) // 2
+        seen = connection.execute(
+            select(events.c.id, events.c.created_at)
+            .where(events.c.type == event_type, events.c.id >= middle)
+            .order_by(events.c.id)
+            .limit(1)
+        ).one()
+        if seen.created_at < since:
+            low = seen.id + 1
+        else:
+            high = middle
+    return int(low)
+
+
+def _window(wanted: Wanted, older_than: tuple[datetime, str] | None) -> Select[Any]:
+    query = select(stripe_events)
+    if wanted.state in OPEN:
+        query = query.where(one_of(stripe_events.c.state, OPEN))
+    if wanted.about.startswith("evt_"):
+        query = query.where(stripe_events.c.stripe_event_id == wanted.about)
+        if wanted.coverage:
+            query = query.where(stripe_events.c.coverage == wanted.coverage)
+    if older_than is not None:
+        query = query.where(tuple_(*_KEY) < older_than)
+    return query.order_by(*(column.desc() for column in _KEY)).limit(WINDOW)
+
+
+def _is(coverage: str, stripe_event_id: str) -> Any:
+    return and_(stripe_events.c.coverage == coverage, stripe_events.c.stripe_event_id == stripe_event_id)
+
+
+def _key(row: Row[Any]) -> tuple[datetime, str]:
+    return row.created_at, row.stripe_event_id

@@ -1,0 +1,204 @@
+"""How a payment that a person wants written off or void leaves collection: never while it could still be paid (I3).
+
+The wish is the column `ending_as`; who wants it and why is in the trail. From then on no charge starts. The
+payment ends once no attempt is open and its PaymentIntent was seen canceled, whoever canceled it; money that comes
+in before wins, and the wish is over.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, bindparam, select, update
+
+from shared.accounts.standing import lock_account, update_standing
+from shared.clock import has_come
+from shared.db.billing_events import TrailEvent, record_event
+from shared.db.tables.accounts import invoices, payment_settings
+from shared.db.tables.payments import payment_intents, payments
+from shared.db.tables.system import events
+from shared.domain.calendar import local_date
+from shared.domain.states import ENDED, WORD_OF_ENDING, AttemptKind, PaymentKind, PaymentState, Standing, Trigger
+from shared.failpoints import CrashPoint, reach
+from shared.payments.claim import (
+    Claimed,
+    NotClaimed,
+    Wanted,
+    abandon_intent,
+    is_create_key_stale,
+    start_attempt,
+)
+from shared.payments.state_changes import Because, PaymentRow, lock_payment, move_payment, open_attempt
+from shared.policy import Policy
+from shared.runtime import Runtime
+
+ACTOR = "worker"
+REQUESTED = "ending_requested"
+
+_IDS = select(payments.c.account_id, payments.c.settings_id).where(payments.c.id == bindparam("payment_id"))
+_LOCK_SETTINGS = select(payment_settings).where(payment_settings.c.id == bindparam("id")).with_for_update(read=True)
+_LOCK_LATEST_INTENT = (
+    select(payment_intents)
+    .where(payment_intents.c.payment_id == bindparam("payment_id"))
+    .order_by(payment_intents.c.ordinal.desc())
+    .limit(1)
+    .with_for_update()
+)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The payment has left collection, as what."""
+
+    payment_id: UUID
+    as_: PaymentState
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Who wants a payment ended, and why."""
+
+    who: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LockedForEnding:
+    """The rows of an ending, locked in the order that every transaction keeps (I4)."""
+
+    account: Row[Any]
+    settings: Row[Any]
+    payment: PaymentRow
+
+
+def lock_for_ending(connection: Connection, payment_id: UUID) -> LockedForEnding | None:
+    """Lock account, settings and payment; None if there is no such payment."""
+    ids = connection.execute(_IDS, {"payment_id": payment_id}).one_or_none()
+    if ids is None:
+        return None
+    return LockedForEnding(
+        account=lock_account(connection, ids.account_id),
+        settings=connection.execute(_LOCK_SETTINGS, {"id": ids.settings_id}).one(),
+        payment=lock_payment(connection, payment_id),
+    )
+
+
+def claim_ending(connection: Connection, runtime: Runtime, payment_id: UUID) -> Claimed | Ended | NotClaimed:
+    """End a payment, or claim the attempt to cancel its PaymentIntent, in the caller's transaction."""
+    locked = lock_for_ending(connection, payment_id)
+    if locked is None:
+        return NotClaimed("there is no such payment")
+    now, machine_now = runtime.clock.now(), runtime.machine_now()
+    payment = locked.payment
+    if payment.ending_as is None or payment.state in ENDED:
+        return NotClaimed("nobody wants it ended")
+    if payment.backoff_until is not None and not has_come(payment.backoff_until, machine_now):
+        return NotClaimed("backs off from an outage")
+    if open_attempt(connection, payment_id) is not None:
+        return NotClaimed("has an open attempt")
+    wish = wish_of(connection, payment)
+    intent = live_intent(connection, payment_id)
+    if intent is not None and is_create_key_stale(intent, machine_now):
+        # A create that may have been sent, and whose id was never learnt, is repeated under its key by the attempt,
+        # to cancel what it made. Once Stripe may have forgotten the key, that would only make another one.
+        abandon_intent(connection, intent, now)
+        intent = None
+    if intent is None:
+        end_as_wished(connection, locked.account, payment, runtime.policy, Because(ACTOR, now, ""))
+        reach(CrashPoint.END_AT_ONCE_BEFORE_COMMIT)
+        return Ended(payment.id, PaymentState(payment.ending_as))
+    wanted = Wanted(AttemptKind.CANCEL, None, locked.settings.card_revision, Trigger.OPERATOR, wish.who)
+    claimed = start_attempt(connection, runtime, payment, intent, wanted, now, machine_now)
+    reach(CrashPoint.END_CLAIM_BEFORE_COMMIT)
+    return claimed
+
+
+def live_intent(connection: Connection, payment_id: UUID) -> Row[Any] | None:
+    """Lock and return the PaymentIntent of a locked payment that could still be paid, if there is one."""
+    latest = connection.execute(_LOCK_LATEST_INTENT, {"payment_id": payment_id}).one_or_none()
+    return latest if latest is not None and latest.closed_reason is None else None
+
+
+def wish_of(connection: Connection, payment: PaymentRow) -> Wish:
+    """Who asked for the payment's end, and why: the last word about it in the trail."""
+    row = connection.execute(
+        select(events.c.actor, events.c.reason)
+        .where(events.c.payment_id == payment.id, events.c.type == REQUESTED)
+        .order_by(events.c.id.desc())
+        .limit(1)
+    ).one_or_none()
+    return Wish("operator", "no reason was written down") if row is None else Wish(row.actor, row.reason)
+
+
+def end_as_wished(
+    connection: Connection, account: Row[Any], payment: PaymentRow, policy: Policy, because: Because
+) -> None:
+    """End a locked payment whose `ending_as` is set; the reason is the wish's."""
+    wish, to = wish_of(connection, payment), PaymentState(payment.ending_as)
+    end_payment_as(connection, account, payment, policy, to, wish, because)
+
+
+def end_payment_as(
+    connection: Connection,
+    account: Row[Any],
+    payment: PaymentRow,
+    policy: Policy,
+    to: PaymentState,
+    wish: Wish,
+    because: Because,
+) -> None:
+    """Move a locked payment to its end, with its invoice if that is void, and decide anew how the account stands.
+
+    Only where no attempt is open and no PaymentIntent is live: the caller has looked, under the lock.
+    """
+    because = replace(because, reason=f"{WORD_OF_ENDING[to]} by {wish.who}: {wish.reason}")
+    move_payment(connection, payment, to, because, held_until=None, not_sent_count=0)
+    if to is PaymentState.VOID and payment.invoice_id is not None:
+        _void_invoice(connection, payment, because)
+    if payment.kind == PaymentKind.MONTHLY and account.standing != Standing.GOOD:  # an end makes no standing worse
+        today = local_date(because.at, policy.coverage(payment.coverage).zone)
+        update_standing(connection, account, policy, today, because, payment.id)
+
+
+def tell_overtaken(connection: Connection, payment: PaymentRow, because: Because) -> None:
+    """Say in the trail that money came in for a payment that was being ended: it is paid, and stays so."""
+    wish = wish_of(connection, payment)
+    record_event(
+        connection,
+        TrailEvent(
+            type="ending_overtaken",
+            at=because.at,
+            actor=because.actor,
+            reason=f"the money came in before it was {WORD_OF_ENDING[payment.ending_as]}, as {wish.who} wanted",
+            account_id=payment.account_id,
+            payment_id=payment.id,
+            attempt_id=because.attempt_id,
+            before={"ending_as": payment.ending_as},
+            after={"ending_as": None},
+        ),
+    )
+
+
+def _void_invoice(connection: Connection, payment: PaymentRow, because: Because) -> None:
+    """A voided invoice keeps its number and its place (I1); its fees stay its lines."""
+    voided = connection.scalar(
+        update(invoices)
+        .where(invoices.c.id == payment.invoice_id, invoices.c.voided_at.is_(None))
+        .values(voided_at=because.at)
+        .returning(invoices.c.number)
+    )
+    if voided is None:
+        return
+    record_event(
+        connection,
+        TrailEvent(
+            type="invoice_voided",
+            at=because.at,
+            actor=because.actor,
+            reason=because.reason,
+            account_id=payment.account_id,
+            payment_id=payment.id,
+            attempt_id=because.attempt_id,
+            data={"invoice_id": str(payment.invoice_id), "number": voided},
+        ),
+    )

@@ -1,0 +1,361 @@
+"""The claim: under locks, look again whether a payment is really due, and commit an attempt before any request.
+
+Returns what to ask for, or why not. A claim that finds due work and doesn't start it moves the payment on with a
+reason (I13), so that nothing starves what is behind it.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, Row, and_, bindparam, exists, insert, select, update
+
+from shared.clock import has_come
+from shared.db.billing_events import TrailEvent, record_event
+from shared.db.tables.accounts import card_blocks, cards, payment_settings
+from shared.db.tables.payments import payment_attempts, payment_intents, payments
+from shared.domain.states import (
+    CHARGEABLE,
+    OPEN_ATTEMPT,
+    WAITING_FOR_CARD,
+    AttemptKind,
+    AttemptState,
+    Lane,
+    PaymentState,
+    SettingsKind,
+    Trigger,
+)
+from shared.failpoints import CrashPoint, reach
+from shared.gateway.stripe_version import API_VERSION
+from shared.payments.network_budgets import lock_card, over_budget
+from shared.payments.state_changes import Because, PaymentRow, lock_payment, make_due_now, move_payment
+from shared.runtime import Runtime
+
+ACTOR = "worker"
+#: Nothing older is sent again under its key: Stripe may prune keys after 24 hours.
+KEY_GOOD_FOR = timedelta(hours=23)
+
+# Built once: every claim runs them.
+_LOCK_SETTINGS = (
+    select(payment_settings)
+    .where(
+        payment_settings.c.id
+        == select(payments.c.settings_id).where(payments.c.id == bindparam("payment_id")).scalar_subquery()
+    )
+    .with_for_update(read=True)
+)
+_HAS_OPEN_ATTEMPT = exists().where(
+    payment_attempts.c.payment_id == bindparam("payment_id"), payment_attempts.c.state.in_(OPEN_ATTEMPT)
+)
+_LOOK = (
+    select(cards, card_blocks.c.reason.label("block_reason"), _HAS_OPEN_ATTEMPT.label("has_open_attempt"))
+    .select_from(
+        payment_settings.outerjoin(cards, cards.c.id == payment_settings.c.primary_card_id).outerjoin(
+            card_blocks,
+            and_(card_blocks.c.coverage == cards.c.coverage, card_blocks.c.fingerprint == cards.c.fingerprint),
+        )
+    )
+    .where(payment_settings.c.id == bindparam("settings_id"))
+)
+_LATEST_INTENT = (
+    select(payment_intents)
+    .where(payment_intents.c.payment_id == bindparam("payment_id"))
+    .order_by(payment_intents.c.ordinal.desc())
+    .limit(1)
+)
+_INSERT_INTENT = insert(payment_intents).returning(payment_intents)
+_INSERT_ATTEMPT = insert(payment_attempts)
+_COUNT_ATTEMPT = update(payments).where(payments.c.id == bindparam("payment_id"))
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """An attempt that is committed and ours: what to ask the processor for, and under which keys."""
+
+    attempt_id: UUID
+    payment_id: UUID
+    number: int
+    kind: AttemptKind
+    coverage: str
+    payment_intent_id: UUID
+    ordinal: int
+    stripe_payment_intent_id: str | None
+    create_parameters: dict[str, Any]
+    stripe_payment_method_id: str | None  # none is needed to cancel
+    lease_expires_at: datetime
+
+    @property
+    def create_key(self) -> str:
+        return f"duecourse-create-{self.payment_id}-{self.ordinal}"
+
+    @property
+    def attempt_key(self) -> str:
+        return f"duecourse-{self.kind}-{self.payment_id}-{self.number}"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an attempt is for: the card that is asked (none to cancel) as it is now, why, and who wants it."""
+
+    kind: AttemptKind
+    card: Row[Any] | None
+    card_revision: int
+    trigger: str
+    requested_by: str | None
+
+
+@dataclass(frozen=True)
+class NotClaimed:
+    """Why nothing is asked for now."""
+
+    reason: str
+
+
+def claim_charge(connection: Connection, runtime: Runtime, payment_id: UUID) -> Claimed | NotClaimed:
+    """Claim the next attempt of one payment, in the caller's transaction. Both clocks are read once."""
+    now, machine_now = runtime.clock.now(), runtime.machine_now()
+    settings = _lock_settings(connection, payment_id)
+    if settings is None:
+        return NotClaimed("there is no such payment")
+    payment = lock_payment(connection, payment_id)
+    found = _look(connection, payment, settings)
+    not_due = _why_not_due(payment, settings, found, now, machine_now)
+    if not_due is not None:
+        return NotClaimed(not_due)
+    if payment.state in WAITING_FOR_CARD:
+        payment = _wake(connection, payment, now)
+    waits = _park(connection, payment, settings, found, now)
+    if waits is not None:
+        reach(CrashPoint.CHARGE_PARK_BEFORE_COMMIT)
+        return NotClaimed(waits)
+    claimed = _start(connection, runtime, payment, settings, found, now, machine_now)
+    reach(CrashPoint.CHARGE_CLAIM_BEFORE_COMMIT)
+    return claimed
+
+
+def _lock_settings(connection: Connection, payment_id: UUID) -> Row[Any] | None:
+    """Lock the payment's settings against a card change until we commit; before the payment (I4)."""
+    return connection.execute(_LOCK_SETTINGS, {"payment_id": payment_id}).one_or_none()
+
+
+def _look(connection: Connection, payment: PaymentRow, settings: Row[Any]) -> Row[Any]:
+    """Read, under both locks, the primary card, what forbids it, and whether an attempt is open."""
+    return connection.execute(_LOOK, {"settings_id": settings.id, "payment_id": payment.id}).one()
+
+
+def _why_not_due(
+    payment: PaymentRow, settings: Row[Any], found: Row[Any], now: datetime, machine_now: datetime
+) -> str | None:
+    state = PaymentState(payment.state)
+    if state in WAITING_FOR_CARD:
+        if settings.primary_card_id is None or settings.card_revision <= payment.waiting_for_revision_after:
+            return f"waits: {payment.state_reason}"
+    elif state not in CHARGEABLE:
+        return f"is {state}"
+    elif payment.next_attempt_at > now:
+        return f"is due at {payment.next_attempt_at.isoformat()}"
+    if payment.held_until is not None and payment.held_until > now:
+        return "is held by an operator"
+    if payment.ending_as is not None:
+        return "is being ended by an operator"
+    if payment.backoff_until is not None and not has_come(payment.backoff_until, machine_now):
+        return "backs off from an outage"
+    if found.has_open_attempt:
+        return "has an open attempt"
+    return None
+
+
+def _wake(connection: Connection, payment: PaymentRow, now: datetime) -> PaymentRow:
+    """A card came after the one that blocked this payment (I15): due at once, somebody is waiting."""
+    because = Because(ACTOR, now, "the card that blocked it was replaced or mended")
+    make_due_now(connection, payment, Lane.INTERACTIVE, Trigger.CARD_REGISTERED, because)
+    return connection.execute(select(payments).where(payments.c.id == payment.id)).one()
+
+
+def _park(
+    connection: Connection, payment: PaymentRow, settings: Row[Any], card: Row[Any], now: datetime
+) -> str | None:
+    """Move a due payment that can't be asked for to where it waits; None if it can be asked for."""
+    if settings.kind == SettingsKind.BANK_TRANSFER:
+        return _move(connection, payment, PaymentState.AWAITING_TRANSFER, now, "pays by bank transfer")
+    revision = settings.card_revision
+    if card.id is None or card.detached_at is not None or settings.stripe_customer_id is None:
+        reason = "no card is registered"
+        return _move(
+            connection, payment, PaymentState.NEEDS_PAYMENT_METHOD, now, reason, waiting_for_revision_after=revision
+        )
+    if card.block_reason is not None:
+        reason = f"this card must not be asked again ({card.block_reason})"
+        return _move(
+            connection, payment, PaymentState.NEEDS_PAYMENT_METHOD, now, reason, waiting_for_revision_after=revision
+        )
+    lock_card(connection, payment.coverage, card.fingerprint)
+    budget = over_budget(connection, payment.coverage, card.fingerprint, card.network, now)
+    if budget is not None:
+        return _move(
+            connection, payment, PaymentState.RETRY_SCHEDULED, now, budget.reason, next_attempt_at=budget.free_at
+        )
+    return None
+
+
+def _move(
+    connection: Connection, payment: PaymentRow, to: PaymentState, now: datetime, reason: str, **changes: Any
+) -> str:
+    """Park the payment and record the attempt that was not made, with the next date if there is one."""
+    move_payment(connection, payment, to, Because(ACTOR, now, reason), **changes)
+    next_at = changes.get("next_attempt_at")
+    record_event(
+        connection,
+        TrailEvent(
+            type="charge_not_attempted",
+            at=now,
+            actor=ACTOR,
+            reason=reason,
+            account_id=payment.account_id,
+            payment_id=payment.id,
+            data={"next_attempt_at": next_at.isoformat() if next_at else None, "trigger": payment.trigger},
+        ),
+    )
+    return reason
+
+
+def _start(
+    connection: Connection,
+    runtime: Runtime,
+    payment: PaymentRow,
+    settings: Row[Any],
+    card: Row[Any],
+    now: datetime,
+    machine_now: datetime,
+) -> Claimed:
+    intent = _live_intent(connection, payment, settings, now, machine_now)
+    reach(CrashPoint.CHARGE_CLAIM_INTENT_WRITTEN)
+    # A PaymentIntent that waits for the customer's bank can't be confirmed again: it is canceled and succeeded.
+    kind = AttemptKind.CANCEL if intent.status == "requires_action" else AttemptKind.CHARGE
+    wanted = Wanted(kind, card, settings.card_revision, payment.trigger, payment.requested_by)
+    return start_attempt(connection, runtime, payment, intent, wanted, now, machine_now)
+
+
+def start_attempt(
+    connection: Connection,
+    runtime: Runtime,
+    payment: PaymentRow,
+    intent: Row[Any],
+    wanted: Wanted,
+    now: datetime,
+    machine_now: datetime,
+) -> Claimed:
+    """Write an attempt at a locked payment, with its trail: ours once the caller has committed."""
+    number, card = payment.attempt_count + 1, wanted.card
+    lease_expires_at = machine_now + runtime.lease
+    attempt_id = uuid4()
+    connection.execute(
+        _INSERT_ATTEMPT,
+        {
+            "id": attempt_id,
+            "payment_id": payment.id,
+            "number": number,
+            "kind": wanted.kind,
+            "state": AttemptState.STARTED,
+            "payment_intent_id": intent.id,
+            "coverage": payment.coverage,
+            "trigger": wanted.trigger,
+            "lane": payment.lane,
+            "requested_by": wanted.requested_by,
+            "card_id": card.id if card else None,
+            "stripe_payment_method_id": card.stripe_payment_method_id if card else None,
+            "card_revision": wanted.card_revision,
+            "card_fingerprint": card.fingerprint if card else None,
+            "card_network": card.network if card else None,
+            "started_at": now,
+            "lease_expires_at": lease_expires_at,
+            # Known already: the confirm may leave any moment after this commit.
+            "confirm_allowed_at": machine_now if intent.stripe_payment_intent_id else None,
+        },
+    )
+    connection.execute(_COUNT_ATTEMPT, {"payment_id": payment.id, "attempt_count": number})
+    record_event(
+        connection,
+        TrailEvent(
+            type="attempt_started",
+            at=now,
+            actor=wanted.requested_by or ACTOR,
+            reason=wanted.trigger,
+            account_id=payment.account_id,
+            payment_id=payment.id,
+            attempt_id=attempt_id,
+            run_id=payment.run_id,
+            after={"number": number, "kind": wanted.kind, "lane": payment.lane, "ordinal": intent.ordinal},
+        ),
+    )
+    return Claimed(
+        attempt_id=attempt_id,
+        payment_id=payment.id,
+        number=number,
+        kind=wanted.kind,
+        coverage=payment.coverage,
+        payment_intent_id=intent.id,
+        ordinal=intent.ordinal,
+        stripe_payment_intent_id=intent.stripe_payment_intent_id,
+        create_parameters=intent.create_parameters,
+        stripe_payment_method_id=card.stripe_payment_method_id if card else None,
+        lease_expires_at=lease_expires_at,
+    )
+
+
+def is_create_key_stale(intent: Row[Any], machine_now: datetime) -> bool:
+    """Stripe may forget a key after 24 h; then the same create would make a second PaymentIntent (I6)."""
+    is_unanswered = intent.stripe_payment_intent_id is None
+    return is_unanswered and bool(intent.first_sent_at < machine_now - KEY_GOOD_FOR)
+
+
+def abandon_intent(connection: Connection, intent: Row[Any], now: datetime) -> None:
+    """Close a PaymentIntent whose create key is stale. `now` is business time.
+
+    Never confirmed, because its id was never known: whatever the lost create left behind moves no money.
+    """
+    connection.execute(
+        update(payment_intents)
+        .where(payment_intents.c.id == intent.id)
+        .values(closed_reason="abandoned", closed_at=now)
+    )
+
+
+def _live_intent(
+    connection: Connection, payment: PaymentRow, settings: Row[Any], now: datetime, machine_now: datetime
+) -> Row[Any]:
+    """Return the payment's live PaymentIntent row, or insert the next ordinal's before it is asked for (I3)."""
+    latest = connection.execute(_LATEST_INTENT, {"payment_id": payment.id}).one_or_none()
+    if latest is not None and latest.closed_reason is None:
+        if not is_create_key_stale(latest, machine_now):
+            return latest
+        abandon_intent(connection, latest, now)
+    ordinal = 1 if latest is None else latest.ordinal + 1
+    parameters = {
+        "amount": payment.amount_minor,
+        "currency": payment.currency.lower(),
+        "customer": settings.stripe_customer_id,
+        "capture_method": "automatic",
+        "allowed_payment_method_types": ["card"],  # account defaults would ask for a return_url
+        "metadata": {
+            "duecourse_payment_id": str(payment.id),
+            "duecourse_ordinal": str(ordinal),
+            "duecourse_invoice_id": str(payment.invoice_id),
+            "duecourse_coverage": payment.coverage,
+        },
+    }
+    return connection.execute(
+        _INSERT_INTENT,
+        {
+            "payment_id": payment.id,
+            "ordinal": ordinal,
+            "coverage": payment.coverage,
+            "amount_minor": payment.amount_minor,
+            "currency": payment.currency,
+            "stripe_customer_id": settings.stripe_customer_id,
+            "create_parameters": parameters,
+            "api_version": API_VERSION,
+            "first_sent_at": machine_now,
+        },
+    ).one()

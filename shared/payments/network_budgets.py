@@ -1,0 +1,61 @@
+"""May this card be asked once more? Blocks that forbid it for good, and the networks' budgets (I2, dunning)."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from shared.db.tables.accounts import card_blocks
+from shared.db.tables.payments import payment_attempts
+from shared.domain.declines import network_budgets
+from shared.domain.dunning import OverBudget, check_network_budget
+from shared.domain.states import AttemptKind, AttemptState
+
+#: The longest window of any network's rule: older attempts can't matter.
+LONGEST_WINDOW = max(budget.window for budget in network_budgets())
+
+
+def lock_card(connection: Connection, coverage: str, fingerprint: str) -> None:
+    """Let one transaction at a time count and claim for this card, over all its payments, until it commits."""
+    connection.execute(
+        select(func.pg_advisory_xact_lock(func.hashtextextended(f"card:{coverage}:{fingerprint}", 0)))
+    )
+
+
+def find_block(connection: Connection, coverage: str, fingerprint: str) -> Row[Any] | None:
+    """Return the row that forbids ever asking this card again, if there is one."""
+    return connection.execute(
+        select(card_blocks).where(card_blocks.c.coverage == coverage, card_blocks.c.fingerprint == fingerprint)
+    ).one_or_none()
+
+
+def block_card(
+    connection: Connection, coverage: str, fingerprint: str, reason: str, attempt_id: UUID, at: datetime
+) -> None:
+    """Forbid asking this card again, whatever it is registered for; the first reason stays."""
+    connection.execute(
+        insert(card_blocks)
+        .values(coverage=coverage, fingerprint=fingerprint, reason=reason, attempt_id=attempt_id, blocked_at=at)
+        .on_conflict_do_nothing()
+    )
+
+
+def over_budget(
+    connection: Connection, coverage: str, fingerprint: str, network: str | None, now: datetime
+) -> OverBudget | None:
+    """Say whether the card's network forbids one more attempt now (business time); needs `lock_card`.
+
+    Counts every charge attempt over every path, open ones included; what certainly reached no issuer is free.
+    """
+    asked_at = connection.scalars(
+        select(payment_attempts.c.started_at).where(
+            payment_attempts.c.coverage == coverage,
+            payment_attempts.c.card_fingerprint == fingerprint,
+            payment_attempts.c.started_at > now - LONGEST_WINDOW,
+            payment_attempts.c.kind == AttemptKind.CHARGE,
+            payment_attempts.c.state != AttemptState.NOT_SENT,
+        )
+    )
+    return check_network_budget(network, list(asked_at), now)

@@ -1,0 +1,354 @@
+"""What people ask for: the same transitions as the machine's, with a name and a reason (I14).
+
+Used by the command line and the dashboard. A refusal says why and what to do instead, and is written down like
+every attempt that was not made.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, select, update
+
+from shared.db.billing_events import TrailEvent, record_event
+from shared.db.tables.accounts import cards, payment_settings
+from shared.db.tables.payments import payment_attempts, payments
+from shared.domain.money import format_minor
+from shared.domain.states import (
+    ENDED,
+    WORD_OF_ENDING,
+    AttemptState,
+    Lane,
+    PaymentState,
+    SettingsKind,
+    Trigger,
+)
+from shared.messaging.jobs import ChargePayment, SettleAttempt
+from shared.payments.network_budgets import find_block, over_budget
+from shared.payments.state_changes import Because, PaymentRow, lock_payment, make_due_now, open_attempt
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a request isn't followed, what to do instead, and when it may be (business time), where that is known."""
+
+    reason: str
+    what_to_do: str
+    free_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a person saw before they said yes: the money, the card as it was, and what had been tried so far."""
+
+    amount_minor: int
+    currency: str
+    card_id: UUID
+    card_revision: int
+    attempt_count: int
+
+
+@dataclass(frozen=True)
+class WouldCharge:
+    """What a charge would ask for: minor units, and the card. `warnings` are reasons to think twice."""
+
+    payment_id: UUID
+    amount_minor: int
+    currency: str
+    card_brand: str
+    card_last4: str
+    warnings: tuple[str, ...]
+    seen: Seen
+
+
+def preview_charge(connection: Connection, payment_id: UUID, now: datetime) -> WouldCharge | Refused:
+    """Say what `request_charge` would do at this moment. Changes nothing; what it says may be outdated at once."""
+    payment = connection.execute(select(payments).where(payments.c.id == payment_id)).one_or_none()
+    if payment is None:
+        return _unknown(payment_id)
+    settings = connection.execute(
+        select(payment_settings).where(payment_settings.c.id == payment.settings_id)
+    ).one()
+    refused = _why_not(connection, payment, settings, now)
+    if refused is not None:
+        return refused
+    card = _card(connection, settings)
+    if card is None:
+        raise AssertionError("without a card it is refused")
+    return WouldCharge(
+        payment.id,
+        payment.amount_minor,
+        payment.currency,
+        card.brand,
+        card.last4,
+        tuple(_warnings(payment, settings, now)),
+        _seen(payment, settings, card),
+    )
+
+
+def request_charge(
+    connection: Connection,
+    payment_id: UUID,
+    who: str,
+    reason: str,
+    now: datetime,
+    seen: Seen | None = None,
+    *,
+    lane: Lane = Lane.INTERACTIVE,
+    releases_hold: bool = True,
+) -> ChargePayment | Refused:
+    """Make a payment due at once because a person (`who`, `operator:anna`) wants it; ring the job after commit.
+
+    `now` is business time. `seen` is what they saw: if it is something else by now, it is refused. Releases a hold,
+    unless `releases_hold` is false: then a held one is refused. Commit after a refusal too: it is in the trail.
+    """
+    settings = _lock_settings(connection, payment_id)
+    if settings is None:
+        return _unknown(payment_id)
+    payment = lock_payment(connection, payment_id)
+    if not reason.strip():
+        return Refused("no reason was given", "say why; the reason is kept in the payment's trail")
+    refused = _why_not(connection, payment, settings, now)
+    if refused is None and not releases_hold:
+        refused = _because_it_is_held(payment, now)
+    if refused is None and seen is not None:
+        refused = _because_it_changed(connection, payment, settings, seen)
+    if refused is not None:
+        _record_refusal(connection, payment, refused, who, reason, now)
+        return refused
+    if payment.held_until is not None and payment.held_until > now:
+        _record_release(connection, payment, who, reason, now)
+    because = Because(who, now, reason)
+    if not make_due_now(connection, payment, lane, Trigger.OPERATOR, because):
+        raise AssertionError(f"payment {payment.id} is {payment.state} and was not refused")
+    return ChargePayment(payment.id, lane)
+
+
+def request_look_up(
+    connection: Connection, payment_id: UUID, who: str, reason: str, now: datetime, machine_now: datetime
+) -> SettleAttempt | Refused:
+    """Have an attempt in doubt looked up at the processor now, because a person wants it; ring after commit.
+
+    Never a way to ask for the money again: the attempt stays open until it is known what became of it.
+    """
+    if connection.scalar(select(payments.c.id).where(payments.c.id == payment_id)) is None:
+        return _unknown(payment_id)
+    payment = lock_payment(connection, payment_id)
+    if not reason.strip():
+        return Refused("no reason was given", "say why; the reason is kept in the payment's trail")
+    attempt = open_attempt(connection, payment_id)
+    if attempt is None:
+        return Refused("no attempt of it is in doubt", "nothing: `duecourse payment show` explains where it stands")
+    if attempt.state != AttemptState.UNKNOWN and attempt.lease_expires_at > machine_now:
+        return Refused(
+            f"attempt {attempt.number} is under way, and its worker may still be answered",
+            f"wait: it is looked up by itself from {attempt.lease_expires_at:%H:%M:%S} UTC on (machine time)",
+        )
+    connection.execute(
+        update(payment_attempts)
+        .where(payment_attempts.c.id == attempt.id, payment_attempts.c.state == AttemptState.UNKNOWN)
+        .values(look_up_at=machine_now)
+    )
+    record_event(
+        connection,
+        TrailEvent(
+            type="look_up_requested",
+            at=now,
+            actor=who,
+            reason=reason,
+            account_id=payment.account_id,
+            payment_id=payment.id,
+            attempt_id=attempt.id,
+            data={"look_ups": attempt.look_ups},
+        ),
+    )
+    return SettleAttempt(attempt.id)
+
+
+def _lock_settings(connection: Connection, payment_id: UUID) -> Row[Any] | None:
+    """Settings before the payment (I4), shared: the card must not change between our look and the commit."""
+    of_payment = select(payments.c.settings_id).where(payments.c.id == payment_id).scalar_subquery()
+    return connection.execute(
+        select(payment_settings).where(payment_settings.c.id == of_payment).with_for_update(read=True)
+    ).one_or_none()
+
+
+def _unknown(payment_id: UUID) -> Refused:
+    return Refused(f"there is no payment {payment_id}", "look it up by invoice number or account")
+
+
+def _why_not(connection: Connection, payment: PaymentRow, settings: Row[Any], now: datetime) -> Refused | None:
+    return (
+        _because_of_state(payment)
+        or _because_of_open_attempt(connection, payment)
+        or _because_somebody_asked(payment, now)
+        or _because_of_card(connection, payment, settings, now)
+    )
+
+
+def _because_of_state(payment: PaymentRow) -> Refused | None:
+    state = PaymentState(payment.state)
+    if state is PaymentState.PAID:
+        return Refused(
+            f"it was paid at {payment.paid_at:%Y-%m-%d %H:%M} UTC", "nothing: it is never asked for again"
+        )
+    if state in ENDED:
+        return Refused(f"it is {state}: {payment.state_reason}", "nothing: collection has ended")
+    if payment.ending_as is not None:
+        return Refused(
+            f"an operator wants it {WORD_OF_ENDING[payment.ending_as]}, and its PaymentIntent is being canceled",
+            "take that back on its page first, as long as it can be",
+        )
+    if state is PaymentState.AWAITING_TRANSFER:
+        return Refused("the customer pays by bank transfer", "wait for the transfer, or have a card registered")
+    if state is PaymentState.AUTHORISED:
+        return Refused("the money is on hold already", "capture or release the hold")
+    return None
+
+
+def _because_of_open_attempt(connection: Connection, payment: PaymentRow) -> Refused | None:
+    attempt = open_attempt(connection, payment.id)
+    if attempt is None:
+        return None
+    by = f" by {attempt.requested_by}" if (attempt.requested_by or "").startswith("operator:") else ""
+    since = f"attempt {attempt.number}, begun{by} at {attempt.started_at:%Y-%m-%d %H:%M:%S} UTC,"
+    if attempt.state == AttemptState.UNKNOWN:
+        return Refused(
+            f"nobody knows yet whether {since} moved money; looked up {attempt.look_ups} times so far",
+            "wait until it is known, or `duecourse attempts look-up`: asking again could take the money twice",
+        )
+    return Refused(
+        f"{since} is under way",
+        "wait for its answer; without one it is looked up at the processor when its lease ends",
+    )
+
+
+def _because_it_is_held(payment: PaymentRow, now: datetime) -> Refused | None:
+    if payment.held_until is None or payment.held_until <= now:
+        return None
+    return Refused(f"it is held: {payment.state_reason}", "release it first, or charge it by itself")
+
+
+def _because_somebody_asked(payment: PaymentRow, now: datetime) -> Refused | None:
+    """Whether a person's charge waits for a worker already; after an outage anybody may ask anew."""
+    waits = (
+        payment.state == PaymentState.DUE
+        and payment.lane == Lane.INTERACTIVE
+        and payment.trigger == Trigger.OPERATOR
+        and payment.requested_by is not None
+        and payment.backoff_until is None
+        and (payment.held_until is None or payment.held_until <= now)
+    )
+    if not waits:
+        return None
+    return Refused(
+        f"{payment.requested_by} asked for it already, at {payment.next_attempt_at:%Y-%m-%d %H:%M:%S} UTC",
+        "nothing: it is charged as soon as a worker is free; look at the payment again in a moment",
+    )
+
+
+def _seen(payment: PaymentRow, settings: Row[Any], card: Row[Any]) -> Seen:
+    return Seen(payment.amount_minor, payment.currency, card.id, settings.card_revision, payment.attempt_count)
+
+
+def _because_it_changed(
+    connection: Connection, payment: PaymentRow, settings: Row[Any], seen: Seen
+) -> Refused | None:
+    """What a person agreed to is what is done, or nothing is."""
+    card = _card(connection, settings)
+    if card is None:
+        raise AssertionError("without a card it is refused")
+    found = _seen(payment, settings, card)
+    if found == seen:
+        return None
+    changes = []
+    if (found.amount_minor, found.currency) != (seen.amount_minor, seen.currency):
+        was = format_minor(seen.amount_minor, seen.currency)
+        changes.append(f"the amount was {was} and is {format_minor(found.amount_minor, found.currency)} now")
+    if found.card_id != seen.card_id:
+        old = connection.execute(select(cards).where(cards.c.id == seen.card_id)).one_or_none()
+        was = f"{old.brand} ending in {old.last4}" if old else "another one"
+        changes.append(f"the card was {was} and is {card.brand} ending in {card.last4} now")
+    elif found.card_revision != seen.card_revision:
+        changes.append("the card's data changed")
+    if found.attempt_count != seen.attempt_count:
+        changes.append(f"attempt {found.attempt_count} was made since")
+    return Refused(f"it isn't what you saw any more: {', '.join(changes)}", "look at it again, and decide anew")
+
+
+def _because_of_card(
+    connection: Connection, payment: PaymentRow, settings: Row[Any], now: datetime
+) -> Refused | None:
+    if settings.kind == SettingsKind.BANK_TRANSFER:
+        return Refused("the customer pays by bank transfer", "wait for the transfer, or have a card registered")
+    card = _card(connection, settings)
+    if card is None or card.detached_at is not None or settings.stripe_customer_id is None:
+        return Refused("no card is registered", "ask the customer to register one; then it is charged by itself")
+    named = f"{card.brand} ending in {card.last4}"
+    block = find_block(connection, payment.coverage, card.fingerprint)
+    if block is not None:
+        return Refused(
+            f"{named} must not be asked again ({block.reason})", "ask the customer to register another card"
+        )
+    budget = over_budget(connection, payment.coverage, card.fingerprint, card.network, now)
+    if budget is not None:
+        return Refused(
+            f"{named} may not be asked now ({budget.reason})",
+            f"wait: it may be asked again from {budget.free_at:%Y-%m-%d %H:%M} UTC on",
+            budget.free_at,
+        )
+    return None
+
+
+def _warnings(payment: PaymentRow, settings: Row[Any], now: datetime) -> list[str]:
+    warnings = []
+    if payment.held_until is not None and payment.held_until > now:
+        warnings.append(f"it is held, and the charge releases it: {payment.state_reason}")
+    is_same_card = payment.waiting_for_revision_after == settings.card_revision
+    if payment.state == PaymentState.NEEDS_AUTHENTICATION and is_same_card:
+        warnings.append("the bank asked for the customer's confirmation, and probably will again")
+    elif payment.state == PaymentState.NEEDS_PAYMENT_METHOD and is_same_card:
+        warnings.append(f"the card hasn't changed since: {payment.state_reason}")
+    return warnings
+
+
+def _card(connection: Connection, settings: Row[Any]) -> Row[Any] | None:
+    return connection.execute(select(cards).where(cards.c.id == settings.primary_card_id)).one_or_none()
+
+
+def _record_release(connection: Connection, payment: PaymentRow, who: str, reason: str, now: datetime) -> None:
+    record_event(
+        connection,
+        TrailEvent(
+            type="hold_released",
+            at=now,
+            actor=who,
+            reason=reason,
+            account_id=payment.account_id,
+            payment_id=payment.id,
+            before={"held_until": payment.held_until.isoformat(), "state_reason": payment.state_reason},
+            after={"held_until": None},
+        ),
+    )
+
+
+def _record_refusal(
+    connection: Connection, payment: PaymentRow, refused: Refused, who: str, reason: str, now: datetime
+) -> None:
+    record_event(
+        connection,
+        TrailEvent(
+            type="charge_not_attempted",
+            at=now,
+            actor=who,
+            reason=refused.reason,
+            account_id=payment.account_id,
+            payment_id=payment.id,
+            data={
+                "trigger": Trigger.OPERATOR,
+                "asked_because": reason,
+                "next_attempt_at": refused.free_at.isoformat() if refused.free_at else None,
+            },
+        ),
+    )

@@ -1,0 +1,284 @@
+"""What an outcome does to its payment: one function per outcome, in one table. Everything is locked already."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, update
+
+from shared.accounts.standing import update_standing
+from shared.db.billing_events import TrailEvent, record_event
+from shared.db.tables.payments import payments
+from shared.domain.calendar import instant, local_date
+from shared.domain.declines import Decline
+from shared.domain.dunning import (
+    AfterDecline,
+    AwaitAuthentication,
+    AwaitPaymentMethod,
+    HoldForOperator,
+    RetryOn,
+    StopRetrying,
+    decide_after_decline,
+)
+from shared.domain.states import ENDED, AttemptKind, Lane, PaymentKind, PaymentState, Standing, Trigger
+from shared.gateway.port import Answer, Outcome
+from shared.payments.cancellation import end_as_wished, tell_overtaken
+from shared.payments.network_budgets import block_card
+from shared.payments.receipts import has_other_receipt, open_finding, record_receipt
+from shared.payments.state_changes import Because, PaymentRow, move_payment
+from shared.policy import Coverage, Policy
+
+#: Outages: the first wait and the longest, doubling in between; machine time.
+FIRST_BACKOFF = timedelta(seconds=5)
+LONGEST_BACKOFF = timedelta(hours=1)
+#: A PaymentIntent canceled for these reasons was canceled by Stripe itself; for any other, by a person (I3).
+CANCELED_BY_STRIPE = frozenset({"automatic", "expired"})
+#: A hold that only a person ends: the last day Python knows, since it can't read PostgreSQL's infinity.
+UNTIL_RELEASED = datetime(9999, 12, 31, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Locked:
+    """The rows of one record, locked in this order, and the moment of it on both clocks."""
+
+    account: Row[Any]
+    settings: Row[Any]
+    payment: PaymentRow
+    intent: Row[Any]
+    attempt: Row[Any] | None
+    policy: Policy
+    now: datetime
+    machine_now: datetime
+
+    @property
+    def coverage(self) -> Coverage:
+        return self.policy.coverage(self.payment.coverage)
+
+    @property
+    def attempt_id(self) -> UUID | None:
+        return None if self.attempt is None else self.attempt.id
+
+    def because(self, actor: str, reason: str) -> Because:
+        return Because(actor, self.now, reason, attempt_id=self.attempt_id, run_id=self.payment.run_id)
+
+
+def after_success(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
+    """Book the money; the payment is paid, wherever it stood. Paid twice, or after its end: a finding (I8)."""
+    seen = answer.payment_intent
+    if seen is None:
+        raise AssertionError("success without a PaymentIntent that shows it")
+    payment = locked.payment
+    because = locked.because(actor, "the card was charged")
+    record_receipt(connection, payment, locked.attempt_id, seen, because)
+    charge_id = seen.latest_charge_id or seen.stripe_id
+    facts = {"charge_id": charge_id, "received_minor": seen.amount_received_minor, "currency": seen.currency}
+    is_paid = payment.state == PaymentState.PAID  # only then can there be a receipt before this one
+    if is_paid and has_other_receipt(connection, payment, charge_id):
+        open_finding(connection, "paid_more_than_once", payment, charge_id, facts, because)
+    if (seen.amount_received_minor, seen.currency) != (payment.amount_minor, payment.currency):
+        open_finding(connection, "amount_differs", payment, charge_id, facts, because)
+    if is_paid:
+        return
+    if payment.state in ENDED:
+        open_finding(connection, "paid_after_its_end", payment, charge_id, facts, because)
+    if payment.ending_as is not None:
+        tell_overtaken(connection, payment, because)
+    move_payment(
+        connection, payment, PaymentState.PAID, because, paid_at=locked.now, held_until=None, not_sent_count=0
+    )
+    if locked.account.standing != Standing.GOOD:  # a payment makes no standing worse
+        _update_standing(connection, locked, because)
+
+
+def after_decline(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
+    """Count the decline, decide what follows, and mark the account if it is time."""
+    decline, payment = _with_network(answer.decline or Decline(), locked), locked.payment
+    declines = payment.decline_count + 1
+    local_now = locked.now.astimezone(locked.coverage.zone)
+    decision = decide_after_decline(
+        decline, PaymentKind(payment.kind), declines, locked.policy.dunning, local_now, local_now.date()
+    )
+    counted = {
+        "decline_count": declines,
+        "first_declined_at": payment.first_declined_at or locked.now,
+        "last_decline_code": decline.decline_code or decline.code,
+        "not_sent_count": 0,
+    }
+    if isinstance(decision, AwaitPaymentMethod) and decision.is_never:
+        _block_card(connection, locked, decision.reason)
+    _apply_decision(connection, locked, decision, actor, counted)
+    _update_standing(connection, locked, locked.because(actor, decision.reason), is_decline=True)
+    if isinstance(decision, HoldForOperator) or (isinstance(decision, RetryOn) and decision.needs_attention):
+        ask_for_attention(connection, locked, actor, decision.reason)
+
+
+def after_authentication_needed(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
+    """Wait for the customer: no decline is counted, no retry can help."""
+    reason = f"{answer.reason}: the customer must confirm with their bank"
+    _apply_decision(connection, locked, AwaitAuthentication(reason), actor, {"not_sent_count": 0})
+
+
+def after_cancellation(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
+    """Go on with a successor at once if Stripe or we canceled; a person's cancellation waits for a person (I3).
+
+    Unless a person wants the payment ended: now it is.
+    """
+    by = answer.payment_intent.cancellation_reason if answer.payment_intent else None
+    is_ours = locked.attempt is not None and locked.attempt.kind == AttemptKind.CANCEL
+    if locked.payment.state in ENDED:
+        return
+    if locked.payment.ending_as is not None:  # what a person waits for, whoever canceled it
+        end_as_wished(connection, locked.account, locked.payment, locked.policy, locked.because(actor, ""))
+        return
+    if is_ours or by in CANCELED_BY_STRIPE:
+        because = locked.because(actor, f"its PaymentIntent was canceled ({by or 'by us'}): go on with a new one")
+        _move_chargeable(connection, locked, because, next_attempt_at=locked.now)
+        return
+    reason = f"its PaymentIntent was canceled by a person ({by or 'no reason given'}): an operator decides"
+    because = locked.because(actor, reason)
+    open_finding(
+        connection,
+        "canceled_by_a_person",
+        locked.payment,
+        locked.intent.stripe_payment_intent_id,
+        {"cancellation_reason": by, "ordinal": locked.intent.ordinal},
+        because,
+    )
+    _move_chargeable(connection, locked, because, next_attempt_at=locked.now, held_until=UNTIL_RELEASED)
+
+
+def after_not_sent(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
+    """No issuer was asked: try again after a pause of machine time. Never dunning, never a decline."""
+    count = locked.payment.not_sent_count
+    wait = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(count, 12))
+    connection.execute(
+        update(payments)
+        .where(payments.c.id == locked.payment.id)
+        .values(not_sent_count=count + 1, backoff_until=locked.machine_now + wait)
+    )
+    record_event(
+        connection,
+        TrailEvent(
+            type="charge_not_attempted",
+            at=locked.now,
+            actor=actor,
+            reason=answer.reason,
+            account_id=locked.account.id,
+            payment_id=locked.payment.id,
+            attempt_id=locked.attempt_id,
+            data={"again_in_s": int(wait.total_seconds()), "code": answer.code},
+        ),
+    )
+    if answer.needs_attention and count == 0:
+        ask_for_attention(connection, locked, actor, answer.reason)
+
+
+def after_unknown(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
+    """Nothing moves: the open attempt keeps every other path away until settlement knows."""
+    if answer.needs_attention:
+        ask_for_attention(connection, locked, actor, answer.reason)
+
+
+AFTERMATH: Mapping[Outcome, Callable[[Connection, Locked, Answer, str], None]] = {
+    Outcome.SUCCEEDED: after_success,
+    Outcome.DECLINED: after_decline,
+    Outcome.AUTHENTICATION_NEEDED: after_authentication_needed,
+    Outcome.CANCELED: after_cancellation,
+    Outcome.NOT_SENT: after_not_sent,
+    Outcome.UNKNOWN: after_unknown,
+}
+
+
+def _apply_decision(
+    connection: Connection, locked: Locked, decision: AfterDecline, actor: str, counted: dict[str, Any]
+) -> None:
+    payment, settings = locked.payment, locked.settings
+    because = locked.because(actor, decision.reason)
+    has_newer_card = (
+        locked.attempt is not None
+        and settings.card_revision > locked.attempt.card_revision
+        and settings.primary_card_id is not None
+    )
+    if has_newer_card and not isinstance(decision, HoldForOperator) and payment.kind == PaymentKind.MONTHLY:
+        # The customer acted while the old card was being asked: no wake-up is lost to that race (I15).
+        newer = locked.because(actor, f"{decision.reason}; a newer card was registered meanwhile")
+        move_payment(
+            connection,
+            payment,
+            PaymentState.DUE,
+            newer,
+            next_attempt_at=locked.now,
+            lane=Lane.INTERACTIVE,
+            trigger=Trigger.CARD_REGISTERED,
+            **counted,
+        )
+        return
+    match decision:
+        case RetryOn(day):
+            at = instant(day, locked.policy.dunning.retry_at, locked.coverage.zone)
+            move_payment(
+                connection,
+                payment,
+                PaymentState.RETRY_SCHEDULED,
+                because,
+                next_attempt_at=at,
+                lane=Lane.BATCH,
+                trigger=Trigger.DAILY_RETRY,
+                requested_by=None,
+                **counted,
+            )
+        case HoldForOperator():
+            _move_chargeable(
+                connection, locked, because, next_attempt_at=locked.now, held_until=UNTIL_RELEASED, **counted
+            )
+        case AwaitPaymentMethod() | StopRetrying() | AwaitAuthentication():
+            to = (
+                PaymentState.NEEDS_AUTHENTICATION
+                if isinstance(decision, AwaitAuthentication)
+                else PaymentState.NEEDS_PAYMENT_METHOD
+            )
+            move_payment(
+                connection, payment, to, because, waiting_for_revision_after=settings.card_revision, **counted
+            )
+
+
+def _move_chargeable(connection: Connection, locked: Locked, because: Because, **changes: Any) -> None:
+    move_payment(connection, locked.payment, PaymentState.DUE, because, **changes)
+
+
+def _with_network(decline: Decline, locked: Locked) -> Decline:
+    """The network decides which of its rules apply; we know the card even where the error doesn't name it."""
+    network = decline.network or (locked.attempt.card_network if locked.attempt is not None else None)
+    return Decline(**{**vars(decline), "network": network})
+
+
+def _block_card(connection: Connection, locked: Locked, reason: str) -> None:
+    attempt = locked.attempt
+    if attempt is not None and attempt.card_fingerprint is not None:
+        block_card(connection, locked.payment.coverage, attempt.card_fingerprint, reason, attempt.id, locked.now)
+
+
+def _update_standing(connection: Connection, locked: Locked, because: Because, *, is_decline: bool = False) -> None:
+    if locked.payment.kind == PaymentKind.MONTHLY:
+        today, payment_id = local_date(locked.now, locked.coverage.zone), locked.payment.id
+        update_standing(
+            connection, locked.account, locked.policy, today, because, payment_id, is_decline=is_decline
+        )
+
+
+def ask_for_attention(connection: Connection, locked: Locked, actor: str, reason: str) -> None:
+    """Leave an alarm in the trail that dashboards and logs pick up."""
+    record_event(
+        connection,
+        TrailEvent(
+            type="attention_needed",
+            at=locked.now,
+            actor=actor,
+            reason=reason,
+            account_id=locked.account.id,
+            payment_id=locked.payment.id,
+            attempt_id=locked.attempt_id,
+        ),
+    )

@@ -1,0 +1,174 @@
+"""Money that came in, and what a person must look at: receipts and findings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, exists, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from shared.db.billing_events import TrailEvent, record_event
+from shared.db.tables.payments import receipts
+from shared.db.tables.system import findings
+from shared.gateway.port import PaymentIntentSeen
+from shared.payments.state_changes import Because, PaymentRow
+
+#: How the names of people begin, where a finding or the trail says who did something.
+PERSON = "operator:"
+
+
+def record_receipt(
+    connection: Connection, payment: PaymentRow, attempt_id: UUID | None, seen: PaymentIntentSeen, because: Because
+) -> bool:
+    """Write down money that came in, once per charge; False if this charge is in the books already (I8)."""
+    written = connection.execute(
+        insert(receipts)
+        .values(
+            payment_id=payment.id,
+            attempt_id=attempt_id,
+            coverage=payment.coverage,
+            stripe_charge_id=seen.latest_charge_id or seen.stripe_id,
+            amount_minor=seen.amount_received_minor,
+            currency=seen.currency,
+            received_at=because.at,
+        )
+        .on_conflict_do_nothing()
+        .returning(receipts.c.id)
+    ).one_or_none()
+    return written is not None
+
+
+def has_other_receipt(connection: Connection, payment: PaymentRow, charge_id: str) -> bool:
+    """Whether the payment was paid by another charge than this one: then it was paid twice."""
+    other = exists().where(receipts.c.payment_id == payment.id, receipts.c.stripe_charge_id != charge_id)
+    return bool(connection.scalar(select(other)))
+
+
+def open_finding(
+    connection: Connection, kind: str, payment: PaymentRow, subject: str, details: dict[str, Any], because: Because
+) -> None:
+    """Ask for a person's eye on a payment, once per kind and subject. Details hold ids, codes and amounts only."""
+    finding = Finding(kind, payment.coverage, subject, details, payment.id, payment.account_id)
+    write_finding(connection, finding, because)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a person must look at. The same kind, coverage and subject are one finding, however often found."""
+
+    kind: str
+    coverage: str
+    subject: str
+    details: Mapping[str, Any]  # ids, codes and amounts only
+    payment_id: UUID | None = None
+    account_id: UUID | None = None
+
+
+def write_finding(connection: Connection, finding: Finding, because: Because) -> None:
+    """Open a finding, unless it is open already with the same facts.
+
+    One that a person resolved comes back only if its facts changed since; what the machine resolved, always.
+    """
+    opened = connection.execute(
+        insert(findings)
+        .values(
+            kind=finding.kind,
+            coverage=finding.coverage,
+            payment_id=finding.payment_id,
+            subject=finding.subject,
+            details=dict(finding.details),
+            found_at=because.at,
+        )
+        .on_conflict_do_nothing()
+        .returning(findings.c.id)
+    ).one_or_none()
+    if opened is not None:
+        _tell(connection, "finding_opened", finding, because, finding.details)
+        return
+    known = connection.execute(
+        select(findings)
+        .where(
+            findings.c.kind == finding.kind,
+            findings.c.coverage == finding.coverage,
+            findings.c.subject == finding.subject,
+        )
+        .with_for_update()
+    ).one()
+    is_open, is_same = known.resolved_at is None, known.details == dict(finding.details)
+    if is_same and (is_open or known.resolved_by.startswith(PERSON)):
+        return
+    connection.execute(
+        update(findings)
+        .where(findings.c.id == known.id)
+        .values(
+            details=dict(finding.details),
+            found_at=known.found_at if is_open else because.at,
+            resolved_at=None,
+            resolved_by=None,
+            resolution=None,
+        )
+    )
+    before = {"details": known.details, "resolved_by": known.resolved_by, "resolution": known.resolution}
+    what = "finding_changed" if is_open else "finding_reopened"
+    _tell(connection, what, finding, because, finding.details, before=before)
+
+
+def resolve_finding(connection: Connection, kind: str, coverage: str, subject: str, because: Because) -> bool:
+    """Close an open finding, because of what was done or decided about it; False if none is open."""
+    resolved = connection.execute(
+        update(findings)
+        .where(
+            findings.c.kind == kind,
+            findings.c.coverage == coverage,
+            findings.c.subject == subject,
+            findings.c.resolved_at.is_(None),
+        )
+        .values(resolved_at=because.at, resolved_by=because.actor, resolution=because.reason)
+        .returning(findings.c.details, findings.c.payment_id)
+    ).one_or_none()
+    if resolved is None:
+        return False
+    finding = Finding(kind, coverage, subject, resolved.details, resolved.payment_id)
+    _tell(connection, "finding_resolved", finding, because, {"kind": kind}, reason=because.reason)
+    return True
+
+
+def resolve_finding_by_id(connection: Connection, finding_id: UUID, because: Because) -> bool:
+    """Close a finding as a person does, with their name and reason; False if it was resolved already.
+
+    LookupError if there is no such finding, or if no reason is given.
+    """
+    if not because.reason.strip():
+        raise LookupError("--reason is empty: say what you found and did; it is kept in the trail")
+    known = connection.execute(select(findings).where(findings.c.id == finding_id)).one_or_none()
+    if known is None:
+        raise LookupError(f"there is no finding {finding_id}; `duecourse findings list --all` shows all")
+    return resolve_finding(connection, known.kind, known.coverage, known.subject, because)
+
+
+def _tell(
+    connection: Connection,
+    what: str,
+    finding: Finding,
+    because: Because,
+    data: Mapping[str, Any],
+    *,
+    before: Mapping[str, Any] | None = None,
+    reason: str | None = None,
+) -> None:
+    record_event(
+        connection,
+        TrailEvent(
+            type=what,
+            at=because.at,
+            actor=because.actor,
+            reason=reason or finding.kind,
+            account_id=finding.account_id,
+            payment_id=finding.payment_id,
+            attempt_id=because.attempt_id,
+            run_id=because.run_id,
+            before=before or {},
+            data={"coverage": finding.coverage, "subject": finding.subject, **data},
+        ),
+    )

@@ -1,0 +1,296 @@
+"""The record: what an answer, a look-up or a webhook says about an attempt, written once, under the locks.
+
+Evidence of money closes an attempt at any time and always wins. Evidence of no money that isn't the attempt's
+own answer never closes one inside its lease: it may speak of the attempt before (I5).
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, Select, bindparam, exists, select, update
+
+from shared.accounts.standing import lock_account
+from shared.db.billing_events import TrailEvent, record_event
+from shared.db.session import in_transaction
+from shared.db.tables.accounts import payment_settings
+from shared.db.tables.payments import payment_attempts, payment_intents, payments
+from shared.domain.states import OPEN_ATTEMPT, AttemptKind, AttemptState, Lane, PaymentState, check_attempt_move
+from shared.failpoints import CrashPoint, reach
+from shared.gateway.outcomes import observed_outcome
+from shared.gateway.port import Answer, Outcome, PaymentIntentSeen
+from shared.messaging.jobs import ChargePayment
+from shared.payments.outcome_handlers import AFTERMATH, Locked
+from shared.payments.state_changes import lock_payment, open_attempt
+from shared.runtime import Runtime
+
+Result = TypeVar("Result")
+
+#: Machine time until an unknown attempt is looked up again: at first soon, then ever less often.
+FIRST_LOOK_UP = timedelta(seconds=5)
+LONGEST_LOOK_UP = timedelta(minutes=15)
+#: An answer in hand is worth waiting for the database or a lock (s). Together with both requests, 70 s at the
+#: longest, it stays within the actor's time limit of 90 s; alone it stays within a worker's 40 s of grace.
+WRITE_INSISTS_FOR_S = 20.0
+#: Outcomes after which a payment may be due at this moment: a newer card, or a successor of what was canceled.
+MAY_BE_DUE_AT_ONCE = frozenset({Outcome.DECLINED, Outcome.AUTHENTICATION_NEEDED, Outcome.CANCELED})
+
+# Built once: every record runs them.
+_IDS_OF_INTENT = (
+    select(payment_intents.c.id, payment_intents.c.payment_id, payments.c.account_id, payments.c.settings_id)
+    .join(payments, payments.c.id == payment_intents.c.payment_id)
+    .where(payment_intents.c.id == bindparam("id"))
+)
+_IDS_OF_ATTEMPT = (
+    select(payment_intents.c.id, payment_intents.c.payment_id, payments.c.account_id, payments.c.settings_id)
+    .join(payments, payments.c.id == payment_intents.c.payment_id)
+    .join(payment_attempts, payment_attempts.c.payment_intent_id == payment_intents.c.id)
+    .where(payment_attempts.c.id == bindparam("id"))
+)
+_LOCK_SETTINGS = select(payment_settings).where(payment_settings.c.id == bindparam("id")).with_for_update(read=True)
+_LOCK_INTENT = select(payment_intents).where(payment_intents.c.id == bindparam("id")).with_for_update()
+_LOCK_ATTEMPT = select(payment_attempts).where(payment_attempts.c.id == bindparam("id")).with_for_update()
+_UPDATE_INTENT = update(payment_intents).where(payment_intents.c.id == bindparam("row_id"))
+_UPDATE_ATTEMPT = update(payment_attempts).where(payment_attempts.c.id == bindparam("row_id"))
+
+
+def record_answer(runtime: Runtime, attempt_id: UUID, answer: Answer, actor: str = "worker") -> None:
+    """Record what the processor answered to this attempt's own request, then ring if more is due now.
+
+    Safe to call twice, late, or after settlement: only evidence of money changes a closed attempt.
+    """
+
+    def work(connection: Connection) -> UUID:
+        locked = _lock(connection, runtime, _IDS_OF_ATTEMPT, attempt_id)
+        attempt = connection.execute(_LOCK_ATTEMPT, {"id": attempt_id}).one()
+        _apply(connection, replace(locked, attempt=attempt), answer, actor, is_own=True)
+        reach(CrashPoint.RECORD_ANSWER_BEFORE_COMMIT)
+        return UUID(str(locked.payment.id))
+
+    reach(CrashPoint.RECORD_ANSWER_BEGUN)
+    payment_id = _write(runtime, work)
+    reach(CrashPoint.RECORD_ANSWER_COMMITTED)
+    if answer.outcome in MAY_BE_DUE_AT_ONCE:
+        ring_if_due(runtime, payment_id)
+
+
+def record_observation(runtime: Runtime, payment_intent_id: UUID, answer: Answer, actor: str) -> None:
+    """Record what a PaymentIntent of ours looks like now, whoever told us to look (webhook, settlement).
+
+    `payment_intent_id` is our row's id. Without a readable PaymentIntent in `answer` nothing changes.
+    """
+    seen = answer.payment_intent
+    if seen is None:
+        return
+
+    def work(connection: Connection) -> tuple[UUID, Outcome]:
+        locked = _lock(connection, runtime, _IDS_OF_INTENT, payment_intent_id)
+        outcome = observed_outcome(seen, is_charge_new=_is_charge_new(connection, payment_intent_id, seen))
+        observed = replace(answer, outcome=outcome, decline=seen.last_error, charge_id=seen.latest_charge_id)
+        attempt = _attempt_observed(connection, locked.payment.id, payment_intent_id, observed)
+        _apply(connection, replace(locked, attempt=attempt), observed, actor, is_own=False)
+        reach(CrashPoint.RECORD_OBSERVATION_BEFORE_COMMIT)
+        return locked.payment.id, outcome
+
+    reach(CrashPoint.RECORD_OBSERVATION_BEGUN)
+    payment_id, outcome = _write(runtime, work)
+    reach(CrashPoint.RECORD_OBSERVATION_COMMITTED)
+    if outcome in MAY_BE_DUE_AT_ONCE:
+        ring_if_due(runtime, payment_id)
+
+
+def _write(runtime: Runtime, work: Callable[[Connection], Result]) -> Result:
+    """Write what we know, and outlive a restart of the database: unwritten, it costs the lease and a look-up."""
+    return in_transaction(runtime.engine, work, insist_for_s=WRITE_INSISTS_FOR_S, outlives_outages=True)
+
+
+def ring_if_due(runtime: Runtime, payment_id: UUID) -> None:
+    """Ring for a payment that is due at this moment; the sweep would find it, only later."""
+    with runtime.engine.connect() as connection:
+        row = connection.execute(select(payments).where(payments.c.id == payment_id)).one()
+    is_due = row.state == PaymentState.DUE and row.next_attempt_at <= runtime.clock.now()
+    if is_due and row.backoff_until is None and row.held_until is None and row.ending_as is None:
+        runtime.ring([ChargePayment(payment_id, Lane(row.lane))])
+
+
+def _lock(connection: Connection, runtime: Runtime, ids_query: Select[Any], row_id: UUID) -> Locked:
+    """Lock account, settings, payment and its PaymentIntent, in the order that every transaction keeps (I4)."""
+    ids = connection.execute(ids_query, {"id": row_id}).one()
+    return Locked(
+        account=lock_account(connection, ids.account_id),
+        settings=connection.execute(_LOCK_SETTINGS, {"id": ids.settings_id}).one(),
+        payment=lock_payment(connection, ids.payment_id),
+        intent=connection.execute(_LOCK_INTENT, {"id": ids.id}).one(),
+        attempt=None,
+        policy=runtime.policy,
+        now=runtime.clock.now(),
+        machine_now=runtime.machine_now(),
+    )
+
+
+def _attempt_observed(connection: Connection, payment_id: UUID, intent_id: UUID, answer: Answer) -> Row[Any] | None:
+    """Find the attempt that an observation speaks of: the open one, or, for money, the last that may have asked."""
+    attempt = open_attempt(connection, payment_id)
+    if attempt is not None and attempt.payment_intent_id == intent_id:
+        return attempt
+    if answer.outcome is not Outcome.SUCCEEDED:
+        return None
+    return connection.execute(
+        select(payment_attempts)
+        .where(payment_attempts.c.payment_intent_id == intent_id)
+        .order_by((payment_attempts.c.stripe_charge_id == answer.charge_id).desc().nulls_last())
+        .order_by(payment_attempts.c.number.desc())
+        .limit(1)
+        .with_for_update()
+    ).one_or_none()
+
+
+def _is_charge_new(connection: Connection, intent_id: UUID, seen: PaymentIntentSeen) -> bool:
+    """Whether no closed attempt has recorded the PaymentIntent's latest charge yet."""
+    if seen.latest_charge_id is None:
+        return False
+    recorded = exists().where(
+        payment_attempts.c.payment_intent_id == intent_id,
+        payment_attempts.c.stripe_charge_id == seen.latest_charge_id,
+        payment_attempts.c.state.not_in(OPEN_ATTEMPT),
+    )
+    return not connection.scalar(select(recorded))
+
+
+def _apply(connection: Connection, locked: Locked, answer: Answer, actor: str, *, is_own: bool) -> None:
+    attempt = locked.attempt
+    if attempt is not None and attempt.kind == AttemptKind.CANCEL:
+        answer = _of_cancel(answer)
+    has_money = answer.outcome is Outcome.SUCCEEDED
+    is_open = attempt is not None and attempt.state in OPEN_ATTEMPT
+    is_inside_lease = attempt is not None and is_open and locked.machine_now < attempt.lease_expires_at
+    if is_inside_lease and not is_own and not has_money:
+        return  # may speak of the attempt before; its own answer or settlement will come
+    if has_money or is_own or is_open or answer.outcome is Outcome.CANCELED:
+        _update_intent(connection, locked, answer)
+        reach(CrashPoint.RECORD_INTENT_WRITTEN)
+    closing = _without_money_of_another(connection, locked, answer)
+    is_proven = closing.outcome is Outcome.SUCCEEDED
+    if is_open or (is_proven and attempt is not None and attempt.state != AttemptState.SUCCEEDED):
+        _close_attempt(connection, locked, closing, actor)
+        reach(CrashPoint.RECORD_ATTEMPT_WRITTEN)
+    if is_open or has_money or _is_fresh_cancellation(connection, locked, answer):
+        AFTERMATH[answer.outcome](connection, locked, answer, actor)
+
+
+def _without_money_of_another(connection: Connection, locked: Locked, answer: Answer) -> Answer:
+    """One charge is one attempt's success: whoever finds its PaymentIntent paid by another one asked nobody.
+
+    That happens when a worker stood still beyond its lease: it confirms while its successor is about to.
+    """
+    attempt, seen = locked.attempt, answer.payment_intent
+    if answer.outcome is not Outcome.SUCCEEDED or attempt is None or seen is None:
+        return answer
+    of_another = exists().where(
+        payment_attempts.c.payment_intent_id == attempt.payment_intent_id,
+        payment_attempts.c.id != attempt.id,
+        payment_attempts.c.state == AttemptState.SUCCEEDED,
+        payment_attempts.c.stripe_charge_id == seen.latest_charge_id,
+    )
+    if not connection.scalar(select(of_another)):
+        return answer
+    reason = f"another attempt was paid before this one could ask: {answer.reason}"
+    return replace(answer, outcome=Outcome.NOT_SENT, charge_id=None, reason=reason)
+
+
+def _is_fresh_cancellation(connection: Connection, locked: Locked, answer: Answer) -> bool:
+    """Whether this is the first we hear of a live PaymentIntent's cancellation, with no attempt of its own.
+
+    A late event about one that is closed says nothing new: its successor may have been asked already.
+    """
+    is_news = answer.outcome is Outcome.CANCELED and locked.intent.closed_reason is None and locked.attempt is None
+    return is_news and open_attempt(connection, locked.payment.id) is None
+
+
+def _of_cancel(answer: Answer) -> Answer:
+    """A cancel attempt ends canceled, or with money after all, or unknown; anything else means: not canceled."""
+    if answer.outcome in (Outcome.CANCELED, Outcome.SUCCEEDED, Outcome.UNKNOWN):
+        return answer
+    return replace(answer, outcome=Outcome.NOT_SENT, decline=None, reason=f"not canceled: {answer.reason}")
+
+
+def _update_intent(connection: Connection, locked: Locked, answer: Answer) -> None:
+    seen, intent = answer.payment_intent, locked.intent
+    if seen is None:
+        _give_up_unanswered(connection, locked, answer)
+        return
+    if intent.closed_reason == "succeeded":
+        return
+    values: dict[str, Any] = {
+        "status": seen.status,
+        "latest_charge_id": seen.latest_charge_id,
+        "cancellation_reason": seen.cancellation_reason,
+    }
+    if seen.status in ("succeeded", "canceled"):
+        values |= {"closed_reason": seen.status, "closed_at": locked.now}
+    connection.execute(_UPDATE_INTENT, {"row_id": intent.id, **values})
+
+
+def _give_up_unanswered(connection: Connection, locked: Locked, answer: Answer) -> None:
+    """Abandon a PaymentIntent whose create is answered by a saved error only: its key will never bring it.
+
+    Its id was never known, so nobody can have confirmed it and it moves no money. Waiting until the key is
+    forgotten (a day) would leave the payment unasked for.
+    """
+    attempt, intent = locked.attempt, locked.intent
+    is_asking = attempt is not None and attempt.state in OPEN_ATTEMPT and attempt.confirm_allowed_at is None
+    if answer.is_key_spent and is_asking and intent.stripe_payment_intent_id is None and not intent.closed_reason:
+        values = {"row_id": intent.id, "closed_reason": "abandoned", "closed_at": locked.now}
+        connection.execute(_UPDATE_INTENT, values)
+
+
+def _close_attempt(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
+    """Write the outcome and every code that came with it, verbatim; unknown keeps the attempt open."""
+    attempt = locked.attempt
+    if attempt is None:
+        raise AssertionError("only called with an attempt")
+    before, after = AttemptState(attempt.state), AttemptState(answer.outcome)
+    if before is after:  # still unknown: the next look-up is scheduled where it is made
+        return
+    check_attempt_move(before, after)
+    decline = answer.decline
+    codes = {
+        "stripe_charge_id": answer.charge_id,
+        "http_status": answer.http_status,
+        "error_type": answer.error_type,
+        "code": answer.code or (decline.code if decline else None),
+        "decline_code": decline.decline_code if decline else None,
+        "advice_code": decline.advice_code if decline else None,
+        "network_advice_code": decline.network_advice_code if decline else None,
+        "network_decline_code": decline.network_decline_code if decline else None,
+        "stripe_request_id": answer.request_id,
+    }
+    is_unknown = after is AttemptState.UNKNOWN
+    connection.execute(
+        _UPDATE_ATTEMPT,
+        {
+            "row_id": attempt.id,
+            "state": after,
+            "outcome_reason": answer.reason,
+            "finished_at": None if is_unknown else locked.now,
+            "look_up_at": locked.machine_now + FIRST_LOOK_UP if is_unknown else None,
+            **codes,
+        },
+    )
+    record_event(
+        connection,
+        TrailEvent(
+            type="attempt_settled" if before is AttemptState.UNKNOWN else "attempt_answered",
+            at=locked.now,
+            actor=actor,
+            reason=answer.reason,
+            account_id=locked.account.id,
+            payment_id=locked.payment.id,
+            attempt_id=attempt.id,
+            before={"state": before},
+            after={"state": after},
+            data={name: value for name, value in codes.items() if value is not None},
+        ),
+    )

@@ -1,0 +1,236 @@
+"""What a reconciliation changes: money is booked through the normal record step, orphans are canceled.
+
+First the finding is committed, then the act is done, then the finding is resolved together with the progress: so
+whoever is killed in between leaves a finding that the next one finds, finishes and counts.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, Update, insert, select, update
+
+from shared.db.session import in_transaction
+from shared.db.tables.payments import payment_intents
+from shared.domain.states import CHARGEABLE, WAITING_FOR_CARD, PaymentState
+from shared.failpoints import CrashPoint, reach
+from shared.gateway.port import PaymentIntentSeen
+from shared.gateway.stripe_version import API_VERSION
+from shared.payments.claim import KEY_GOOD_FOR
+from shared.payments.outcome_handlers import UNTIL_RELEASED
+from shared.payments.receipts import Finding, write_finding
+from shared.payments.record_outcome import record_observation
+from shared.payments.state_changes import PaymentRow, lock_payment, move_payment, open_attempt
+from shared.reconciliation.chunk import Reconciliation
+from shared.reconciliation.classify import ORDINAL, Found
+
+SUCCEEDED, ABANDONED = "succeeded", "abandoned"
+
+
+def announce(reconciliation: Reconciliation, found: Iterable[Found]) -> None:
+    """Write down what is about to be mended, before anything is done about it."""
+
+    def work(connection: Connection) -> None:
+        for one in found:
+            write_found(connection, reconciliation, one)
+        reach(CrashPoint.RECONCILE_ANNOUNCE_BEFORE_COMMIT)
+
+    reach(CrashPoint.RECONCILE_ANNOUNCING)
+    in_transaction(reconciliation.runtime.engine, work)
+    reach(CrashPoint.RECONCILE_ANNOUNCED)
+
+
+def write_found(connection: Connection, reconciliation: Reconciliation, one: Found) -> None:
+    """Write one finding, in the caller's transaction."""
+    finding = Finding(one.kind, reconciliation.coverage, one.subject, one.details, one.payment_id, one.account_id)
+    write_finding(connection, finding, reconciliation.because(f"reconciliation: {one.kind}"))
+
+
+def book(reconciliation: Reconciliation, payment_id: UUID, stripe_payment_intent_id: str) -> None:
+    """Look at a PaymentIntent, and if it is paid, record that as its webhook would have.
+
+    Does nothing while its payment has an open attempt: that one's answer or settlement will come.
+    """
+    answer = reconciliation.processor.payment_intent(stripe_payment_intent_id)
+    if answer is None or answer.payment_intent is None or answer.payment_intent.status != SUCCEEDED:
+        return
+    seen, runtime = answer.payment_intent, reconciliation.runtime
+
+    def work(connection: Connection) -> UUID | None:
+        row_id = _row_for_money(connection, reconciliation, payment_id, seen)
+        reach(CrashPoint.RECONCILE_ROW_BEFORE_COMMIT)
+        return row_id
+
+    reach(CrashPoint.RECONCILE_ROW_FINDING)
+    row_id = in_transaction(runtime.engine, work)
+    reach(CrashPoint.RECONCILE_ROW_FOUND)
+    if row_id is not None:
+        record_observation(runtime, row_id, answer, reconciliation.actor)
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """A PaymentIntent at the processor that nothing of ours will ever confirm."""
+
+    payment_id: UUID
+    seen: PaymentIntentSeen
+
+
+def cancel_orphan(reconciliation: Reconciliation, orphan: Orphan, found: Found) -> PaymentIntentSeen | None:
+    """Make sure that no claim can come to use an orphan, then cancel it; return what the processor shows then.
+
+    None if it is no orphan after all: its payment has an open attempt now, or its create may be sent again.
+    """
+
+    def abandon(connection: Connection) -> bool:
+        payment = lock_payment(connection, orphan.payment_id)
+        if open_attempt(connection, payment.id) is not None:
+            return False
+        if not _abandon(connection, reconciliation, payment, orphan.seen):
+            return False
+        write_found(connection, reconciliation, found)
+        reach(CrashPoint.RECONCILE_ABANDON_BEFORE_COMMIT)
+        return True
+
+    reach(CrashPoint.RECONCILE_ABANDONING)
+    is_abandoned = in_transaction(reconciliation.runtime.engine, abandon)
+    reach(CrashPoint.RECONCILE_ABANDONED)
+    if not is_abandoned:
+        return None
+    return reconciliation.processor.cancel(orphan.seen.stripe_id)
+
+
+def hold(connection: Connection, reconciliation: Reconciliation, payment_id: UUID) -> None:
+    """Hold a payment whose money is at the processor and can't be booked: it must not be asked for again."""
+    payment = lock_payment(connection, payment_id)
+    is_held = payment.held_until is not None and payment.held_until >= UNTIL_RELEASED
+    if payment.state not in CHARGEABLE | WAITING_FOR_CARD or is_held or open_attempt(connection, payment_id):
+        return
+    because = reconciliation.because("the processor has a charge for it that can't be booked: an operator decides")
+    move_payment(
+        connection,
+        payment,
+        PaymentState.DUE,
+        because,
+        next_attempt_at=payment.next_attempt_at or because.at,
+        held_until=UNTIL_RELEASED,
+    )
+
+
+def note_cancellation(connection: Connection, coverage: str, stripe_id: str, reason: str | None) -> None:
+    """Write on an orphan's row, where it has one, that it was seen canceled."""
+    connection.execute(
+        update(payment_intents)
+        .where(
+            payment_intents.c.coverage == coverage,
+            payment_intents.c.stripe_payment_intent_id == stripe_id,
+            payment_intents.c.closed_reason == ABANDONED,
+        )
+        .values(status="canceled", closed_reason="canceled", cancellation_reason=reason)
+    )
+
+
+def _row_for_money(
+    connection: Connection, reconciliation: Reconciliation, payment_id: UUID, seen: PaymentIntentSeen
+) -> UUID | None:
+    """Our row of a PaymentIntent that was paid; one is made if it was lost. None while an attempt is open."""
+    payment = lock_payment(connection, payment_id)
+    if open_attempt(connection, payment_id) is not None:
+        return None
+    rows = _rows(connection, payment_id)
+    row = _with_id(rows, seen) or _unanswered(rows, seen)
+    if row is None:
+        return _insert_closed(connection, reconciliation, payment, seen, ordinal=len(rows) + 1)
+    if row.stripe_payment_intent_id is None:
+        connection.execute(_of(row).values(stripe_payment_intent_id=seen.stripe_id, status=seen.status))
+    return UUID(str(row.id))
+
+
+def _abandon(
+    connection: Connection, reconciliation: Reconciliation, payment: PaymentRow, seen: PaymentIntentSeen
+) -> bool:
+    """Use up the orphan's ordinal, and with it the key of its create; False if a row of ours still counts on it.
+
+    The payment is locked and has no open attempt, so no claim looks at the same moment.
+    """
+    rows = _rows(connection, payment.id)
+    row = _with_id(rows, seen)
+    if row is not None:
+        return bool(row.closed_reason == ABANDONED)
+    row = _unanswered(rows, seen)
+    if row is not None:
+        if row.closed_reason is None and not _is_create_given_up(row, reconciliation):
+            return False
+        closed_at = row.closed_at or reconciliation.runtime.clock.now()
+        shown = {"stripe_payment_intent_id": seen.stripe_id, "status": seen.status}
+        connection.execute(_of(row).values(**shown, closed_reason=ABANDONED, closed_at=closed_at))
+        return True
+    latest = rows[-1].closed_reason if rows else ABANDONED
+    if latest in (ABANDONED, "canceled") and ordinal_of(seen) == len(rows) + 1:
+        _insert_closed(connection, reconciliation, payment, seen, ordinal=len(rows) + 1)
+    return True
+
+
+def ordinal_of(seen: PaymentIntentSeen) -> int | None:
+    """Which PaymentIntent of its payment it says it is."""
+    said = seen.metadata.get(ORDINAL, "")
+    return int(said) if said.isdecimal() else None
+
+
+def _is_create_given_up(row: Row[Any], reconciliation: Reconciliation) -> bool:
+    """Whether no claim will send this row's create again: the rule is the claim's own (I6)."""
+    good_since = reconciliation.runtime.machine_now() - KEY_GOOD_FOR
+    return bool(row.first_sent_at is None or row.first_sent_at < good_since)
+
+
+def _rows(connection: Connection, payment_id: UUID) -> Sequence[Row[Any]]:
+    return connection.execute(
+        select(payment_intents)
+        .where(payment_intents.c.payment_id == payment_id)
+        .order_by(payment_intents.c.ordinal)
+        .with_for_update()
+    ).all()
+
+
+def _with_id(rows: Iterable[Row[Any]], seen: PaymentIntentSeen) -> Row[Any] | None:
+    return next((row for row in rows if row.stripe_payment_intent_id == seen.stripe_id), None)
+
+
+def _unanswered(rows: Iterable[Row[Any]], seen: PaymentIntentSeen) -> Row[Any] | None:
+    """The row whose create made it, and never learnt its id."""
+    ordinal = ordinal_of(seen)
+    return next((row for row in rows if row.ordinal == ordinal and row.stripe_payment_intent_id is None), None)
+
+
+def _of(row: Row[Any]) -> Update:
+    return update(payment_intents).where(payment_intents.c.id == row.id)
+
+
+def _insert_closed(
+    connection: Connection,
+    reconciliation: Reconciliation,
+    payment: PaymentRow,
+    seen: PaymentIntentSeen,
+    *,
+    ordinal: int,
+) -> UUID:
+    """Make the row that a lost create, or a lost database, should have left. Closed: nothing will confirm it."""
+    inserted: UUID = connection.execute(
+        insert(payment_intents)
+        .values(
+            payment_id=payment.id,
+            ordinal=ordinal,
+            coverage=payment.coverage,
+            amount_minor=seen.amount_minor,
+            currency=seen.currency,
+            stripe_customer_id=seen.stripe_customer_id or "",
+            stripe_payment_intent_id=seen.stripe_id,
+            api_version=API_VERSION,
+            status=seen.status,
+            closed_reason=ABANDONED,
+            closed_at=reconciliation.runtime.clock.now(),
+        )
+        .returning(payment_intents.c.id)
+    ).scalar_one()
+    return inserted

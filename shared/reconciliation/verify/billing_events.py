@@ -1,0 +1,94 @@
+"""Checks of the trail: played from its start it ends at what the rows say now (I10)."""
+
+from shared.reconciliation.verify.check import Check
+from shared.reconciliation.verify.receipts import NEVER_BY_HAND
+
+_STATE_EVENTS = "('invoice_issued', 'payment_created', 'payment_moved', 'payment_rescheduled')"
+
+TRAIL = (
+    Check(
+        "trail-of-payments",
+        "a payment's trail, played from its start, ends at its state",
+        "payments",
+        f"""
+        SELECT p.id AS payment_id, p.state, told.state AS told_state
+        FROM {{payments}} p
+        LEFT JOIN LATERAL (
+            SELECT e.after ->> 'state' AS state FROM events e
+            WHERE e.payment_id = p.id AND e.type IN {_STATE_EVENTS} ORDER BY e.id DESC LIMIT 1
+        ) told ON true
+        WHERE told.state IS DISTINCT FROM p.state
+        """,  # noqa: S608  # our own constants
+        "payment {payment_id} is {state}; its trail ends at {told_state}",
+        f"its state was written past shared/payments/state_changes.py: {NEVER_BY_HAND}",
+    ),
+    Check(
+        "trail-has-no-gap",
+        "each move of a payment begins where the one before it ended",
+        "payments",
+        f"""
+        SELECT moves.payment_id, moves.event_id, moves.before_state, moves.ended_at_state
+        FROM (
+            SELECT e.payment_id, e.id AS event_id, e.type, e.before ->> 'state' AS before_state,
+                   lag(e.after ->> 'state') OVER (PARTITION BY e.payment_id ORDER BY e.id) AS ended_at_state
+            FROM events e JOIN {{payments}} p ON p.id = e.payment_id
+            WHERE e.type IN {_STATE_EVENTS}
+        ) moves
+        WHERE moves.type IN ('payment_moved', 'payment_rescheduled')
+          AND moves.before_state IS DISTINCT FROM moves.ended_at_state
+        """,  # noqa: S608
+        "event {event_id} moves payment {payment_id} from {before_state}, where its trail was at {ended_at_state}",
+        NEVER_BY_HAND,
+    ),
+    Check(
+        "trail-of-attempts",
+        "each attempt was begun once in the trail and ended there as its row says",
+        "attempts",
+        """
+        SELECT a.payment_id, a.id AS attempt_id, a.number, a.state, told.begun, told.state AS told_state
+        FROM {attempts} a
+        CROSS JOIN LATERAL (
+            SELECT count(*) FILTER (WHERE e.type = 'attempt_started') AS begun,
+                   coalesce((array_agg(e.after ->> 'state' ORDER BY e.id DESC)
+                             FILTER (WHERE e.type <> 'attempt_started'))[1], 'started') AS state
+            FROM events e
+            WHERE e.payment_id = a.payment_id AND e.attempt_id = a.id
+              AND e.type IN ('attempt_started', 'attempt_answered', 'attempt_settled', 'attempt_became_unknown')
+        ) told
+        WHERE told.begun <> 1 OR told.state <> a.state
+        """,
+        "attempt {number} of payment {payment_id} is {state}; its trail begins it {begun} times, ends {told_state}",
+        NEVER_BY_HAND,
+    ),
+    Check(
+        "trail-of-invoices",
+        "each invoice was issued once in the trail",
+        "invoices",
+        """
+        SELECT i.id AS invoice_id, i.number, p.id AS payment_id, told.issued
+        FROM {invoices} i JOIN payments p ON p.invoice_id = i.id
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS issued FROM events e WHERE e.payment_id = p.id AND e.type = 'invoice_issued'
+        ) told
+        WHERE told.issued <> 1
+        """,
+        "invoice {number} (payment {payment_id}) was issued {issued} times in the trail",
+        NEVER_BY_HAND,
+    ),
+    Check(
+        "trail-of-standings",
+        "an account's standing is the last that its trail says",
+        "accounts",
+        """
+        SELECT a.id AS account_id, a.external_id, a.standing, coalesce(told.standing, 'good') AS told_standing
+        FROM {accounts} a
+        LEFT JOIN LATERAL (
+            SELECT e.after ->> 'standing' AS standing FROM events e
+            WHERE e.account_id = a.id AND e.type = 'standing_changed' ORDER BY e.id DESC LIMIT 1
+        ) told ON true
+        WHERE a.standing <> coalesce(told.standing, 'good')
+        """,
+        "account {external_id} is {standing}; its trail says {told_standing}",
+        f"its standing was written past shared/accounts/standing.py: {NEVER_BY_HAND}",
+    ),
+)

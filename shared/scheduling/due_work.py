@@ -1,0 +1,261 @@
+"""Everything that can be due, in one table of sources: what the sweep rings for and what quiet means.
+
+Each source is one indexed query over the rows themselves, oldest first. Business time decides about payments,
+machine time about leases, look-ups, outages and events; both are parameters, so that a query is built once.
+States are written into the SQL as literals: a plan made for any state could not use the partial indexes.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    DateTime,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    exists,
+    literal,
+    literal_column,
+    or_,
+    select,
+)
+
+from shared.clock import FARTHEST_AHEAD
+from shared.db.tables.accounts import payment_settings
+from shared.db.tables.operators import bulk_actions
+from shared.db.tables.payments import payment_attempts, payments
+from shared.db.tables.system import runs, stripe_events
+from shared.domain.states import (
+    CHARGEABLE,
+    ENDED,
+    OPEN_ATTEMPT,
+    WAITING_FOR_CARD,
+    AttemptState,
+    Lane,
+    PaymentState,
+    RunState,
+    StripeEventState,
+)
+from shared.messaging.jobs import (
+    DAILY_RETRIES,
+    INTERACTIVE,
+    MONTHLY_INVOICES,
+    NIGHT,
+    QUEUE_OF_LANE,
+    RECONCILIATION,
+    RUNS,
+    SETTLEMENT,
+    ApplyBulkAction,
+    ApplyStripeEvent,
+    ChargePayment,
+    EndPayment,
+    Job,
+    ReconcileCharges,
+    SettleAttempt,
+    job_of_run,
+)
+
+#: The webhook that stored an event rings for it itself; before this age the sweep would only double it.
+WEBHOOK_RINGS_WITHIN = timedelta(seconds=2)
+#: The daily run stamps what is scheduled for retry before it is asked for; a run that doesn't get on in this
+#: time (machine) is in trouble, and money isn't left lying for that.
+DAILY_RUN_STAMPS_WITHIN = timedelta(minutes=10)
+
+#: What the queries compare with; `Moment.parameters` gives the values.
+NOW = bindparam("now", type_=DateTime(timezone=True))
+MACHINE_NOW = bindparam("machine_now", type_=DateTime(timezone=True))
+STORED_BEFORE = bindparam("stored_before", type_=DateTime(timezone=True))
+STAMPING_SINCE = bindparam("stamping_since", type_=DateTime(timezone=True))
+#: Written by a clock that was wrong (`has_come`), up to the 9999 that waits for a person.
+TOO_FAR = bindparam("too_far", type_=DateTime(timezone=True))
+NEVER_BEGINS: ColumnElement[datetime] = literal_column("TIMESTAMPTZ '9999-01-01'")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Both clocks at once: what the queries compare with."""
+
+    now: datetime
+    machine_now: datetime
+
+    def parameters(self, webhook_rings_within: timedelta = WEBHOOK_RINGS_WITHIN) -> dict[str, datetime]:
+        """Return the parameters of every source's query."""
+        return {
+            "now": self.now,
+            "machine_now": self.machine_now,
+            "stored_before": self.machine_now - webhook_rings_within,
+            "stamping_since": self.machine_now - DAILY_RUN_STAMPS_WITHIN,
+            "too_far": self.machine_now + FARTHEST_AHEAD,
+        }
+
+
+@dataclass(frozen=True)
+class Source:
+    """One kind of due work: its query (see `Moment.parameters`), and the job that each row becomes."""
+
+    name: str
+    queue: str
+    query: Select[Any]
+    job: Callable[[Row[Any]], Job]
+
+
+def one_of(column: Column[Any], words: Iterable[str]) -> ColumnElement[bool]:
+    """`column IN (…)` with literals, which partial indexes need."""
+    return column.in_([literal(str(word), literal_execute=True) for word in sorted(words)])
+
+
+def one_of_not(column: Column[Any], words: Iterable[str]) -> ColumnElement[bool]:
+    """`column NOT IN (…)` with literals."""
+    return column.not_in([literal(str(word), literal_execute=True) for word in sorted(words)])
+
+
+def is_(column: Column[Any], word: str) -> ColumnElement[bool]:
+    """`column = …` with a literal."""
+    return column == literal(str(word), literal_execute=True)
+
+
+def has_come(column: Column[Any]) -> ColumnElement[bool]:
+    """Whether an instant of machine time has come: `shared.clock.has_come` as SQL."""
+    return or_(column <= MACHINE_NOW, and_(column > TOO_FAR, column < NEVER_BEGINS))
+
+
+def has_open_attempt() -> ColumnElement[bool]:
+    """Whether a payment of the enclosing query is blocked by an attempt (I2)."""
+    return exists().where(
+        payment_attempts.c.payment_id == payments.c.id, one_of(payment_attempts.c.state, OPEN_ATTEMPT)
+    )
+
+
+def is_free() -> tuple[ColumnElement[bool], ...]:
+    """Conditions that nothing stands in a payment's way: no hold, no wish to end it, no outage, no open attempt."""
+    return (
+        or_(payments.c.held_until.is_(None), payments.c.held_until <= NOW),
+        payments.c.ending_as.is_(None),
+        or_(payments.c.backoff_until.is_(None), has_come(payments.c.backoff_until)),
+        ~has_open_attempt(),
+    )
+
+
+def due_payments(lane: Lane) -> Select[Any]:
+    """Payments of one lane that are to be asked for now; those a daily run is about to stamp come after it."""
+    being_stamped = select(runs.c.coverage).where(
+        is_(runs.c.job, DAILY_RETRIES),
+        one_of(runs.c.state, (RunState.READY, RunState.RUNNING)),
+        runs.c.created_at.between(STAMPING_SINCE, TOO_FAR),
+    )
+    return (
+        select(payments.c.id)
+        .where(
+            is_(payments.c.lane, lane),
+            one_of(payments.c.state, CHARGEABLE),
+            payments.c.next_attempt_at <= NOW,
+            *is_free(),
+            or_(is_(payments.c.state, PaymentState.DUE), payments.c.coverage.not_in(being_stamped)),
+        )
+        .order_by(payments.c.next_attempt_at)
+    )
+
+
+#: Payments that wait for a card although the card changed since (I15): the wake-up was lost to a race.
+PAYMENTS_WITH_A_NEW_CARD = (
+    select(payments.c.id)
+    .join(payment_settings, payment_settings.c.id == payments.c.settings_id)
+    .where(
+        one_of(payments.c.state, WAITING_FOR_CARD),
+        payment_settings.c.card_revision > payments.c.waiting_for_revision_after,
+        payment_settings.c.primary_card_id.is_not(None),
+        *is_free(),
+    )
+)
+
+#: Payments that a person wants ended, once the PaymentIntent is seen canceled (I3). A hold doesn't keep them.
+PAYMENTS_TO_BE_ENDED = (
+    select(payments.c.id)
+    .where(
+        payments.c.ending_as.is_not(None),
+        one_of_not(payments.c.state, ENDED),
+        payments.c.backoff_until.is_(None) | has_come(payments.c.backoff_until),
+        ~has_open_attempt(),
+    )
+    .order_by(payments.c.id)
+)
+
+#: Attempts whose worker is gone: whether money moved must be found out.
+EXPIRED_LEASES = (
+    select(payment_attempts.c.id)
+    .where(is_(payment_attempts.c.state, AttemptState.STARTED), has_come(payment_attempts.c.lease_expires_at))
+    .order_by(payment_attempts.c.lease_expires_at)
+)
+
+#: Attempts that nobody knows the outcome of, when it is time to look again.
+UNKNOWN_ATTEMPTS = (
+    select(payment_attempts.c.id)
+    .where(is_(payment_attempts.c.state, AttemptState.UNKNOWN), has_come(payment_attempts.c.look_up_at))
+    .order_by(payment_attempts.c.look_up_at)
+)
+
+#: Stored events not yet applied, and those whose fetch met trouble, when it is time to try again.
+STRIPE_EVENTS = (
+    select(stripe_events.c.coverage, stripe_events.c.stripe_event_id)
+    .where(
+        one_of(stripe_events.c.state, (StripeEventState.RECEIVED, StripeEventState.TROUBLE)),
+        or_(stripe_events.c.created_at <= STORED_BEFORE, stripe_events.c.created_at > TOO_FAR),
+        or_(stripe_events.c.try_again_at.is_(None), has_come(stripe_events.c.try_again_at)),
+    )
+    .order_by(stripe_events.c.created_at)
+)
+
+
+def unfinished_runs(*jobs: str) -> Select[Any]:
+    """Runs that are ready or were left in the middle, unless what they need is away for now.
+
+    Named by their jobs: one that only a newer release knows is left to its scheduler.
+    """
+    return (
+        select(runs.c.id, runs.c.job)
+        .where(
+            one_of(runs.c.job, jobs),
+            one_of(runs.c.state, (RunState.READY, RunState.RUNNING)),
+            or_(runs.c.backoff_until.is_(None), has_come(runs.c.backoff_until)),
+        )
+        .order_by(runs.c.created_at)
+    )
+
+
+#: Runs that issue or collect; reconciliation isn't among them.
+UNFINISHED_RUNS = unfinished_runs(MONTHLY_INVOICES, DAILY_RETRIES)
+UNFINISHED_NIGHTS = unfinished_runs(RECONCILIATION)
+
+
+#: What people asked for over many payments and isn't through yet, unless one of them stopped it.
+UNFINISHED_BULK_ACTIONS = (
+    select(bulk_actions.c.id).where(is_(bulk_actions.c.state, "running")).order_by(bulk_actions.c.created_at)
+)
+
+
+def _charge(lane: Lane) -> Callable[[Row[Any]], Job]:
+    return lambda row: ChargePayment(row.id, lane)
+
+
+#: In the order in which they are rung: first what blocks other work, last what there may be a million of.
+SOURCES: tuple[Source, ...] = (
+    Source("unfinished runs", RUNS, UNFINISHED_RUNS, lambda row: job_of_run(row.job, row.id)),
+    Source("unfinished bulk actions", RUNS, UNFINISHED_BULK_ACTIONS, lambda row: ApplyBulkAction(row.id)),
+    Source(
+        "stripe events", INTERACTIVE, STRIPE_EVENTS, lambda row: ApplyStripeEvent(row.coverage, row.stripe_event_id)
+    ),
+    Source("payments with a new card", INTERACTIVE, PAYMENTS_WITH_A_NEW_CARD, _charge(Lane.INTERACTIVE)),
+    Source("expired leases", SETTLEMENT, EXPIRED_LEASES, lambda row: SettleAttempt(row.id)),
+    Source("unknown attempts", SETTLEMENT, UNKNOWN_ATTEMPTS, lambda row: SettleAttempt(row.id)),
+    Source("payments to be ended", SETTLEMENT, PAYMENTS_TO_BE_ENDED, lambda row: EndPayment(row.id)),
+    *(
+        Source(f"due payments, {lane}", QUEUE_OF_LANE[lane], due_payments(lane), _charge(lane))
+        for lane in (Lane.INTERACTIVE, Lane.BATCH)
+    ),
+    Source("unfinished nights", NIGHT, UNFINISHED_NIGHTS, lambda row: ReconcileCharges(row.id)),
+)

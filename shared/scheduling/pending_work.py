@@ -1,0 +1,109 @@
+"""What work is pending, and whether somebody will do it: for the virtual clock, the demo and `doctor`."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, ScalarSelect, Select, bindparam, func, select, text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import Text
+
+from shared.db.tables.payments import payment_attempts, payments
+from shared.db.tables.system import stripe_events
+from shared.domain.schedule import due_runs
+from shared.domain.states import CHARGEABLE, OPEN_ATTEMPT
+from shared.gateway.stripe_event_types import ECHO_EVENT_TYPES
+from shared.policy import Policy
+from shared.scheduling.due_work import MACHINE_NOW, NOW, SOURCES, STRIPE_EVENTS, Moment, one_of
+from shared.scheduling.runs import schedule_in_force_since, schedule_of
+
+#: Held by the leading scheduler on its own connection for as long as it leads: a PostgreSQL advisory lock of
+#: this database. The number is the text "duecours" as eight bytes, so that nobody else takes it by accident.
+LEADER_LOCK = int.from_bytes(b"duecours", "big")
+#: Rung on when the virtual clock was moved, so that the scheduler needn't be waited for.
+CLOCK_CHANNEL = "duecourse_clock"
+#: A back-off that ends this soon is worth waiting for: a worker was killed, or one request was lost.
+SHORT_BACKOFF = timedelta(seconds=20)
+#: Counting stops here: who waits wants to know whether there is work, not how many hundred thousand there are.
+COUNT_UP_TO = 1_000
+
+
+def is_scheduler_alive(connection: Connection) -> bool:
+    """Say whether a scheduler leads at this moment: its session holds the leader's lock."""
+    return bool(
+        connection.scalar(
+            text(
+                "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
+                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+                " AND classid = CAST(:high AS oid) AND objid = CAST(:low AS oid))"
+            ),
+            {"high": LEADER_LOCK >> 32, "low": LEADER_LOCK & 0xFFFFFFFF},
+        )
+    )
+
+
+def pending_work(
+    connection: Connection,
+    policy: Policy,
+    now: datetime,
+    machine_now: datetime,
+    since: Mapping[str, datetime] | None = None,
+) -> dict[str, int]:
+    """Return what there is to do at business time `now`, by name, each counted up to COUNT_UP_TO; {} is quiet.
+
+    An outage's longer back-off, a run that awaits a person and events that echo our own requests are not pending;
+    an attempt is, until its outcome is known. With `since` (see `begin_schedule`) it is one round trip, and one
+    snapshot: work on its way from one state to the next is counted in one of them.
+    """
+    if since is None:
+        since = schedule_in_force_since(connection)
+    expected = due_runs(schedule_of(policy), now, frozenset(), since)
+    row = connection.execute(
+        _COUNTS,
+        Moment(now, machine_now).parameters(webhook_rings_within=timedelta(0))
+        | {
+            "jobs": [run.job for run in expected],
+            "periods": [run.period for run in expected],
+            "coverages": [run.coverage for run in expected],
+        },
+    ).one()
+    return {name: count for name, count in row._mapping.items() if count}
+
+
+def _count(query: Select[Any]) -> ScalarSelect[Any]:
+    return select(func.count()).select_from(query.order_by(None).limit(COUNT_UP_TO).subquery()).scalar_subquery()
+
+
+def _missing_runs() -> ScalarSelect[Any]:
+    rows = text(
+        "SELECT 1 FROM unnest(:jobs, :periods, :coverages) AS expected (job, period, coverage)"
+        " WHERE NOT EXISTS (SELECT FROM runs WHERE runs.job = expected.job"
+        " AND runs.period = expected.period AND runs.coverage = expected.coverage)"
+    ).bindparams(*(bindparam(name, type_=ARRAY(Text)) for name in ("jobs", "periods", "coverages")))
+    return select(func.count()).select_from(rows.columns().subquery()).scalar_subquery()
+
+
+_OPEN_ATTEMPTS = select(payment_attempts.c.id).where(one_of(payment_attempts.c.state, OPEN_ATTEMPT))
+
+_SHORT_BACKOFFS = select(payments.c.id).where(
+    one_of(payments.c.state, CHARGEABLE),
+    payments.c.next_attempt_at <= NOW,
+    payments.c.backoff_until > MACHINE_NOW,
+    payments.c.backoff_until <= MACHINE_NOW + SHORT_BACKOFF,
+)
+
+_SHORT_BACKOFFS_OF_ENDINGS = select(payments.c.id).where(
+    payments.c.ending_as.is_not(None),
+    payments.c.backoff_until > MACHINE_NOW,
+    payments.c.backoff_until <= MACHINE_NOW + SHORT_BACKOFF,
+)
+
+#: Built once: it is asked every few milliseconds while the virtual clock waits.
+_COUNTS = select(
+    _missing_runs().label("runs not yet made"),
+    *(_count(source.query).label(source.name) for source in SOURCES if source.query is not STRIPE_EVENTS),
+    _count(STRIPE_EVENTS.where(stripe_events.c.type.not_in(ECHO_EVENT_TYPES))).label("stripe events"),
+    _count(_OPEN_ATTEMPTS).label("open attempts"),
+    _count(_SHORT_BACKOFFS).label("short back-offs"),
+    _count(_SHORT_BACKOFFS_OF_ENDINGS).label("short back-offs of endings"),
+)

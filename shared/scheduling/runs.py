@@ -1,0 +1,270 @@
+"""Runs: made by the scheduler or a person, released by a person, found by their unique key.
+
+Inserting is idempotent, so whoever comes second learns that the run exists. Each change writes the trail.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, time
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, func, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+
+from shared.db.billing_events import TrailEvent, record_event
+from shared.db.tables.system import events, runs
+from shared.domain.schedule import Cadence, DueRun, RunKey, ScheduleEntry, moment_of
+from shared.domain.states import RunState
+from shared.failpoints import CrashPoint, reach
+from shared.messaging.jobs import DAILY_RETRIES, MONTHLY_INVOICES, RECONCILIATION
+from shared.policy import Coverage, Policy
+
+#: The trail event that says since when a coverage is scheduled; its earliest row counts.
+SCHEDULE_BEGAN = "schedule_began"
+
+#: Jobs that have runs, in the order in which a night's come.
+JOBS = (MONTHLY_INVOICES, RECONCILIATION, DAILY_RETRIES)
+
+RunRow = Row[Any]
+
+
+class RunError(Exception):
+    """A run can't be made or released as asked; the message says what to do instead."""
+
+
+@dataclass(frozen=True)
+class Requester:
+    """Who asks for a run, when (business time) and why. The scheduler needs no reason, a person does."""
+
+    actor: str
+    at: datetime
+    reason: str | None = None
+
+
+def schedule_of(policy: Policy) -> tuple[ScheduleEntry, ...]:
+    """Return the whole schedule: three lines a coverage."""
+    return tuple(
+        entry
+        for coverage in policy.coverages.values()
+        for entry in (
+            _monthly_invoices(coverage, policy),
+            _daily_retries(coverage, policy),
+            _reconciliation(coverage, policy),
+        )
+    )
+
+
+def begin_schedule(connection: Connection, policy: Policy, now: datetime) -> Mapping[str, datetime]:
+    """Put the schedule in force for coverages where it isn't yet, and return since when it is in each.
+
+    It begins at the first tick, or when a virtual clock is first set, whichever is earlier. The trail
+    keeps it, because nothing else says it: rows carry machine time, and accounts may be imported years before.
+    """
+    began = schedule_in_force_since(connection)
+    missing = [code for code in policy.coverages if code not in began]
+    for code in missing:
+        record_event(
+            connection,
+            TrailEvent(
+                type=SCHEDULE_BEGAN,
+                at=now,
+                actor="scheduler",
+                reason="what was due before this moment is left to a person",
+                data={"coverage": code},
+            ),
+        )
+    return {**began, **dict.fromkeys(missing, now)}
+
+
+def schedule_in_force_since(connection: Connection) -> Mapping[str, datetime]:
+    """Return since when (business time) each coverage is scheduled; one that never was isn't in it."""
+    coverage = text("data ->> 'coverage'")
+    rows = connection.execute(
+        select(coverage, func.min(events.c.at)).where(events.c.type == SCHEDULE_BEGAN).group_by(coverage)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def known_run_keys(connection: Connection, keys: Iterable[RunKey]) -> frozenset[RunKey]:
+    """Return those of `keys` for which a row exists, in whatever state."""
+    wanted = [tuple(key) for key in keys]
+    if not wanted:
+        return frozenset()
+    found = connection.execute(
+        select(runs.c.job, runs.c.period, runs.c.coverage).where(
+            tuple_(runs.c.job, runs.c.period, runs.c.coverage).in_(wanted)
+        )
+    )
+    return frozenset(RunKey(*row) for row in found)
+
+
+def insert_run(connection: Connection, run: DueRun, requester: Requester) -> UUID | None:
+    """Insert a run with its trail and return its id, or None if its key is taken: then there is nothing to do."""
+    run_id: UUID | None = connection.scalar(
+        insert(runs)
+        .values(
+            job=run.job,
+            period=run.period,
+            coverage=run.coverage,
+            state=run.state,
+            scheduled_for_at=run.scheduled_for_at,
+            requested_by=requester.actor,
+            reason=requester.reason,
+        )
+        .on_conflict_do_nothing(index_elements=[runs.c.job, runs.c.period, runs.c.coverage])
+        .returning(runs.c.id)
+    )
+    if run_id is not None:
+        record_event(
+            connection,
+            TrailEvent(
+                type="run_scheduled",
+                at=requester.at,
+                actor=requester.actor,
+                reason=requester.reason,
+                run_id=run_id,
+                after={"state": run.state},
+                data={"job": run.job, "period": run.period, "coverage": run.coverage},
+            ),
+        )
+    return run_id
+
+
+def requested_run(policy: Policy, key: RunKey, now: datetime) -> DueRun:
+    """Return the run that a person asks for, ready to insert; RunError if its moment hasn't come or is no moment.
+
+    However late it is, it needs no confirmation: asking for it by name, with a reason, is one.
+    """
+    policy.coverage(key.coverage)
+    entry = next(
+        (line for line in schedule_of(policy) if (line.job, line.coverage) == (key.job, key.coverage)), None
+    )
+    if entry is None:
+        raise RunError(f"there is no job {key.job!r}; there are {', '.join(JOBS)}")
+    try:
+        moment = moment_of(entry, key.period)
+    except ValueError as error:
+        raise RunError(f"{key.job} has no period {key.period!r}: {error}") from None
+    if moment > now:
+        raise RunError(
+            f"{key.job} {key.period} {key.coverage} is due at {moment:%Y-%m-%d %H:%M} UTC, and business time is "
+            f"{now:%Y-%m-%d %H:%M} UTC: it will run by itself"
+        )
+    return DueRun(key.job, key.period, key.coverage, moment, RunState.READY)
+
+
+def find_run(connection: Connection, key: RunKey) -> RunRow:
+    """Return the run with this key; RunError if there is none."""
+    found = connection.execute(
+        select(runs).where(runs.c.job == key.job, runs.c.period == key.period, runs.c.coverage == key.coverage)
+    ).one_or_none()
+    if found is None:
+        raise RunError(f"there is no run {' '.join(key)}; `duecourse runs list` shows all")
+    return found
+
+
+def confirm_run(connection: Connection, run_id: UUID, requester: Requester) -> RunRow:
+    """Release a run that awaits confirmation and return it; RunError if it doesn't await any. Ring after commit."""
+    if not requester.reason:
+        raise RunError("confirming a run needs a reason; it is kept in the trail")
+    run = connection.execute(select(runs).where(runs.c.id == run_id).with_for_update()).one_or_none()
+    if run is None:
+        raise RunError(f"there is no run {run_id}; `duecourse runs list` shows all")
+    if run.state != RunState.AWAITING_CONFIRMATION:
+        raise RunError(f"run {run.job} {run.period} {run.coverage} is {run.state} and awaits no confirmation")
+    connection.execute(
+        update(runs)
+        .where(runs.c.id == run_id)
+        .values(state=RunState.READY, confirmed_by=requester.actor, reason=requester.reason)
+    )
+    record_event(
+        connection,
+        TrailEvent(
+            type="run_confirmed",
+            at=requester.at,
+            actor=requester.actor,
+            reason=requester.reason,
+            run_id=run_id,
+            before={"state": run.state},
+            after={"state": RunState.READY},
+        ),
+    )
+    return run
+
+
+def _monthly_invoices(coverage: Coverage, policy: Policy) -> ScheduleEntry:
+    return ScheduleEntry(
+        MONTHLY_INVOICES, Cadence.MONTHLY, coverage.code, coverage.zone, time(0), policy.catch_up_within
+    )
+
+
+def _daily_retries(coverage: Coverage, policy: Policy) -> ScheduleEntry:
+    return ScheduleEntry(DAILY_RETRIES, Cadence.DAILY, coverage.code, coverage.zone, policy.dunning.retry_at)
+
+
+def _reconciliation(coverage: Coverage, policy: Policy) -> ScheduleEntry:
+    return ScheduleEntry(RECONCILIATION, Cadence.DAILY, coverage.code, coverage.zone, policy.reconcile_at)
+
+
+def lock_workable_run(connection: Connection, run_id: UUID, job: str) -> RunRow | None:
+    """Lock a run to work on it; None if somebody else is on it, or if there is nothing to do."""
+    return connection.execute(
+        select(runs)
+        .where(runs.c.id == run_id, runs.c.job == job, runs.c.state.in_((RunState.READY, RunState.RUNNING)))
+        .with_for_update(skip_locked=True)
+    ).one_or_none()
+
+
+def start_run(connection: Connection, run: RunRow, now: datetime) -> None:
+    """Mark a locked run as running, once. `now` is business time."""
+    if run.state == RunState.READY:
+        connection.execute(update(runs).where(runs.c.id == run.id).values(state=RunState.RUNNING, started_at=now))
+        _tell(connection, run, "run_started", now)
+        reach(CrashPoint.RUN_STARTED)
+
+
+def save_run_progress(
+    connection: Connection, run: RunRow, cursor: Mapping[str, Any], counts: Mapping[str, Any]
+) -> None:
+    """Write how far a locked run has come, in the transaction of the chunk itself. It isn't in trouble, then."""
+    connection.execute(
+        update(runs)
+        .where(runs.c.id == run.id)
+        .values(cursor=dict(cursor), counts=dict(counts), backoff_until=None, trouble=None)
+    )
+
+
+def back_off_run(connection: Connection, run: RunRow, until: datetime, trouble: str, now: datetime) -> None:
+    """Let a locked run rest until `until` (machine time), because what it needs is away; it stays unfinished.
+
+    `now` is business time. The trail gets a row when the trouble begins, not at each repetition.
+    """
+    connection.execute(update(runs).where(runs.c.id == run.id).values(backoff_until=until, trouble=trouble))
+    if run.trouble is None:
+        _tell(connection, run, "run_in_trouble", now, reason=trouble)
+
+
+def finish_run(connection: Connection, run: RunRow, counts: Mapping[str, Any], now: datetime) -> None:
+    """Mark a locked run as finished. `now` is business time."""
+    connection.execute(
+        update(runs)
+        .where(runs.c.id == run.id)
+        .values(state=RunState.FINISHED, finished_at=now, counts=dict(counts), backoff_until=None, trouble=None)
+    )
+    _tell(connection, run, "run_finished", now, counts)
+    reach(CrashPoint.RUN_FINISH_BEFORE_COMMIT)
+
+
+def _tell(
+    connection: Connection,
+    run: RunRow,
+    what: str,
+    now: datetime,
+    counts: Mapping[str, Any] | None = None,
+    reason: str | None = None,
+) -> None:
+    data: dict[str, Any] = {"job": run.job, "period": run.period, "coverage": run.coverage}
+    if counts is not None:
+        data["counts"] = dict(counts)
+    record_event(connection, TrailEvent(type=what, at=now, actor="worker", reason=reason, run_id=run.id, data=data))

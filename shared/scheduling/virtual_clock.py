@@ -1,0 +1,212 @@
+"""Moving the virtual clock: step by step, so that nothing due between is skipped.
+
+A step goes to the next moment at which anything is due, rings the scheduler awake and waits until all that
+follows from it is done. So two months pass as they would have, only without the waiting in between.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, Engine, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from shared.clock import machine_now as read_machine_clock
+from shared.db.tables.payments import payments
+from shared.db.tables.system import business_clock, events
+from shared.domain.schedule import next_moment
+from shared.domain.states import CHARGEABLE, Lane
+from shared.policy import Policy
+from shared.scheduling.due_work import is_, one_of
+from shared.scheduling.pending_work import CLOCK_CHANNEL, is_scheduler_alive, pending_work
+from shared.scheduling.runs import begin_schedule, schedule_of
+
+#: Most steps are done within some 50 ms, so the first looks come fast; where much is to do, looking would take
+#: the processors from those who do it, so they become ever rarer.
+FIRST_POLL_S, LONGEST_POLL_S = 0.008, 0.15
+#: A follower needs a tick to take over from a leader that died, a starting one a second or two.
+WAIT_FOR_LEADER_S = 10.0
+#: What becomes due on the way (a month start makes payments, and leaves them to the sweep) shall not wait for
+#: the scheduler's own interval.
+RING_AGAIN_EVERY_S = 0.2
+#: Whether work gets on is a second query, and matters only to who has waited for long.
+LOOK_FOR_PROGRESS_EVERY_S = 0.5
+#: Nothing that works is silent for so long: a charge times out earlier.
+STALLED_AFTER_S = 60.0
+
+NEVER_SET = "the virtual clock was never set; run `duecourse clock set 2026-10-31T00:00:00Z`"
+
+
+class ClockError(Exception):
+    """The clock can't be moved as asked, or what follows from a move isn't getting done; says what to do."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step that was taken, with all that followed from it."""
+
+    at: datetime
+    target: datetime
+    waited_s: float
+
+
+def written(moment: datetime) -> str:
+    """Write an instant as the clock's commands read it: `2026-10-31T00:00:00Z`."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def read_clock(connection: Connection) -> datetime | None:
+    """Return the virtual clock's time, None if it was never set."""
+    now: datetime | None = connection.scalar(select(business_clock.c.now_at))
+    return now
+
+
+def set_clock(connection: Connection, to: datetime, policy: Policy) -> None:
+    """Put the clock to `to` at once, in the caller's transaction; ClockError if that is backwards.
+
+    Setting it for the first time puts the schedule in force: what is due from then on is made.
+    """
+    before: datetime | None = connection.scalar(select(business_clock.c.now_at).with_for_update())
+    if before is not None and to < before:
+        raise ClockError(
+            f"the clock only moves forward: it shows {written(before)}, which is after {written(to)}. "
+            "To start over, use a fresh database."
+        )
+    begin_schedule(connection, policy, before or to)
+    if before is None:
+        connection.execute(
+            insert(business_clock).values(now_at=to).on_conflict_do_nothing()  # two people at once: one sets it
+        )
+    else:
+        connection.execute(update(business_clock).values(now_at=to))
+    wake_scheduler(connection)
+
+
+def wake_scheduler(connection: Connection) -> None:
+    """Have the scheduler look at what is due once this transaction is committed; heard in virtual time only."""
+    connection.execute(text("SELECT pg_notify(:channel, '')"), {"channel": CLOCK_CHANNEL})
+
+
+def advance_clock(
+    engine: Engine,
+    policy: Policy,
+    target: datetime,
+    *,
+    wait: bool = True,
+    on_step: Callable[[Step], None] | None = None,
+    stalled_after_s: float = STALLED_AFTER_S,
+    machine_now: Callable[[], datetime] = read_machine_clock,
+) -> int:
+    """Move the virtual clock to `target` by way of every moment at which something is due; return the steps taken.
+
+    With `wait`, each step waits until all work that is due is done, the first step for what is due already.
+    ClockError if the clock was never set, if `target` is past, if no scheduler leads, or if for
+    `stalled_after_s` seconds nothing gets done: the message names what is pending, and the clock stays there.
+    """
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as watching:
+        now = read_clock(watching)
+        if now is None:
+            raise ClockError(NEVER_SET)
+        with engine.begin() as connection:
+            set_clock(connection, now, policy)
+            since = begin_schedule(connection, policy, now)
+        waiting = _Waiting(watching, policy, since, stalled_after_s, machine_now)
+        if wait:
+            waiting.for_leader()
+            waiting.until_quiet(now)
+        steps = 0
+        while now < target:
+            now = next_stop(watching, policy, now, target)
+            with engine.begin() as connection:
+                set_clock(connection, now, policy)
+            waited_s = waiting.until_quiet(now) if wait else 0.0
+            steps += 1
+            if on_step is not None:
+                on_step(Step(now, target, waited_s))
+    return steps
+
+
+def next_stop(connection: Connection, policy: Policy, now: datetime, target: datetime) -> datetime:
+    """Return the first moment after `now` at which a run or a payment is due, at most `target`."""
+    chargeable = one_of(payments.c.state, CHARGEABLE)
+    lanes = (
+        select(func.min(payments.c.next_attempt_at))
+        .where(chargeable, is_(payments.c.lane, lane), payments.c.next_attempt_at > now)
+        .scalar_subquery()
+        for lane in Lane
+    )
+    held = (
+        select(func.min(payments.c.held_until))  # 'infinity' waits for an operator, not for the clock
+        .where(chargeable, payments.c.held_until > now, payments.c.held_until < target)
+        .scalar_subquery()
+    )
+    first: datetime | None = connection.scalar(select(func.least(*lanes, held)))
+    return min(moment for moment in (first, target, next_moment(schedule_of(policy), now)) if moment is not None)
+
+
+class _Waiting:
+    """Watches the work that a step made due, over one connection in autocommit."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        policy: Policy,
+        since: Mapping[str, datetime],
+        stalled_after_s: float,
+        machine_now: Callable[[], datetime],
+    ) -> None:
+        self._connection = connection
+        self._policy = policy
+        self._since = since
+        self._stalled_after_s = stalled_after_s
+        self._machine_now = machine_now
+
+    def for_leader(self) -> None:
+        deadline = time.monotonic() + WAIT_FOR_LEADER_S
+        while not is_scheduler_alive(self._connection):
+            if time.monotonic() > deadline:
+                raise ClockError(
+                    "no scheduler is running, so nothing would follow from moving the clock: start `duecourse up` "
+                    "in another terminal, or move the clock alone with --no-wait"
+                )
+            time.sleep(0.1)
+
+    def until_quiet(self, now: datetime) -> float:
+        """Wait until nothing is pending; return the seconds it took. ClockError once nothing gets done."""
+        began = changed = looked = rung = time.monotonic()
+        last: tuple[dict[str, int], int] | None = None
+        pause_s = FIRST_POLL_S
+        while True:
+            asked = time.monotonic()
+            pending = pending_work(self._connection, self._policy, now, self._machine_now(), self._since)
+            answered = time.monotonic()
+            if not pending:
+                return answered - began
+            if answered - rung > RING_AGAIN_EVERY_S:
+                rung = answered
+                wake_scheduler(self._connection)
+            if answered - looked > LOOK_FOR_PROGRESS_EVERY_S:
+                looked = answered
+                progress = (pending, self._last_trail_id())
+                if progress != last:
+                    last, changed = progress, answered
+                elif answered - changed > self._stalled_after_s:
+                    raise ClockError(self._stalled(now, pending))
+            pause_s = min(LONGEST_POLL_S, pause_s * 1.25)
+            time.sleep(max(pause_s, answered - asked))
+
+    def _last_trail_id(self) -> int:
+        return self._connection.scalar(select(func.max(events.c.id))) or 0
+
+    def _stalled(self, now: datetime, pending: Mapping[str, int]) -> str:
+        named = ", ".join(f"{count} {name}" for name, count in pending.items())
+        advice = (
+            "Are the workers running? `duecourse up` starts them; `duecourse runs list` and the logs say more."
+            if is_scheduler_alive(self._connection)
+            else "No scheduler leads: start `duecourse up` and repeat the command."
+        )
+        return (
+            f"the clock stands at {written(now)}, and for {self._stalled_after_s:g} s nothing got done. "
+            f"Pending: {named}. {advice}"
+        )

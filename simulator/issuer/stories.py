@@ -1,0 +1,105 @@
+"""Cards with a story: what the issuer of a simulated card says today, as data.
+
+A story is a frozen value; what happened so far is a `CardHistory` (how often this card was declined under
+this story). `decline_of` is pure. Dates are on the business clock, in UTC.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import date
+from typing import Any, ClassVar
+
+DEFAULT_DECLINE = "generic_decline"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Says:
+    """The words of a decline. What is None is filled in from the table of `simulator/issuer/declines.py`."""
+
+    decline_code: str = DEFAULT_DECLINE
+    network_decline_code: str | None = None
+    advice_code: str | None = None
+    network_advice_code: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pays:
+    """The card pays, always."""
+
+    kind: ClassVar[str] = "pays"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlwaysDeclines(Says):
+    """The card declines, always, with this code."""
+
+    kind: ClassVar[str] = "always"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeclinesThenPays(Says):
+    """The card declines `times` times, then pays."""
+
+    kind: ClassVar[str] = "declines_then_pays"
+    times: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsufficientFundsUntil(Says):
+    """No money before `date` (business clock, UTC); pays from that day on."""
+
+    kind: ClassVar[str] = "insufficient_funds_until"
+    date: date
+    decline_code: str = "insufficient_funds"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaysUntil(Says):
+    """A card that goes bad: pays before `date` (business clock, UTC), declines from that day on."""
+
+    kind: ClassVar[str] = "pays_until"
+    date: date
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeedsAuthentication:
+    """Off session the issuer asks for authentication; on session the payment waits in `requires_action`."""
+
+    kind: ClassVar[str] = "needs_authentication"
+
+
+Story = Pays | AlwaysDeclines | DeclinesThenPays | InsufficientFundsUntil | PaysUntil | NeedsAuthentication
+
+STORIES: dict[str, type[Story]] = {
+    story.kind: story
+    for story in (Pays, AlwaysDeclines, DeclinesThenPays, InsufficientFundsUntil, PaysUntil, NeedsAuthentication)
+}
+
+
+class StoryError(ValueError):
+    """A story that can't be told; the message says what is wrong with it."""
+
+
+def story_to_json(story: Story) -> dict[str, Any]:
+    """Write a story the way `POST /_sim/cards` takes it, and the way the store keeps it."""
+    fields = {name: value for name, value in asdict(story).items() if value is not None}
+    if "date" in fields:
+        fields["date"] = fields["date"].isoformat()
+    return {"kind": story.kind, **fields}
+
+
+def story_from_json(told: Mapping[str, Any]) -> Story:
+    """Read a story; StoryError says which field is unknown, missing or not a date."""
+    fields = dict(told)
+    kind = fields.pop("kind", None)
+    if kind not in STORIES:
+        raise StoryError(f"story kind {kind!r} is unknown; use one of {', '.join(sorted(STORIES))}")
+    if "date" in fields:
+        try:
+            fields["date"] = date.fromisoformat(str(fields["date"]))
+        except ValueError:
+            raise StoryError(f"story date {fields['date']!r} is not a date like 2026-11-12") from None
+    try:
+        return STORIES[kind](**fields)
+    except TypeError as error:
+        raise StoryError(f"story {kind!r} doesn't fit: {error}") from None

@@ -1,0 +1,194 @@
+"""An event is applied once and never forgotten: outages put it off, defects are noted and end with a person."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import func, select
+
+from shared.db.tables.system import events, stripe_events
+from shared.gateway.port import CardSeen
+from shared.runtime import Runtime
+from tests.accounts.conftest import CardWorld, owe_with_a_lost_answer
+from tests.web.serving import wait_until
+from tests.web.stripe_words import SECRET
+from workers.use_cases.apply_stripe_event import MAX_TROUBLES, apply_stripe_event
+
+
+def test_an_applied_event_is_done_for_good(here: CardWorld) -> None:
+    job = here.tell("evt_1", "payment_intent.succeeded", "pi_of_somebody_else")
+    assert here.apply(job) == "not ours: no payment has this PaymentIntent"
+    row = here.event(job)
+    assert (row.state, row.applied_at, row.try_again_at) == ("applied", here.world.machine.now, None)
+    here.world.machine.pass_(hours=1)
+    here.apply(job)
+    assert here.event(job) == row
+    with here.world.engine.connect() as connection:
+        assert connection.scalar(select(func.count()).where(events.c.type == "stripe_event_applied")) == 1
+
+
+def test_an_ignored_event_and_one_that_is_not_there_are_left_alone(here: CardWorld) -> None:
+    job = here.tell("evt_1", "invoice.created", "in_1")
+    assert here.apply(job) is None
+    assert here.event(job).state == "ignored"
+    apply_stripe_event(here.world.runtime, "global", "evt_nowhere")
+
+
+def test_an_event_that_another_worker_is_at_is_left_to_it(here: CardWorld) -> None:
+    job = here.tell("evt_1", "payment_intent.succeeded", "pi_1")
+    claim_until(here, here.world.machine.now + timedelta(seconds=20))
+    assert here.apply(job) is None
+    here.world.machine.pass_(seconds=21)
+    assert here.apply(job) is not None
+
+
+def test_a_worker_so_slow_that_another_took_over_applies_nothing_twice(here: CardWorld) -> None:
+    world = here.world
+    anna = world.account("A-1")
+    world.at_processor(anna)
+    (job,) = [job for job in here.arrived() if here.event(job).type == "setup_intent.succeeded"]
+
+    class Slow:
+        """The real gateway, during whose answer another worker takes over and finishes."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(world.runtime.gateways["global"], name)
+
+        def retrieve_card(self, payment_method: str) -> CardSeen:
+            card = world.runtime.gateways["global"].retrieve_card(payment_method)
+            world.machine.pass_(seconds=30)
+            assert here.apply(job) == "registered the primary card; 0 made due"
+            return card
+
+    slow = replace(world.runtime, gateways={"global": Slow()})  # type: ignore[dict-item]
+    here.apply(job, slow)
+    with world.engine.connect() as connection:
+        assert connection.scalar(select(func.count()).where(events.c.type == "stripe_event_applied")) == 1
+    assert here.settings(anna).card_revision == 1
+
+
+def test_an_outage_puts_an_event_off_ever_longer_and_it_is_applied_at_last(
+    here: CardWorld, cut_off: Runtime
+) -> None:
+    anna = here.world.account("A-1")
+    owed = here.world.owes(anna)
+    here.world.at_processor(anna)
+    (job,) = [job for job in here.arrived() if here.event(job).type == "setup_intent.succeeded"]
+    waits = []
+    for _ in range(30):
+        here.apply(job, cut_off)
+        row = here.event(job)
+        assert row.state == "received"
+        waits.append((row.try_again_at - here.world.machine.now).total_seconds())
+        here.world.machine.now = row.try_again_at
+    assert waits[:9] == [5, 10, 20, 40, 80, 160, 320, 600, 600]
+    assert set(waits[9:]) == {600}
+    assert here.apply(job) == "registered the primary card; 1 made due"
+    here.live()
+    assert here.world.charged(owed) == [500]
+
+
+def test_an_object_that_is_gone_is_applied_with_a_note(here: CardWorld) -> None:
+    setup = here.tell("evt_1", "setup_intent.succeeded", "seti_gone")
+    card = here.tell("evt_2", "payment_method.updated", "pm_gone")
+    assert here.apply(setup) == "gone: the processor doesn't know the object any more"
+    assert here.apply(card) == "not ours: the card was never stored"
+
+
+def test_an_event_about_no_object_asks_nobody(here: CardWorld, cut_off: Runtime) -> None:
+    job = here.tell("evt_1", "setup_intent.succeeded", "x")
+    with here.world.engine.begin() as connection:
+        connection.execute(stripe_events.update().values(stripe_object_id=None))
+    assert here.apply(job, cut_off) == "the event names no object"
+
+
+def test_a_defect_is_noted_raised_and_after_twenty_times_left_to_an_operator(here: CardWorld) -> None:
+    job = here.tell("evt_1", "setup_intent.succeeded", "seti_1")
+    keyless = replace(here.world.runtime, gateways={})
+    for tries in range(1, MAX_TROUBLES + 1):
+        with pytest.raises(LookupError, match="STRIPE_API_KEYS"):
+            here.apply(job, keyless)
+        row = here.event(job)
+        assert (row.state, row.tries) == ("trouble", tries)
+        assert row.trouble.startswith("LookupError: STRIPE_API_KEYS has no key for 'global'")
+        if tries < MAX_TROUBLES:
+            here.world.machine.now = row.try_again_at
+    assert row.try_again_at == datetime(9999, 12, 31, tzinfo=UTC)
+    here.world.machine.pass_(days=365)
+    here.apply(job, keyless)
+    assert here.event(job) == row
+    with here.world.engine.connect() as connection:
+        noted = connection.execute(select(events).where(events.c.type == "stripe_event_in_trouble")).all()
+    assert len(noted) == MAX_TROUBLES
+
+
+def test_trouble_that_was_mended_is_applied(here: CardWorld) -> None:
+    job = here.tell("evt_1", "setup_intent.succeeded", "seti_gone")
+    with pytest.raises(LookupError):
+        here.apply(job, replace(here.world.runtime, gateways={}))
+    here.world.machine.now = here.event(job).try_again_at
+    assert here.apply(job) is not None
+    assert (here.event(job).state, here.event(job).trouble) == ("applied", None)
+
+
+def test_hours_of_outage_do_not_count_as_troubles(here: CardWorld, cut_off: Runtime) -> None:
+    job = here.tell("evt_1", "setup_intent.succeeded", "seti_gone")
+    for _ in range(MAX_TROUBLES + 5):
+        here.apply(job, cut_off)
+        here.world.machine.now = here.event(job).try_again_at
+    with pytest.raises(LookupError):
+        here.apply(job, replace(here.world.runtime, gateways={}))
+    assert here.event(job).try_again_at == here.world.machine.now + timedelta(seconds=5)
+
+
+def test_a_trouble_is_noted_without_secrets(here: CardWorld) -> None:
+    class Broken(dict):  # type: ignore[type-arg]  # stands for any defect that speaks too much
+        def __contains__(self, key: object) -> bool:
+            raise RuntimeError("key sk_live_abc123 of anna@example.org")
+
+    job = here.tell("evt_1", "setup_intent.succeeded", "seti_1")
+    with pytest.raises(RuntimeError):
+        here.apply(job, replace(here.world.runtime, gateways=Broken()))
+    assert here.event(job).trouble == "RuntimeError: key [redacted] of [redacted]"
+
+
+def test_a_newer_web_process_does_not_make_an_older_worker_drop_an_event(here: CardWorld) -> None:
+    job = here.tell("evt_1", "setup_intent.succeeded", "seti_1")
+    with here.world.engine.begin() as connection:
+        connection.execute(stripe_events.update().values(type="setup_intent.of_tomorrow"))
+    with pytest.raises(LookupError, match="newer than this worker"):
+        here.apply(job)
+    assert here.event(job).state == "trouble"
+
+
+def test_a_webhook_settles_an_attempt_whose_answer_was_lost(here: CardWorld) -> None:
+    world = here.world
+    owed = owe_with_a_lost_answer(here, world.account("A-1"))
+    assert world.payment(owed).state != "paid"
+    here.live()
+    assert world.payment(owed).state == "paid"
+    assert world.charged(owed) == [500]
+    assert [attempt.state for attempt in world.attempts(owed)] == ["declined", "succeeded"]
+    with world.engine.connect() as connection:
+        told = connection.execute(
+            select(events).where(events.c.type == "stripe_event_applied", events.c.payment_id == owed)
+        ).all()
+    assert "looked at the PaymentIntent: succeeded" in [row.reason for row in told]
+
+
+def test_the_simulators_couriers_reach_the_receiver(here: CardWorld) -> None:
+    world = here.world
+    anna = world.account("A-1")
+    world.simulator.add_webhook_endpoint("global", f"{here.web_url}/webhooks/stripe/global", SECRET["global"])
+    world.at_processor(anna)
+
+    def is_stored() -> bool:
+        with world.engine.connect() as connection:
+            return "setup_intent.succeeded" in set(connection.scalars(select(stripe_events.c.type)))
+
+    wait_until(is_stored)
+
+
+def claim_until(here: CardWorld, at: datetime) -> None:
+    with here.world.engine.begin() as connection:
+        connection.execute(stripe_events.update().values(try_again_at=at, tries=1))

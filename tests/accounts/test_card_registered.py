@@ -1,0 +1,293 @@
+"""A registered card is charged at once for what its coverage owes, each payment once, whatever tells of it."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import func, select
+
+from shared.db.tables.accounts import card_registrations
+from shared.db.tables.system import events
+from shared.domain.states import Lane, PaymentKind, Trigger
+from shared.messaging.jobs import ChargePayment
+from tests.accounts.conftest import CardWorld
+
+
+def test_a_new_card_pays_what_one_coverage_owes_and_leaves_the_other(here: CardWorld) -> None:
+    world = here.world
+    anna = world.account("A-1")
+    anna_in_japan = world.account("A-1", "japan")
+    world.card_of(anna, "pm_card_chargeCustomerFail")
+    waiting = here.waiting(anna)
+    scheduled = world.owes(anna, state="retry_scheduled")
+    due = world.owes(anna)
+    in_japan = here.waiting(anna_in_japan)
+
+    new = world.at_processor(anna)
+    here.live()
+
+    assert here.primary(anna) == new.payment_method
+    assert [world.charged(payment) for payment in (waiting, scheduled, due)] == [[500], [500], [500]]
+    for payment in (waiting, scheduled, due):
+        row = world.payment(payment)
+        assert (row.state, row.lane, row.trigger) == ("paid", Lane.INTERACTIVE, Trigger.CARD_REGISTERED)
+        assert row.requested_by == "customer"
+    assert world.payment(in_japan).state == "needs_payment_method"
+    assert world.charged(in_japan) == []
+
+
+def test_a_new_card_is_rung_for_on_the_interactive_lane(here: CardWorld) -> None:
+    anna = here.world.account("A-1")
+    owed = here.world.owes(anna)
+    here.world.at_processor(anna)
+    for job in here.arrived():
+        here.apply(job)
+    assert [job for job in here.world.rung if isinstance(job, ChargePayment)] == [
+        ChargePayment(owed, Lane.INTERACTIVE)
+    ]
+
+
+def test_one_registration_told_by_five_events_charges_once(here: CardWorld) -> None:
+    world = here.world
+    anna = world.account("A-1")
+    owed = world.owes(anna)
+    new = world.at_processor(anna)
+    told = [here.tell(f"evt_again_{n}", "setup_intent.succeeded", new.setup_intent) for n in range(4)]
+    here.live()
+    for job in told:
+        assert here.apply(job) == "known already: this SetupIntent has registered its card"
+    here.live()
+    assert here.settings(anna).card_revision == 1
+    assert world.charged(owed) == [500]
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["card known", "card new"])
+@pytest.mark.parametrize("is_one_event", [True, False], ids=["one event", "eight events"])
+def test_eight_workers_at_once_register_once(here: CardWorld, is_one_event: bool, is_known: bool) -> None:
+    world = here.world
+    anna = world.account("A-1")
+    owed = [world.owes(anna) for _ in range(3)]
+    new = world.at_processor(anna)
+    if is_known:
+        here.apply(here.tell("evt_attached", "payment_method.attached", new.payment_method))
+    told = [
+        here.tell("evt_0" if is_one_event else f"evt_{n}", "setup_intent.succeeded", new.setup_intent)
+        for n in range(8)
+    ]
+    with ThreadPoolExecutor(8) as workers:
+        list(workers.map(here.apply, told))
+    world.machine.pass_(seconds=30)  # past the claims, for those who found the card changing under their hands
+    for job in told:
+        here.apply(job)
+    assert {here.event(job).state for job in told} == {"applied"}
+    assert here.settings(anna).card_revision == 1
+    assert count(here, "card_registered") == 1
+    assert sorted(job.payment_id for job in world.rung if isinstance(job, ChargePayment)) == sorted(owed)
+
+
+def test_the_same_card_registered_again_is_charged_again(here: CardWorld) -> None:
+    world = here.world
+    anna = world.account("A-1")
+    card = world.at_processor(anna)
+    here.live()
+    blocked = here.waiting(anna)
+    again = world.at_processor(anna, card.payment_method)
+    assert again.payment_method == card.payment_method
+    here.live()
+    assert here.settings(anna).card_revision == 2
+    assert here.primary(anna) == card.payment_method
+    assert world.charged(blocked) == [500]
+
+
+def test_a_second_card_added_is_stored_and_not_charged(here: CardWorld) -> None:
+    world = here.world
+    anna = world.account("A-1")
+    first = world.at_processor(anna)
+    here.live()
+    owed = here.waiting(anna)
+    second = world.at_processor(anna, "pm_card_mastercard", intent="add")
+    here.live()
+    assert here.primary(anna) == first.payment_method
+    assert here.card(second) is not None
+    assert here.settings(anna).card_revision == 1
+    assert world.payment(owed).state == "needs_payment_method"
+
+
+def test_a_first_card_added_becomes_primary_and_is_charged(here: CardWorld) -> None:
+    anna = here.world.account("A-1")
+    owed = here.world.owes(anna)
+    card = here.world.at_processor(anna, intent="add")
+    here.live()
+    assert here.primary(anna) == card.payment_method
+    assert here.world.charged(owed) == [500]
+
+
+def test_a_late_repetition_of_an_added_card_does_not_make_it_primary(here: CardWorld) -> None:
+    world = here.world
+    anna = world.account("A-1")
+    first = world.at_processor(anna)
+    second = world.at_processor(anna, "pm_card_mastercard", intent="add")
+    here.live()
+    here.detach("global", first.payment_method)
+    here.live()
+    late = here.tell("evt_late", "setup_intent.succeeded", second.setup_intent)
+    assert here.apply(late) == "known already: this SetupIntent has registered its card"
+    assert here.primary(anna) is None
+
+
+@pytest.mark.parametrize("is_reversed", [False, True], ids=["in order", "reversed"])
+def test_attached_and_registered_come_in_any_order(here: CardWorld, is_reversed: bool) -> None:
+    anna = here.world.account("A-1")
+    owed = here.world.owes(anna)
+    new = here.world.at_processor(anna)
+    jobs = sorted(here.arrived(), key=lambda job: here.event(job).type, reverse=is_reversed)
+    assert {here.event(job).type for job in jobs} == {"payment_method.attached", "setup_intent.succeeded"}
+    for job in jobs:
+        here.apply(job)
+    here.live()
+    assert here.primary(anna) == new.payment_method
+    assert here.settings(anna).card_revision == 1
+    assert here.world.payment(owed).lane == Lane.INTERACTIVE
+
+
+@pytest.mark.parametrize("is_reversed", [False, True], ids=["in order", "reversed"])
+def test_of_two_registrations_the_customers_later_choice_stands(here: CardWorld, is_reversed: bool) -> None:
+    world = here.world
+    anna = world.account("A-1")
+    world.at_processor(anna, intent="add")
+    world.clock.set(world.clock.now().replace(second=10))
+    world.at_processor(anna, "pm_card_visa")
+    world.clock.set(world.clock.now().replace(second=20))
+    last = world.at_processor(anna, "pm_card_mastercard")
+    jobs = sorted(here.arrived(), key=lambda job: here.event(job).stripe_created_at, reverse=is_reversed)
+    for job in jobs:
+        here.apply(job)
+    assert here.primary(anna) == last.payment_method
+
+
+def test_a_chosen_card_outranks_one_that_was_only_added_later(here: CardWorld) -> None:
+    world = here.world
+    anna = world.account("A-1")
+    chosen = world.at_processor(anna)
+    world.clock.set(world.clock.now().replace(second=10))
+    world.at_processor(anna, "pm_card_mastercard", intent="add")
+    for job in reversed(here.arrived()):
+        here.apply(job)
+    assert here.primary(anna) == chosen.payment_method
+
+
+def test_a_card_merely_attached_is_stored_and_never_charged(here: CardWorld) -> None:
+    world = here.world
+    anna = world.account("A-1")
+    owed = world.owes(anna)
+    new = world.at_processor(anna)
+    attached = [job for job in here.arrived() if here.event(job).type == "payment_method.attached"]
+    assert here.apply(attached[0]) == "stored a new card"
+    card = here.card(new)
+    assert card is not None
+    assert (card.brand, card.last4, card.fingerprint) == (new.brand, new.last4, new.fingerprint)
+    assert here.primary(anna) is None
+    assert world.payment(owed).trigger == Trigger.MONTH_START
+
+
+def test_an_operators_hold_outlasts_a_new_card_and_the_trail_says_so(here: CardWorld) -> None:
+    world = here.world
+    anna = world.account("A-1")
+    until = world.clock.now().replace(year=2027)
+    held = world.owes(anna, held_until=until)
+    expired = world.owes(anna, held_until=world.clock.now().replace(year=2025))
+    world.at_processor(anna)
+    here.live()
+    assert world.charged(held) == []
+    assert world.payment(held).held_until == until
+    assert world.trail(held) == [
+        ("charge_not_attempted", "a card was registered, but an operator holds the payment")
+    ]
+    assert world.charged(expired) == [500]
+
+
+def test_orders_transfers_and_ended_payments_are_left_alone(here: CardWorld) -> None:
+    world = here.world
+    anna = world.account("A-1")
+    order = world.owes(anna, kind=PaymentKind.ORDER)
+    support = world.owes(anna, kind=PaymentKind.ORDER, state="needs_support")
+    transfer = world.owes(anna, state="awaiting_transfer")
+    void = world.owes(anna, state="void")
+    world.at_processor(anna)
+    here.live()
+    for payment in (order, support, transfer, void):
+        assert world.charged(payment) == []
+        assert world.payment(payment).trigger == Trigger.MONTH_START
+
+
+def test_another_accounts_payments_are_left_alone(here: CardWorld) -> None:
+    anna, bob = here.world.account("A-1"), here.world.account("B-2")
+    bobs = here.waiting(bob)
+    here.world.at_processor(anna)
+    here.live()
+    assert here.world.payment(bobs).state == "needs_payment_method"
+    assert here.settings(bob).card_revision == 0
+
+
+def test_the_trail_of_a_registration_names_the_card_by_id_only(here: CardWorld) -> None:
+    anna = here.world.account("A-1")
+    new = here.world.at_processor(anna)
+    here.live()
+    with here.world.engine.connect() as connection:
+        row = connection.execute(select(events).where(events.c.type == "card_registered")).one()
+    card = here.card(new)
+    assert card is not None
+    assert (row.account_id, row.actor) == (anna.id, "customer")
+    assert row.before == {"card_revision": 0, "primary_card_id": None}
+    assert row.after == {"card_revision": 1}
+    assert row.data == {
+        "coverage": "global",
+        "card_id": str(card.id),
+        "intent": "replace",
+        "stripe_setup_intent_id": new.setup_intent,
+    }
+
+
+METADATA_KEYS = ("duecourse_settings_id", "duecourse_intent")
+
+
+@pytest.mark.parametrize(
+    ("whose", "intent", "note"),
+    [
+        ("nobody", None, "not ours: the SetupIntent has no metadata of Duecourse"),
+        ("bob", "replace", "refused: the SetupIntent's customer is not the one of the payment settings"),
+        ("anna in japan", "replace", "refused: the metadata names payment settings that this coverage doesn't"),
+        ("garbage", "replace", "refused: metadata duecourse_settings_id is not an id of ours"),
+        ("00000000-0000-0000-0000-000000000000", "replace", "refused: the metadata names payment settings"),
+        ("anna", "steal", "refused: metadata duecourse_intent is neither replace nor add"),
+        ("anna", None, "refused: metadata duecourse_intent is neither replace nor add"),
+    ],
+)
+def test_a_setup_intent_that_is_not_quite_ours_makes_no_card_primary(
+    here: CardWorld, whose: str, intent: str | None, note: str
+) -> None:
+    world = here.world
+    anna, bob, in_japan = world.account("A-1"), world.account("B-2"), world.account("A-1", "japan")
+    owed = [here.waiting(account) for account in (anna, bob, in_japan)]
+    ids = {"anna": anna.settings_id, "bob": bob.settings_id, "anna in japan": in_japan.settings_id}
+    values = (None if whose == "nobody" else str(ids.get(whose, whose)), intent)
+    metadata = {key: value for key, value in zip(METADATA_KEYS, values, strict=True) if value is not None}
+    world.simulator.register_card("global", world.customer_id(anna), metadata=metadata)
+    notes = [here.apply(job) for job in here.arrived() if here.event(job).type == "setup_intent.succeeded"]
+    assert len(notes) == 1
+    assert str(notes[0]).startswith(note)
+    assert [here.settings(account).card_revision for account in (anna, bob, in_japan)] == [0, 0, 0]
+    assert {world.payment(payment).state for payment in owed} == {"needs_payment_method"}
+
+
+def test_a_registration_is_remembered_with_the_processors_time(here: CardWorld) -> None:
+    here.world.at_processor(here.world.account("A-1"))
+    here.live()
+    with here.world.engine.connect() as connection:
+        assert connection.scalar(select(card_registrations.c.registered_at)) == here.world.clock.now()
+
+
+def count(here: CardWorld, event_type: str) -> int:
+    with here.world.engine.connect() as connection:
+        return int(
+            connection.scalar(select(func.count()).select_from(events).where(events.c.type == event_type)) or 0
+        )

@@ -1,0 +1,41 @@
+"""While we look at the processor for a Stripe event, no transaction of ours is open: its outage isn't ours."""
+
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import create_engine, text
+
+from shared.gateway.port import ProcessorGateway
+from tests.accounts.conftest import CardWorld
+
+OPEN_TRANSACTIONS = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'
+"""
+
+
+def test_no_transaction_is_open_while_the_truth_behind_an_event_is_fetched(here: CardWorld) -> None:
+    world = here.world
+    world.at_processor(world.account("A-1"))
+    others = create_engine(world.engine.url, isolation_level="AUTOCOMMIT")
+    seen: list[tuple[str, int]] = []
+
+    class Watched:
+        """The real gateway; before each request somebody looks who holds a transaction open."""
+
+        def __init__(self, gateway: ProcessorGateway) -> None:
+            self._gateway = gateway
+
+        def __getattr__(self, name: str) -> Any:
+            with others.connect() as connection:
+                seen.append((name, connection.execute(text(OPEN_TRANSACTIONS)).scalar_one()))
+            return getattr(self._gateway, name)
+
+    watched: Any = Watched(world.runtime.gateways["global"])
+    runtime = replace(world.runtime, gateways={**world.runtime.gateways, "global": watched})
+    for job in here.arrived():
+        here.apply(job, runtime)
+    others.dispose()
+    assert ("retrieve_setup_intent", 0) in seen
+    assert ("retrieve_card", 0) in seen
+    assert {still_open for _, still_open in seen} == {0}

@@ -1,7 +1,0 @@
-"""Every crash point is crashed at: stories.py says in what, plan.py in which file, `python -m` prints the table."""
-
-import pytest
-
-pytest.register_assert_rewrite(
-    "tests.crash_points.company", "tests.crash_points.story", "tests.crash_points.stories"
-)

@@ -1,0 +1,35 @@
+"""Which file crashes at which points: by the first word of their names, so that a new one is taken by itself."""
+
+from shared.failpoints import CrashPoint
+
+CHARGES, RECORDS, EVENTS, RUNS, DECISIONS, WEB = "charges", "records", "events", "runs", "decisions", "web"
+
+#: The families of each file. Each is a quarter of all stories; those of the web process take a real process each.
+PLAN: dict[str, frozenset[str]] = {
+    CHARGES: frozenset({"charge"}),
+    RECORDS: frozenset({"record", "settle", "reconcile"}),
+    EVENTS: frozenset({"event"}),
+    RUNS: frozenset({"generate", "run", "retry", "lead", "tick", "sweep", "wake"}),
+    DECISIONS: frozenset({"end", "bulk"}),
+    WEB: frozenset({"webhook"}),
+}
+
+
+#: Points that are crashed at once more where money moves, at the third arrival: the first two are a decline and a
+#: bank that wants its customer.
+WHERE_MONEY_MOVES = frozenset(
+    {
+        CrashPoint.CHARGE_CLAIMED,
+        CrashPoint.CHARGE_CREATE_SENT,
+        CrashPoint.CHARGE_CONFIRM_ALLOWED,
+        CrashPoint.CHARGE_CONFIRM_SENDING,
+        CrashPoint.CHARGE_CONFIRM_SENT,
+        CrashPoint.RECORD_ANSWER_BEFORE_COMMIT,
+    }
+)
+THIRD = 3
+
+
+def points_of(group: str) -> list[CrashPoint]:
+    """The points of one file, sorted: every pytest worker must see the same list."""
+    return sorted(point for point in CrashPoint if point.partition(".")[0] in PLAN[group])

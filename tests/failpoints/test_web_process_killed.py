@@ -1,0 +1,31 @@
+"""The web process kills itself with SIGKILL while it stores an event; Stripe sends again, and nobody can tell."""
+
+import json
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from shared.failpoints import CrashPoint
+from tests.failpoints.company import settings_of_web
+from tests.failpoints.kept import KILLED, environment_of, kept_web
+from tests.failpoints.plan import WEB, points_of
+from tests.failpoints.stories import story_of
+from tests.failpoints.story import live
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.mark.parametrize("point", points_of(WEB))
+def test_the_web_process_dies_here_and_no_event_is_lost(
+    engine: Engine, database_url: str, redis_url: str, tmp_path: Path, point: CrashPoint
+) -> None:
+    log = tmp_path / "web.log"
+    secrets = {name: json.dumps(value) for name, value in settings_of_web().items()}
+    environment = environment_of(DATABASE_URL=database_url, REDIS_URL=redis_url, **secrets)
+    with kept_web(environment, {"DUECOURSE_CRASH_AT": point}, log) as (url, ends):
+        story = live(story_of(point), engine, database_url, point, arrival=0, web_url=url)
+        assert ends == [KILLED]
+    assert story.lives == 1, "the workers lived on"
+    assert f"crash point {point}" in log.read_text()
+    assert "crash_points.armed" in log.read_text(), "it says so loudly"

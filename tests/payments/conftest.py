@@ -1,0 +1,15 @@
+"""What tests of more than one file hold in their hands."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.payments.wire import Wire
+from tests.world import World
+
+
+@pytest.fixture
+def wire(world: World) -> Wire:
+    wire = Wire(world.runtime.gateways["global"])
+    world.runtime = replace(world.runtime, gateways={**world.runtime.gateways, "global": wire})
+    return wire

@@ -1,0 +1,99 @@
+"""What tests of write offs and voids ask, do and look at."""
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import httpx
+from sqlalchemy import select
+
+from shared.db.tables.system import events
+from shared.domain.states import PaymentState
+from shared.messaging.jobs import Job
+from shared.payments.operator.charge import Refused
+from shared.payments.operator.decisions import TakenBack, cancel_ending, request_ending
+from shared.reconciliation.verify import Scope, audit
+from shared.scheduling.due_work import SOURCES, Moment
+from simulator.issuer.stories import AlwaysDeclines, Pays
+from tests.seed import Account
+from tests.world import World, api_key
+from workers.use_cases.close_payment import end_payment
+
+ANNA = "operator:anna"
+VOID, WRITTEN_OFF = PaymentState.VOID, PaymentState.UNCOLLECTIBLE
+
+
+def account_with_a_bad_card(world: World) -> Account:
+    account = world.account("A-1")
+    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    return account
+
+
+def ask_to_end(world: World, payment: UUID, as_: PaymentState = VOID, reason: str = "billed by mistake") -> Any:
+    with world.engine.begin() as connection:
+        return request_ending(connection, world.policy, payment, as_, ANNA, reason, world.clock.now())
+
+
+def take_back(world: World, payment: UUID, reason: str = "it was right") -> TakenBack | Refused:
+    with world.engine.begin() as connection:
+        return cancel_ending(connection, payment, "operator:bob", reason, world.clock.now())
+
+
+def end(world: World, payment: UUID) -> None:
+    end_payment(world.runtime, payment)
+
+
+def declined(world: World, account: Account) -> UUID:
+    """A payment with a live PaymentIntent that could still be paid."""
+    payment = world.owes(account)
+    world.charge(payment)
+    assert world.intents(payment)[0].closed_reason is None
+    return payment
+
+
+def due(world: World) -> set[Job]:
+    with world.engine.connect() as connection:
+        moment = Moment(world.clock.now(), world.machine())
+        return {
+            source.job(row)
+            for source in SOURCES
+            for row in connection.execute(source.query, moment.parameters(timedelta(0)))
+        }
+
+
+def status_there(world: World, payment: UUID, which: int = 0) -> str:
+    intent_id = world.intents(payment)[which].stripe_payment_intent_id
+    answer = world.runtime.gateways["global"].retrieve_payment_intent(intent_id)
+    assert answer.payment_intent is not None
+    return answer.payment_intent.status
+
+
+def confirms_there(world: World, payment: UUID, account: Account) -> None:
+    """The customer pays on our page with another card, and nobody tells us."""
+    card = world.at_processor(account, story=Pays())
+    (intent,) = world.intents(payment)
+    answer = httpx.post(
+        f"{world.simulator.url}/v1/payment_intents/{intent.stripe_payment_intent_id}/confirm",
+        auth=(api_key("global"), ""),
+        data={"payment_method": card.payment_method, "return_url": "https://example.com/back"},
+        trust_env=False,
+    )
+    answer.raise_for_status()
+
+
+def told(world: World, payment: UUID, kind: str) -> list[Any]:
+    with world.engine.connect() as connection:
+        return list(connection.execute(select(events).filter_by(payment_id=payment, type=kind)))
+
+
+def assert_clean(world: World, payment: UUID) -> None:
+    """The audit's promises that hold for payments without invoices."""
+    report = audit(
+        world.engine,
+        Scope(now=world.clock.now(), machine_now=world.machine(), forgotten_after=timedelta(0)),
+        gateways=None,
+        coverages=world.policy.coverages,
+    )
+    seeded = {"invoice-beside-payment", "trail-has-no-gap"}  # these payments were put there without an invoice
+    broken = {result.check.name for result in report.results if result.broken} - seeded
+    assert broken == set(), payment

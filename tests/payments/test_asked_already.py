@@ -1,0 +1,135 @@
+"""Two people at once, and people who look at an old page: what was agreed to is done, once, or nothing is."""
+
+from dataclasses import replace
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from sqlalchemy import update
+
+from shared.db.tables.accounts import payment_settings
+from shared.db.tables.payments import payments
+from shared.messaging.jobs import ChargePayment
+from shared.payments.operator.charge import Refused, Seen, WouldCharge, preview_charge, request_charge
+from simulator.issuer.stories import DeclinesThenPays
+from tests.seed import Account
+from tests.world import World
+
+
+@pytest.fixture
+def account(world: World) -> Account:
+    account = world.account("A-1")
+    world.card_of(account)
+    return account
+
+
+def ask(world: World, payment: UUID, who: str = "anna", seen: Seen | None = None) -> ChargePayment | Refused:
+    with world.engine.begin() as connection:
+        return request_charge(connection, payment, f"operator:{who}", "she called", world.clock.now(), seen)
+
+
+def look(world: World, payment: UUID) -> WouldCharge:
+    with world.engine.connect() as connection:
+        would = preview_charge(connection, payment, world.clock.now())
+    assert isinstance(would, WouldCharge), would
+    return would
+
+
+def refusal(answer: ChargePayment | Refused) -> str:
+    assert isinstance(answer, Refused), answer
+    return answer.reason
+
+
+def test_who_asks_second_is_told_who_did_and_when_and_money_moves_once(world: World, account: Account) -> None:
+    payment = world.owes(account)
+    seen = look(world, payment).seen
+    assert isinstance(ask(world, payment, seen=seen), ChargePayment)
+    world.clock.set(world.clock.now() + timedelta(seconds=5))
+    second = ask(world, payment, "ben", seen)
+    assert refusal(second) == "operator:anna asked for it already, at 2026-11-01 09:00:00 UTC"
+    assert world.trail(payment)[-1] == ("charge_not_attempted", refusal(second))
+    with world.engine.connect() as connection:
+        assert isinstance(preview_charge(connection, payment, world.clock.now()), Refused)
+    world.charge(payment)
+    world.charge(payment)
+    assert world.charged(payment) == [5_00]
+
+
+def test_after_an_outage_anybody_may_ask_anew(world: World, account: Account) -> None:
+    payment = world.owes(account)
+    ask(world, payment)
+    with world.engine.begin() as connection:
+        later = world.machine() + timedelta(hours=1)
+        connection.execute(update(payments).where(payments.c.id == payment).values(backoff_until=later))
+    assert isinstance(ask(world, payment, "ben"), ChargePayment)
+
+
+def test_what_a_customer_or_the_machine_made_due_is_no_persons_request(world: World, account: Account) -> None:
+    for trigger in ("month_start", "customer", "card_registered"):
+        payment = world.owes(account, trigger=trigger, lane="interactive", requested_by="customer")
+        assert isinstance(ask(world, payment), ChargePayment)
+
+
+def test_a_hold_after_the_request_lets_somebody_ask_for_it_again(world: World, account: Account) -> None:
+    payment = world.owes(account)
+    ask(world, payment)
+    with world.engine.begin() as connection:
+        until = world.clock.now() + timedelta(days=2)
+        connection.execute(update(payments).where(payments.c.id == payment).values(held_until=until))
+    assert isinstance(ask(world, payment, "ben"), ChargePayment)
+
+
+def test_an_attempt_under_way_names_who_asked_for_it(world: World, account: Account) -> None:
+    payment = world.owes(account)
+    gateway = world.runtime.gateways["global"]
+    said: list[str] = []
+    confirm = gateway.confirm_payment_intent
+
+    def ask_meanwhile(*arguments: str) -> object:
+        said.append(refusal(ask(world, payment, "ben")))
+        return confirm(*arguments)
+
+    gateway.confirm_payment_intent = ask_meanwhile  # type: ignore[method-assign]
+    ask(world, payment)
+    world.charge(payment)
+    assert said == ["attempt 1, begun by operator:anna at 2026-11-01 09:00:00 UTC, is under way"]
+    assert world.charged(payment) == [5_00]
+
+
+def test_another_amount_than_was_seen_is_refused(world: World, account: Account) -> None:
+    payment = world.owes(account)
+    seen = look(world, payment).seen
+    with world.engine.begin() as connection:
+        connection.execute(update(payments).where(payments.c.id == payment).values(amount_minor=7_00))
+    said = refusal(ask(world, payment, seen=seen))
+    assert said == "it isn't what you saw any more: the amount was USD 5.00 and is USD 7.00 now"
+    assert world.payment(payment).requested_by is None
+    assert isinstance(ask(world, payment, seen=look(world, payment).seen), ChargePayment)
+
+
+def test_another_card_than_was_seen_is_refused(world: World, account: Account) -> None:
+    payment = world.owes(account)
+    seen = look(world, payment).seen
+    world.card_of(account, "pm_card_mastercard", brand="mastercard")
+    said = refusal(ask(world, payment, seen=seen))
+    assert "the card was visa ending in 4242 and is mastercard ending in 4444 now" in said
+
+
+def test_new_data_of_the_same_card_are_refused(world: World, account: Account) -> None:
+    payment = world.owes(account)
+    seen = look(world, payment).seen
+    with world.engine.begin() as connection:
+        connection.execute(update(payment_settings).values(card_revision=payment_settings.c.card_revision + 1))
+    assert refusal(ask(world, payment, seen=seen)).endswith("any more: the card's data changed")
+
+
+def test_an_attempt_made_meanwhile_is_refused_so_that_a_form_sent_twice_charges_once(world: World) -> None:
+    account = world.account("A-1")
+    world.card_of(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
+    payment = world.owes(account)
+    seen = look(world, payment).seen
+    ask(world, payment, seen=seen)
+    world.charge(payment)
+    assert world.payment(payment).state == "retry_scheduled"
+    assert refusal(ask(world, payment, seen=seen)).endswith("any more: attempt 1 was made since")
+    assert isinstance(ask(world, payment, seen=replace(seen, attempt_count=1)), ChargePayment)

@@ -1,0 +1,358 @@
+"""Claim, create, commit the id, confirm, record: what must be written, and what must be over, between any two."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import psycopg.errors
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError
+
+from shared.db.session import MAX_REPETITIONS, in_transaction
+from shared.domain.states import Lane, Trigger
+from shared.gateway.port import Answer, Outcome, ProcessorGateway
+from shared.payments.claim import Claimed, NotClaimed, claim_charge
+from shared.payments.record_outcome import record_answer, record_observation
+from shared.payments.state_changes import Because, lock_payment, make_due_now
+from simulator.faults.scripted_answers import Arrival, NoFaults
+from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays
+from tests.invoicing.month_start import wait_for_waiter
+from tests.seed import Account
+from tests.world import World, make_gateways, running_world
+from workers.use_cases.charge_payment import _ask
+
+#: Transactions of this database that somebody keeps open while doing something else.
+OPEN_TRANSACTIONS = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'
+"""
+
+
+class Watched:
+    """The real gateway; each request first waits for what a test looks at, or does, in its place."""
+
+    def __init__(self, gateway: ProcessorGateway, before: Callable[[str], None]) -> None:
+        self._gateway = gateway
+        self._before = before
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._gateway, name)
+
+        def call(*arguments: Any) -> Any:
+            self._before(name)
+            return method(*arguments)
+
+        return call
+
+
+@pytest.fixture
+def account(world: World) -> Account:
+    account = world.account("A-1")
+    world.card_of(account)
+    return account
+
+
+@pytest.fixture
+def other_engine(engine: Engine) -> Iterator[Engine]:
+    """Connections of somebody else, who sees only what is committed."""
+    other = create_engine(engine.url, isolation_level="AUTOCOMMIT")
+    yield other
+    other.dispose()
+
+
+def watch(world: World, before: Callable[[str], None]) -> None:
+    gateway = Watched(world.runtime.gateways["global"], before)
+    world.runtime = replace(world.runtime, gateways={**world.runtime.gateways, "global": gateway})
+
+
+def test_when_a_request_leaves_its_attempt_is_committed_and_no_transaction_is_open(
+    world: World, other_engine: Engine
+) -> None:
+    account = world.account("A-1")
+    world.card_of(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
+    payment = world.owes(account)
+    seen: list[tuple[str, int, str | None, int]] = []
+
+    def look(request: str) -> None:
+        with other_engine.connect() as connection:
+            still_open = connection.execute(text(OPEN_TRANSACTIONS)).scalar_one()
+            state = connection.scalar(text("SELECT state FROM payment_attempts ORDER BY number DESC LIMIT 1"))
+            known = connection.execute(
+                text("SELECT count(*) FROM payment_intents WHERE stripe_payment_intent_id IS NOT NULL")
+            ).scalar_one()
+        seen.append((request, still_open, state, known))
+
+    watch(world, look)
+    world.charge(payment)
+    world.clock.set(world.payment(payment).next_attempt_at)
+    world.charge(payment)
+    assert seen == [
+        ("create_payment_intent", 0, "started", 0),
+        ("confirm_payment_intent", 0, "started", 1),  # its id is committed before it can move money
+        ("confirm_payment_intent", 0, "started", 1),
+    ]
+    assert world.charged(payment) == [5_00]
+
+
+def test_a_look_at_the_processor_holds_no_transaction_open(
+    world: World, account: Account, other_engine: Engine
+) -> None:
+    open_transactions: list[int] = []
+
+    def look(request: str) -> None:
+        if request == "confirm_payment_intent":
+            raise ConnectionError("the worker is gone")
+        if request == "retrieve_payment_intent":
+            with other_engine.connect() as connection:
+                open_transactions.append(connection.execute(text(OPEN_TRANSACTIONS)).scalar_one())
+
+    watch(world, look)
+    payment = world.owes(account)
+    with pytest.raises(ConnectionError):
+        world.charge(payment)
+    world.machine.pass_(minutes=5, seconds=1)
+    world.settle(world.attempts(payment)[0].id)
+    assert open_transactions == [0]
+    assert world.attempts(payment)[0].state == "not_sent"
+
+
+class Counting(NoFaults):
+    """Counts the confirms that arrive; none is answered in time."""
+
+    def __init__(self) -> None:
+        self.confirms = 0
+
+    async def before_apply(self, arrival: Arrival) -> None:
+        if arrival.path.endswith("/confirm"):
+            self.confirms += 1
+            await asyncio.sleep(1)
+
+
+def test_a_request_whose_answer_is_lost_is_sent_once(engine: Engine) -> None:
+    """The SDK could repeat it by itself; then nobody would know how often an issuer was asked."""
+    counting = Counting()
+    with running_world(engine, faults=counting) as world:
+        account = world.account("A-1")
+        world.card_of(account)
+        payment = world.owes(account)
+        impatient = make_gateways(world.simulator.url, ["global"], read_timeout_s=0.3)
+        world.runtime = replace(world.runtime, gateways=impatient)
+        world.charge(payment)
+        assert world.attempts(payment)[0].state == "unknown"
+        assert counting.confirms == 1
+
+
+def test_a_create_moves_no_money_whatever_becomes_of_its_answer(world: World, account: Account) -> None:
+    payment = world.owes(account)
+
+    def stop_before_the_confirm(request: str) -> None:
+        if request == "confirm_payment_intent":
+            raise ConnectionError("the worker is gone")
+
+    watch(world, stop_before_the_confirm)
+    with pytest.raises(ConnectionError):
+        world.charge(payment)
+    assert world.simulator.health()["objects"]["payment_intents"] == 1
+    assert world.charged(payment) == []
+
+
+def test_settlement_leaves_an_attempt_alone_until_its_lease_is_over(world: World, account: Account) -> None:
+    payment = world.owes(account)
+    claimed = claim(world, payment)
+    world.machine.pass_(minutes=4, seconds=59)
+    world.settle(claimed.attempt_id)
+    assert world.attempts(payment)[0].state == "started"
+    world.machine.pass_(seconds=1)
+    world.settle(claimed.attempt_id)
+    assert world.attempts(payment)[0].state == "not_sent"
+
+
+def test_news_of_a_decline_leaves_a_living_attempt_alone(world: World) -> None:
+    """They may speak of the attempt before: only its own answer, or settlement after the lease, may close it."""
+    account = world.account("A-1")
+    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    payment = world.owes(account)
+    world.charge(payment)
+    (intent,) = world.intents(payment)
+    news = world.runtime.gateways["global"].retrieve_payment_intent(intent.stripe_payment_intent_id)
+    world.clock.set(world.payment(payment).next_attempt_at)
+    claim(world, payment)
+    record_observation(world.runtime, intent.id, news, actor="stripe")
+    assert [row.state for row in world.attempts(payment)] == ["declined", "started"]
+    assert world.payment(payment).decline_count == 1
+
+
+def test_one_card_of_two_payments_is_counted_and_claimed_by_one_at_a_time(world: World) -> None:
+    """Nine of ten allowed attempts are used up; two workers want the tenth at the same instant."""
+    card = world.simulator.make_card(
+        "global", AlwaysDeclines(decline_code="insufficient_funds"), brand="mastercard"
+    )
+    accounts = [world.account(f"A-{number}") for number in range(11)]
+    owed = []
+    for account in accounts:
+        world.card_of(account, card.token, brand="mastercard")
+        owed.append(world.owes(account))
+    for payment in owed[:9]:
+        world.charge(payment)
+
+    def claim_it(connection: Connection) -> Claimed | NotClaimed:
+        return claim_charge(connection, world.runtime, owed[10])
+
+    with world.engine.connect() as first, ThreadPoolExecutor(1) as pool:
+        assert isinstance(claim_charge(first, world.runtime, owed[9]), Claimed)
+        second = pool.submit(in_transaction, world.engine, claim_it)
+        wait_for_waiter(world.engine, "locktype = 'advisory'")
+        first.commit()
+        refused = second.result(60)
+    assert isinstance(refused, NotClaimed)
+    assert "the network allows 10" in refused.reason
+    assert world.attempts(owed[10]) == []
+
+
+def test_a_second_claim_waits_for_the_first_and_finds_its_attempt(world: World, account: Account) -> None:
+    payment = world.owes(account)
+
+    def claim_it(connection: Connection) -> Claimed | NotClaimed:
+        return claim_charge(connection, world.runtime, payment)
+
+    with world.engine.connect() as first, ThreadPoolExecutor(1) as pool:
+        assert isinstance(claim_charge(first, world.runtime, payment), Claimed)
+        second = pool.submit(in_transaction, world.engine, claim_it)
+        wait_for_waiter(world.engine)
+        first.commit()
+        assert second.result(60) == NotClaimed("has an open attempt")
+
+
+def test_an_attempt_under_way_counts_in_its_cards_budget(world: World) -> None:
+    card = world.simulator.make_card("global", brand="mastercard")
+    for number in range(10):
+        account = world.account(f"A-{number}")
+        world.card_of(account, card.token, brand="mastercard")
+        claim(world, world.owes(account))
+    last = world.account("A-last")
+    world.card_of(last, card.token, brand="mastercard")
+    payment = world.owes(last)
+    world.charge(payment)
+    assert world.attempts(payment) == []
+    assert "the network allows 10" in world.payment(payment).state_reason
+
+
+def test_a_person_is_refused_while_an_attempt_is_under_way(world: World, account: Account) -> None:
+    payment = world.owes(account)
+    claim(world, payment)
+    with world.engine.begin() as connection:
+        because = Because("operator:anna", world.clock.now(), "customer called")
+        assert not make_due_now(
+            connection, lock_payment(connection, payment), Lane.INTERACTIVE, Trigger.OPERATOR, because
+        )
+
+
+def test_the_loser_of_a_deadlock_repeats_its_transaction(world: World) -> None:
+    first, second = (world.owes(world.account(f"A-{number}")) for number in range(2))
+    both_hold_one = threading.Barrier(2)
+
+    def lock_both(one: UUID, other: UUID) -> int:
+        runs = 0
+
+        def work(connection: Connection) -> None:
+            nonlocal runs
+            runs += 1
+            lock_payment(connection, one)
+            if runs == 1:
+                both_hold_one.wait(60)
+            lock_payment(connection, other)
+
+        in_transaction(world.engine, work)
+        return runs
+
+    with ThreadPoolExecutor(2) as pool:
+        done = [pool.submit(lock_both, first, second), pool.submit(lock_both, second, first)]
+        assert sum(one.result(60) for one in done) >= 3, "both came through, and one of them needed a second run"
+
+
+def test_a_transaction_that_always_meets_a_deadlock_is_given_up(engine: Engine) -> None:
+    runs = 0
+
+    def work(connection: Connection) -> None:
+        nonlocal runs
+        runs += 1
+        connection.execute(text("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'deadlock_detected'; END $$"))
+
+    with pytest.raises(DBAPIError) as given_up:
+        in_transaction(engine, work)
+    assert isinstance(given_up.value.orig, psycopg.errors.DeadlockDetected)
+    assert runs == MAX_REPETITIONS
+
+
+def test_a_transaction_whose_connection_breaks_runs_again_once(engine: Engine, other_engine: Engine) -> None:
+    runs = 0
+
+    def work(connection: Connection) -> int:
+        nonlocal runs
+        runs += 1
+        pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        if runs == 1:
+            with other_engine.connect() as other:
+                other.execute(text("SELECT pg_terminate_backend(:pid, 60000)"), {"pid": pid})
+        return int(connection.execute(text("SELECT 7")).scalar_one())
+
+    assert in_transaction(engine, work) == 7
+    assert runs == 2
+
+
+def test_a_second_charge_of_a_paid_payment_is_booked_and_found(world: World, account: Account) -> None:
+    """It can't come from us. If it comes all the same, the money is in our books and a person sees it."""
+    payment = world.owes(account)
+    world.charge(payment)
+    (intent,) = world.intents(payment)
+    gateway = world.runtime.gateways["global"]
+    seen = gateway.retrieve_payment_intent(intent.stripe_payment_intent_id).payment_intent
+    assert seen is not None
+    another = replace(seen, latest_charge_id="ch_another", amount_received_minor=4_00)
+    for _ in range(2):  # told twice, found once
+        record_observation(
+            world.runtime, intent.id, Answer(Outcome.SUCCEEDED, "seen", payment_intent=another), actor="stripe"
+        )
+    with world.engine.connect() as connection:
+        receipts = connection.execute(text("SELECT amount_minor FROM receipts ORDER BY amount_minor"))
+        findings = connection.execute(text("SELECT kind, subject FROM findings ORDER BY kind"))
+        assert [row.amount_minor for row in receipts] == [4_00, 5_00]
+        assert [tuple(row) for row in findings] == [
+            ("amount_differs", "ch_another"),
+            ("paid_more_than_once", "ch_another"),
+        ]
+    assert world.payment(payment).state == "paid"
+
+
+def test_of_two_workers_who_both_reach_the_confirm_one_is_paid_by_it(world: World, account: Account) -> None:
+    """The first stood still beyond its lease, right before its confirm; its successor is about to send its own."""
+    payment = world.owes(account)
+    successors: list[Claimed] = []
+
+    def stand_still(request: str) -> None:
+        if request == "confirm_payment_intent" and not successors:
+            world.machine.pass_(minutes=5, seconds=1)
+            world.settle(world.attempts(payment)[0].id)
+            world.machine.pass_(seconds=30)
+            successors.append(claim(world, payment))
+
+    watch(world, stand_still)
+    world.charge(payment)
+    answer = _ask(world.runtime, successors[0])
+    assert answer is not None
+    record_answer(world.runtime, successors[0].attempt_id, answer)
+    assert [row.state for row in world.attempts(payment)] == ["succeeded", "not_sent"]
+    assert world.charged(payment) == [5_00]
+    with world.engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM receipts")) == 1
+
+
+def claim(world: World, payment: UUID) -> Claimed:
+    claimed = in_transaction(world.engine, lambda connection: claim_charge(connection, world.runtime, payment))
+    assert isinstance(claimed, Claimed)
+    return claimed

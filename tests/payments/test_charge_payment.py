@@ -1,0 +1,255 @@
+"""One payment, one attempt at a time: what each answer of the processor leaves behind."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text, update
+
+from shared.db.tables.accounts import payment_settings
+from shared.messaging.jobs import ChargePayment
+from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication
+from tests.world import World
+
+
+def test_a_good_card_pays_and_everything_is_written_down(world: World) -> None:
+    account = world.account("A-1")
+    world.card_of(account)
+    payment = world.owes(account, 29_85)
+    world.charge(payment)
+    assert world.charged(payment) == [29_85]
+    row = world.payment(payment)
+    assert (row.state, row.paid_at) == ("paid", world.clock.now())
+    (attempt,) = world.attempts(payment)
+    assert (attempt.state, attempt.number, attempt.http_status) == ("succeeded", 1, 200)
+    assert attempt.stripe_request_id.startswith("req_")
+    assert attempt.stripe_charge_id.startswith("ch_")
+    (intent,) = world.intents(payment)
+    assert (intent.ordinal, intent.status, intent.closed_reason) == (1, "succeeded", "succeeded")
+    assert [kind for kind, _ in world.trail(payment)] == ["attempt_started", "attempt_answered", "payment_moved"]
+
+
+def test_charging_twice_charges_once(world: World) -> None:
+    account = world.account("A-1")
+    world.card_of(account)
+    payment = world.owes(account)
+    for _ in range(3):
+        world.charge(payment)
+    assert world.charged(payment) == [5_00]
+    assert len(world.attempts(payment)) == 1
+
+
+def test_create_and_confirm_are_two_requests_with_their_own_keys(world: World) -> None:
+    account = world.account("A-1")
+    world.card_of(account)
+    payment = world.owes(account)
+    world.charge(payment)
+    sent = [seen for seen in world.simulator.requests("payment_intents") if seen.method == "POST"]
+    assert [seen.path.rsplit("/", 1)[-1] for seen in sent] == ["payment_intents", "confirm"]
+    assert [seen.idempotency_key for seen in sent] == [
+        f"duecourse-create-{payment}-1",
+        f"duecourse-charge-{payment}-1",
+    ]
+
+
+def test_the_processor_is_told_our_ids(world: World) -> None:
+    account = world.account("A-1")
+    world.card_of(account)
+    payment = world.owes(account)
+    world.charge(payment)
+    (line,) = world.simulator.ledger()
+    assert line.metadata["duecourse_payment_id"] == str(payment)
+    assert line.customer == world.customer_id(account)
+
+
+def test_without_a_card_nothing_is_sent(world: World) -> None:
+    payment = world.owes(world.account("A-1"))
+    world.charge(payment)
+    row = world.payment(payment)
+    assert (row.state, row.waiting_for_revision_after) == ("needs_payment_method", 0)
+    assert world.attempts(payment) == []
+    assert world.simulator.requests("payment_intents") == []
+    assert ("charge_not_attempted", "no card is registered") in world.trail(payment)
+
+
+def test_a_soft_decline_is_asked_again_the_next_morning_in_the_coverages_zone(world: World) -> None:
+    account = world.account("J-1", "japan")
+    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    payment = world.owes(account, 500)
+    world.charge(payment)
+    row = world.payment(payment)
+    assert row.state == "retry_scheduled"
+    assert row.next_attempt_at == datetime(2026, 11, 2, 0, 0, tzinfo=UTC), "09:00 in Tokyo"
+    assert (row.decline_count, row.lane, row.trigger) == (1, "batch", "daily_retry")
+    (attempt,) = world.attempts(payment)
+    assert (attempt.state, attempt.code, attempt.decline_code) == (
+        "declined",
+        "card_declined",
+        "insufficient_funds",
+    )
+    assert attempt.http_status == 402
+    assert world.standing(account) == "past_due"
+    assert world.charged(payment) == []
+
+
+@pytest.mark.parametrize(
+    ("card", "code", "decline_code", "state"),
+    [
+        ("pm_card_visa_chargeDeclined", "card_declined", "generic_decline", "retry_scheduled"),
+        ("pm_card_chargeDeclinedExpiredCard", "expired_card", None, "needs_payment_method"),
+        ("pm_card_chargeDeclinedProcessingError", "processing_error", None, "retry_scheduled"),
+        ("pm_card_visa_chargeDeclinedStolenCard", "card_declined", "stolen_card", "needs_payment_method"),
+    ],
+)
+def test_each_decline_goes_its_own_way(
+    world: World, card: str, code: str, decline_code: str | None, state: str
+) -> None:
+    account = world.account("A-1")
+    payment = world.owes(account)
+    registered = world.simulator.make_card("global", AlwaysDeclines(decline_code=decline_code or code))
+    world.card_of(account, registered.token)
+    world.charge(payment)
+    (attempt,) = world.attempts(payment)
+    assert (attempt.code, attempt.decline_code) == (code, decline_code)
+    assert world.payment(payment).state == state
+
+
+def test_authentication_is_not_a_decline(world: World) -> None:
+    account = world.account("A-1")
+    world.card_of(account, story=NeedsAuthentication())
+    payment = world.owes(account)
+    world.charge(payment)
+    row = world.payment(payment)
+    assert (row.state, row.decline_count) == ("needs_authentication", 0)
+    assert world.attempts(payment)[0].state == "authentication_needed"
+    assert world.standing(account) == "good"
+
+
+def test_a_stolen_card_is_never_asked_again_whoever_registers_it(world: World) -> None:
+    first, second = world.account("A-1"), world.account("A-2")
+    stolen = world.simulator.make_card("global", AlwaysDeclines(decline_code="stolen_card"))
+    world.card_of(first, stolen.token)
+    world.charge(world.owes(first))
+    world.card_of(second, stolen.token)
+    other = world.owes(second)
+    world.charge(other)
+    assert world.payment(other).state == "needs_payment_method"
+    assert "must not be asked again" in world.payment(other).state_reason
+    assert world.attempts(other) == []
+
+
+def test_a_budget_is_counted_over_all_payments_of_a_card(world: World) -> None:
+    card = world.simulator.make_card(
+        "global", AlwaysDeclines(decline_code="insufficient_funds"), brand="mastercard"
+    )
+    accounts = [world.account(f"A-{number}") for number in range(11)]
+    payments = []
+    for account in accounts:
+        world.card_of(account, card.token, brand="mastercard")
+        payments.append(world.owes(account))
+        world.charge(payments[-1])
+    assert [len(world.attempts(payment)) for payment in payments] == [1] * 10 + [0]
+    row = world.payment(payments[-1])
+    assert (row.state, row.next_attempt_at) == ("retry_scheduled", world.clock.now() + timedelta(days=1))
+    assert "the network allows 10" in row.state_reason
+
+
+def test_the_limit_cancels_the_payment_intent_and_its_successor_pays_once(world: World) -> None:
+    account = world.account("A-1")
+    world.card_of(account, story=DeclinesThenPays(times=10, decline_code="insufficient_funds"))
+    payment = world.owes(account)
+    for _ in range(12):
+        world.charge(payment)
+        world.clock.set(world.clock.now() + timedelta(days=1))
+    assert world.charged(payment) == [5_00]
+    assert [row.state for row in world.attempts(payment)] == ["declined"] * 10 + ["canceled", "succeeded"]
+    assert [(row.ordinal, row.closed_reason) for row in world.intents(payment)] == [
+        (1, "canceled"),
+        (2, "succeeded"),
+    ]
+
+
+def test_what_meets_the_cancellation_goes_on_at_once(world: World) -> None:
+    account = world.account("A-1")
+    world.card_of(account, story=DeclinesThenPays(times=10, decline_code="insufficient_funds"))
+    payment = world.owes(account)
+    for _ in range(11):
+        world.charge(payment)
+        world.clock.set(world.clock.now() + timedelta(days=1))
+    row = world.payment(payment)
+    assert row.state == "due"
+    assert row.next_attempt_at < world.clock.now()
+    assert row.decline_count == 10, "a canceled PaymentIntent asked no issuer"
+    assert ChargePayment(payment, "batch") in world.rung or ChargePayment(payment, "interactive") in world.rung
+
+
+def test_a_person_who_cancels_at_the_processor_is_not_overruled(world: World) -> None:
+    account = world.account("A-1")
+    world.card_of(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
+    payment = world.owes(account)
+    world.charge(payment)
+    (intent,) = world.intents(payment)
+    world.simulator.cancel_payment_intent("global", intent.stripe_payment_intent_id)
+    world.clock.set(world.clock.now() + timedelta(days=1))
+    for _ in range(3):
+        world.charge(payment)
+        world.clock.set(world.clock.now() + timedelta(days=1))
+    assert world.charged(payment) == []
+    assert len(world.intents(payment)) == 1
+    row = world.payment(payment)
+    assert row.held_until.year == 9999
+    assert "canceled by a person" in row.state_reason
+    with world.engine.connect() as connection:
+        assert connection.scalar(text("SELECT kind FROM findings")) == "canceled_by_a_person"
+
+
+def test_a_card_registered_while_the_old_one_declines_is_charged(world: World) -> None:
+    """I15: the attempt freezes the revision; its record re-reads it."""
+    account = world.account("A-1")
+    world.card_of(account, story=AlwaysDeclines(decline_code="expired_card"))
+    payment = world.owes(account)
+    gateway = world.runtime.gateways["global"]
+    original = gateway.confirm_payment_intent
+
+    def confirm_while_a_card_is_registered(*arguments: str) -> object:
+        answer = original(*arguments)
+        if len(world.attempts(payment)) == 1:
+            world.card_of(account)
+        return answer
+
+    gateway.confirm_payment_intent = confirm_while_a_card_is_registered
+    world.charge(payment)
+    row = world.payment(payment)
+    assert (row.state, row.lane, row.trigger) == ("due", "interactive", "card_registered")
+    assert ChargePayment(payment, "interactive") in world.rung
+    world.charge(payment)
+    assert world.charged(payment) == [5_00]
+
+
+def test_a_waiting_payment_is_woken_by_a_newer_card_only(world: World) -> None:
+    account = world.account("A-1")
+    payment = world.owes(account)
+    world.charge(payment)
+    with world.engine.begin() as connection:  # the card was detached again: newer revision, no card
+        connection.execute(update(payment_settings).values(card_revision=5))
+    world.charge(payment)
+    assert world.payment(payment).state == "needs_payment_method"
+    world.card_of(account)
+    world.charge(payment)
+    assert world.charged(payment) == [5_00]
+
+
+def test_paying_the_last_unpaid_payment_makes_the_standing_good_again(world: World) -> None:
+    account = world.account("A-1")
+    world.card_of(account, story=DeclinesThenPays(times=7, decline_code="insufficient_funds"))
+    payment = world.owes(account)
+    standings = []
+    for _ in range(8):
+        world.charge(payment)
+        standings.append(world.standing(account))
+        world.clock.set(world.clock.now() + timedelta(days=1))
+    assert standings == ["past_due"] * 6 + ["marked_for_suspension", "good"]
+    with world.engine.connect() as connection:
+        told = connection.execute(
+            text("SELECT after ->> 'standing' FROM events WHERE type = 'standing_changed' ORDER BY id")
+        )
+        assert [row[0] for row in told] == ["past_due", "marked_for_suspension", "good"]

@@ -1,0 +1,346 @@
+"""What operators decide about one payment or account: kept as they said it, with their name; refused with words."""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import select, text
+
+from shared.accounts.standing import lock_account, update_standing
+from shared.accounts.suspension_marks import LONGEST_SPARED, SPARED_FOR, Stands, mark_account, unmark_account
+from shared.db.tables.accounts import accounts
+from shared.db.tables.system import events
+from shared.domain.states import Lane, PaymentState, Standing
+from shared.explain.explanation import explain_payment
+from shared.messaging.jobs import ChargePayment, RetryPayments
+from shared.payments.operator.charge import Refused, request_charge
+from shared.payments.operator.decisions import Held, Released, hold_payment, release_payment, request_ending
+from shared.payments.outcome_handlers import UNTIL_RELEASED
+from shared.payments.state_changes import Because
+from simulator.issuer.stories import AlwaysDeclines
+from tests.seed import Account, add_run
+from tests.world import World
+from workers.use_cases.retry_payments import retry_payments
+
+ANNA = "operator:anna"
+WHY = "the customer disputes it"
+
+
+@pytest.fixture
+def account(world: World) -> Account:
+    account = world.account("A-1")
+    world.card_of(account)
+    return account
+
+
+def hold(world: World, payment: UUID, until: date | None = None, reason: str = WHY) -> Held | Refused:
+    with world.engine.begin() as connection:
+        return hold_payment(connection, world.policy, payment, until, ANNA, reason, world.clock.now())
+
+
+def release(world: World, payment: UUID, reason: str = "settled by phone") -> Released | Refused:
+    with world.engine.begin() as connection:
+        return release_payment(connection, payment, ANNA, reason, world.clock.now())
+
+
+def mark(world: World, account: Account, reason: str = "looks like fraud") -> Stands | Refused:
+    with world.engine.begin() as connection:
+        return mark_account(connection, account.id, ANNA, reason, world.clock.now())
+
+
+def unmark(
+    world: World, account: Account, until: date | None = None, reason: str = "promised to pay"
+) -> Stands | Refused:
+    with world.engine.begin() as connection:
+        return unmark_account(connection, world.policy, account.id, until, ANNA, reason, world.clock.now())
+
+
+def told(world: World, **where: Any) -> list[Any]:
+    with world.engine.connect() as connection:
+        return list(connection.execute(select(events).filter_by(**where).order_by(events.c.id)))
+
+
+def comes_next(world: World, payment: UUID) -> str:
+    with world.engine.connect() as connection:
+        explained = explain_payment(connection, world.policy, payment, world.clock.now(), world.machine())
+    return explained.next.sentence
+
+
+# -- hold and release
+
+
+def test_a_held_payment_is_not_charged_until_its_day_begins_in_its_coverage(world: World) -> None:
+    taro = world.account("T-1", "japan")
+    world.card_of(taro)
+    payment = world.owes(taro, 900)
+    held = hold(world, payment, date(2026, 11, 3))
+    assert held == Held(payment, datetime(2026, 11, 2, 15, tzinfo=UTC)), "midnight in Tokyo"
+    world.charge(payment)
+    world.clock.set(datetime(2026, 11, 2, 14, 59, tzinfo=UTC))
+    world.charge(payment)
+    assert world.charged(payment) == []
+    world.clock.set(datetime(2026, 11, 2, 15, tzinfo=UTC))
+    world.charge(payment)
+    assert world.charged(payment) == [900]
+
+
+def test_a_hold_without_a_day_lasts_until_somebody_releases_it(world: World, account: Account) -> None:
+    payment = world.owes(account)
+    assert hold(world, payment) == Held(payment, UNTIL_RELEASED)
+    world.clock.set(world.clock.now() + timedelta(days=2_000))
+    world.charge(payment)
+    assert world.charged(payment) == []
+    assert release(world, payment) == Released(payment, ChargePayment(payment, Lane.BATCH))
+    world.charge(payment)
+    assert world.charged(payment) == [5_00]
+
+
+def test_a_hold_says_who_why_until_when_and_what_was_before(world: World, account: Account) -> None:
+    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    payment = world.owes(account)
+    world.charge(payment)
+    before = world.payment(payment)
+    hold(world, payment, date(2026, 11, 20))
+    now = world.payment(payment)
+    assert now.state == before.state == "retry_scheduled"
+    assert now.next_attempt_at == before.next_attempt_at
+    assert now.state_reason == (
+        f"{WHY} (held by operator:anna until 2026-11-20; before that: {before.state_reason})"
+    )
+    assert comes_next(world, payment).startswith(f"Held until 2026-11-20 00:00 UTC: {WHY} (held by operator:anna")
+    (event,) = told(world, type="payment_held")
+    assert (event.actor, event.reason, event.payment_id, event.account_id) == (ANNA, WHY, payment, account.id)
+    assert event.before["state_reason"] == before.state_reason
+
+
+def test_a_second_hold_replaces_the_first_and_a_release_gives_back_what_was_before_both(
+    world: World, account: Account
+) -> None:
+    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    payment = world.owes(account)
+    world.charge(payment)
+    before = world.payment(payment)
+    hold(world, payment, date(2026, 11, 20))
+    hold(world, payment, None, "it goes to court")
+    assert WHY not in world.payment(payment).state_reason
+    assert f"before that: {before.state_reason}" in world.payment(payment).state_reason
+    assert release(world, payment) == Released(payment, None), "it is scheduled for tomorrow"
+    assert world.payment(payment) == before
+    hold_event, second, released = told(world, payment_id=payment)[-3:]
+    assert [one.type for one in (hold_event, second, released)] == ["payment_held", "payment_held", "hold_released"]
+    assert (released.actor, released.reason) == (ANNA, "settled by phone")
+
+
+@pytest.mark.parametrize(
+    ("until", "why"),
+    [
+        (date(2026, 11, 1), "2026-11-01 has begun already"),
+        (date(2026, 10, 1), "2026-10-01 has begun already"),
+        (date(2027, 11, 3), "more than 366 days away"),
+    ],
+)
+def test_a_hold_that_is_over_already_or_lasts_for_ever_is_refused_and_written_down(
+    world: World, account: Account, until: date, why: str
+) -> None:
+    payment = world.owes(account)
+    before = world.payment(payment)
+    refused = hold(world, payment, until)
+    assert isinstance(refused, Refused)
+    assert why in refused.reason
+    assert refused.what_to_do
+    assert world.payment(payment) == before
+    (event,) = told(world, type="decision_refused")
+    assert (event.actor, event.reason) == (ANNA, refused.reason)
+    assert event.data == {"asked_for": "hold", "asked_because": WHY}
+
+
+def test_the_first_and_the_last_day_of_a_hold_are_taken(world: World, account: Account) -> None:
+    for until in (date(2026, 11, 2), date(2027, 11, 2)):
+        assert isinstance(hold(world, world.owes(account), until), Held)
+
+
+def test_what_is_paid_or_being_ended_is_not_held_and_what_is_not_held_is_not_released(
+    world: World, account: Account
+) -> None:
+    paid, ending, free = world.owes(account), world.owes(account, ending_as="void"), world.owes(account)
+    world.charge(paid)
+    for payment, refused in (
+        (paid, hold(world, paid)),
+        (ending, hold(world, ending)),
+        (free, release(world, free)),
+        (free, hold(world, free, reason=" ")),
+        (uuid4(), hold(world, uuid4())),
+        (uuid4(), release(world, uuid4())),
+    ):
+        assert isinstance(refused, Refused), payment
+
+
+def test_a_person_who_charges_by_hand_releases_a_hold_and_a_bulk_action_does_not(
+    world: World, account: Account
+) -> None:
+    payment = world.owes(account)
+    hold(world, payment)
+    with world.engine.begin() as connection:
+        refused = request_charge(connection, payment, ANNA, "all", world.clock.now(), releases_hold=False)
+        assert isinstance(refused, Refused)
+        assert refused.reason.startswith(f"it is held: {WHY}")
+        asked = request_charge(connection, payment, ANNA, "now", world.clock.now(), lane=Lane.BATCH)
+    assert asked == ChargePayment(payment, Lane.BATCH)
+    assert world.payment(payment).held_until is None
+
+
+# -- mark and unmark
+
+
+def in_trouble(world: World, account: Account, days: int = 20) -> UUID:
+    """A payment so old that the daily run marks its account."""
+    return world.owes(
+        account,
+        due_on=world.clock.now().date() - timedelta(days=days),
+        next_attempt_at=world.clock.now() + timedelta(days=60),
+    )
+
+
+def daily_run(world: World, day: str) -> None:
+    with world.engine.begin() as connection:
+        run_id = add_run(connection, day, job="daily-retries")
+    for _ in range(5):
+        world.rung.clear()
+        retry_payments(world.runtime, run_id)
+        if RetryPayments(run_id) not in world.rung:
+            return
+    raise AssertionError("the run isn't through")
+
+
+def test_a_person_marks_an_account_by_the_machines_transition(world: World, account: Account) -> None:
+    assert mark(world, account) == Stands(account.id, Standing.MARKED_FOR_SUSPENSION)
+    with world.engine.connect() as connection:
+        row = connection.execute(select(accounts)).one()
+    assert (row.standing, row.standing_since_at) == ("marked_for_suspension", world.clock.now())
+    assert row.standing_reason == "marked by operator:anna: looks like fraud"
+    (event,) = told(world, type="standing_changed")
+    assert (event.actor, event.before, event.after) == (
+        ANNA,
+        {"standing": "good"},
+        {"standing": "marked_for_suspension"},
+    )
+    refused = mark(world, account)
+    assert isinstance(refused, Refused)
+    assert "marked already" in refused.reason
+
+
+def test_a_persons_mark_goes_like_any_other_once_nothing_in_trouble_is_unpaid(
+    world: World, account: Account
+) -> None:
+    payment = world.owes(account, due_on=date(2026, 10, 30))
+    mark(world, account)
+    daily_run(world, "2026-11-01")
+    assert world.standing(account) == "marked_for_suspension"
+    world.charge(payment)
+    assert world.standing(account) == "good"
+
+
+def test_an_unmarking_is_not_undone_by_the_next_runs_until_its_day(world: World, account: Account) -> None:
+    in_trouble(world, account)
+    daily_run(world, "2026-11-01")
+    assert world.standing(account) == "marked_for_suspension"
+    assert unmark(world, account) == Stands(account.id, Standing.PAST_DUE)
+    for day in range(1, SPARED_FOR.days):
+        world.clock.set(datetime(2026, 11, 1 + day, 9, tzinfo=UTC))
+        daily_run(world, f"2026-11-{1 + day:02d}")
+        assert world.standing(account) == "past_due", day
+    world.clock.set(datetime(2026, 11, 8, 9, tzinfo=UTC))
+    daily_run(world, "2026-11-08")
+    assert world.standing(account) == "marked_for_suspension", "the week is over, and nothing was paid"
+
+
+def test_a_payment_of_another_invoice_does_not_undo_an_unmarking(world: World, account: Account) -> None:
+    in_trouble(world, account)
+    payment = world.owes(account)
+    daily_run(world, "2026-11-01")
+    unmark(world, account)
+    world.charge(payment)
+    assert world.charged(payment) == [5_00]
+    assert world.standing(account) == "past_due"
+
+
+def test_one_more_decline_is_something_new_and_marks_again(world: World, account: Account) -> None:
+    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    in_trouble(world, account)
+    daily_run(world, "2026-11-01")
+    unmark(world, account)
+    world.charge(world.owes(account))
+    assert world.standing(account) == "marked_for_suspension"
+
+
+def test_an_unmarking_counts_only_until_the_standing_changes_again(world: World, account: Account) -> None:
+    old = in_trouble(world, account)
+    daily_run(world, "2026-11-01")
+    unmark(world, account, date(2027, 1, 1))
+    with world.engine.begin() as connection:
+        connection.execute(text("UPDATE payments SET next_attempt_at = :now"), {"now": world.clock.now()})
+    world.charge(old)
+    assert world.standing(account) == "good"
+    in_trouble(world, account)
+    world.clock.set(datetime(2026, 11, 2, 9, tzinfo=UTC))
+    daily_run(world, "2026-11-02")
+    assert world.standing(account) == "marked_for_suspension"
+
+
+def test_an_unmarked_account_that_owes_nothing_overdue_is_good(world: World, account: Account) -> None:
+    mark(world, account)
+    assert unmark(world, account) == Stands(account.id, Standing.GOOD)
+    event = told(world, type="standing_changed")[-1]
+    assert event.reason == "unmarked by operator:anna until 2026-11-08: promised to pay"
+    assert event.data == {"spared_until": "2026-11-08"}
+
+
+@pytest.mark.parametrize(
+    ("days", "why"), [(0, "isn't after today"), (LONGEST_SPARED.days + 1, "more than 90 days away")]
+)
+def test_an_unmarking_of_no_day_or_of_a_year_is_refused(
+    world: World, account: Account, days: int, why: str
+) -> None:
+    mark(world, account)
+    refused = unmark(world, account, world.clock.now().date() + timedelta(days=days))
+    assert isinstance(refused, Refused)
+    assert why in refused.reason
+    assert world.standing(account) == "marked_for_suspension"
+
+
+def test_an_account_that_is_not_marked_or_not_there_and_a_person_without_reason_are_refused(
+    world: World, account: Account
+) -> None:
+    nobody = Account(uuid4(), uuid4(), "none", "global")
+    for refused in (
+        unmark(world, account),
+        mark(world, account, reason=""),
+        mark(world, nobody),
+        unmark(world, nobody),
+    ):
+        assert isinstance(refused, Refused)
+    assert world.standing(account) == "good"
+
+
+def test_the_machine_and_a_person_at_once_wait_for_each_other(world: World, account: Account) -> None:
+    """Both lock the account first: whoever comes second sees what the first decided."""
+    in_trouble(world, account)
+    with world.engine.begin() as connection:
+        row = lock_account(connection, account.id)
+        because = Because("scheduler", world.clock.now(), "daily run")
+        update_standing(connection, row, world.policy, date(2026, 11, 1), because)
+    refused = mark(world, account)
+    assert isinstance(refused, Refused)
+
+
+def test_ending_a_payment_in_trouble_gives_the_account_its_standing_back(world: World, account: Account) -> None:
+    payment = in_trouble(world, account)
+    daily_run(world, "2026-11-01")
+    assert world.standing(account) == "marked_for_suspension"
+    with world.engine.begin() as connection:
+        request_ending(
+            connection, world.policy, payment, PaymentState.UNCOLLECTIBLE, ANNA, "bankrupt", world.clock.now()
+        )
+    assert world.payment(payment).state == "uncollectible"
+    assert world.standing(account) == "good"

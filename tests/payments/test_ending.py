@@ -1,0 +1,313 @@
+"""Write off and void: never while the payment could still be paid, always in the end, and money always wins."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import select, text
+
+from shared.accounts.cards import find_card, register_card
+from shared.accounts.registrations import Registration
+from shared.db.tables.accounts import invoices
+from shared.db.tables.payments import payments
+from shared.domain.states import Lane, PaymentState
+from shared.messaging.jobs import ChargePayment, EndPayment
+from shared.payments.cancellation import Ended
+from shared.payments.daily_retries import preview_retries
+from shared.payments.operator.charge import Refused, preview_charge, request_charge
+from shared.payments.operator.decisions import TakenBack, hold_payment
+from shared.payments.record_outcome import record_observation
+from shared.reconciliation.verify import Scope, audit
+from simulator.issuer.stories import AlwaysDeclines, Pays
+from tests.payments.endings import (
+    ANNA,
+    VOID,
+    WRITTEN_OFF,
+    account_with_a_bad_card,
+    ask_to_end,
+    assert_clean,
+    confirms_there,
+    declined,
+    due,
+    end,
+    status_there,
+    take_back,
+    told,
+)
+from tests.payments.wire import (
+    Wire,
+    lose,
+    sent,
+)
+from tests.seed import Account, add_fee, add_run
+from tests.world import World
+from workers.use_cases.generate_invoices import generate_invoices
+from workers.use_cases.retry_payments import retry_payments
+
+
+@pytest.fixture
+def account(world: World) -> Account:
+    return account_with_a_bad_card(world)
+
+
+# -- at once
+
+
+@pytest.mark.parametrize(("as_", "word"), [(VOID, "voided"), (WRITTEN_OFF, "written off")])
+def test_a_payment_that_was_never_asked_for_ends_at_once(
+    world: World, account: Account, as_: PaymentState, word: str
+) -> None:
+    payment = world.owes(account)
+    assert ask_to_end(world, payment, as_) == Ended(payment, as_)
+    row = world.payment(payment)
+    assert (row.state, row.ending_as, row.next_attempt_at) == (as_, None, None)
+    assert row.state_reason == f"{word} by operator:anna: billed by mistake"
+    assert [kind for kind, _ in world.trail(payment)] == ["ending_requested", "payment_moved"]
+    (moved,) = told(world, payment, "payment_moved")
+    assert (moved.actor, moved.reason) == (ANNA, row.state_reason)
+    world.charge(payment)
+    assert world.intents(payment) == []
+    assert due(world) == set()
+
+
+def test_a_payment_without_a_card_and_one_that_waits_for_a_transfer_end_at_once(world: World) -> None:
+    account = world.account("no-card")
+    waiting, transfer = (
+        world.owes(account),
+        world.owes(account, state=PaymentState.AWAITING_TRANSFER, state_reason="pays by bank transfer"),
+    )
+    world.charge(waiting)
+    for payment in (waiting, transfer):
+        assert isinstance(ask_to_end(world, payment), Ended)
+        assert world.payment(payment).state == "void"
+
+
+def test_a_held_payment_may_be_ended(world: World, account: Account) -> None:
+    payment = declined(world, account)
+    with world.engine.begin() as connection:
+        hold_payment(connection, world.policy, payment, None, ANNA, "disputed", world.clock.now())
+    assert ask_to_end(world, payment) == EndPayment(payment)
+    end(world, payment)
+    assert (world.payment(payment).state, world.payment(payment).held_until) == ("void", None)
+
+
+def test_void_voids_the_invoice_and_a_write_off_leaves_it(world: World) -> None:
+    ids = {}
+    for name in ("void", "lost"):
+        account = world.account(name)
+        with world.engine.begin() as connection:
+            add_fee(connection, account, 7_00)
+    with world.engine.begin() as connection:
+        run_id = add_run(connection)
+    generate_invoices(world.runtime, run_id)
+    while world.rung:
+        world.rung.clear()
+        generate_invoices(world.runtime, run_id)
+    with world.engine.connect() as connection:
+        for row in connection.execute(
+            text("SELECT a.external_id AS name, p.id FROM payments p JOIN accounts a ON a.id = p.account_id")
+        ):
+            ids[row.name] = row.id
+    ask_to_end(world, ids["void"], VOID)
+    ask_to_end(world, ids["lost"], WRITTEN_OFF)
+    with world.engine.connect() as connection:
+        voided = {
+            row.id: row.voided_at
+            for row in connection.execute(
+                select(payments.c.id, invoices.c.voided_at).join(invoices, payments.c.invoice_id == invoices.c.id)
+            )
+        }
+    assert voided == {ids["void"]: world.clock.now(), ids["lost"]: None}
+    (event,) = told(world, ids["void"], "invoice_voided")
+    assert event.reason == "voided by operator:anna: billed by mistake"
+    assert told(world, ids["lost"], "invoice_voided") == []
+    report = audit(
+        world.engine,
+        Scope(now=world.clock.now(), machine_now=world.machine(), forgotten_after=timedelta(0)),
+        gateways=world.runtime.gateways,
+        coverages=world.policy.coverages,
+    )
+    assert [one.check.name for one in report.results if not one.holds] == []
+
+
+# -- after the PaymentIntent was seen canceled
+
+
+def test_a_payment_ends_only_when_its_payment_intent_was_seen_canceled(world: World, account: Account) -> None:
+    payment = declined(world, account)
+    assert ask_to_end(world, payment, WRITTEN_OFF) == EndPayment(payment)
+    waiting = world.payment(payment)
+    assert (waiting.state, waiting.ending_as) == ("retry_scheduled", "uncollectible")
+    assert due(world) == {EndPayment(payment)}
+    end(world, payment)
+    assert status_there(world, payment) == "canceled"
+    row = world.payment(payment)
+    assert (row.state, row.ending_as) == ("uncollectible", None)
+    assert row.state_reason == "written off by operator:anna: billed by mistake"
+    (intent,) = world.intents(payment)
+    cancel = world.attempts(payment)[-1]
+    assert (intent.closed_reason, cancel.kind, cancel.state) == ("canceled", "cancel", "canceled")
+    assert (cancel.requested_by, cancel.trigger, cancel.card_id) == (ANNA, "operator", None)
+    assert (world.charged(payment), due(world)) == ([], set())
+    assert_clean(world, payment)
+
+
+def test_from_the_request_on_nothing_charges_it(world: World, account: Account) -> None:
+    payment = declined(world, account)
+    world.clock.set(world.clock.now() + timedelta(days=2))
+    ask_to_end(world, payment)
+    confirms = sent(world, "/confirm")
+    world.charge(payment)
+    with world.engine.begin() as connection:
+        refused = request_charge(connection, payment, ANNA, "after all", world.clock.now())
+        assert isinstance(refused, Refused)
+        assert "wants it voided" in refused.reason
+        assert isinstance(preview_charge(connection, payment, world.clock.now()), Refused)
+    assert due(world) == {EndPayment(payment)}, "neither the lane nor the daily run has it"
+    assert sent(world, "/confirm") == confirms
+
+
+def test_the_daily_run_leaves_it_alone(world: World, account: Account) -> None:
+    payment, other = declined(world, account), declined(world, account)
+    ask_to_end(world, payment)
+    world.clock.set(world.clock.now() + timedelta(days=1))
+    with world.engine.begin() as connection:
+        run_id = add_run(connection, "2026-11-02", job="daily-retries")
+        seen = preview_retries(connection, world.policy.coverage("global"), world.clock.now())
+    assert (seen.payments, [(one.reason, one.payments) for one in seen.skipped]) == (1, [("being_ended", 1)])
+    retry_payments(world.runtime, run_id)
+    assert (world.payment(payment).state, world.payment(other).state) == ("retry_scheduled", "due")
+
+
+def register(world: World, account: Account) -> None:
+    """A card that pays, as the webhook of its SetupIntent brings it."""
+    registered = world.at_processor(account, story=Pays())
+    card = world.runtime.gateways["global"].retrieve_card(registered.payment_method)
+    with world.engine.begin() as connection:
+        known = find_card(connection, "global", registered.payment_method)
+        registration = Registration(
+            "global",
+            f"seti_{uuid4().hex}",
+            account.settings_id,
+            world.customer_id(account),
+            registered.payment_method,
+            True,
+            world.clock.now(),
+        )
+        register_card(connection, registration, card, known, world.clock.now())
+
+
+def test_a_card_registered_meanwhile_does_not_charge_it_and_charges_it_once_it_is_taken_back(
+    world: World, account: Account
+) -> None:
+    world.card_of(account, story=AlwaysDeclines(decline_code="expired_card"))
+    payment = declined(world, account)
+    assert world.payment(payment).state == "needs_payment_method"
+    ask_to_end(world, payment)
+    register(world, account)
+    world.charge(payment)
+    assert (world.payment(payment).state, due(world)) == ("needs_payment_method", {EndPayment(payment)})
+    assert world.trail(payment)[-1] == (
+        "charge_not_attempted",
+        "a card was registered, but an operator is ending the payment",
+    )
+    assert take_back(world, payment) == TakenBack(payment, None)
+    assert ChargePayment(payment, Lane.INTERACTIVE) in due(world), "no wake-up is lost (I15)"
+    world.charge(payment)
+    assert world.charged(payment) == [5_00]
+
+
+def test_it_waits_for_an_attempt_that_may_be_taking_the_money(world: World, wire: Wire) -> None:
+    payer = world.account("P-1")
+    world.card_of(payer)
+    wire.after["confirm_payment_intent"] = lose
+    payment = world.owes(payer)
+    world.charge(payment)
+    refused = ask_to_end(world, payment)
+    assert isinstance(refused, Refused)
+    assert refused.reason == "attempt 1 may be taking the money (unknown)"
+    assert world.payment(payment).ending_as is None
+    (event,) = told(world, payment, "decision_refused")
+    assert event.data == {"asked_for": "be voided", "asked_because": "billed by mistake"}
+
+
+@pytest.mark.parametrize("canceled_by", ["a person at the processor", "Stripe"])
+def test_whoever_cancels_it_first_it_ends(world: World, wire: Wire, account: Account, canceled_by: str) -> None:
+    payment = declined(world, account)
+    ask_to_end(world, payment)
+    (intent,) = world.intents(payment)
+    wire.cancel_payment_intent(intent.stripe_payment_intent_id, "somebody-elses-key")
+    answer = wire.retrieve_payment_intent(intent.stripe_payment_intent_id)
+    if canceled_by == "Stripe":
+        answer = replace(answer, payment_intent=replace(answer.payment_intent, cancellation_reason="automatic"))
+    record_observation(world.runtime, intent.id, answer, "stripe")
+    assert world.payment(payment).state == "void"
+    with world.engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM findings")).scalar_one() == 0
+    end(world, payment)
+    assert len(world.attempts(payment)) == 1, "nothing is left to cancel"
+    assert_clean(world, payment)
+
+
+# -- money wins
+
+
+@pytest.mark.parametrize("seen_by", ["the cancellation", "a webhook"])
+def test_money_that_came_in_first_is_booked_and_the_wish_is_over(
+    world: World, account: Account, seen_by: str
+) -> None:
+    payment = declined(world, account)
+    ask_to_end(world, payment)
+    confirms_there(world, payment, account)
+    if seen_by == "a webhook":
+        (intent,) = world.intents(payment)
+        answer = world.runtime.gateways["global"].retrieve_payment_intent(intent.stripe_payment_intent_id)
+        record_observation(world.runtime, intent.id, answer, "stripe")
+    end(world, payment)
+    row = world.payment(payment)
+    assert (row.state, row.ending_as) == ("paid", None)
+    assert world.charged(payment) == [5_00]
+    (event,) = told(world, payment, "ending_overtaken")
+    assert event.reason == "the money came in before it was voided, as operator:anna wanted"
+    assert isinstance(ask_to_end(world, payment), Refused)
+    assert_clean(world, payment)
+
+
+def test_a_webhook_of_success_while_the_cancellation_is_under_way_pays_it(
+    world: World, wire: Wire, account: Account
+) -> None:
+    payment = declined(world, account)
+    ask_to_end(world, payment)
+
+    def pays_and_we_are_told() -> None:
+        wire.before.clear()
+        confirms_there(world, payment, account)
+        (intent,) = world.intents(payment)
+        answer = wire.retrieve_payment_intent(intent.stripe_payment_intent_id)
+        record_observation(world.runtime, intent.id, answer, "stripe")
+
+    wire.before["cancel_payment_intent"] = pays_and_we_are_told
+    end(world, payment)
+    assert (world.payment(payment).state, world.payment(payment).ending_as) == ("paid", None)
+    assert world.charged(payment) == [5_00]
+    assert [attempt.state for attempt in world.attempts(payment)] == ["declined", "succeeded"]
+    assert_clean(world, payment)
+
+
+def test_of_a_charge_and_a_request_at_once_one_comes_first_and_the_other_sees_it(
+    world: World, wire: Wire, account: Account
+) -> None:
+    payment = world.owes(account)
+    answers: list[Any] = []
+    wire.before["confirm_payment_intent"] = lambda: answers.append(ask_to_end(world, payment))
+    world.charge(payment)
+    (refused,) = answers
+    assert isinstance(refused, Refused), "the attempt was committed before its request left"
+    wire.before.clear()
+    assert isinstance(ask_to_end(world, payment), EndPayment)
+    world.clock.set(world.clock.now() + timedelta(days=3))
+    wire.before["cancel_payment_intent"] = lambda: world.charge(payment)
+    end(world, payment)
+    assert (world.payment(payment).state, len(world.attempts(payment))) == ("void", 2)

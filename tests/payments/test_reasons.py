@@ -1,0 +1,17 @@
+"""People come the machine's way, with a name and a reason, whichever door they use (I14)."""
+
+from datetime import timedelta
+
+from shared.payments.operator.charge import Refused, request_charge
+from tests.world import World
+
+
+def test_a_person_who_gives_no_reason_changes_nothing(world: World) -> None:
+    account = world.account("A-1")
+    world.card_of(account)
+    payment = world.owes(account, next_attempt_at=world.clock.now() + timedelta(days=1))
+    before = world.payment(payment)
+    with world.engine.begin() as connection:
+        answer = request_charge(connection, payment, "operator:anna", "  ", world.clock.now())
+    assert isinstance(answer, Refused)
+    assert world.payment(payment) == before

@@ -1,0 +1,263 @@
+"""Settlement beyond a lost confirm: a cancel without an answer, pending money, outages of days, people who look."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text, update
+
+from shared.db.session import in_transaction
+from shared.db.tables.payments import payment_attempts
+from shared.explain.unknown_attempts import attempts_in_doubt
+from shared.gateway.port import Answer, PaymentIntentSeen
+from shared.messaging.jobs import SettleAttempt
+from shared.payments.operator.charge import Refused, request_charge, request_look_up
+from simulator.issuer.stories import AlwaysDeclines, NeedsAuthentication
+from tests.payments.wire import KilledError, Wire, kill, let_the_lease_run_out, lose, settle_last
+from tests.seed import Account
+from tests.world import World
+from workers.use_cases.settle_attempt import ALARM, alarms_due
+
+
+@pytest.fixture
+def account(world: World) -> Account:
+    account = world.account("A-1")
+    world.card_of(account)
+    return account
+
+
+def shows(status: str, **changes: Any) -> Any:
+    """What a look finds, with another status than the simulator would give: some take days at a real processor."""
+
+    def change(answer: Answer) -> Answer:
+        assert answer.payment_intent is not None
+        seen: PaymentIntentSeen = replace(answer.payment_intent, status=status, **changes)
+        return replace(answer, payment_intent=seen)
+
+    return change
+
+
+def in_doubt(world: World, wire: Wire, payment: UUID) -> None:
+    """The processor takes the money, and we never hear of it."""
+    wire.after["confirm_payment_intent"] = lose
+    world.charge(payment)
+    wire.after.clear()
+    assert world.attempts(payment)[-1].state == "unknown"
+
+
+def ask_to_look(world: World, payment: UUID, reason: str = "the customer calls") -> SettleAttempt | Refused:
+    return in_transaction(
+        world.engine,
+        lambda connection: request_look_up(
+            connection, payment, "operator:anna", reason, world.clock.now(), world.machine()
+        ),
+    )
+
+
+def waits_for_authentication(world: World, account: Account) -> UUID:
+    """A payment whose PaymentIntent is left in requires_action: the next attempt cancels it first."""
+    world.card_of(account, story=NeedsAuthentication())
+    payment = world.owes(account)
+    world.charge(payment)
+    intent = world.intents(payment)[0]
+    with world.engine.begin() as connection:
+        connection.execute(text("UPDATE payment_intents SET status = 'requires_action'"))
+    world.card_of(account)
+    with world.engine.begin() as connection:
+        asked = request_charge(connection, payment, "operator:anna", "a new card", world.clock.now())
+    assert not isinstance(asked, Refused), intent
+    return payment
+
+
+@pytest.mark.parametrize("when", ["lost after it was done", "killed before it left", "killed after it was done"])
+def test_a_cancel_without_an_answer_is_settled_and_then_succeeded(
+    world: World, wire: Wire, account: Account, when: str
+) -> None:
+    payment = waits_for_authentication(world, account)
+    if when == "lost after it was done":
+        wire.after["cancel_payment_intent"] = lose
+        world.charge(payment)
+    else:
+        (wire.before if "before" in when else wire.after)["cancel_payment_intent"] = kill
+        with pytest.raises(KilledError):
+            world.charge(payment)
+    wire.before.clear()
+    wire.after.clear()
+    cancel = world.attempts(payment)[-1]
+    assert (cancel.kind, cancel.state in ("unknown", "started")) == ("cancel", True)
+    world.charge(payment)
+    assert world.charged(payment) == [], "nothing is asked while it is unknown whether the first is canceled"
+    let_the_lease_run_out(world)
+    settle_last(world, payment)
+    assert world.attempts(payment)[-1].state == ("not_sent" if "before" in when else "canceled")
+    for _ in range(2):
+        world.machine.pass_(seconds=30)
+        world.charge(payment)
+    assert world.charged(payment) == [5_00]
+    closed = [row.closed_reason for row in world.intents(payment)]
+    # Where the cancel never left, the look shows that there was nothing to cancel: the same one is confirmed.
+    assert closed == (["succeeded"] if "before" in when else ["canceled", "succeeded"])
+
+
+def test_pending_money_is_waited_for_and_then_booked(world: World, wire: Wire, account: Account) -> None:
+    payment = world.owes(account)
+    in_doubt(world, wire, payment)
+    wire.after["retrieve_payment_intent"] = shows("processing", latest_charge_id=None)
+    for _ in range(4):
+        let_the_lease_run_out(world)
+        settle_last(world, payment)
+        world.charge(payment)
+        assert world.attempts(payment)[0].state == "unknown"
+    assert len(world.attempts(payment)) == 1
+    wire.after.clear()
+    world.machine.pass_(hours=1)
+    settle_last(world, payment)
+    assert (world.payment(payment).state, world.charged(payment)) == ("paid", [5_00])
+
+
+@pytest.mark.parametrize("by", ["Stripe", "a person"])
+def test_a_cancellation_found_at_the_look_is_stripes_or_a_persons(
+    world: World, wire: Wire, account: Account, by: str
+) -> None:
+    payment = world.owes(account)
+    wire.before["confirm_payment_intent"] = kill
+    with pytest.raises(KilledError):
+        world.charge(payment)
+    wire.before.clear()
+    reason = "automatic" if by == "Stripe" else "requested_by_customer"
+    stripe_id = world.intents(payment)[0].stripe_payment_intent_id
+    world.simulator.cancel_payment_intent("global", stripe_id, reason)
+    let_the_lease_run_out(world)
+    settle_last(world, payment)
+    assert world.attempts(payment)[0].state == "canceled"
+    world.charge(payment)
+    if by == "Stripe":
+        assert world.charged(payment) == [5_00]
+        assert [row.ordinal for row in world.intents(payment)] == [1, 2]
+    else:
+        assert world.charged(payment) == [], "a person canceled it: a person decides"
+        assert world.payment(payment).held_until.year == 9999
+
+
+def test_a_look_at_something_the_processor_does_not_know_leaves_it_in_doubt(
+    world: World, wire: Wire, account: Account
+) -> None:
+    payment = world.owes(account)
+    in_doubt(world, wire, payment)
+    with world.engine.begin() as connection:
+        connection.execute(text("UPDATE payment_intents SET stripe_payment_intent_id = 'pi_of_another_account'"))
+    let_the_lease_run_out(world)
+    settle_last(world, payment)
+    assert world.attempts(payment)[0].state == "unknown"
+    assert attempts_in_doubt_ids(world) == [world.attempts(payment)[0].id]
+
+
+def attempts_in_doubt_ids(world: World) -> list[UUID]:
+    with world.engine.connect() as connection:
+        return [one.attempt_id for one in attempts_in_doubt(connection, world.machine())]
+
+
+def test_an_outage_of_days_calls_for_a_person_after_an_hour_and_then_daily(
+    world: World, wire: Wire, account: Account
+) -> None:
+    payment = world.owes(account)
+    in_doubt(world, wire, payment)
+    wire.after["retrieve_payment_intent"] = lose
+    called: list[float] = []
+    began = world.attempts(payment)[0].created_at
+    while world.machine.now < began + timedelta(days=3):
+        world.machine.now = max(world.machine.now, world.attempts(payment)[0].look_up_at)
+        settle_last(world, payment)
+        alarms = [kind for kind, _ in world.trail(payment)].count(ALARM)
+        if alarms > len(called):
+            called.append((world.machine.now - began) / timedelta(hours=1))
+    assert len(called) == 4
+    for at, hours in zip(called, [1, 24, 48, 72], strict=True):
+        assert hours <= at < hours + 0.3
+    wire.after.clear()
+    world.machine.pass_(hours=1)
+    settle_last(world, payment)
+    assert (world.payment(payment).state, world.charged(payment)) == ("paid", [5_00])
+
+
+@pytest.mark.parametrize(
+    ("age", "alarms"),
+    [
+        (timedelta(minutes=59, seconds=59), 0),
+        (timedelta(hours=1), 1),
+        (timedelta(hours=23, minutes=59), 1),
+        (timedelta(days=1), 2),
+        (timedelta(days=2), 3),
+    ],
+)
+def test_alarms_by_age(age: timedelta, alarms: int) -> None:
+    assert alarms_due(age) == alarms
+
+
+def test_a_person_has_it_looked_up_and_no_money_is_asked_for(world: World, wire: Wire, account: Account) -> None:
+    payment = world.owes(account)
+    in_doubt(world, wire, payment)
+    with world.engine.begin() as connection:  # as after a long outage
+        connection.execute(update(payment_attempts).values(look_up_at=world.machine() + timedelta(minutes=15)))
+    attempt = world.attempts(payment)[0]
+    world.settle(attempt.id)
+    assert world.attempts(payment)[0].look_ups == 0, "it isn't its turn"
+    confirms = len(world.simulator.requests("/confirm"))
+    job = ask_to_look(world, payment)
+    assert job == SettleAttempt(attempt.id)
+    world.settle(attempt.id)
+    assert (world.payment(payment).state, world.charged(payment)) == ("paid", [5_00])
+    assert len(world.simulator.requests("/confirm")) == confirms
+    assert ("look_up_requested", "the customer calls") in world.trail(payment)
+
+
+def test_no_look_inside_the_lease_without_a_reason_or_without_doubt(
+    world: World, wire: Wire, account: Account
+) -> None:
+    payment = world.owes(account)
+    wire.before["confirm_payment_intent"] = kill
+    with pytest.raises(KilledError):
+        world.charge(payment)
+    refused = ask_to_look(world, payment)
+    assert isinstance(refused, Refused)
+    assert "under way" in refused.reason
+    assert "the lease" not in refused.what_to_do
+    let_the_lease_run_out(world)
+    assert isinstance(ask_to_look(world, payment, "  "), Refused)
+    assert isinstance(ask_to_look(world, payment), SettleAttempt)
+    settle_last(world, payment)
+    none_open = ask_to_look(world, payment)
+    assert isinstance(none_open, Refused)
+    assert none_open.reason == "no attempt of it is in doubt"
+
+
+def test_what_is_in_doubt_is_listed_with_its_age_until_it_is_settled(
+    world: World, wire: Wire, account: Account
+) -> None:
+    payment = world.owes(account, 12_34)
+    in_doubt(world, wire, payment)
+    world.machine.pass_(hours=5)
+    with world.engine.connect() as connection:
+        (one,) = attempts_in_doubt(connection, world.machine())
+    assert (one.payment_id, one.amount_minor, one.currency) == (payment, 12_34, "USD")
+    assert abs(one.age - timedelta(hours=5)) < timedelta(minutes=5)
+    settle_last(world, payment)
+    assert attempts_in_doubt_ids(world) == []
+
+
+def test_a_decline_of_ours_is_told_from_the_one_before_by_its_charge(
+    world: World, wire: Wire, account: Account
+) -> None:
+    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    payment = world.owes(account)
+    world.charge(payment)
+    world.clock.set(world.payment(payment).next_attempt_at)
+    in_doubt(world, wire, payment)
+    let_the_lease_run_out(world)
+    settle_last(world, payment)
+    first, second = world.attempts(payment)
+    assert (first.state, second.state) == ("declined", "declined")
+    assert first.stripe_charge_id != second.stripe_charge_id
+    assert world.payment(payment).decline_count == 2

@@ -1,0 +1,30 @@
+"""A payment that waits for a card waits for another one, however often somebody rings for it (I15)."""
+
+import pytest
+
+from simulator.issuer.stories import AlwaysDeclines, NeedsAuthentication, Story
+from tests.world import World
+
+
+@pytest.mark.parametrize(
+    ("story", "state"),
+    [
+        (NeedsAuthentication(), "needs_authentication"),
+        (AlwaysDeclines(decline_code="expired_card"), "needs_payment_method"),
+    ],
+    ids=["needs_authentication", "needs_payment_method"],
+)
+def test_a_message_does_not_wake_a_payment_for_the_card_that_blocked_it(
+    world: World, story: Story, state: str
+) -> None:
+    account = world.account("A-1")
+    world.card_of(account, story=story)
+    payment = world.owes(account)
+    for _ in range(4):
+        world.charge(payment)
+    assert world.payment(payment).state == state
+    assert len(world.attempts(payment)) == 1
+    world.card_of(account)
+    for _ in range(2):
+        world.charge(payment)
+    assert world.charged(payment) == [5_00]

@@ -1,0 +1,37 @@
+"""Books are made once; each test gets a copy of their database, beside the one simulator that holds the money."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from tests.conftest import sqlalchemy_url
+from tests.servers import Servers
+from tests.verify.books import Books, make_books
+from tests.world import running_world
+
+
+@pytest.fixture(scope="module")
+def originals(servers: Servers, migrated: str) -> Iterator[tuple[Books, str]]:
+    """The books, and the name of their database, which nobody is connected to."""
+    with servers.fresh_database(migrated) as url:
+        engine = create_engine(sqlalchemy_url(url))
+        with running_world(engine) as world:
+            books = make_books(world)
+            with engine.connect() as connection:
+                name = connection.execute(text("SELECT current_database()")).scalar_one()
+            engine.dispose()
+            yield books, name
+
+
+@pytest.fixture
+def books(servers: Servers, originals: tuple[Books, str]) -> Iterator[Books]:
+    """Books that a test may spoil. The processor's are shared: whoever charges makes a world of its own."""
+    original, name = originals
+    with servers.fresh_database(name) as url:
+        engine = create_engine(sqlalchemy_url(url))
+        world = original.world
+        runtime = replace(world.runtime, engine=engine, gateways=dict(world.runtime.gateways))
+        yield replace(original, world=replace(world, engine=engine, runtime=runtime))
+        engine.dispose()

@@ -1,0 +1,164 @@
+"""What somebody must look at now. Never kept: an alarm that is over must be gone with the next look."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, DateTime, Executable, Row, Select, bindparam, func, or_, select, union_all
+
+from shared.db.tables.payments import payment_attempts, payments
+from shared.db.tables.system import events, findings, runs
+from shared.domain.states import CHARGEABLE, AttemptState, Lane, RunState
+from shared.messaging.queue_pauses import Pause, paused_lanes
+from shared.operations.heartbeats import WORKER, Alive, processes_alive
+from shared.scheduling.due_work import NOW, has_open_attempt, is_, one_of
+from shared.scheduling.pending_work import is_scheduler_alive
+
+#: Settlement looks within seconds; what takes longer than this won't be settled by waiting.
+UNKNOWN_FOR_TOO_LONG = timedelta(minutes=15)
+DUE_FOR_TOO_LONG = timedelta(minutes=15)
+ATTENTION_WITHIN = timedelta(hours=24)
+#: Counting stops here: the alarm is the same.
+COUNT_UP_TO = 1_000
+#: Of the newest so many calls for attention, those of the last day are told: the trail keeps all, for ever.
+CALLS_LOOKED_AT = 100
+RUNS_TOLD = 20
+
+ATTENTION_NEEDED = "attention_needed"
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Rows that wait: how many (counted up to COUNT_UP_TO), and for how long the oldest does."""
+
+    rows: int = 0
+    oldest: timedelta | None = None
+
+
+@dataclass(frozen=True)
+class Troubles:
+    """Facts behind the alarms, and what is always shown fresh beside them."""
+
+    is_scheduler_alive: bool
+    #: Processes heard of lately.
+    processes: tuple[Alive, ...]
+    unknown: Waiting
+    unknown_too_long: int
+    due_too_long: Waiting
+    #: Monthly, daily and nightly runs that wait for a person or can't get on.
+    runs: tuple[Row[Any], ...]
+    #: Open findings: kind, count, oldest.
+    findings: tuple[Row[Any], ...]
+    pauses: tuple[Pause, ...]
+    #: The last day's calls for attention by their reason: reason, count, payment of the newest.
+    calls: tuple[Row[Any], ...]
+
+    @property
+    def has_worker(self) -> bool:
+        return any(process.kind == WORKER for process in self.processes)
+
+
+def gather_troubles(connection: Connection, now: datetime, machine_now: datetime) -> Troubles:
+    """Look for everything that needs somebody, at business time `now` and machine time `machine_now`."""
+    unknown = connection.execute(_unknown(machine_now)).one()
+    due = connection.execute(_DUE_TOO_LONG, {"now": now, "before": now - DUE_FOR_TOO_LONG}).one()
+    return Troubles(
+        is_scheduler_alive=is_scheduler_alive(connection),
+        processes=tuple(processes_alive(connection, machine_now)),
+        unknown=Waiting(unknown.rows, _since(unknown.oldest, machine_now)),
+        unknown_too_long=unknown.too_long,
+        due_too_long=Waiting(due.rows, _since(due.oldest, now)),
+        runs=tuple(connection.execute(_RUNS).all()),
+        findings=tuple(connection.execute(_FINDINGS).all()),
+        pauses=tuple(paused_lanes(connection).values()),
+        calls=tuple(connection.execute(_calls(now)).all()),
+    )
+
+
+def _since(moment: datetime | None, now: datetime) -> timedelta | None:
+    return None if moment is None else max(timedelta(0), now - moment)
+
+
+def _unknown(machine_now: datetime) -> Executable:
+    """Since the row was made: a virtual clock may stand still, and nobody knows of the money all the same."""
+    open_ = (
+        select(payment_attempts.c.created_at)
+        .where(is_(payment_attempts.c.state, AttemptState.UNKNOWN))
+        .limit(COUNT_UP_TO)
+        .subquery()
+    )
+    too_long = func.count().filter(open_.c.created_at <= machine_now - UNKNOWN_FOR_TOO_LONG)
+    return select(
+        func.count().label("rows"), func.min(open_.c.created_at).label("oldest"), too_long.label("too_long")
+    ).select_from(open_)
+
+
+def _due_too_long() -> Executable:
+    """An outage's back-off counts: money isn't flowing then either. An open attempt is told by itself."""
+    before = bindparam("before", type_=DateTime(timezone=True))
+    due = union_all(
+        *(
+            select(payments.c.next_attempt_at)
+            .where(
+                is_(payments.c.lane, lane),
+                one_of(payments.c.state, CHARGEABLE),
+                payments.c.next_attempt_at <= before,
+                or_(payments.c.held_until.is_(None), payments.c.held_until <= NOW),
+                ~has_open_attempt(),
+            )
+            .order_by(payments.c.next_attempt_at)
+            .limit(COUNT_UP_TO)
+            .subquery()
+            .select()
+            for lane in Lane
+        )
+    ).subquery()
+    return select(func.count().label("rows"), func.min(due.c.next_attempt_at).label("oldest")).select_from(due)
+
+
+def _calls(now: datetime) -> Select[Any]:
+    newest = (
+        select(events.c.id, events.c.at, events.c.reason, events.c.payment_id)
+        .where(events.c.type == ATTENTION_NEEDED)
+        .order_by(events.c.id.desc())
+        .limit(CALLS_LOOKED_AT)
+        .subquery()
+    )
+    payment = func.array_agg(newest.c.payment_id)
+    return (
+        select(newest.c.reason, func.count().label("calls"), payment.label("payments"))
+        .where(newest.c.at > now - ATTENTION_WITHIN, newest.c.at <= now)
+        .group_by(newest.c.reason)
+        .order_by(func.count().desc(), newest.c.reason)
+    )
+
+
+_DUE_TOO_LONG = _due_too_long()
+
+_RUNS = (
+    select(runs)
+    .where(
+        or_(
+            is_(runs.c.state, RunState.AWAITING_CONFIRMATION),
+            one_of(runs.c.state, (RunState.READY, RunState.RUNNING)) & runs.c.trouble.is_not(None),
+        )
+    )
+    .order_by(runs.c.scheduled_for_at)
+    .limit(RUNS_TOLD)
+)
+
+_OPEN_FINDINGS = (
+    select(findings.c.kind, findings.c.found_at)
+    .where(findings.c.resolved_at.is_(None))
+    .limit(COUNT_UP_TO)
+    .subquery()
+)
+_FINDINGS = (
+    select(
+        _OPEN_FINDINGS.c.kind,
+        func.count().label("findings"),
+        func.min(_OPEN_FINDINGS.c.found_at).label("oldest"),
+    )
+    .group_by(_OPEN_FINDINGS.c.kind)
+    .order_by(_OPEN_FINDINGS.c.kind)
+)
