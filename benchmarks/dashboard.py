@@ -33,7 +33,7 @@ from shared.clock import ManualClock, machine_now
 from shared.domain.roles import Role
 from shared.messaging.broker import make_broker
 from shared.operations.sessions import begin_session
-from shared.operations.users import add_person
+from shared.operations.users import add_user
 from shared.policy import load_policy
 from shared.runtime import Runtime
 from shared.settings import Settings
@@ -130,13 +130,13 @@ SEED = """
                'seeded', p.due_on + make_interval(days => n - 1, mins => 1)
         FROM payments p JOIN payment_intents i ON i.payment_id = p.id,
              generate_series(1, p.attempt_count) n;
-    INSERT INTO events (at, type, actor, reason, account_id, payment_id, after, data)
+    INSERT INTO billing_events (at, type, actor, reason, account_id, payment_id, after, data)
         SELECT p.due_on, 'invoice_issued', 'worker', 'seeded', p.account_id, p.id,
                jsonb_build_object('state', 'due'), '{}' FROM payments p;
-    INSERT INTO events (at, type, actor, reason, account_id, payment_id, before, after)
+    INSERT INTO billing_events (at, type, actor, reason, account_id, payment_id, before, after)
         SELECT coalesce(p.paid_at, p.first_declined_at), 'payment_moved', 'worker', 'seeded', p.account_id, p.id,
                jsonb_build_object('state', 'due'), jsonb_build_object('state', p.state) FROM payments p;
-    INSERT INTO actions (at, actor, role, action, subject_kind, subject, reason, outcome)
+    INSERT INTO audit_log (at, actor, role, action, subject_kind, subject, reason, outcome)
         SELECT timestamptz '2026-01-01' + n * interval '5 minutes', 'operator:p' || n % 20, 'operator',
                'payment.charge', 'payment', gen_random_uuid()::text, 'seeded', 'done'
         FROM generate_series(1, :accounts) n;
@@ -242,8 +242,8 @@ def pages(engine: Engine) -> list[tuple[str, str]]:
 async def measure(engine: Engine, urls: embedded.Urls, requests: int, console: Console) -> list[Measured]:
     app = application(engine, urls)
     with engine.begin() as connection:
-        person = add_person(connection, "benchmark", Role.ADMIN, None, "benchmark", machine_now())
-        token = begin_session(connection, person.id, None, "benchmark", machine_now())
+        user = add_user(connection, "benchmark", Role.ADMIN, None, "benchmark", machine_now())
+        token = begin_session(connection, user.id, None, "benchmark", machine_now())
     found = []
     transport = httpx.ASGITransport(app=app)
     cookies = {SESSION_COOKIE: token}

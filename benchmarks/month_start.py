@@ -111,12 +111,14 @@ def measure(engine: Engine, accounts: int) -> None:
         run_id: UUID = request_run(connection, month, "benchmark", "benchmark", NOVEMBER).run.id
     stopwatch = Stopwatch()
     stopwatch.watch(engine)
-    rung: list[Job] = []
-    runtime = Runtime(policy, engine, ManualClock(NOVEMBER), machine_now, {}, _collect(rung), timedelta(minutes=5))
+    enqueued: list[Job] = []
+    runtime = Runtime(
+        policy, engine, ManualClock(NOVEMBER), machine_now, {}, _collect(enqueued), timedelta(minutes=5)
+    )
     began = time.perf_counter()
     generate_invoices(runtime, run_id)
-    while rung:
-        rung.clear()
+    while enqueued:
+        enqueued.clear()
         generate_invoices(runtime, run_id)
     run_s = time.perf_counter() - began
     stopwatch.leave(engine)
@@ -169,12 +171,12 @@ def _columns(connection: Connection, table: str, left_out: tuple[str, ...]) -> l
     return [name for name in names if name not in left_out]
 
 
-def _collect(rung: list[Job]) -> Any:
-    def ring(jobs: Iterable[Job]) -> bool:
-        rung.extend(jobs)
+def _collect(enqueued: list[Job]) -> Any:
+    def enqueue(jobs: Iterable[Job]) -> bool:
+        enqueued.extend(jobs)
         return True
 
-    return ring
+    return enqueue
 
 
 def _version(engine: Engine) -> str:

@@ -309,20 +309,20 @@ def reconcile(database_url: str, simulator_url: str, run_id: UUID, answer: Any) 
         connect_timeout_s=5,
         read_timeout_s=30,
     )
-    rung: list[Job] = []
+    enqueued: list[Job] = []
     runtime = Runtime(
         load_policy(BILLING),
         engine,
         ManualClock(NIGHT),
         machine_now,
         {"global": gateway},
-        lambda jobs: rung.extend(jobs) is None,
+        lambda jobs: enqueued.extend(jobs) is None,
         timedelta(minutes=5),
     )
     memory_mb, began, cpu_began_s = memory("VmRSS"), time.perf_counter(), time.process_time()
     reconcile_charges(runtime, run_id)
-    while rung:
-        rung.clear()
+    while enqueued:
+        enqueued.clear()
         reconcile_charges(runtime, run_id)
     seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began_s
     with engine.connect() as connection:

@@ -33,7 +33,7 @@ from shared.db.tables.accounts import accounts, cards, payment_settings
 from shared.db.tables.payments import payments
 from shared.domain.states import Lane, PaymentKind, PaymentState, SettingsKind, Trigger
 from shared.gateway.stripe_gateway import StripeGateway
-from shared.messaging.broker import make_broker, ring
+from shared.messaging.broker import enqueue, make_broker
 from shared.messaging.jobs import ChargePayment
 from shared.settings import with_driver
 from simulator.client import SimulatorClient
@@ -262,7 +262,7 @@ def _ring_for_all(redis_url: str, engine: Engine) -> None:
         due: list[UUID] = list(
             connection.scalars(select(payments.c.id).where(payments.c.state == PaymentState.DUE))
         )
-    assert ring(make_broker(redis_url), [ChargePayment(payment_id, Lane.BATCH) for payment_id in due])
+    assert enqueue(make_broker(redis_url), [ChargePayment(payment_id, Lane.BATCH) for payment_id in due])
 
 
 def _count(engine: Engine, where: str, **parameters: object) -> int:

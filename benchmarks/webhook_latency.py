@@ -66,7 +66,9 @@ def measure_once(company: Company) -> float:
         simulator.register_card("global", settings.stripe_customer_id, card, metadata)
         while company.scalar("SELECT count(*) FROM payments WHERE id = :id AND state = 'paid'", id=row.id) == 0:
             time.sleep(0.002)
-        confirm = [seen for seen in simulator.requests("/confirm", limit=5) if "payment_intents" in seen.path][-1]
+        confirm = [
+            snapshot for snapshot in simulator.requests("/confirm", limit=5) if "payment_intents" in snapshot.path
+        ][-1]
     return (confirm.arrived_ns - sent_ns) / 1e6
 
 

@@ -16,7 +16,7 @@ from cli.payment_text import print_explanation
 from shared.db.session import in_transaction
 from shared.domain.money import format_minor
 from shared.explain.explanation import explain_payment, find_payments
-from shared.explain.unknown_attempts import InDoubt, attempts_in_doubt
+from shared.explain.unknown_attempts import UnknownAttempt, unknown_attempts
 from shared.payments.operator.charge import Refused, request_look_up
 from shared.runtime import build_runtime
 
@@ -31,7 +31,7 @@ def unknown(as_json: Annotated[bool, typer.Option("--json", help="As JSON on sta
     with plain_errors():
         runtime = build_runtime(connect_settings(), pool_size=1)
         with runtime.engine.connect() as connection:
-            found = attempts_in_doubt(connection, runtime.machine_now())
+            found = unknown_attempts(connection, runtime.machine_now())
     if as_json:
         print(json.dumps([_plain(one) for one in found], indent=1))
     elif not found:
@@ -64,15 +64,15 @@ def look_up(
         if isinstance(answer, Refused):
             complain(f"not looked up: {answer.reason}. To do: {answer.what_to_do}.")
             raise typer.Exit(1)
-        is_rung = runtime.ring([answer])
-        later = "" if is_rung else " Redis doesn't answer, so it takes until the next sweep."
+        is_enqueued = runtime.enqueue([answer])
+        later = "" if is_enqueued else " Redis doesn't answer, so it takes until the next sweep."
         Console(stderr=True).print(f"A worker looks now.{later}", highlight=False)
         with runtime.engine.connect() as connection:
             told = explain_payment(connection, runtime.policy, payment_id, now, machine_now)
         print_explanation(out(), told)
 
 
-def _table(found: list[InDoubt]) -> Table:
+def _table(found: list[UnknownAttempt]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("in doubt for", "account", "invoice", "amount", "looks", "next look (UTC)", "payment"):
         table.add_column(
@@ -102,7 +102,7 @@ def show_age(age: timedelta) -> str:
     return " ".join(parts[:2])
 
 
-def _plain(one: InDoubt) -> dict[str, Any]:
+def _plain(one: UnknownAttempt) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if isinstance(value, timedelta):
             return int(value.total_seconds())

@@ -14,7 +14,7 @@ from sqlalchemy import Row, func, select, update
 
 from cli.console import complain, operator, out, plain_errors
 from cli.environment import connect_settings
-from shared.db.billing_events import TrailEvent, record_event
+from shared.db.billing_events import BillingEvent, record_event
 from shared.db.session import in_transaction
 from shared.db.tables.accounts import payment_settings
 from shared.domain.states import SettingsKind
@@ -161,7 +161,7 @@ def _create_one(runtime: Runtime, gateway: ProcessorGateway, row: Row[Any]) -> s
         if noted.rowcount:
             record_event(
                 connection,
-                TrailEvent(
+                BillingEvent(
                     type="stripe_customer_created",
                     at=runtime.clock.now(),
                     actor=operator(),

@@ -30,7 +30,7 @@ from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
 from shared.logs import redact
 from shared.messaging.broker import NAMESPACE
 from shared.messaging.jobs import QUEUES
-from shared.messaging.queue_pauses import paused_lanes
+from shared.messaging.queue_pauses import paused_queues
 from shared.operations.heartbeats import processes_alive
 from shared.policy import Policy, PolicyError, load_policy
 from shared.scheduling.pending_work import is_scheduler_alive
@@ -227,7 +227,7 @@ def _in_postgres(connection: Connection, settings: Settings) -> Iterator[Finding
             "scheduler", "none leads: nothing is made due", "start `python -m scheduler`, or `duecourse up`"
         )
     yield _processes(connection)
-    for pause in paused_lanes(connection).values():
+    for pause in paused_queues(connection).values():
         says = f"paused by {pause.paused_by} since {pause.paused_at:%Y-%m-%d %H:%M} UTC: {pause.reason}"
         yield ok(f"lane {pause.queue}", says, f"`duecourse queues resume {pause.queue}` when that is over")
 

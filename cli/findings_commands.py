@@ -17,7 +17,7 @@ from shared.db.session import in_transaction, make_engine
 from shared.db.tables.system import findings
 from shared.explain.descriptions import MEANING_OF_FINDING, details_of_finding
 from shared.payments.receipts import resolve_finding_by_id
-from shared.payments.state_changes import Because
+from shared.payments.state_changes import Cause
 
 app = typer.Typer(name="findings", help="What waits for a person's eye, and closing it.", no_args_is_help=True)
 
@@ -65,15 +65,15 @@ def resolve(
     """Close a finding. It comes back only if its facts change."""
     with plain_errors():
         settings = connect_settings()
-        because = Because(operator(), clock_of(settings).now(), reason.strip())
+        cause = Cause(operator(), clock_of(settings).now(), reason.strip())
         is_resolved = in_transaction(
             make_engine(settings, pool_size=1),
-            lambda connection: resolve_finding_by_id(connection, finding, because),
+            lambda connection: resolve_finding_by_id(connection, finding, cause),
         )
     if not is_resolved:
         complain(f"finding {finding} was resolved already; `duecourse findings list --all` says by whom")
         raise typer.Exit(1)
-    print(f"finding {finding}: resolved by {because.actor}")
+    print(f"finding {finding}: resolved by {cause.actor}")
 
 
 def _print(console: Console, found: Iterable[Row[Any]]) -> None:

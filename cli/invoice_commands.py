@@ -153,7 +153,7 @@ def _request(runtime: Runtime, order: Order) -> list[Requested]:
         return stored
 
     stored = in_transaction(runtime.engine, store)
-    runtime.ring([GenerateInvoices(found.run.id) for found in stored])
+    runtime.enqueue([GenerateInvoices(found.run.id) for found in stored])
     return stored
 
 
@@ -169,15 +169,15 @@ def _watch(engine: Engine, requested: list[Requested], patience_s: float | None,
     """Look at the runs until they are done or nothing has moved for `patience_s`; with None, look once."""
     is_new = {found.run.id: found.is_new for found in requested}
     with _progress(engine, requested, is_drawn=is_drawn and patience_s is not None) as (progress, tasks):
-        seen, moved_at = None, time.monotonic()
+        snapshot, moved_at = None, time.monotonic()
         while True:
             with engine.connect() as connection:
                 rows = connection.execute(
                     select(runs).where(runs.c.id.in_(is_new)).order_by(runs.c.period, runs.c.coverage)
                 ).all()
             now_seen = [(row.state, row.counts) for row in rows]
-            if now_seen != seen:
-                seen, moved_at = now_seen, time.monotonic()
+            if now_seen != snapshot:
+                snapshot, moved_at = now_seen, time.monotonic()
             for row in rows:
                 progress.update(tasks[row.id], completed=Counts.read(row.counts).accounts_seen)
             is_done = all(row.state in (RunState.FINISHED, RunState.AWAITING_CONFIRMATION) for row in rows)

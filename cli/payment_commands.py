@@ -78,8 +78,8 @@ def charge(
         if isinstance(answer, Refused):
             complain(f"not charged: {answer.reason}. To do: {answer.what_to_do}.")
             raise typer.Exit(1)
-        is_rung = runtime.ring([answer])
-        later = "" if is_rung else " Redis doesn't answer, so it takes until the next sweep."
+        is_enqueued = runtime.enqueue([answer])
+        later = "" if is_enqueued else " Redis doesn't answer, so it takes until the next sweep."
         Console(stderr=True).print(f"Due now, on the interactive lane.{later}", highlight=False)
         if not wait:
             out().print(f"duecourse payment show {payment_id}")

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from shared.domain.money import format_minor
 from shared.explain.explanation import AttemptMade, AttemptNotMade, CardShown, Entry, Explanation, Moved, Told
-from shared.explain.next_step import Who, show_instant
+from shared.explain.next_step import Owner, show_instant
 
 #: Calm where nothing is to be done; loud where money or a person waits.
 STYLE_OF_STATE = {
@@ -31,7 +31,12 @@ STYLE_OF_STATE = {
     "needs_support": "bold red",
     "awaiting_transfer": "blue",
 }
-STYLE_OF_TURN = {Who.OPERATOR: "bold red", Who.CUSTOMER: "magenta", Who.DUECOURSE: "cyan", Who.NOBODY: "green"}
+STYLE_OF_TURN = {
+    Owner.OPERATOR: "bold red",
+    Owner.CUSTOMER: "magenta",
+    Owner.DUECOURSE: "cyan",
+    Owner.NOBODY: "green",
+}
 #: Columns that a move's trail shows and that say nothing to a person.
 _NOT_TOLD = frozenset({"state", "paid_at", "first_declined_at", "not_sent_count", "run_id", "requested_by"})
 
@@ -79,7 +84,7 @@ def list_of_payments(payments: Iterable[Explanation]) -> Table:
 
 def _header(told: Explanation, zone: ZoneInfo) -> RenderableType:
     since = f" since {show_instant(told.state_since_at, zone)}" if told.state_since_at else ""
-    because = f": {told.state_reason}" if told.state_reason else ""
+    cause = f": {told.state_reason}" if told.state_reason else ""
     invoice = f"{told.invoice_number} for {told.period:%Y-%m}" if told.period else "none"
     account = f"{told.account_external_id} ({told.account_name}), standing {told.standing}"
     grid = Table.grid(padding=(0, 2))
@@ -90,7 +95,7 @@ def _header(told: Explanation, zone: ZoneInfo) -> RenderableType:
         ("invoice", Text(f"{invoice}, coverage {told.coverage} ({told.time_zone}), due on {told.due_on}")),
         ("account", Text(account + (", suspended by provisioning" if told.is_suspended else ""))),
         ("amount", Text(format_minor(told.amount_minor, told.currency), style="bold")),
-        ("state", Text.assemble(_state(told.state), f"{since}{because}")),
+        ("state", Text.assemble(_state(told.state), f"{since}{cause}")),
         ("card", Text(_card_in_use(told))),
         ("tried", Text(f"{_times(told.attempt_count, 'attempt')}, {_times(told.decline_count, 'decline')}")),
     ):

@@ -17,9 +17,9 @@ from shared.logs import redact
 from shared.messaging.broker import make_broker
 from shared.messaging.jobs import QUEUES
 from shared.messaging.queue_depths import message_depths
-from shared.messaging.queue_pauses import Pause, pause_lane, paused_lanes, resume_lane
-from shared.operations.audit_log import Act, Action, write_down
-from shared.payments.state_changes import Because
+from shared.messaging.queue_pauses import Pause, pause_queue, paused_queues, resume_queue
+from shared.operations.audit_log import AuditAction, AuditEntry, record_action
+from shared.payments.state_changes import Cause
 from shared.settings import Settings
 from web.dashboard.queries.queue_metrics import gather_lanes
 
@@ -41,7 +41,7 @@ def list_queues(
         now = clock_of(settings).now()
         with make_engine(settings, pool_size=1).connect() as connection:
             lanes = {lane.queue: lane for lane in gather_lanes(connection, now, machine_now())}
-            pauses = paused_lanes(connection)
+            pauses = paused_queues(connection)
     try:
         depths = message_depths(make_broker(settings.redis_url.get_secret_value()))
     except redis.RedisError as error:
@@ -65,11 +65,11 @@ def list_queues(
 def pause(queue: Lane, reason: Reason) -> None:
     """Stop the workers from beginning this lane's work, until somebody resumes it. Its rows stay due."""
 
-    def work(connection: Connection, because: Because) -> Pause | None:
-        known = paused_lanes(connection).get(queue)
-        return None if pause_lane(connection, queue, because) else known
+    def work(connection: Connection, cause: Cause) -> Pause | None:
+        known = paused_queues(connection).get(queue)
+        return None if pause_queue(connection, queue, cause) else known
 
-    known = _act(Act.LANE_PAUSE, queue, reason, work, is_done=lambda result: result is None)
+    known = _act(AuditAction.QUEUE_PAUSE, queue, reason, work, is_done=lambda result: result is None)
     if known is not None:
         complain(f"{queue} is paused already, by {known.paused_by}: {known.reason}")
         raise typer.Exit(1)
@@ -80,20 +80,20 @@ def pause(queue: Lane, reason: Reason) -> None:
 def resume(queue: Lane, reason: Reason) -> None:
     """Let the workers go on with this lane."""
 
-    def work(connection: Connection, because: Because) -> Pause | None:
-        return resume_lane(connection, queue, because)
+    def work(connection: Connection, cause: Cause) -> Pause | None:
+        return resume_queue(connection, queue, cause)
 
-    if _act(Act.LANE_RESUME, queue, reason, work, is_done=lambda result: result is not None) is None:
+    if _act(AuditAction.QUEUE_RESUME, queue, reason, work, is_done=lambda result: result is not None) is None:
         complain(f"{queue} isn't paused; `duecourse queues list` shows all")
         raise typer.Exit(1)
     print(f"{queue} goes on within 3 s")
 
 
 def _act(
-    act: Act,
+    act: AuditAction,
     queue: str,
     reason: str,
-    work: Callable[[Connection, Because], Result],
+    work: Callable[[Connection, Cause], Result],
     is_done: Callable[[Result], bool],
 ) -> Result:
     """Do it with a line in the book, in one transaction."""
@@ -101,19 +101,19 @@ def _act(
         if not reason.strip():
             raise LookupError("--reason is empty: say why; it is kept for good")
         settings: Settings = connect_settings()
-        because = Because(operator(), clock_of(settings).now(), reason.strip())
+        cause = Cause(operator(), clock_of(settings).now(), reason.strip())
 
         def apply(connection: Connection) -> Result:
-            result = work(connection, because)
-            write_down(
+            result = work(connection, cause)
+            record_action(
                 connection,
-                Action(
+                AuditEntry(
                     act,
-                    because.actor,
-                    because.at,
+                    cause.actor,
+                    cause.at,
                     subject_kind="lane",
                     subject=queue,
-                    reason=because.reason,
+                    reason=cause.reason,
                     outcome="done" if is_done(result) else "refused",
                 ),
             )

@@ -19,7 +19,7 @@ from shared.db.session import in_transaction, make_engine
 from shared.db.tables.system import runs
 from shared.domain.schedule import RunKey
 from shared.domain.states import RunState
-from shared.messaging.broker import Ring, make_broker, make_ring
+from shared.messaging.broker import Enqueue, make_broker, make_enqueue
 from shared.messaging.jobs import DAILY_RETRIES, job_of_run
 from shared.policy import Policy, load_policy
 from shared.scheduling.runs import Requester, RunError, RunRow, confirm_run, find_run, insert_run, requested_run
@@ -39,7 +39,7 @@ class Tools:
     policy: Policy
     engine: Engine
     clock: BusinessClock
-    ring: Ring
+    enqueue: Enqueue
 
 
 @app.callback()
@@ -90,7 +90,7 @@ def confirm(
         requester = _requester(tools, reason)
         run_id = _run_id(tools, run, job, period, coverage)
         released = in_transaction(tools.engine, lambda connection: confirm_run(connection, run_id, requester))
-        _ring(tools, released.job, released.id)
+        _enqueue(tools, released.job, released.id)
     print(f"{released.job} {released.period} {released.coverage}: released by {requester.actor}")
 
 
@@ -118,7 +118,7 @@ def run_retries(
             run_id = in_transaction(tools.engine, partial(insert_run, run=run, requester=requester))
             name = " ".join(run.key)
             if run_id is not None:
-                _ring(tools, run.job, run_id)
+                _enqueue(tools, run.job, run_id)
                 print(f"{name}: asked for; `duecourse runs list` shows how it gets on")
                 continue
             with tools.engine.connect() as connection:
@@ -132,7 +132,7 @@ def _tools() -> Tools:
         load_policy(settings.billing_file),
         make_engine(settings, pool_size=1),
         clock_of(settings),
-        make_ring(make_broker(settings.redis_url.get_secret_value())),
+        make_enqueue(make_broker(settings.redis_url.get_secret_value())),
     )
 
 
@@ -154,8 +154,8 @@ def _run_id(tools: Tools, run: UUID | None, job: str | None, period: str | None,
     return found
 
 
-def _ring(tools: Tools, job: str, run_id: UUID) -> None:
-    if not tools.ring([job_of_run(job, run_id)]):
+def _enqueue(tools: Tools, job: str, run_id: UUID) -> None:
+    if not tools.enqueue([job_of_run(job, run_id)]):
         complain("Redis doesn't answer; the run is stored, and taken up with the next sweep.")
 
 

@@ -14,18 +14,18 @@ from cli.console import clock_of, complain, operator, out, plain_errors
 from cli.environment import connect_settings
 from shared.clock import machine_now
 from shared.db.session import in_transaction, make_engine
-from shared.db.tables.operators import people
+from shared.db.tables.operators import users
 from shared.domain.roles import Role
-from shared.operations.audit_log import Act, Action, write_down
+from shared.operations.audit_log import AuditAction, AuditEntry, record_action
 from shared.operations.passwords import PasswordError
 from shared.operations.users import (
-    Person,
-    PersonError,
-    add_person,
-    find_person,
-    person_of,
+    User,
+    UserError,
+    add_user,
+    find_user,
     set_disabled,
     set_password,
+    user_of,
 )
 from shared.settings import Settings
 
@@ -56,22 +56,22 @@ def add(
         password = None if by_proxy else _new_password()
         now = clock_of(settings).now()
 
-        def work(connection: Connection) -> Person:
-            person = add_person(connection, name, role, password, operator(), machine_now())
-            done = Action(
-                Act.PERSON_ADD,
+        def work(connection: Connection) -> User:
+            user = add_user(connection, name, role, password, operator(), machine_now())
+            done = AuditEntry(
+                AuditAction.USER_ADD,
                 operator(),
                 now,
                 subject_kind="person",
-                subject=person.name,
+                subject=user.name,
                 reason="at the command line",
                 result={"role": role},
             )
-            write_down(connection, done)
-            return person
+            record_action(connection, done)
+            return user
 
-        person = _write(settings, work)
-    print(f"{person.name} may sign in as {person.role}")
+        user = _write(settings, work)
+    print(f"{user.name} may sign in as {user.role}")
 
 
 @app.command("password")
@@ -85,8 +85,8 @@ def change_password(
         _change(
             settings,
             name,
-            Act.PERSON_PASSWORD,
-            lambda connection, person: set_password(connection, person, password, machine_now()),
+            AuditAction.USER_PASSWORD,
+            lambda connection, user: set_password(connection, user, password, machine_now()),
         )
     print(f"{name} has a new password and is signed out everywhere")
 
@@ -101,17 +101,17 @@ def lock(
         _change(
             connect_settings(),
             name,
-            Act.PERSON_UNLOCK if again else Act.PERSON_LOCK,
-            lambda connection, person: set_disabled(connection, person, is_disabled=not again),
+            AuditAction.USER_UNLOCK if again else AuditAction.USER_LOCK,
+            lambda connection, user: set_disabled(connection, user, is_disabled=not again),
         )
     print(f"{name} may sign in again" if again else f"{name} is locked out")
 
 
 @app.command("list")
-def list_people() -> None:
+def list_users() -> None:
     """List everybody who may sign in, and who no longer may."""
     with plain_errors(), make_engine(connect_settings(), pool_size=1).connect() as connection:
-        found = connection.execute(select(people).order_by(people.c.name)).all()
+        found = connection.execute(select(users).order_by(users.c.name)).all()
     if not found:
         print("Nobody may sign in yet. Add the first admin: duecourse users add NAME --role admin")
         return
@@ -121,19 +121,19 @@ def list_people() -> None:
     out().print(table)
 
 
-def _change(settings: Settings, name: str, act: Act, change: Callable[[Connection, Person], None]) -> None:
+def _change(settings: Settings, name: str, act: AuditAction, change: Callable[[Connection, User], None]) -> None:
     now = clock_of(settings).now()
 
     def work(connection: Connection) -> None:
-        row = find_person(connection, name)
+        row = find_user(connection, name)
         if row is None:
-            raise PersonError(f"there is no {name!r}; `duecourse users list` shows all")
-        person = person_of(row)
-        change(connection, person)
-        done = Action(
-            act, operator(), now, subject_kind="person", subject=person.name, reason="at the command line"
+            raise UserError(f"there is no {name!r}; `duecourse users list` shows all")
+        user = user_of(row)
+        change(connection, user)
+        done = AuditEntry(
+            act, operator(), now, subject_kind="person", subject=user.name, reason="at the command line"
         )
-        write_down(connection, done)
+        record_action(connection, done)
 
     _write(settings, work)
 
@@ -141,7 +141,7 @@ def _change(settings: Settings, name: str, act: Act, change: Callable[[Connectio
 def _write(settings: Settings, work: Callable[[Connection], Result]) -> Result:
     try:
         return in_transaction(make_engine(settings, pool_size=1), work)
-    except (PersonError, PasswordError) as error:
+    except (UserError, PasswordError) as error:
         complain(str(error))
         raise typer.Exit(1) from None
 

@@ -12,8 +12,8 @@ from shared.clock import SystemClock, VirtualClock, machine_now
 from shared.db.session import make_engine
 from shared.failpoints import arm
 from shared.logs import configure_logs
-from shared.messaging.broker import make_broker, make_ring, waiting_messages
-from shared.operations.heartbeats import SCHEDULER, Beats
+from shared.messaging.broker import make_broker, make_enqueue, waiting_messages
+from shared.operations.heartbeats import SCHEDULER, Heartbeats
 from shared.policy import PolicyError, load_policy
 from shared.settings import ClockKind, Settings, SettingsError, load_settings
 
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 #: Ticks and sweeps are indexed queries of milliseconds; one that hung would keep everything else waiting (s).
 STATEMENT_LIMIT_S = 30
 #: What is left of the two seconds that a stop may take, after a tick or sweep under way.
-STOP_BEATS_WITHIN_S = 0.3
+STOP_HEARTBEATS_WITHIN_S = 0.3
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -34,7 +34,7 @@ def main() -> int:
         arm(settings.crash_plan)
         app = make_app(settings)
         engine = make_engine(settings, pool_size=1, statement_limit_s=STATEMENT_LIMIT_S)
-        beats = Beats(lambda: engine, SCHEDULER)
+        heartbeats_sender = Heartbeats(lambda: engine, SCHEDULER)
     except (SettingsError, PolicyError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -46,10 +46,10 @@ def main() -> int:
         settings.sweep_interval_s,
         listens=settings.clock is ClockKind.VIRTUAL,
     )
-    beats.start()
+    heartbeats_sender.start()
     log.info("scheduler.started", pid=os.getpid())
     signal.sigwait(STOP_SIGNALS)
-    beats.stop(within_s=STOP_BEATS_WITHIN_S)
+    heartbeats_sender.stop(within_s=STOP_HEARTBEATS_WITHIN_S)
     if app.stop():
         log.info("scheduler.stopped")
         return 0
@@ -71,7 +71,7 @@ def make_app(settings: Settings) -> SchedulerApp:
         policy=policy,
         clock=VirtualClock(engine) if settings.clock is ClockKind.VIRTUAL else SystemClock(),
         machine_now=machine_now,
-        ring=make_ring(broker),
+        enqueue=make_enqueue(broker),
         waiting_in=lambda queue: waiting_messages(broker, queue),
     )
 

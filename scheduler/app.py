@@ -19,8 +19,8 @@ from scheduler.sweep import Sweep
 from scheduler.tick import tick
 from shared.clock import BusinessClock
 from shared.db.session import in_transaction
-from shared.failpoints import CrashPoint, reach
-from shared.messaging.broker import Ring
+from shared.failpoints import Failpoint, reach
+from shared.messaging.broker import Enqueue
 from shared.payments.outages import end_backoffs
 from shared.policy import Policy
 from shared.scheduling.due_work import Moment
@@ -51,7 +51,7 @@ class SchedulerApp:
         policy: Policy,
         clock: BusinessClock,
         machine_now: Callable[[], datetime],
-        ring: Ring,
+        enqueue: Enqueue,
         waiting_in: Callable[[str], int],
     ) -> None:
         self._database_url = database_url
@@ -60,7 +60,7 @@ class SchedulerApp:
         self._clock = clock
         self._machine_now = machine_now
         self._leadership = Leadership(database_url)
-        self._sweep = Sweep(engine, ring, waiting_in)
+        self._sweep = Sweep(engine, enqueue, waiting_in)
         self._turn = threading.Lock()
         self._stopping = threading.Event()
         self._intervals: BackgroundScheduler | None = None
@@ -107,8 +107,8 @@ class SchedulerApp:
 
     def _tick(self, now: datetime) -> None:
         jobs = tick(self._engine, self._policy, now)
-        self._sweep.ring(jobs, self._machine_now())
-        reach(CrashPoint.TICK_RUNG)
+        self._sweep.enqueue(jobs, self._machine_now())
+        reach(Failpoint.TICK_RUNG)
 
     def _tick_and_sweep(self) -> None:
         now = self._business_now()
@@ -118,11 +118,11 @@ class SchedulerApp:
 
     def _wake(self, now: datetime) -> None:
         """End the long pauses of payments whose processor answers again; the sweep then finds them."""
-        reach(CrashPoint.WAKE_BEGUN)
+        reach(Failpoint.WAKE_BEGUN)
         woken = in_transaction(self._engine, lambda connection: end_backoffs(connection, now, self._machine_now()))
         if woken:
             log.info("scheduler.outage_over", payments=len(woken))
-        reach(CrashPoint.WAKE_ENDED)
+        reach(Failpoint.WAKE_ENDED)
 
     def _business_now(self) -> datetime:
         try:

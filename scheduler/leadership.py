@@ -9,7 +9,7 @@ import contextlib
 import psycopg
 import structlog
 
-from shared.failpoints import CrashPoint, reach
+from shared.failpoints import Failpoint, reach
 from shared.scheduling.pending_work import LEADER_LOCK
 
 log = structlog.get_logger()
@@ -59,7 +59,7 @@ class Leadership:
                 self._connection.execute("SELECT 1")  # a session that answers still holds its lock
             elif self._try_lock(self._connection):
                 self._leads = True
-                reach(CrashPoint.LEAD_TAKEN)
+                reach(Failpoint.LEAD_TAKEN)
                 log.info("scheduler.leads")
         except psycopg.Error:
             self._let_go()

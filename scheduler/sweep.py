@@ -11,17 +11,17 @@ import redis
 import structlog
 from sqlalchemy import Engine
 
-from shared.failpoints import CrashPoint, reach
-from shared.messaging.broker import Ring
+from shared.failpoints import Failpoint, reach
+from shared.messaging.broker import Enqueue
 from shared.messaging.jobs import Job
 from shared.scheduling.due_work import SOURCES, Moment, Source
 
 log = structlog.get_logger()
 
 #: A queue with more messages than this waiting has work for seconds; below it, it is filled up.
-RING_BELOW = 500
+ENQUEUE_BELOW = 500
 #: Rows of one source in one sweep: several seconds of work for many workers, and some 3 MB of Redis.
-RING_AT_MOST = 10_000
+ENQUEUE_AT_MOST = 10_000
 #: While messages wait, what was rung is probably one of them.
 PATIENCE = timedelta(seconds=30)
 #: When none waits, what was rung a moment ago was taken just now. Older than this it was lost.
@@ -30,7 +30,7 @@ PATIENCE_WHEN_EMPTY = timedelta(seconds=2)
 REMEMBER_AT_MOST = 100_000
 
 
-class RungLately:
+class RecentlyEnqueued:
     """Which jobs were rung, and when (machine time): bounded, in memory, an optimisation only."""
 
     def __init__(self) -> None:
@@ -56,15 +56,15 @@ class RungLately:
 class Sweep:
     """Rings for every source whose queue runs low. Used by the leader only, from one thread at a time."""
 
-    def __init__(self, engine: Engine, ring: Ring, waiting_in: Callable[[str], int]) -> None:
+    def __init__(self, engine: Engine, enqueue: Enqueue, waiting_in: Callable[[str], int]) -> None:
         self._engine = engine
-        self._ring = ring
+        self._enqueue = enqueue
         self._waiting_in = waiting_in
-        self._lately = RungLately()
+        self._lately = RecentlyEnqueued()
 
-    def ring(self, jobs: list[Job], machine_now: datetime) -> None:
+    def enqueue(self, jobs: list[Job], machine_now: datetime) -> None:
         """Ring for jobs found elsewhere, and remember them."""
-        if jobs and self._ring(jobs):
+        if jobs and self._enqueue(jobs):
             self._lately.note(jobs, machine_now)
 
     def __call__(self, moment: Moment) -> dict[str, int]:
@@ -72,24 +72,24 @@ class Sweep:
 
         Redis being away is logged: the rows stay due, and the next sweep sees them.
         """
-        reach(CrashPoint.SWEEP_BEGUN)
+        reach(Failpoint.SWEEP_BEGUN)
         self._lately.forget(moment.machine_now - PATIENCE, moment.machine_now)
-        rung: dict[str, int] = {}
+        enqueued: dict[str, int] = {}
         try:
             depths = {queue: self._waiting_in(queue) for queue in dict.fromkeys(s.queue for s in SOURCES)}
         except redis.RedisError as error:
             log.warning("sweep.doorbell_unreachable", error=str(error), consequence="what is due waits for it")
-            return rung
-        due = self._due([s for s in SOURCES if depths[s.queue] < RING_BELOW], moment)
-        reach(CrashPoint.SWEEP_FOUND)
+            return enqueued
+        due = self._due([s for s in SOURCES if depths[s.queue] < ENQUEUE_BELOW], moment)
+        reach(Failpoint.SWEEP_FOUND)
         for source, jobs in due:
             patience = PATIENCE if depths[source.queue] else PATIENCE_WHEN_EMPTY
             lost_or_new = self._lately.without(jobs, moment.machine_now - patience)
             if lost_or_new:
-                self.ring(lost_or_new, moment.machine_now)
-                rung[source.name] = len(lost_or_new)
-                reach(CrashPoint.SWEEP_RUNG)
-        return rung
+                self.enqueue(lost_or_new, moment.machine_now)
+                enqueued[source.name] = len(lost_or_new)
+                reach(Failpoint.SWEEP_RUNG)
+        return enqueued
 
     def _due(self, sources: Sequence[Source], moment: Moment) -> list[tuple[Source, list[Job]]]:
         parameters = moment.parameters()
@@ -97,7 +97,10 @@ class Sweep:
             return [
                 (
                     source,
-                    [source.job(row) for row in connection.execute(source.query.limit(RING_AT_MOST), parameters)],
+                    [
+                        source.job(row)
+                        for row in connection.execute(source.query.limit(ENQUEUE_AT_MOST), parameters)
+                    ],
                 )
                 for source in sources
             ]

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine
 from shared.db.session import in_transaction
 from shared.domain.schedule import DueRun, due_runs
 from shared.domain.states import RunState
-from shared.failpoints import CrashPoint, reach
+from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import Job, job_of_run
 from shared.policy import Policy
 from shared.scheduling.runs import Requester, begin_schedule, insert_run, known_run_keys, schedule_of
@@ -23,9 +23,9 @@ def tick(engine: Engine, policy: Policy, now: datetime) -> list[Job]:
     Each run is a transaction of its own. Raises what the database raises; the next tick starts afresh.
     """
     jobs: list[Job] = []
-    reach(CrashPoint.TICK_BEGUN)
+    reach(Failpoint.TICK_BEGUN)
     due = in_transaction(engine, lambda connection: _decide(connection, policy, now))
-    reach(CrashPoint.TICK_DECIDED)
+    reach(Failpoint.TICK_DECIDED)
     for run in due:
         job = _insert(engine, run, now)
         if job is not None:
@@ -38,19 +38,19 @@ def _decide(connection: Connection, policy: Policy, now: datetime) -> list[DueRu
     since = begin_schedule(connection, policy, now)
     expected = due_runs(schedule, now, frozenset(), since)
     known = known_run_keys(connection, (run.key for run in expected))
-    reach(CrashPoint.TICK_DECIDE_BEFORE_COMMIT)
+    reach(Failpoint.TICK_DECIDE_BEFORE_COMMIT)
     return due_runs(schedule, now, known, since)
 
 
 def _insert(engine: Engine, run: DueRun, now: datetime) -> Job | None:
     def work(connection: Connection) -> UUID | None:
         run_id = insert_run(connection, run, Requester("scheduler", now))
-        reach(CrashPoint.TICK_RUN_BEFORE_COMMIT)
+        reach(Failpoint.TICK_RUN_BEFORE_COMMIT)
         return run_id
 
-    reach(CrashPoint.TICK_RUN_INSERTING)
+    reach(Failpoint.TICK_RUN_INSERTING)
     run_id = in_transaction(engine, work)
-    reach(CrashPoint.TICK_RUN_INSERTED)
+    reach(Failpoint.TICK_RUN_INSERTED)
     if run_id is None:
         return None  # another scheduler or a person was faster
     name = " ".join(run.key)

@@ -1,4 +1,4 @@
-"""Crash points: every step between two transactions or requests has a name, at which a process can be made to die.
+"""Failpoints: every step between two transactions or requests has a name, at which a process can be made to die.
 
 Off, which is always so in production, a step costs one look at a module's variable. Tests arm it in process;
 in a real process `DUECOURSE_CRASH_AT` and `DUECOURSE_CRASH_PROBABILITY` do (settings with a live Stripe key refuse
@@ -22,7 +22,7 @@ import structlog
 log = structlog.get_logger()
 
 
-class CrashPoint(StrEnum):
+class Failpoint(StrEnum):
     """Where a process can die. Names are permanent: scripts of drills hold them.
 
     `.sending` is before a request leaves, `.sent` and `.fetched` after its answer came and before anything is done
@@ -160,12 +160,12 @@ class CrashPoint(StrEnum):
     SWEEP_RUNG = "sweep.rung"
 
 
-Hook = Callable[[CrashPoint], None]
+Hook = Callable[[Failpoint], None]
 
 _hook: Hook | None = None
 
 
-def reach(point: CrashPoint) -> None:
+def reach(point: Failpoint) -> None:
     """Say that a step is reached. Does nothing unless a test or a drill has armed this process."""
     if _hook is not None:
         _hook(point)
@@ -179,12 +179,12 @@ class Crashed(BaseException):  # a death isn't an error, and nothing may catch i
 class CrashPlan:
     """When a real process kills itself: at the `arrival`th arrival at one of `points`, or each time by chance."""
 
-    points: frozenset[CrashPoint]
+    points: frozenset[Failpoint]
     arrival: int = 1
     probability: float | None = None
 
     def __str__(self) -> str:
-        where = "every point" if len(self.points) == len(CrashPoint) else ", ".join(sorted(self.points))
+        where = "every point" if len(self.points) == len(Failpoint) else ", ".join(sorted(self.points))
         when = f"arrival {self.arrival}" if self.probability is None else f"probability {self.probability:g}"
         return f"{where}, {when}"
 
@@ -196,12 +196,12 @@ def read_plan(crash_at: str | None, probability: float | None) -> CrashPlan | No
     those named, with one it goes for each arrival. None if neither is given; ValueError says what can't be read.
     """
     if not crash_at:
-        return CrashPlan(frozenset(CrashPoint), probability=probability) if probability else None
+        return CrashPlan(frozenset(Failpoint), probability=probability) if probability else None
     names, _, number = crash_at.partition(":")
     try:
-        points = frozenset(CrashPoint(name.strip()) for name in names.split(","))
+        points = frozenset(Failpoint(name.strip()) for name in names.split(","))
     except ValueError as error:
-        raise ValueError(f"{error}; there are: {', '.join(CrashPoint)}") from None
+        raise ValueError(f"{error}; there are: {', '.join(Failpoint)}") from None
     if number and not (number.isdecimal() and int(number) > 0):
         raise ValueError(f"{number!r} is no number of an arrival: charge.claimed:3 is the third")
     return CrashPlan(points, int(number or 1), probability or None)
@@ -213,7 +213,7 @@ def arm(plan: CrashPlan | None) -> None:
     if plan is None:
         return
     log.critical(
-        "crash_points.armed",
+        "failpoints.armed",
         at=str(plan),
         consequence="this process will kill itself with SIGKILL",
         what_to_do="unset DUECOURSE_CRASH_AT and DUECOURSE_CRASH_PROBABILITY unless this is a drill",
@@ -240,14 +240,14 @@ class Crash:
     SIGKILL. It is noted in `after_death` and dies again.
     """
 
-    point: CrashPoint
+    point: Failpoint
     arrival: int = 1
-    arrivals: Counter[CrashPoint] = field(default_factory=Counter)
+    arrivals: Counter[Failpoint] = field(default_factory=Counter)
     happened: bool = False
     after_death: list[str] = field(default_factory=list)
     _died_in: int | None = None
 
-    def __call__(self, point: CrashPoint) -> None:
+    def __call__(self, point: Failpoint) -> None:
         if self.is_dead:
             self.after_death.append(point)
             raise Crashed(f"{point}, after {self.point}")
@@ -268,7 +268,7 @@ class Crash:
 
 
 @contextmanager
-def crashing_at(point: CrashPoint, arrival: int = 1) -> Iterator[Crash]:
+def crashing_at(point: Failpoint, arrival: int = 1) -> Iterator[Crash]:
     """Raise Crashed at the `arrival`th arrival at `point`. For tests."""
     crash = Crash(point, arrival)
     with armed(crash):
@@ -283,13 +283,13 @@ class _Killer:
         self._arrivals = 0
         self._turn = threading.Lock()
 
-    def __call__(self, point: CrashPoint) -> None:
+    def __call__(self, point: Failpoint) -> None:
         if point not in self._plan.points:
             return
         with self._turn:
             self._arrivals += 1
             if self._is_time():
-                os.write(2, f"crash point {point}: process {os.getpid()} kills itself\n".encode())
+                os.write(2, f"failpoint {point}: process {os.getpid()} kills itself\n".encode())
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def _is_time(self) -> bool:

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from shared.clock import BusinessClock, SystemClock, VirtualClock, machine_now
 from shared.db.session import make_engine
 from shared.gateway.port import ProcessorGateway
-from shared.messaging.broker import Ring, make_broker, make_ring
+from shared.messaging.broker import Enqueue, make_broker, make_enqueue
 from shared.policy import Policy, load_policy
 from shared.settings import ClockKind, Settings
 
@@ -24,7 +24,7 @@ class Runtime:
     clock: BusinessClock
     machine_now: Callable[[], datetime]
     gateways: Mapping[str, ProcessorGateway]
-    ring: Ring
+    enqueue: Enqueue
     lease: timedelta
 
 
@@ -48,6 +48,6 @@ def build_runtime(
         clock=clock,
         machine_now=machine_now,
         gateways=make_gateways(settings),
-        ring=make_ring(broker or make_broker(settings.redis_url.get_secret_value())),
+        enqueue=make_enqueue(broker or make_broker(settings.redis_url.get_secret_value())),
         lease=settings.lease,
     )

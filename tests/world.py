@@ -16,7 +16,7 @@ from sqlalchemy import Engine, Row, select
 from shared.clock import ManualClock
 from shared.db.tables.accounts import accounts
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
-from shared.db.tables.system import events
+from shared.db.tables.system import billing_events
 from shared.gateway.stripe_gateway import StripeGateway
 from shared.messaging.jobs import Job
 from shared.policy import Policy
@@ -55,7 +55,7 @@ class World:
     machine: MachineClock
     simulator: SimulatorClient
     runtime: Runtime
-    rung: list[Job] = field(default_factory=list)
+    enqueued: list[Job] = field(default_factory=list)
 
     # -- people and cards
 
@@ -160,7 +160,9 @@ class World:
             return [
                 (row.type, row.reason)
                 for row in connection.execute(
-                    select(events).where(events.c.payment_id == payment_id).order_by(events.c.id)
+                    select(billing_events)
+                    .where(billing_events.c.payment_id == payment_id)
+                    .order_by(billing_events.c.id)
                 )
             ]
 
@@ -196,10 +198,10 @@ def running_world(
 ) -> Iterator[World]:
     """Build a world on a migrated, empty database."""
     policy, clock, machine = policy or default_policy(), ManualClock(start), MachineClock()
-    rung: list[Job] = []
+    enqueued: list[Job] = []
 
-    def ring(jobs: Iterable[Job]) -> bool:
-        rung.extend(jobs)
+    def enqueue(jobs: Iterable[Job]) -> bool:
+        enqueued.extend(jobs)
         return True
 
     with running_simulator(clock=clock, faults=faults) as simulator:
@@ -209,7 +211,7 @@ def running_world(
             clock=clock,
             machine_now=machine,
             gateways=make_gateways(simulator.url, policy.coverages),
-            ring=ring,
+            enqueue=enqueue,
             lease=timedelta(minutes=5),
         )
-        yield World(engine, policy, clock, machine, simulator, runtime, rung)
+        yield World(engine, policy, clock, machine, simulator, runtime, enqueued)

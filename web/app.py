@@ -21,7 +21,7 @@ from shared.failpoints import arm
 from shared.gateway.stripe_webhooks import verify_webhook
 from shared.logs import configure_logs
 from shared.messaging.broker import make_broker
-from shared.operations.heartbeats import WEB, Beats
+from shared.operations.heartbeats import WEB, Heartbeats
 from shared.policy import Policy, PolicyError
 from shared.runtime import Runtime, build_runtime
 from shared.settings import Settings, SettingsError, load_settings
@@ -67,17 +67,17 @@ def build_app(
     `is_process`: it is a process of its own, and says that it lives.
     """
     endpoints = webhook_endpoints(settings, runtime.policy)
-    receiver = WebhookReceiver(endpoints, runtime.engine, runtime.ring, verify_webhook)
+    receiver = WebhookReceiver(endpoints, runtime.engine, runtime.enqueue, verify_webhook)
     site = make_site(settings, runtime, broker)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        beats = Beats(lambda: site.engine, WEB)
+        heartbeats_sender = Heartbeats(lambda: site.engine, WEB)
         if is_process:
-            beats.start()
+            heartbeats_sender.start()
         log.info("web.started", webhooks=sorted(endpoints))
         yield
-        await anyio.to_thread.run_sync(beats.stop)
+        await anyio.to_thread.run_sync(heartbeats_sender.stop)
         await anyio.to_thread.run_sync(runtime.engine.dispose)
         await anyio.to_thread.run_sync(site.engine.dispose)
 

@@ -19,11 +19,11 @@ from starlette.responses import PlainTextResponse, Response
 
 from shared.db.tables.system import stripe_events
 from shared.domain.states import StripeEventState
-from shared.failpoints import CrashPoint, reach
-from shared.gateway.port import BadSignatureError, StripeEventSeen, WebhookVerifier
+from shared.failpoints import Failpoint, reach
+from shared.gateway.port import BadSignatureError, StripeEventSnapshot, WebhookVerifier
 from shared.gateway.stripe_event_types import ECHO_EVENT_TYPES, HANDLED_EVENT_TYPES
 from shared.gateway.stripe_webhooks import UnreadableEventError
-from shared.messaging.broker import Ring
+from shared.messaging.broker import Enqueue
 from shared.messaging.jobs import ApplyStripeEvent
 
 log = structlog.get_logger()
@@ -60,11 +60,11 @@ class WebhookReceiver:
     """`POST /webhooks/stripe/{coverage}`."""
 
     def __init__(
-        self, endpoints: Mapping[str, Endpoint], engine: Engine, ring: Ring, verify: WebhookVerifier
+        self, endpoints: Mapping[str, Endpoint], engine: Engine, enqueue: Enqueue, verify: WebhookVerifier
     ) -> None:
         self._endpoints = endpoints
         self._engine = engine
-        self._ring = ring
+        self._enqueue = enqueue
         self._verify = verify
         self._storers = anyio.CapacityLimiter(STORERS)
         self._ringers = anyio.CapacityLimiter(RINGERS)
@@ -87,7 +87,7 @@ class WebhookReceiver:
             return _wrong_mode(endpoint, event)
         return await self._store(endpoint.coverage, event)
 
-    async def _store(self, coverage: str, event: StripeEventSeen) -> Response:
+    async def _store(self, coverage: str, event: StripeEventSnapshot) -> Response:
         if self._storers.statistics().tasks_waiting >= MAX_WAITING:
             return _send_again(coverage, event, "too many events wait for the database")
         try:
@@ -118,18 +118,18 @@ class WebhookReceiver:
         if self._rings >= MAX_RINGS:
             log.warning("webhook.bell_skipped", consequence="the sweep rings instead")
             return
-        reach(CrashPoint.WEBHOOK_ANSWERED)
+        reach(Failpoint.WEBHOOK_ANSWERED)
         self._rings += 1
         try:
-            await anyio.to_thread.run_sync(self._ring, [job], limiter=self._ringers)
+            await anyio.to_thread.run_sync(self._enqueue, [job], limiter=self._ringers)
         finally:
             self._rings -= 1
 
 
-def store_event(engine: Engine, coverage: str, event: StripeEventSeen) -> bool:
+def store_event(engine: Engine, coverage: str, event: StripeEventSnapshot) -> bool:
     """Store the event under Stripe's own id; False if we have it already. Types without a handler are ignored."""
     state = StripeEventState.RECEIVED if event.type in HANDLED_EVENT_TYPES else StripeEventState.IGNORED
-    reach(CrashPoint.WEBHOOK_RECEIVED)
+    reach(Failpoint.WEBHOOK_RECEIVED)
     with engine.begin() as connection:
         stored = connection.execute(
             insert(stripe_events)
@@ -145,8 +145,8 @@ def store_event(engine: Engine, coverage: str, event: StripeEventSeen) -> bool:
             .on_conflict_do_nothing()
             .returning(stripe_events.c.stripe_event_id)
         ).one_or_none()
-        reach(CrashPoint.WEBHOOK_STORE_BEFORE_COMMIT)
-    reach(CrashPoint.WEBHOOK_STORED)
+        reach(Failpoint.WEBHOOK_STORE_BEFORE_COMMIT)
+    reach(Failpoint.WEBHOOK_STORED)
     return stored is not None
 
 
@@ -172,7 +172,7 @@ async def _read_body(request: Request) -> bytes | Response:
     return b"".join(chunks)
 
 
-def _wrong_mode(endpoint: Endpoint, event: StripeEventSeen) -> Response:
+def _wrong_mode(endpoint: Endpoint, event: StripeEventSnapshot) -> Response:
     """Refuse loudly: Stripe shows the 400 to whoever set the endpoint up, and nothing is applied."""
     log.error(
         "webhook.wrong_mode",
@@ -185,7 +185,7 @@ def _wrong_mode(endpoint: Endpoint, event: StripeEventSeen) -> Response:
     return PlainTextResponse("live and test mode are mixed up: the event isn't of this coverage's mode\n", 400)
 
 
-def _send_again(coverage: str, event: StripeEventSeen, why: str) -> Response:
+def _send_again(coverage: str, event: StripeEventSnapshot, why: str) -> Response:
     log.error("webhook.not_stored", coverage=coverage, stripe_event_id=event.stripe_event_id, why=why)
     return PlainTextResponse("not stored; send it again\n", 503, headers={"Retry-After": "5"})
 

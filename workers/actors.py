@@ -15,7 +15,7 @@ from shared.logs import configure_logs
 from shared.messaging.broker import make_broker
 from shared.messaging.jobs import BATCH, INTERACTIVE, NIGHT, RUNS, SETTLEMENT
 from shared.messaging.queue_pauses import PauseWatch, ask_pauses
-from shared.operations.heartbeats import WorkerBeats
+from shared.operations.heartbeats import WorkerHeartbeats
 from shared.runtime import Runtime, build_runtime
 from shared.settings import load_settings
 from workers import use_cases
@@ -30,7 +30,7 @@ def _engine() -> Engine:
 
 
 pauses = PauseWatch(ask_pauses(_engine))
-broker = make_broker(settings.redis_url.get_secret_value(), [WorkerBeats(_engine)], pauses.is_paused)
+broker = make_broker(settings.redis_url.get_secret_value(), [WorkerHeartbeats(_engine)], pauses.is_paused)
 dramatiq.set_broker(broker)
 
 #: Two requests of at most connect + read timeout, and the record; well below the lease of 5 minutes (ms).
@@ -78,9 +78,9 @@ def retry_payments(run_id: str) -> None:
 
 
 @dramatiq.actor(queue_name=SETTLEMENT, time_limit=CHARGE_TIME_LIMIT_MS)
-def end_payment(payment_id: str) -> None:
+def close_payment(payment_id: str) -> None:
     """End one payment that a person wants ended. Safe to deliver twice: the use case claims the attempt first."""
-    use_cases.end_payment(runtime(), UUID(payment_id))
+    use_cases.close_payment(runtime(), UUID(payment_id))
 
 
 @dramatiq.actor(queue_name=RUNS, time_limit=RUN_TIME_LIMIT_MS)

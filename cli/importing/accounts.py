@@ -25,7 +25,7 @@ from cli.importing.kind import FileKind, Parameters
 from cli.importing.layout import Column
 from cli.importing.rows import Row
 from shared.domain.states import SettingsKind
-from shared.payments.state_changes import Because
+from shared.payments.state_changes import Cause
 from shared.policy import Policy
 
 MAX_NAME = 300  # characters
@@ -210,7 +210,7 @@ _ADD_SETTINGS = """
 
 #: How somebody pays decides whether a card is asked: that change is told for each account (I10).
 _TELL_CHANGES = """
-    INSERT INTO events (at, type, actor, reason, account_id, before, after, data)
+    INSERT INTO billing_events (at, type, actor, reason, account_id, before, after, data)
     SELECT :at, 'payment_settings_changed', :actor, :reason, r.account_id,
            jsonb_build_object('kind', s.kind, 'stripe_customer_id', s.stripe_customer_id),
            jsonb_build_object('kind', r.kind, 'stripe_customer_id', r.stripe_customer_id),
@@ -233,7 +233,7 @@ def _resolve(connection: Connection, parameters: Parameters) -> None:
         connection.execute(text(statement), parameters)
 
 
-def _write(connection: Connection, _: Parameters, because: Because) -> None:
-    told: dict[str, Any] = {"at": because.at, "actor": because.actor, "reason": because.reason}
+def _write(connection: Connection, _: Parameters, cause: Cause) -> None:
+    told: dict[str, Any] = {"at": cause.at, "actor": cause.actor, "reason": cause.reason}
     for statement in (_TELL_CHANGES, _WRITE_ACCOUNTS, _WRITE_SETTINGS, _ADD_ACCOUNTS, _ADD_SETTINGS):
         connection.execute(text(statement), told)

@@ -23,7 +23,7 @@ from cli.importing.kind import FileKind, Parameters
 from cli.importing.layout import Column
 from cli.importing.rows import Row
 from shared.domain.calendar import Period
-from shared.payments.state_changes import Because
+from shared.payments.state_changes import Cause
 from shared.policy import Policy
 
 MAX_DESCRIPTION = 500  # characters; two lines of an invoice
@@ -227,7 +227,7 @@ def _resolve(connection: Connection, parameters: Parameters) -> None:
         connection.execute(text(statement), parameters)
 
 
-def _write(connection: Connection, _: Parameters, __: Because) -> None:
+def _write(connection: Connection, _: Parameters, __: Cause) -> None:
     connection.execute(text(_INSERT))
     connection.execute(text(_UPDATE))
 

@@ -14,8 +14,8 @@ from cli.importing.rejects import RejectsError, write_rejects
 from cli.importing.rows import Problem, RowReader
 from cli.importing.source import ImportUsageError, Source
 from cli.importing.staging import BATCH_ROWS, Staging, lock_imports, repeat_transaction
-from shared.db.billing_events import TrailEvent, record_event
-from shared.payments.state_changes import Because
+from shared.db.billing_events import BillingEvent, record_event
+from shared.payments.state_changes import Cause
 
 #: What fits on a screen; the rejects file has them all.
 MAX_SHOWN_PROBLEMS = 50
@@ -159,18 +159,18 @@ def _decide(connection: Connection, order: Order, layout: Layout, report: Report
     has_work = bool(report.new or report.changed)
     if order.is_dry_run or not has_work or (bad.rows and not order.may_keep_good):
         return report
-    because = Because(order.actor, order.now, f"import of {kind.name} from file {report.sha256[:12]}")
-    kind.write(connection, parameters, because)
-    record_event(connection, _import_event(report, because))
+    cause = Cause(order.actor, order.now, f"import of {kind.name} from file {report.sha256[:12]}")
+    kind.write(connection, parameters, cause)
+    record_event(connection, _import_event(report, cause))
     return replace(report, is_written=True)
 
 
-def _import_event(report: Report, because: Because) -> TrailEvent:
-    return TrailEvent(
+def _import_event(report: Report, cause: Cause) -> BillingEvent:
+    return BillingEvent(
         type=f"{report.kind}_imported",
-        at=because.at,
-        actor=because.actor,
-        reason=because.reason,
+        at=cause.at,
+        actor=cause.actor,
+        reason=cause.reason,
         data={
             "file_sha256": report.sha256,
             **{name: getattr(report, name) for name in ("rows", "new", "changed", "unchanged", "bad_rows")},

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from cli.importing.layout import Column, Layout
 from cli.importing.rows import CompleteRow
-from shared.payments.state_changes import Because
+from shared.payments.state_changes import Cause
 
 Parameters = Mapping[str, Any]
 
@@ -28,7 +28,7 @@ class FileKind:
     complete: CompleteRow
     staged: Mapping[str, str]  # values of a row that go into import_rows, with their SQL types
     resolve: Callable[[Connection, Parameters], None]
-    write: Callable[[Connection, Parameters, Because], None]
+    write: Callable[[Connection, Parameters, Cause], None]
     notes: Callable[[Connection, Parameters], list[str]]
     has_amounts: bool = False
 

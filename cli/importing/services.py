@@ -26,7 +26,7 @@ from cli.importing.kind import FileKind, Parameters
 from cli.importing.layout import Column
 from cli.importing.rows import Row
 from shared.domain.proration import Pricing
-from shared.payments.state_changes import Because
+from shared.payments.state_changes import Cause
 from shared.policy import Policy
 
 _STAGED = {
@@ -200,7 +200,7 @@ def _resolve(connection: Connection, parameters: Parameters) -> None:
         connection.execute(text(statement), parameters)
 
 
-def _write(connection: Connection, _: Parameters, __: Because) -> None:
+def _write(connection: Connection, _: Parameters, __: Cause) -> None:
     connection.execute(text(_INSERT))
     connection.execute(text(_UPDATE))
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from cli.payment_text import print_explanation
 from cli.verify_commands import print_report
 from local.chaos.company import Company
-from local.chaos.context import TROUBLES, Scene
+from local.chaos.context import TROUBLES, ChaosContext
 from local.chaos.kinds import BY_NAME
 from local.chaos.outcome import Outcome
 from local.chaos.plan import Plan, Step
@@ -25,10 +25,10 @@ from shared.explain.explanation import explain_payment
 LINE_EVERY_S = 15.0
 
 
-class Telling:
+class ProgressLog:
     """Progress: a bar on a terminal, else a line now and then."""
 
-    def __init__(self, console: Console, plan: Plan, scene: Scene, watch: Watch) -> None:
+    def __init__(self, console: Console, plan: Plan, scene: ChaosContext, watch: Watch) -> None:
         self._console = console
         self._scene = scene
         self._watch = watch

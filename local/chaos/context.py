@@ -19,7 +19,7 @@ from shared.scheduling.virtual_clock import read_clock
 from simulator.client import SimulatorError
 
 if TYPE_CHECKING:
-    from local.chaos.fault_queue import Armoury
+    from local.chaos.fault_queue import FaultQueue
 
 #: How long a fault waits until it can strike: its target may be down just now.
 PATIENCE_S = 20.0
@@ -53,7 +53,7 @@ class Hit:
 
 
 @dataclass
-class Scene:
+class ChaosContext:
     """The company, what is armed, whether it is over, and what landed so far. Used from several threads."""
 
     company: Company
@@ -61,7 +61,7 @@ class Scene:
     letting_go: threading.Event = field(default_factory=threading.Event)
     hits: list[Hit] = field(default_factory=list)
     lives: dict[str, tuple[int, float]] = field(default_factory=dict)  # process: its id, since when
-    armoury: "Armoury" = field(init=False)
+    armoury: "FaultQueue" = field(init=False)
 
     @property
     def elapsed_s(self) -> float:
@@ -105,5 +105,5 @@ class Scene:
 
 
 #: Does one fault, and tells the scene as soon as it had its effect; TROUBLES mean that it may try again.
-Strike = Callable[[Scene, Planned], None]
+Strike = Callable[[ChaosContext, Planned], None]
 Strikes = Mapping[str, Strike]

@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import text
 
 from local.chaos.company import Company
-from local.chaos.context import TROUBLES, Scene
+from local.chaos.context import TROUBLES, ChaosContext
 from local.chaos.executor import Fire
 from local.chaos.servers import empty_valkey, free_disk
 from shared.clock import machine_now
@@ -36,7 +36,7 @@ _STILL_OPEN = text("""
 """)
 
 
-def let_go(scene: Scene, fire: Fire) -> None:
+def let_go(scene: ChaosContext, fire: Fire) -> None:
     """End every fault: rules, limits, locks, full disk and memory; and have every process up."""
     fire.let_go()
     company = scene.company
@@ -60,7 +60,7 @@ def what_is_open(company: Company) -> dict[str, int]:
 
 
 def until_quiet(
-    scene: Scene, on_look: Callable[[dict[str, int]], None], within_s: float = QUIET_WITHIN_S
+    scene: ChaosContext, on_look: Callable[[dict[str, int]], None], within_s: float = QUIET_WITHIN_S
 ) -> dict[str, int]:
     """Wait until nothing is open; return what still is after `within_s` seconds, or that after the last pause."""
     deadline = time.monotonic() + within_s
@@ -77,7 +77,7 @@ def until_quiet(
         time.sleep(POLL_S)
 
 
-def live_a_calm_day(scene: Scene) -> str | None:
+def live_a_calm_day(scene: ChaosContext) -> str | None:
     """Advance the clock by a day, stop by stop; return why that got stuck, if it did."""
     company = scene.company
     try:

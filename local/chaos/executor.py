@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from datetime import time as time_of_day
 
 from local.chaos import messages, people, processes, servers
-from local.chaos.context import AGAIN_AFTER_S, PATIENCE_S, TROUBLES, Scene, Strikes
+from local.chaos.context import AGAIN_AFTER_S, PATIENCE_S, TROUBLES, ChaosContext, Strikes
 from local.chaos.kinds import ARMED
 from local.chaos.plan import AT_LEAST, MONTH_START_S, Plan, Planned, Step, plan_again
 from shared.clock import machine_now
@@ -43,7 +43,7 @@ class ChaosError(Exception):
 class Fire:
     """Burns a plan. `on_step` is told the step that begins."""
 
-    def __init__(self, scene: Scene, plan: Plan, on_step: Callable[[Step, int], None]) -> None:
+    def __init__(self, scene: ChaosContext, plan: Plan, on_step: Callable[[Step, int], None]) -> None:
         self._scene = scene
         self._plan = plan
         self._on_step = on_step

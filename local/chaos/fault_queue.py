@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import httpx
 
-from local.chaos.context import Scene
+from local.chaos.context import ChaosContext
 from local.chaos.kinds import BY_NAME, Group
 from local.chaos.plan import Planned
 from simulator.client import SimulatorClient, SimulatorError
@@ -24,10 +24,10 @@ LATENCY_MS = 25.0
 EACH_AT_ONCE = 3
 
 
-class Armoury:
+class FaultQueue:
     """What is armed and what hit. `look` is called a few times a second."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: ChaosContext) -> None:
         self._scene = scene
         self._lock = threading.RLock()
         self._client: SimulatorClient | None = None

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 from dramatiq import Message
 from dramatiq.common import current_millis
 
-from local.chaos.context import Scene, Strikes
+from local.chaos.context import ChaosContext, Strikes
 from local.chaos.plan import Planned
 from shared.messaging.broker import NAMESPACE, DoorbellBroker, make_broker
 
@@ -16,29 +16,29 @@ _A_DUE_PAYMENT = """
 """
 
 
-def undecodable(scene: Scene, fault: Planned) -> None:
+def undecodable(scene: ChaosContext, fault: Planned) -> None:
     """Bytes that are no message."""
     _put(scene, fault, lambda _message_id: b"\x80\x04 this is no message")
 
 
-def unknown_actor(scene: Scene, fault: Planned) -> None:
+def unknown_actor(scene: ChaosContext, fault: Planned) -> None:
     """A name that this release doesn't have."""
     _put(scene, fault, _message(fault.target, "charge_everything", (str(uuid4()),)))
 
 
-def wrong_arguments(scene: Scene, fault: Planned) -> None:
+def wrong_arguments(scene: ChaosContext, fault: Planned) -> None:
     """Not an id, and not the right kind of thing at all."""
     actor = _OF_QUEUE[fault.target]
     arguments = ("not-a-uuid",) if actor != "apply_stripe_event" else (17, {"coverage": None})
     _put(scene, fault, _message(fault.target, actor, arguments))
 
 
-def argument_missing(scene: Scene, fault: Planned) -> None:
+def argument_missing(scene: ChaosContext, fault: Planned) -> None:
     """What a release before this one would send if it had an argument fewer."""
     _put(scene, fault, _message(fault.target, _OF_QUEUE[fault.target], ()))
 
 
-def argument_added(scene: Scene, fault: Planned) -> None:
+def argument_added(scene: ChaosContext, fault: Planned) -> None:
     """What the next release would send about a payment that is really due."""
     rows = scene.company.rows(_A_DUE_PAYMENT)
     payment_id: UUID = rows[0].id if rows else uuid4()
@@ -59,7 +59,7 @@ def _message(queue: str, actor: str, arguments: tuple[Any, ...]) -> Any:
     return body
 
 
-def _put(scene: Scene, fault: Planned, body: Any) -> None:
+def _put(scene: ChaosContext, fault: Planned, body: Any) -> None:
     """Enqueue bytes the way the pinned Dramatiq does, without asking whether they make sense."""
     broker = make_broker(scene.company.redis_url)
     assert isinstance(broker, DoorbellBroker)  # noqa: S101  # for mypy

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from local.chaos.context import NotNow, Scene, Strikes
+from local.chaos.context import ChaosContext, NotNow, Strikes
 from local.chaos.plan import Planned
 from shared.db.session import in_transaction
 from shared.payments.operator.charge import Refused, request_charge, request_look_up
@@ -33,7 +33,7 @@ _LIVE_INTENTS = """
 """
 
 
-def card_registered(scene: Scene, fault: Planned) -> None:
+def card_registered(scene: ChaosContext, fault: Planned) -> None:
     """A customer registers a card again; it mostly pays."""
     person = _person(scene, fault)
     story = Pays() if fault.get("pays") else DeclinesThenPays(times=2, decline_code="do_not_honor")
@@ -44,7 +44,7 @@ def card_registered(scene: Scene, fault: Planned) -> None:
     scene.landed(fault.kind)
 
 
-def operator_charge(scene: Scene, fault: Planned) -> None:
+def operator_charge(scene: ChaosContext, fault: Planned) -> None:
     """An operator asks for a payment's money now; a refusal is an answer too, and another payment is tried."""
     runtime = scene.company.runtime
     salt = str(fault.sequence)
@@ -56,12 +56,12 @@ def operator_charge(scene: Scene, fault: Planned) -> None:
         )
         if not isinstance(answer, Refused):
             scene.landed(fault.kind)
-            runtime.ring([answer])
+            runtime.enqueue([answer])
             return
     raise NotNow("every payment was refused")
 
 
-def operator_look_up(scene: Scene, fault: Planned) -> None:
+def operator_look_up(scene: ChaosContext, fault: Planned) -> None:
     """An operator has an attempt in doubt looked up now."""
     runtime = scene.company.runtime
     for row in scene.company.rows(_IN_DOUBT, salt=str(fault.sequence), limit=LOOKED_AT):
@@ -73,12 +73,12 @@ def operator_look_up(scene: Scene, fault: Planned) -> None:
         )
         if not isinstance(answer, Refused):
             scene.landed(fault.kind)
-            runtime.ring([answer])
+            runtime.enqueue([answer])
             return
     raise NotNow("no attempt is in doubt")
 
 
-def dashboard_cancel(scene: Scene, fault: Planned) -> None:
+def dashboard_cancel(scene: ChaosContext, fault: Planned) -> None:
     """A person cancels a PaymentIntent in the processor's own dashboard, behind our back."""
     with scene.company.simulator(timeout_s=5) as simulator:
         for row in scene.company.rows(_LIVE_INTENTS, salt=str(fault.sequence), limit=LOOKED_AT):
@@ -91,7 +91,7 @@ def dashboard_cancel(scene: Scene, fault: Planned) -> None:
     raise NotNow("no PaymentIntent could be canceled")
 
 
-def _person(scene: Scene, fault: Planned) -> Row[Any]:
+def _person(scene: ChaosContext, fault: Planned) -> Row[Any]:
     people = scene.company.people
     number: int = fault.get("person")
     return people[number % len(people)]

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 
-from local.chaos.context import NotNow, Scene, Strikes
+from local.chaos.context import ChaosContext, NotNow, Strikes
 from local.chaos.plan import Planned
 
 #: A start takes this long where nothing else runs (s); longer on a busy machine, see Company.start_s. Who is hit
@@ -13,7 +13,7 @@ from local.chaos.plan import Planned
 _STARTS = 1.5
 
 
-def _pid(scene: Scene, name: str) -> int:
+def _pid(scene: ChaosContext, name: str) -> int:
     """The process's id, once it has had the time to come up."""
     pid, now = scene.company.supervisor.pid_of(name), time.monotonic()
     if pid is None:
@@ -26,20 +26,20 @@ def _pid(scene: Scene, name: str) -> int:
     return pid
 
 
-def look(scene: Scene) -> None:
+def look(scene: ChaosContext) -> None:
     """Notice who was started again. Called a few times a second."""
     for name in ("worker-interactive", "worker-batch", "scheduler.1", "scheduler.2", "web", "simulator"):
         with contextlib.suppress(NotNow):
             _pid(scene, name)
 
 
-def kill(scene: Scene, fault: Planned) -> None:
+def kill(scene: ChaosContext, fault: Planned) -> None:
     """Kill -9 a process with all its children, at whatever it is doing."""
     os.killpg(_pid(scene, fault.target), signal.SIGKILL)
     scene.landed(fault.kind)
 
 
-def kill_simulator(scene: Scene, fault: Planned) -> None:
+def kill_simulator(scene: ChaosContext, fault: Planned) -> None:
     """The processor's machine dies; what it had committed is there when it is back."""
     pid = _pid(scene, fault.target)
     with scene.armoury.simulator_dies():
@@ -47,7 +47,7 @@ def kill_simulator(scene: Scene, fault: Planned) -> None:
     scene.landed(fault.kind)
 
 
-def sigterm_twice(scene: Scene, fault: Planned) -> None:
+def sigterm_twice(scene: ChaosContext, fault: Planned) -> None:
     """As Procfile runners do it: to the whole group, and again a moment later."""
     pid = _pid(scene, fault.target)
     os.killpg(pid, signal.SIGTERM)
@@ -58,7 +58,7 @@ def sigterm_twice(scene: Scene, fault: Planned) -> None:
             os.kill(pid, signal.SIGTERM)
 
 
-def freeze(scene: Scene, fault: Planned) -> None:
+def freeze(scene: ChaosContext, fault: Planned) -> None:
     """Stop a worker for longer than its leases last, then let it go on as if nothing had been."""
     pid = _pid(scene, fault.target)
     os.killpg(pid, signal.SIGSTOP)

@@ -9,7 +9,7 @@ import redis
 from sqlalchemy import Connection, text
 
 from local.chaos.company import Company
-from local.chaos.context import NotNow, Scene, Strikes
+from local.chaos.context import ChaosContext, NotNow, Strikes
 from local.chaos.plan import Planned
 
 #: A full disk is a constraint trigger that refuses commits while the flag is up. The sequence counts what it
@@ -58,7 +58,7 @@ def free_disk(company: Company) -> None:
         connection.execute(text("UPDATE chaos_disk SET is_full = false"))
 
 
-def disk_full(scene: Scene, fault: Planned) -> None:
+def disk_full(scene: ChaosContext, fault: Planned) -> None:
     """For a while every commit that writes about money meets a full disk. It counts if one did."""
     company = scene.company
     before = company.scalar(_REFUSALS)
@@ -77,8 +77,8 @@ def _postmaster(connection: Connection) -> int:
     return int(str(connection.scalar(text("SELECT pg_read_file('postmaster.pid')"))).split()[0])
 
 
-def _restart_postgres(number: signal.Signals) -> Callable[[Scene, Planned], None]:
-    def strike(scene: Scene, fault: Planned) -> None:
+def _restart_postgres(number: signal.Signals) -> Callable[[ChaosContext, Planned], None]:
+    def strike(scene: ChaosContext, fault: Planned) -> None:
         with scene.company.connect() as connection:
             pid = _postmaster(connection)
         os.kill(pid, number)  # the guard starts it again, on its port
@@ -87,7 +87,7 @@ def _restart_postgres(number: signal.Signals) -> Callable[[Scene, Planned], None
     return strike
 
 
-def connections_terminated(scene: Scene, fault: Planned) -> None:
+def connections_terminated(scene: ChaosContext, fault: Planned) -> None:
     """End every session of the database but ours."""
     ended = scene.company.rows(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -114,7 +114,7 @@ _ID_OF = {
 }
 
 
-def row_locked(scene: Scene, fault: Planned) -> None:
+def row_locked(scene: ChaosContext, fault: Planned) -> None:
     """Hold a row's lock in a transaction that does nothing else."""
     query = _ROW_TO_LOCK.format(column=_ID_OF[fault.target])
     with scene.company.engine.connect() as connection, connection.begin():
@@ -131,8 +131,8 @@ def _client(company: Company) -> "redis.Redis":
     return redis.Redis.from_url(company.redis_url, socket_timeout=3, socket_connect_timeout=2)
 
 
-def _signal_valkey(number: signal.Signals) -> Callable[[Scene, Planned], None]:
-    def strike(scene: Scene, fault: Planned) -> None:
+def _signal_valkey(number: signal.Signals) -> Callable[[ChaosContext, Planned], None]:
+    def strike(scene: ChaosContext, fault: Planned) -> None:
         with _client(scene.company) as client:
             information: Any = client.info("server")
         os.kill(information["process_id"], number)
@@ -141,14 +141,14 @@ def _signal_valkey(number: signal.Signals) -> Callable[[Scene, Planned], None]:
     return strike
 
 
-def valkey_flushed(scene: Scene, fault: Planned) -> None:
+def valkey_flushed(scene: ChaosContext, fault: Planned) -> None:
     """Every message is gone."""
     with _client(scene.company) as client:
         client.flushall()
     scene.landed(fault.kind)
 
 
-def valkey_paused(scene: Scene, fault: Planned) -> None:
+def valkey_paused(scene: ChaosContext, fault: Planned) -> None:
     """It takes connections and answers nobody; by itself it goes on after the time."""
     seconds = fault.get("seconds")
     with _client(scene.company) as client:
@@ -163,7 +163,7 @@ def empty_valkey(company: Company) -> None:
         client.config_set("maxmemory", 0)
 
 
-def valkey_full(scene: Scene, fault: Planned) -> None:
+def valkey_full(scene: ChaosContext, fault: Planned) -> None:
     """Its memory is full: reads go on, every write is refused."""
     try:
         with _client(scene.company) as client:
@@ -174,7 +174,7 @@ def valkey_full(scene: Scene, fault: Planned) -> None:
         scene.until_done(lambda: empty_valkey(scene.company))
 
 
-def rate_limit(scene: Scene, fault: Planned) -> None:
+def rate_limit(scene: ChaosContext, fault: Planned) -> None:
     """For a while the processor takes a few requests a second. It counts if one was refused."""
     armoury = scene.armoury
     before = armoury.refused_by_rate_limit()

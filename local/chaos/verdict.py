@@ -11,10 +11,10 @@ from typing import Any
 from uuid import UUID
 
 from local.chaos.company import Company
-from local.chaos.context import Scene
+from local.chaos.context import ChaosContext
 from shared.clock import machine_now
 from shared.explain.explanation import explain_payment
-from shared.explain.next_step import Who
+from shared.explain.next_step import Owner
 from shared.reconciliation.verify import Report, Scope, audit
 from simulator.client import LedgerLine
 
@@ -77,7 +77,7 @@ class Verdict:
         return not self.broken
 
 
-def judge(scene: Scene, left: dict[str, int], short: dict[str, int], stuck: str | None) -> Verdict:
+def judge(scene: ChaosContext, left: dict[str, int], short: dict[str, int], stuck: str | None) -> Verdict:
     """Compare the books, look for what was forgotten, and audit everything."""
     company = scene.company
     with company.simulator(timeout_s=60) as simulator:
@@ -136,14 +136,14 @@ def _differing(company: Company, ledger: Sequence[LedgerLine]) -> list[UUID]:
     return sorted(found)
 
 
-def _forgotten(company: Company, scene: Scene) -> list[Broken]:
+def _forgotten(company: Company, scene: ChaosContext) -> list[Broken]:
     """What neither waits for somebody nor for a day that is still to come."""
     now, at = scene.now(), machine_now()
     lost: list[UUID] = []
     with company.connect() as connection:
         for row in company.rows(_UNPAID):
             told = explain_payment(connection, company.stack.policy, row.id, now, at)
-            waits_for_somebody = told.next.who in (Who.CUSTOMER, Who.OPERATOR)
+            waits_for_somebody = told.next.who in (Owner.CUSTOMER, Owner.OPERATOR)
             waits_for_a_day = told.next.at is not None and not told.next.is_machine_time and told.next.at > now
             if not (waits_for_somebody or waits_for_a_day):
                 lost.append(row.id)
@@ -154,7 +154,7 @@ def _forgotten(company: Company, scene: Scene) -> list[Broken]:
     return [*found, *(Broken(f"forgotten: {run.coverage}'s month {run.period} isn't billed") for run in unbilled)]
 
 
-def _audit(company: Company, scene: Scene) -> Report:
+def _audit(company: Company, scene: ChaosContext) -> Report:
     return audit(
         company.engine,
         Scope(now=scene.now(), machine_now=machine_now(), forgotten_after=FORGOTTEN_AFTER),

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import text
 
 from local.chaos import processes
-from local.chaos.context import TROUBLES, Scene
+from local.chaos.context import TROUBLES, ChaosContext
 
 LOOK_EVERY_S = 0.25
 SAMPLE_EVERY = 2  # looks
@@ -41,7 +41,7 @@ class Sample:
 class Watch:
     """A thread that samples, and has the armoury look. A gap in the samples is PostgreSQL being away."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: ChaosContext) -> None:
         self._scene = scene
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="chaos-watch", daemon=True)

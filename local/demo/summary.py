@@ -58,7 +58,7 @@ _DECLINES = text("""
 _MARKED = text("""
     SELECT count(DISTINCT account_id) FILTER (WHERE after ->> 'standing' = 'marked_for_suspension') AS ever,
            (SELECT count(*) FROM accounts WHERE standing = 'marked_for_suspension') AS now
-    FROM events WHERE type = 'standing_changed'
+    FROM billing_events WHERE type = 'standing_changed'
 """)
 #: Forgotten is what nobody and nothing waits for: due without being asked, an attempt left open, a fee of a
 #: billed month on no invoice although its account isn't on trial.

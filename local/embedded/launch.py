@@ -121,13 +121,13 @@ def _make_folder(folder: Path) -> None:
 
 def _spawn_guard(folder: Folder) -> "subprocess.Popen[bytes]":
     package = Path(__file__).resolve().parent
-    environ = {**os.environ, "PYTHONPATH": str(package.parent)}
+    environ = {**os.environ, "PYTHONPATH": str(package.parents[1])}
     argv = [
         sys.executable,
         "-S",
         "-P",
         "-m",
-        f"{package.name}.guard",
+        "local.embedded.guard",
         str(folder.path),
     ]  # -S: starts without site-packages
     with folder.log("guard").open("ab") as log:

@@ -19,12 +19,12 @@ from sqlalchemy.dialects.postgresql import insert
 
 from shared.accounts.registrations import ADD, REPLACE, Registration
 from shared.accounts.standing import lock_account
-from shared.db.billing_events import TrailEvent, record_event
+from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.accounts import card_registrations, cards, payment_settings
 from shared.domain.states import WAITING_FOR_CARD, Lane, Trigger
-from shared.failpoints import CrashPoint, reach
-from shared.gateway.port import CardSeen
-from shared.payments.state_changes import Because, PaymentRow, lock_collectable_monthly, make_due_now
+from shared.failpoints import Failpoint, reach
+from shared.gateway.port import CardSnapshot
+from shared.payments.state_changes import Cause, PaymentRow, lock_collectable_monthly, make_due_now
 
 _CARD_DATA = ("brand", "network", "last4", "exp_month", "exp_year", "fingerprint")
 
@@ -54,7 +54,7 @@ def find_card(connection: Connection, coverage: str, stripe_payment_method_id: s
 
 
 def register_card(
-    connection: Connection, registration: Registration, card: CardSeen, known: CardKnown | None, now: datetime
+    connection: Connection, registration: Registration, card: CardSnapshot, known: CardKnown | None, now: datetime
 ) -> CardChange:
     """Store a registered card, make it primary if it is to be, and make the coverage's unpaid payments due.
 
@@ -74,7 +74,7 @@ def register_card(
     if row.detached_at is not None:
         return CardChange("refused: the card was detached meanwhile", settings.account_id)
     _remember_registration(connection, registration, row)
-    reach(CrashPoint.EVENT_CARD_STORED)
+    reach(Failpoint.EVENT_CARD_STORED)
     stays_second = _why_not_primary(connection, settings, registration, row)
     if stays_second is not None:
         return CardChange(stays_second, settings.account_id)
@@ -82,7 +82,7 @@ def register_card(
 
 
 def refresh_card(
-    connection: Connection, coverage: str, card: CardSeen, known: CardKnown | None, now: datetime
+    connection: Connection, coverage: str, card: CardSnapshot, known: CardKnown | None, now: datetime
 ) -> CardChange:
     """Apply what the processor says of a stored card: new, changed or detached. Makes no card primary.
 
@@ -127,7 +127,7 @@ def detach_card(connection: Connection, known: CardKnown | None, now: datetime) 
         connection,
         settings,
         "card_detached",
-        Because("stripe", now, "the primary card was detached" if is_primary else "a second card was detached"),
+        Cause("stripe", now, "the primary card was detached" if is_primary else "a second card was detached"),
         row.id,
         revision,
     )
@@ -156,7 +156,7 @@ def _settings_of_customer(connection: Connection, coverage: str, stripe_customer
     return found
 
 
-def _why_not_theirs(settings: Row[Any], registration: Registration, card: CardSeen) -> str | None:
+def _why_not_theirs(settings: Row[Any], registration: Registration, card: CardSnapshot) -> str | None:
     if settings.stripe_customer_id is None or settings.stripe_customer_id != registration.stripe_customer_id:
         return "refused: the SetupIntent's customer is not the one of the payment settings in its metadata"
     if card.stripe_customer_id is None:
@@ -215,7 +215,7 @@ def _remember_registration(connection: Connection, registration: Registration, c
 
 
 def _store_card(
-    connection: Connection, settings: Row[Any], card: CardSeen, known: CardKnown | None, now: datetime
+    connection: Connection, settings: Row[Any], card: CardSnapshot, known: CardKnown | None, now: datetime
 ) -> Row[Any] | None:
     """Insert the card or bring it up to date; return the row, or None if it is another settings' card."""
     values: dict[str, Any] = {name: getattr(card, name) for name in _CARD_DATA}
@@ -261,12 +261,12 @@ def _make_primary(
             .values(stripe_setup_intent_id=registration.stripe_setup_intent_id)
         )
     revision = _change_primary(connection, settings, card.id)
-    because = Because("customer", now, "a card was registered")
+    cause = Cause("customer", now, "a card was registered")
     _record(
         connection,
         settings,
         "card_registered",
-        because,
+        cause,
         card.id,
         revision,
         {
@@ -274,9 +274,9 @@ def _make_primary(
             "intent": REPLACE if registration.is_replacement else ADD,
         },
     )
-    reach(CrashPoint.EVENT_CARD_MADE_PRIMARY)
+    reach(Failpoint.EVENT_CARD_MADE_PRIMARY)
     payments = lock_collectable_monthly(connection, settings.account_id, settings.coverage)
-    made_due = _wake(connection, payments, because)
+    made_due = _wake(connection, payments, cause)
     return CardChange(f"registered the primary card; {len(made_due)} made due", settings.account_id, made_due)
 
 
@@ -284,38 +284,38 @@ def _mend_primary(
     connection: Connection, settings: Row[Any], card: Row[Any], changed: list[str], now: datetime
 ) -> CardChange:
     revision = _change_primary(connection, settings, card.id)
-    because = Because("stripe", now, "the card was mended")
-    _record(connection, settings, "card_mended", because, card.id, revision, {"changed": changed})
+    cause = Cause("stripe", now, "the card was mended")
+    _record(connection, settings, "card_mended", cause, card.id, revision, {"changed": changed})
     waiting = [
         payment
         for payment in lock_collectable_monthly(connection, settings.account_id, settings.coverage)
         if payment.state in WAITING_FOR_CARD
     ]
-    made_due = _wake(connection, waiting, because)
+    made_due = _wake(connection, waiting, cause)
     return CardChange(f"mended the primary card; {len(made_due)} made due", settings.account_id, made_due)
 
 
-def _wake(connection: Connection, payments: list[PaymentRow], because: Because) -> tuple[UUID, ...]:
+def _wake(connection: Connection, payments: list[PaymentRow], cause: Cause) -> tuple[UUID, ...]:
     """Make locked payments due at once on the interactive lane. What an operator decided stands; it is said why."""
     made_due: list[UUID] = []
     for payment in payments:
-        if payment.held_until is not None and payment.held_until > because.at:
-            _record_not_attempted(connection, payment, because, "holds the payment")
-        elif payment.ending_as is not None:
-            _record_not_attempted(connection, payment, because, "is ending the payment")
-        elif make_due_now(connection, payment, Lane.INTERACTIVE, Trigger.CARD_REGISTERED, because):
+        if payment.held_until is not None and payment.held_until > cause.at:
+            _record_not_attempted(connection, payment, cause, "holds the payment")
+        elif payment.pending_close_as is not None:
+            _record_not_attempted(connection, payment, cause, "is ending the payment")
+        elif make_due_now(connection, payment, Lane.INTERACTIVE, Trigger.CARD_REGISTERED, cause):
             made_due.append(payment.id)
     return tuple(made_due)
 
 
-def _record_not_attempted(connection: Connection, payment: PaymentRow, because: Because, what: str) -> None:
+def _record_not_attempted(connection: Connection, payment: PaymentRow, cause: Cause, what: str) -> None:
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type="charge_not_attempted",
-            at=because.at,
-            actor=because.actor,
-            reason=f"{because.reason}, but an operator {what}",
+            at=cause.at,
+            actor=cause.actor,
+            reason=f"{cause.reason}, but an operator {what}",
             account_id=payment.account_id,
             payment_id=payment.id,
             data={
@@ -341,18 +341,18 @@ def _record(
     connection: Connection,
     settings: Row[Any],
     event_type: str,
-    because: Because,
+    cause: Cause,
     card_id: UUID,
     revision: int,
     data: Mapping[str, Any] | None = None,
 ) -> None:
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type=event_type,
-            at=because.at,
-            actor=because.actor,
-            reason=because.reason,
+            at=cause.at,
+            actor=cause.actor,
+            reason=cause.reason,
             account_id=settings.account_id,
             before={"card_revision": settings.card_revision, "primary_card_id": _text(settings.primary_card_id)},
             after={"card_revision": revision},

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from shared.gateway.port import SetupIntentSeen
+from shared.gateway.port import SetupIntentSnapshot
 
 #: Metadata that we put on a SetupIntent.
 SETTINGS_ID_KEY = "duecourse_settings_id"
@@ -25,7 +25,9 @@ class Registration:
     succeeded_at: datetime
 
 
-def read_registration(coverage: str, setup_intent: SetupIntentSeen, succeeded_at: datetime) -> Registration | str:
+def read_registration(
+    coverage: str, setup_intent: SetupIntentSnapshot, succeeded_at: datetime
+) -> Registration | str:
     """Read a SetupIntent's metadata; text says why it registers nothing."""
     metadata = setup_intent.metadata
     if SETTINGS_ID_KEY not in metadata and INTENT_KEY not in metadata:

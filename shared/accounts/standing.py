@@ -7,13 +7,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, bindparam, select, update
 
-from shared.db.billing_events import TrailEvent, record_event
+from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.accounts import accounts
 from shared.db.tables.payments import payments
-from shared.db.tables.system import events
+from shared.db.tables.system import billing_events
 from shared.domain.dunning import StandingDecision, UnpaidPayment, decide_standing
 from shared.domain.states import ENDED, PaymentKind, Standing
-from shared.payments.state_changes import Because
+from shared.payments.state_changes import Cause
 from shared.policy import Policy
 
 _LOCK = select(accounts).where(accounts.c.id == bindparam("account_id")).with_for_update(key_share=True)
@@ -32,7 +32,7 @@ def update_standing(
     account: Row[Any],
     policy: Policy,
     today: date,
-    because: Because,
+    cause: Cause,
     payment_id: UUID | None = None,
     *,
     is_decline: bool = False,
@@ -49,7 +49,7 @@ def update_standing(
         decision = decide_standing(current, unpaid, policy.dunning, today, is_spared=True)
     if decision.standing is current:
         return decision
-    change_standing(connection, account, decision, because, payment_id)
+    change_standing(connection, account, decision, cause, payment_id)
     return decision
 
 
@@ -71,7 +71,7 @@ def change_standing(
     connection: Connection,
     account: Row[Any],
     decision: StandingDecision,
-    because: Because,
+    cause: Cause,
     payment_id: UUID | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> None:
@@ -79,19 +79,19 @@ def change_standing(
     connection.execute(
         update(accounts)
         .where(accounts.c.id == account.id)
-        .values(standing=decision.standing, standing_since_at=because.at, standing_reason=decision.reason)
+        .values(standing=decision.standing, standing_since_at=cause.at, standing_reason=decision.reason)
     )
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type=CHANGED,
-            at=because.at,
-            actor=because.actor,
+            at=cause.at,
+            actor=cause.actor,
             reason=decision.reason,
             account_id=account.id,
             payment_id=UUID(decision.payment_id) if decision.payment_id else payment_id,
-            attempt_id=because.attempt_id,
-            run_id=because.run_id,
+            attempt_id=cause.attempt_id,
+            run_id=cause.run_id,
             before={"standing": account.standing},
             after={"standing": decision.standing},
             data=data or {},
@@ -102,9 +102,9 @@ def change_standing(
 def _is_spared(connection: Connection, account_id: UUID, today: date) -> bool:
     """Whether the account's last change was a person's unmarking, and the day that they gave hasn't come."""
     last = connection.scalar(
-        select(events.c.data)
-        .where(events.c.account_id == account_id, events.c.type == CHANGED)
-        .order_by(events.c.id.desc())
+        select(billing_events.c.data)
+        .where(billing_events.c.account_id == account_id, billing_events.c.type == CHANGED)
+        .order_by(billing_events.c.id.desc())
         .limit(1)
     )
     until = (last or {}).get(SPARED_UNTIL)

@@ -16,7 +16,7 @@ from shared.domain.dunning import StandingDecision, decide_standing
 from shared.domain.states import Standing
 from shared.payments.operator.charge import Refused
 from shared.payments.operator.decisions import NO_REASON, write_down_refusal
-from shared.payments.state_changes import Because
+from shared.payments.state_changes import Cause
 from shared.policy import Policy
 
 #: An unmarking keeps the machine away for so long, unless another day is given, and at most for so long.
@@ -42,11 +42,11 @@ def mark_account(
     if account.standing == Standing.MARKED_FOR_SUSPENSION:
         refused = Refused(f"it is marked already: {account.standing_reason}", "nothing, or take the mark away")
     if refused is not None:
-        write_down_refusal(connection, "mark", refused, Because(who, now, reason), account.id)
+        write_down_refusal(connection, "mark", refused, Cause(who, now, reason), account.id)
         return refused
     said = f"marked by {who}: {reason.strip()}"
     decision = StandingDecision(Standing.MARKED_FOR_SUSPENSION, said)
-    change_standing(connection, account, decision, Because(who, now, said))
+    change_standing(connection, account, decision, Cause(who, now, said))
     return Stands(account.id, decision.standing)
 
 
@@ -71,14 +71,14 @@ def unmark_account(
     until = until or today + SPARED_FOR
     refused = _why_no_unmark(account, until, reason, today)
     if refused is not None:
-        write_down_refusal(connection, "unmark", refused, Because(who, now, reason), account.id)
+        write_down_refusal(connection, "unmark", refused, Cause(who, now, reason), account.id)
         return refused
     stands = decide_standing(
         Standing.PAST_DUE, unpaid_of(connection, account.id), policy.dunning, today, is_spared=True
     ).standing
     said = f"unmarked by {who} until {until}: {reason.strip()}"
     data = {SPARED_UNTIL: until.isoformat()}
-    change_standing(connection, account, StandingDecision(stands, said), Because(who, now, said), data=data)
+    change_standing(connection, account, StandingDecision(stands, said), Cause(who, now, said), data=data)
     return Stands(account.id, stands)
 
 

@@ -11,9 +11,9 @@ from sqlalchemy import Connection, Row
 
 from shared.domain.states import Lane, PaymentState
 from shared.messaging.jobs import Job
-from shared.payments.cancellation import Ended
+from shared.payments.cancellation import Closed
 from shared.payments.operator.charge import Refused, request_charge
-from shared.payments.operator.decisions import hold_payment, release_payment, request_ending
+from shared.payments.operator.decisions import hold_payment, release_payment, request_close
 from shared.policy import Policy
 
 
@@ -85,11 +85,11 @@ def _release(connection: Connection, payment_id: UUID, doing: Doing) -> Did | Re
 
 def _end(as_: PaymentState) -> Callable[[Connection, UUID, Doing], Did | Refused]:
     def end(connection: Connection, payment_id: UUID, doing: Doing) -> Did | Refused:
-        ending = request_ending(connection, doing.policy, payment_id, as_, doing.who, doing.reason, doing.now)
+        ending = request_close(connection, doing.policy, payment_id, as_, doing.who, doing.reason, doing.now)
         match ending:
             case Refused():
                 return ending
-            case Ended():
+            case Closed():
                 return Did()
             case _:
                 return Did("as soon as its PaymentIntent is canceled", ending)

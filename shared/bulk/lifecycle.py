@@ -10,11 +10,11 @@ from sqlalchemy import Connection, Row, Select, exists, func, insert, literal, s
 
 from shared.bulk.actions import BulkAction
 from shared.bulk.preview import Preview, digest_of, judged, preview
-from shared.db.billing_events import TrailEvent, record_event
+from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.operators import bulk_actions, bulk_items
 from shared.payments.operator.charge import Refused
 from shared.payments.operator.decisions import LONGEST_HOLD, NO_REASON
-from shared.payments.state_changes import Because
+from shared.payments.state_changes import Cause
 
 #: Whoever begins or resumes waits for the other: the text "duebulk" as a number, so that nobody else takes it.
 BEGIN_LOCK = int.from_bytes(b"duebulk", "big")
@@ -35,7 +35,7 @@ class Begun:
     """The bulk action is at work; `seen` is what it is over."""
 
     bulk_id: UUID
-    seen: Preview
+    snapshot: Preview
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,19 @@ class Changed:
     now: Preview
 
 
-def begin(connection: Connection, wanted: Wanted, ids: Select[Any], because: Because) -> Begun | Changed | Refused:
+def begin(connection: Connection, wanted: Wanted, ids: Select[Any], cause: Cause) -> Begun | Changed | Refused:
     """Begin a bulk action over exactly the payments that were seen, or say what there is instead.
 
     Two people who confirm the same: the second finds the first one's payments left out, with their name.
     """
-    if wanted.until is not None and not because.at.date() < wanted.until <= because.at.date() + LONGEST_HOLD:
+    if wanted.until is not None and not cause.at.date() < wanted.until <= cause.at.date() + LONGEST_HOLD:
         return Refused(
             f"{wanted.until} isn't a day within the next {LONGEST_HOLD.days}", "give another day, or none"
         )
-    if not because.reason.strip():
+    if not cause.reason.strip():
         return NO_REASON
     connection.execute(select(func.pg_advisory_xact_lock(BEGIN_LOCK)))
-    found = preview(connection, wanted.action, ids, because.at)
+    found = preview(connection, wanted.action, ids, cause.at)
     if isinstance(found, Refused):
         return found
     if found.digest != wanted.digest:
@@ -65,21 +65,21 @@ def begin(connection: Connection, wanted: Wanted, ids: Select[Any], because: Bec
     if found.count == 0:
         return Refused("there is nothing to do", "choose another filter: all that matches is left out")
     savepoint = connection.begin_nested()
-    bulk_id = _insert(connection, wanted, found, because)
+    bulk_id = _insert(connection, wanted, found, cause)
     # In one statement, and so of one moment: what it takes is what was seen, or nothing is begun.
-    if _take(connection, bulk_id, wanted.action, ids, because.at) != wanted.digest:
+    if _take(connection, bulk_id, wanted.action, ids, cause.at) != wanted.digest:
         savepoint.rollback()
-        found = preview(connection, wanted.action, ids, because.at)
+        found = preview(connection, wanted.action, ids, cause.at)
         return found if isinstance(found, Refused) else Changed(found)
     savepoint.commit()
-    _tell(connection, "bulk_action_begun", bulk_id, because, {"action": wanted.action, **found.as_seen()})
+    _tell(connection, "bulk_action_begun", bulk_id, cause, {"action": wanted.action, **found.as_snapshot()})
     return Begun(bulk_id, found)
 
 
-def stop(connection: Connection, bulk_id: UUID, because: Because) -> Row[Any] | Refused:
+def stop(connection: Connection, bulk_id: UUID, cause: Cause) -> Row[Any] | Refused:
     """Stop a bulk action between two chunks; what is done stays done. Returns its row as it was."""
     bulk = _lock(connection, bulk_id)
-    refused = _why_not(bulk, because, "running")
+    refused = _why_not(bulk, cause, "running")
     if bulk is None or refused is not None:
         return refused or NO_REASON
     stopped = connection.execute(
@@ -89,18 +89,18 @@ def stop(connection: Connection, bulk_id: UUID, because: Because) -> Row[Any] | 
     ).rowcount
     counts = {**bulk.counts, "waiting": 0, "stopped": bulk.counts.get("stopped", 0) + stopped}
     _change(connection, bulk_id, state="stopped", counts=counts)
-    _tell(connection, "bulk_action_stopped", bulk_id, because, {"counts": counts})
+    _tell(connection, "bulk_action_stopped", bulk_id, cause, {"counts": counts})
     return bulk
 
 
-def resume(connection: Connection, bulk_id: UUID, because: Because) -> Row[Any] | Refused:
+def resume(connection: Connection, bulk_id: UUID, cause: Cause) -> Row[Any] | Refused:
     """Go on with a stopped bulk action. Payments that another one has by now are left to it, and it is said.
 
     Returns its row as it was; ring for it.
     """
     connection.execute(select(func.pg_advisory_xact_lock(BEGIN_LOCK)))
     bulk = _lock(connection, bulk_id)
-    refused = _why_not(bulk, because, "stopped")
+    refused = _why_not(bulk, cause, "stopped")
     if bulk is None or refused is not None:
         return refused or NO_REASON
     other = bulk_items.alias("other")
@@ -112,26 +112,26 @@ def resume(connection: Connection, bulk_id: UUID, because: Because) -> Row[Any] 
         .values(
             state="refused",
             result="another bulk action has it: it began while this was stopped",
-            done_at=because.at,
+            done_at=cause.at,
         )
     ).rowcount
     waiting = connection.execute(update(bulk_items).where(*stopped).values(state="waiting")).rowcount
     counts = {**bulk.counts, "waiting": waiting, "stopped": 0, "refused": bulk.counts.get("refused", 0) + left}
     _change(connection, bulk_id, state="running", counts=counts)
-    _tell(connection, "bulk_action_resumed", bulk_id, because, {"counts": counts})
+    _tell(connection, "bulk_action_resumed", bulk_id, cause, {"counts": counts})
     return bulk
 
 
-def _insert(connection: Connection, wanted: Wanted, found: Preview, because: Because) -> UUID:
+def _insert(connection: Connection, wanted: Wanted, found: Preview, cause: Cause) -> UUID:
     bulk_id: UUID = connection.execute(
         insert(bulk_actions)
         .values(
             action=wanted.action,
             filter=dict(wanted.filter),
             parameters={"until": wanted.until.isoformat()} if wanted.until else {},
-            reason=because.reason.strip(),
-            requested_by=because.actor,
-            requested_at=because.at,
+            reason=cause.reason.strip(),
+            requested_by=cause.actor,
+            requested_at=cause.at,
             state="running",
             digest=found.digest,
             sums=dict(found.sums),
@@ -166,10 +166,10 @@ def _lock(connection: Connection, bulk_id: UUID) -> Row[Any] | None:
     ).one_or_none()
 
 
-def _why_not(bulk: Row[Any] | None, because: Because, state: str) -> Refused | None:
+def _why_not(bulk: Row[Any] | None, cause: Cause, state: str) -> Refused | None:
     if bulk is None:
         return Refused("there is no such bulk action", "the list has all of them")
-    if not because.reason.strip():
+    if not cause.reason.strip():
         return NO_REASON
     if bulk.state != state:
         return Refused(f"it is {bulk.state}", "nothing: look at it again")
@@ -180,14 +180,14 @@ def _change(connection: Connection, bulk_id: UUID, **values: Any) -> None:
     connection.execute(update(bulk_actions).where(bulk_actions.c.id == bulk_id).values(**values))
 
 
-def _tell(connection: Connection, what: str, bulk_id: UUID, because: Because, data: Mapping[str, Any]) -> None:
+def _tell(connection: Connection, what: str, bulk_id: UUID, cause: Cause, data: Mapping[str, Any]) -> None:
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type=what,
-            at=because.at,
-            actor=because.actor,
-            reason=because.reason,
+            at=cause.at,
+            actor=cause.actor,
+            reason=cause.reason,
             data={"bulk_id": str(bulk_id), **data},
         ),
     )

@@ -87,7 +87,7 @@ class Preview:
     def matching(self) -> int:
         return self.count + sum(one.count for one in self.left_out)
 
-    def as_seen(self) -> dict[str, Any]:
+    def as_snapshot(self) -> dict[str, Any]:
         """What the book keeps of it."""
         left_out: Counter[str] = Counter()
         for one in self.left_out:
@@ -195,7 +195,7 @@ def _conditions(action: BulkAction, now: datetime, other: Any) -> list[tuple[str
         ("ended", one_of(column.state, ENDED)),
         ("elsewhere", other.c.bulk_id.is_not(None)),
     ]
-    ending = ("being_ended", column.ending_as.is_not(None))
+    ending = ("being_ended", column.pending_close_as.is_not(None))
     blocked = [
         ending,
         ("attempt_open", has_open_attempt()),

@@ -11,13 +11,13 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, Table, bindparam, select, update
 
 from shared.bulk.actions import Did, do_one, doing_of
-from shared.db.billing_events import TrailEvent, record_event
+from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.accounts import accounts, payment_settings
 from shared.db.tables.operators import bulk_actions, bulk_items
 from shared.db.tables.payments import payments
-from shared.failpoints import CrashPoint, reach
+from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import Job
-from shared.operations.audit_log import Act, Action, write_down
+from shared.operations.audit_log import AuditAction, AuditEntry, record_action
 from shared.payments.operator.charge import Refused
 from shared.runtime import Runtime
 
@@ -71,7 +71,7 @@ def work_on_chunk(connection: Connection, runtime: Runtime, bulk_id: UUID) -> li
     doing = doing_of(bulk, runtime.policy, runtime.clock.now())
     outcomes = [Outcome(payment_id, do_one(connection, payment_id, doing)) for payment_id in ids]
     _write(connection, bulk, outcomes, runtime)
-    reach(CrashPoint.BULK_CHUNK_BEFORE_COMMIT)
+    reach(Failpoint.BULK_CHUNK_BEFORE_COMMIT)
     return [one.did.job for one in outcomes if isinstance(one.did, Did) and one.did.job is not None]
 
 
@@ -114,7 +114,7 @@ def _finish(connection: Connection, runtime: Runtime, bulk: Row[Any]) -> None:
     )
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type="bulk_action_finished",
             at=now,
             actor="worker",
@@ -122,10 +122,10 @@ def _finish(connection: Connection, runtime: Runtime, bulk: Row[Any]) -> None:
             data={"bulk_id": str(bulk.id), "action": bulk.action, "counts": bulk.counts},
         ),
     )
-    write_down(
+    record_action(
         connection,
-        Action(
-            Act.BULK_FINISH,
+        AuditEntry(
+            AuditAction.BULK_FINISH,
             bulk.requested_by,
             now,
             subject_kind="bulk",
@@ -135,4 +135,4 @@ def _finish(connection: Connection, runtime: Runtime, bulk: Row[Any]) -> None:
             result={"action": bulk.action, **bulk.counts},
         ),
     )
-    reach(CrashPoint.BULK_FINISH_BEFORE_COMMIT)
+    reach(Failpoint.BULK_FINISH_BEFORE_COMMIT)

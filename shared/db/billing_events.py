@@ -8,14 +8,14 @@ from uuid import UUID
 
 from sqlalchemy import Connection, insert
 
-from shared.db.tables.system import events
+from shared.db.tables.system import billing_events
 
 #: Statements of the money path are built once: building one costs as much as PostgreSQL's part of it.
-_INSERT = insert(events)
+_INSERT = insert(billing_events)
 
 
 @dataclass(frozen=True)
-class TrailEvent:
+class BillingEvent:
     """Who changed what, why, from what to what. Ids, codes and amounts only, never personal data."""
 
     type: str
@@ -31,6 +31,6 @@ class TrailEvent:
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
-def record_event(connection: Connection, event: TrailEvent) -> None:
+def record_event(connection: Connection, event: BillingEvent) -> None:
     """Append to the trail, in the caller's transaction."""
     connection.execute(_INSERT, vars(event))

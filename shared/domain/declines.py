@@ -44,7 +44,7 @@ class Classified:
     """A decline's category, the fact that decided it, and how long the network asks to wait."""
 
     category: DeclineCategory
-    because: str
+    cause: str
     wait: timedelta | None = None
     is_known: bool = True
 

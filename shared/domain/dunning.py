@@ -86,17 +86,17 @@ def decide_after_decline(
     known = classify(decline)
     match known.category:
         case DeclineCategory.NEVER_THIS_CARD:
-            return AwaitPaymentMethod(f"{known.because}: this card must never be asked again", is_never=True)
+            return AwaitPaymentMethod(f"{known.cause}: this card must never be asked again", is_never=True)
         case DeclineCategory.NEEDS_PAYMENT_METHOD:
-            return AwaitPaymentMethod(f"{known.because}: can't work until the customer mends or replaces the card")
+            return AwaitPaymentMethod(f"{known.cause}: can't work until the customer mends or replaces the card")
         case DeclineCategory.NEEDS_AUTHENTICATION:
-            return AwaitAuthentication(f"{known.because}: the customer must confirm with their bank")
+            return AwaitAuthentication(f"{known.cause}: the customer must confirm with their bank")
         case DeclineCategory.OUR_FAULT:
-            return HoldForOperator(f"{known.because}: looks like a fault of our request, not of the card")
+            return HoldForOperator(f"{known.cause}: looks like a fault of our request, not of the card")
     if kind is PaymentKind.ORDER:
-        return StopRetrying(f"{known.because}: orders are never retried by themselves")
+        return StopRetrying(f"{known.cause}: orders are never retried by themselves")
     if declines_so_far >= policy.stop_after_declines:
-        return StopRetrying(f"{known.because}: declined {declines_so_far} times")
+        return StopRetrying(f"{known.cause}: declined {declines_so_far} times")
     return _retry(known, policy, now, today)
 
 
@@ -107,7 +107,7 @@ def _retry(known: Classified, policy: DunningPolicy, now: datetime, today: date)
         earliest = (now.astimezone(UTC) + known.wait).astimezone(now.tzinfo)
         late = earliest.time() > policy.retry_at
         day = max(day, earliest.date() + timedelta(days=1 if late else 0))
-    return RetryOn(day, known.because, needs_attention=not known.is_known)
+    return RetryOn(day, known.cause, needs_attention=not known.is_known)
 
 
 @dataclass(frozen=True)

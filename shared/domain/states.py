@@ -114,7 +114,7 @@ ENDED = frozenset({P.PAID, P.CARRIED_FORWARD, P.UNCOLLECTIBLE, P.VOID})
 UNPAID = frozenset(P) - ENDED
 
 #: The ends that a person may ask for, and what is done with a payment then.
-WORD_OF_ENDING: Mapping[str, str] = {P.UNCOLLECTIBLE: "written off", P.VOID: "voided"}
+WORD_OF_CLOSE: Mapping[str, str] = {P.UNCOLLECTIBLE: "written off", P.VOID: "voided"}
 
 _COLLECTABLE = frozenset(
     {P.DUE, P.RETRY_SCHEDULED, P.NEEDS_PAYMENT_METHOD, P.NEEDS_AUTHENTICATION, P.AWAITING_TRANSFER}

@@ -122,7 +122,7 @@ def meaning_of_decline(decline: Decline) -> str:
         return f"{decline.named}: a code never seen before; asked again rarely, and an operator is told"
     if own is None or own is decided.category:
         return f"{decline.named}: {_meaning(decided.category)}"
-    return f"{decline.named}: {_meaning(own)}. But {decided.because} decides: {_meaning(decided.category)}"
+    return f"{decline.named}: {_meaning(own)}. But {decided.cause} decides: {_meaning(decided.category)}"
 
 
 def _meaning(category: DeclineCategory) -> str:

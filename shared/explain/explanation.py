@@ -13,9 +13,9 @@ from sqlalchemy import Connection, Row, select
 
 from shared.db.tables.accounts import accounts, cards, invoices, payment_settings
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
-from shared.db.tables.system import events, findings
+from shared.db.tables.system import billing_events, findings
 from shared.explain.descriptions import meaning_of_attempt
-from shared.explain.next_step import Next, Situation, suspension_outlook, what_comes_next
+from shared.explain.next_step import NextStep, Situation, next_step_of, suspension_outlook
 from shared.payments.network_budgets import find_block
 from shared.payments.state_changes import open_attempt
 from shared.policy import Policy
@@ -147,7 +147,7 @@ class Explanation:
     decline_count: int
     attempt_count: int
     timeline: tuple[Entry, ...]
-    next: Next
+    next: NextStep
     outlook: str | None
     findings: tuple[OpenFinding, ...]
     now: datetime
@@ -195,7 +195,9 @@ def explain_payment(
     account = connection.execute(select(accounts).where(accounts.c.id == payment.account_id)).one()
     invoice = connection.execute(select(invoices).where(invoices.c.id == payment.invoice_id)).one_or_none()
     situation = _situation(connection, policy, payment, now, machine_now)
-    trail = connection.execute(select(events).where(events.c.payment_id == payment_id).order_by(events.c.id)).all()
+    trail = connection.execute(
+        select(billing_events).where(billing_events.c.payment_id == payment_id).order_by(billing_events.c.id)
+    ).all()
     return Explanation(
         payment_id=payment.id,
         kind=payment.kind,
@@ -219,7 +221,7 @@ def explain_payment(
         decline_count=payment.decline_count,
         attempt_count=payment.attempt_count,
         timeline=tuple(_timeline(trail, _attempts(connection, payment_id, trail))),
-        next=what_comes_next(situation),
+        next=next_step_of(situation),
         outlook=suspension_outlook(situation, account.standing),
         findings=_findings(connection, payment_id),
         now=now,

@@ -15,7 +15,7 @@ from sqlalchemy import Row
 from shared.domain.states import (
     CHARGEABLE,
     UNPAID,
-    WORD_OF_ENDING,
+    WORD_OF_CLOSE,
     AttemptState,
     PaymentKind,
     PaymentState,
@@ -25,7 +25,7 @@ from shared.payments.outcome_handlers import UNTIL_RELEASED
 from shared.policy import Policy
 
 
-class Who(StrEnum):
+class Owner(StrEnum):
     """Whose turn it is."""
 
     NOBODY = "nobody"
@@ -35,11 +35,11 @@ class Who(StrEnum):
 
 
 @dataclass(frozen=True)
-class Next:
+class NextStep:
     """What comes next. `at` is business time, or machine time if `is_machine_time`; None: nobody knows."""
 
     sentence: str
-    who: Who
+    who: Owner
     at: datetime | None = None
     is_machine_time: bool = False
     what_to_do: str | None = None
@@ -84,10 +84,10 @@ def show_instant(moment: datetime, zone: ZoneInfo) -> str:
     return f"{shown} ({day}{utc.strftime(clock)} UTC)"
 
 
-def what_comes_next(situation: Situation) -> Next:
+def next_step_of(situation: Situation) -> NextStep:
     """Say what comes next: first what blocks everything, then the state's own answer."""
     state = PaymentState(situation.payment.state)
-    if state in UNPAID and situation.payment.ending_as is not None:
+    if state in UNPAID and situation.payment.pending_close_as is not None:
         return _being_ended(situation)
     if situation.open_attempt is not None:
         return _open_attempt(situation, situation.open_attempt)
@@ -111,57 +111,57 @@ def suspension_outlook(situation: Situation, standing: str) -> str | None:
     return " or ".join(filter(None, [f"the account is marked for suspension on {marked_on} if unpaid", declines]))
 
 
-def _open_attempt(situation: Situation, attempt: Row[Any]) -> Next:
+def _open_attempt(situation: Situation, attempt: Row[Any]) -> NextStep:
     begun = show_instant(attempt.started_at, situation.zone)
     if attempt.state == AttemptState.STARTED:
-        return Next(
+        return NextStep(
             f"Attempt {attempt.number}, begun {begun}, is under way. Should no answer come, it is looked up at the "
             f"processor from {attempt.lease_expires_at:%H:%M:%S} UTC (machine time) on.",
-            Who.DUECOURSE,
+            Owner.DUECOURSE,
             attempt.lease_expires_at,
             is_machine_time=True,
         )
     when = f"next at {attempt.look_up_at:%Y-%m-%d %H:%M:%S} UTC (machine time)" if attempt.look_up_at else "soon"
-    return Next(
+    return NextStep(
         f"Nobody knows yet whether attempt {attempt.number}, begun {begun}, moved money. It is looked up at the "
         f"processor again and again ({attempt.look_ups} looks so far, {when}); until then nothing else is asked.",
-        Who.DUECOURSE,
+        Owner.DUECOURSE,
         attempt.look_up_at,
         is_machine_time=True,
         what_to_do="nothing; if this lasts, `duecourse doctor` shows what doesn't answer",
     )
 
 
-def _being_ended(situation: Situation) -> Next:
+def _being_ended(situation: Situation) -> NextStep:
     """A person wants it ended: its PaymentIntent is canceled first, and money that comes before wins (I3)."""
-    begun = f"It is being {WORD_OF_ENDING[situation.payment.ending_as]}"
+    begun = f"It is being {WORD_OF_CLOSE[situation.payment.pending_close_as]}"
     if situation.open_attempt is not None:
         way = _open_attempt(situation, situation.open_attempt)
         return replace(way, sentence=f"{begun}. {way.sentence}")
     outage = _backing_off(situation)
     if outage is not None:
         return replace(outage, sentence=f"{begun}. {outage.sentence}")
-    return Next(
+    return NextStep(
         f"{begun}: within seconds its PaymentIntent is canceled at the processor, then it ends. It isn't charged "
         "any more; money that comes in before still counts.",
-        Who.DUECOURSE,
+        Owner.DUECOURSE,
         what_to_do="nothing; until the cancellation begins, its page can take it back",
     )
 
 
-def _held(situation: Situation) -> Next:
+def _held(situation: Situation) -> NextStep:
     payment = situation.payment
     charge = f"`duecourse payment charge {payment.id} --reason …` releases it and charges"
     if payment.held_until >= UNTIL_RELEASED:
         sentence = f"Held until an operator decides: {payment.state_reason}."
-        return Next(sentence, Who.OPERATOR, what_to_do=f"look at the reason; {charge}")
+        return NextStep(sentence, Owner.OPERATOR, what_to_do=f"look at the reason; {charge}")
     until = show_instant(payment.held_until, situation.zone)
-    return Next(
-        f"Held until {until}: {payment.state_reason}.", Who.DUECOURSE, payment.held_until, what_to_do=charge
+    return NextStep(
+        f"Held until {until}: {payment.state_reason}.", Owner.DUECOURSE, payment.held_until, what_to_do=charge
     )
 
 
-def _chargeable(situation: Situation) -> Next:
+def _chargeable(situation: Situation) -> NextStep:
     payment = situation.payment
     outage = _backing_off(situation)
     if outage is not None and payment.next_attempt_at <= situation.now:
@@ -170,23 +170,23 @@ def _chargeable(situation: Situation) -> Next:
     if payment.next_attempt_at > situation.now:
         when = show_instant(payment.next_attempt_at, situation.zone)
         why = f" (after: {payment.state_reason})" if payment.state == PaymentState.RETRY_SCHEDULED else ""
-        return Next(f"At {when} {what}{why}.", Who.DUECOURSE, payment.next_attempt_at)
-    return Next(
+        return NextStep(f"At {when} {what}{why}.", Owner.DUECOURSE, payment.next_attempt_at)
+    return NextStep(
         f"Due now: as soon as a worker is free, {what}.",
-        Who.DUECOURSE,
+        Owner.DUECOURSE,
         payment.next_attempt_at,
         what_to_do="nothing; if it stays so, `duecourse doctor` shows whether scheduler and workers run",
     )
 
 
-def _backing_off(situation: Situation) -> Next | None:
+def _backing_off(situation: Situation) -> NextStep | None:
     payment = situation.payment
     if payment.backoff_until is None or payment.backoff_until <= situation.machine_now:
         return None
-    return Next(
+    return NextStep(
         f"The processor could not be asked ({payment.not_sent_count} times in a row; no decline). It is tried "
         f"again at {payment.backoff_until:%Y-%m-%d %H:%M:%S} UTC (machine time).",
-        Who.DUECOURSE,
+        Owner.DUECOURSE,
         payment.backoff_until,
         is_machine_time=True,
     )
@@ -205,31 +205,31 @@ def _what_is_asked(situation: Situation) -> str:
     return f"{named} is asked"
 
 
-def _needs_payment_method(situation: Situation) -> Next:
-    return _woken(situation) or Next(
+def _needs_payment_method(situation: Situation) -> NextStep:
+    return _woken(situation) or NextStep(
         f"Waits for the customer to register or mend a card: {situation.payment.state_reason}. "
         "Then it is charged at once, by itself.",
-        Who.CUSTOMER,
+        Owner.CUSTOMER,
         what_to_do=_ask_anyway(situation, "write to the customer"),
     )
 
 
-def _needs_authentication(situation: Situation) -> Next:
-    return _woken(situation) or Next(
+def _needs_authentication(situation: Situation) -> NextStep:
+    return _woken(situation) or NextStep(
         f"Waits for the customer: {situation.payment.state_reason}. Registering a card anew, with the bank's "
         "confirmation, charges it at once.",
-        Who.CUSTOMER,
+        Owner.CUSTOMER,
         what_to_do=_ask_anyway(situation, "write to the customer"),
     )
 
 
-def _woken(situation: Situation) -> Next | None:
+def _woken(situation: Situation) -> NextStep | None:
     """The card changed after the payment began to wait: the sweep wakes it (I15)."""
     if not situation.has_usable_card:
         return None
     if situation.settings.card_revision <= situation.payment.waiting_for_revision_after:
         return None
-    return Next(f"A newer card is registered: within seconds, {_what_is_asked(situation)}.", Who.DUECOURSE)
+    return NextStep(f"A newer card is registered: within seconds, {_what_is_asked(situation)}.", Owner.DUECOURSE)
 
 
 def _ask_anyway(situation: Situation, first: str) -> str:
@@ -239,28 +239,28 @@ def _ask_anyway(situation: Situation, first: str) -> str:
     return f"{first}; the same card is asked again only by {charge}"
 
 
-def _paid(situation: Situation) -> Next:
+def _paid(situation: Situation) -> NextStep:
     paid = show_instant(situation.payment.paid_at, situation.zone)
-    return Next(f"Nothing: paid {paid}. It is never asked for again.", Who.NOBODY)
+    return NextStep(f"Nothing: paid {paid}. It is never asked for again.", Owner.NOBODY)
 
 
-def _ended(situation: Situation) -> Next:
-    return Next(f"Nothing: {situation.payment.state_reason or situation.payment.state}.", Who.NOBODY)
+def _ended(situation: Situation) -> NextStep:
+    return NextStep(f"Nothing: {situation.payment.state_reason or situation.payment.state}.", Owner.NOBODY)
 
 
-_OF_STATE: dict[PaymentState, Callable[[Situation], Next]] = {
+_OF_STATE: dict[PaymentState, Callable[[Situation], NextStep]] = {
     PaymentState.NEEDS_PAYMENT_METHOD: _needs_payment_method,
     PaymentState.NEEDS_AUTHENTICATION: _needs_authentication,
-    PaymentState.NEEDS_SUPPORT: lambda s: Next(
+    PaymentState.NEEDS_SUPPORT: lambda s: NextStep(
         f"Waits for customer support: {s.payment.state_reason}.",
-        Who.OPERATOR,
+        Owner.OPERATOR,
         what_to_do=f"`duecourse payment charge {s.payment.id} --reason …` once it should be charged",
     ),
-    PaymentState.AWAITING_TRANSFER: lambda s: Next(
-        f"Waits for the customer's bank transfer, due on {s.payment.due_on}. No card is asked.", Who.CUSTOMER
+    PaymentState.AWAITING_TRANSFER: lambda s: NextStep(
+        f"Waits for the customer's bank transfer, due on {s.payment.due_on}. No card is asked.", Owner.CUSTOMER
     ),
-    PaymentState.AUTHORISED: lambda s: Next(
-        f"The money is on hold at the bank: {s.payment.state_reason}.", Who.DUECOURSE
+    PaymentState.AUTHORISED: lambda s: NextStep(
+        f"The money is on hold at the bank: {s.payment.state_reason}.", Owner.DUECOURSE
     ),
     PaymentState.PAID: _paid,
     PaymentState.CARRIED_FORWARD: _ended,

@@ -13,7 +13,7 @@ from shared.scheduling.due_work import is_
 
 
 @dataclass(frozen=True)
-class InDoubt:
+class UnknownAttempt:
     """One attempt in doubt. `age` and `look_up_at` are machine time; the amount is in minor units."""
 
     attempt_id: UUID
@@ -32,7 +32,7 @@ class InDoubt:
     stripe_payment_intent_id: str | None
 
 
-def attempts_in_doubt(connection: Connection, machine_now: datetime, limit: int = 1_000) -> list[InDoubt]:
+def unknown_attempts(connection: Connection, machine_now: datetime, limit: int = 1_000) -> list[UnknownAttempt]:
     """Return attempts that are unknown, or whose lease ran out unsettled; the oldest first, at most `limit`."""
     attempts = payment_attempts.c
     rows = connection.execute(
@@ -58,7 +58,7 @@ def attempts_in_doubt(connection: Connection, machine_now: datetime, limit: int 
         .limit(limit)
     )
     return [
-        InDoubt(
+        UnknownAttempt(
             attempt_id=row.id,
             number=row.number,
             kind=row.kind,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 from shared.domain.declines import DeclineCategory, category_of_code
-from shared.gateway.port import Outcome, PaymentIntentSeen
+from shared.gateway.port import Outcome, PaymentIntentSnapshot
 
 
 class Trouble(StrEnum):
@@ -89,7 +89,7 @@ NEEDS_ATTENTION = frozenset(
 )
 
 
-def status_of(payment_intent: PaymentIntentSeen | None) -> Status:
+def status_of(payment_intent: PaymentIntentSnapshot | None) -> Status:
     """Name the column of the table for what we were shown."""
     if payment_intent is None:
         return Status.NOT_SHOWN
@@ -106,7 +106,7 @@ def card_trouble(code: str | None, decline_code: str | None) -> Trouble:
     return Trouble.AUTHENTICATION if category is DeclineCategory.NEEDS_AUTHENTICATION else Trouble.CARD
 
 
-def observed_outcome(payment_intent: PaymentIntentSeen, *, is_charge_new: bool) -> Outcome:
+def observed_outcome(payment_intent: PaymentIntentSnapshot, *, is_charge_new: bool) -> Outcome:
     """Read a PaymentIntent that we looked up on behalf of an open attempt.
 
     Confirm takes no metadata, so an attempt is known by its charge: `is_charge_new` says that the latest one

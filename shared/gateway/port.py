@@ -23,7 +23,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class PaymentIntentSeen:
+class PaymentIntentSnapshot:
     """A PaymentIntent as the processor showed it. Amounts in minor units."""
 
     stripe_id: str
@@ -44,7 +44,7 @@ class Answer:
 
     outcome: Outcome
     reason: str
-    payment_intent: PaymentIntentSeen | None = None
+    payment_intent: PaymentIntentSnapshot | None = None
     decline: Decline | None = None
     charge_id: str | None = None
     http_status: int | None = None
@@ -56,7 +56,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class CardSeen:
+class CardSnapshot:
     """A stored card as the processor showed it; `stripe_customer_id` is None once it is detached."""
 
     stripe_payment_method_id: str
@@ -70,7 +70,7 @@ class CardSeen:
 
 
 @dataclass(frozen=True)
-class SetupIntentSeen:
+class SetupIntentSnapshot:
     """A SetupIntent: the customer's consent to a card being kept and charged."""
 
     stripe_id: str
@@ -81,7 +81,7 @@ class SetupIntentSeen:
 
 
 @dataclass(frozen=True)
-class ChargeSeen:
+class ChargeReadBack:
     """One charge in the processor's books; minor units."""
 
     stripe_id: str
@@ -103,7 +103,7 @@ class Page(Generic[Listed]):
 
 
 @dataclass(frozen=True)
-class StripeEventSeen:
+class StripeEventSnapshot:
     """The envelope of a webhook: all that we store of it."""
 
     stripe_event_id: str
@@ -133,17 +133,17 @@ class ProcessorGateway(Protocol):
     def cancel_payment_intent(self, stripe_id: str, key: str) -> Answer: ...
     def retrieve_payment_intent(self, stripe_id: str) -> Answer: ...
     def create_customer(self, metadata: Mapping[str, str], key: str) -> str: ...
-    def retrieve_setup_intent(self, stripe_id: str) -> SetupIntentSeen: ...
-    def retrieve_card(self, stripe_payment_method_id: str) -> CardSeen: ...
-    def retrieve_charge(self, stripe_id: str) -> ChargeSeen: ...
+    def retrieve_setup_intent(self, stripe_id: str) -> SetupIntentSnapshot: ...
+    def retrieve_card(self, stripe_payment_method_id: str) -> CardSnapshot: ...
+    def retrieve_charge(self, stripe_id: str) -> ChargeReadBack: ...
     def retrieve_event(self, stripe_event_id: str) -> Mapping[str, Any]: ...
-    def list_charges(self, created_from: datetime, created_until: datetime) -> Iterator[ChargeSeen]: ...
+    def list_charges(self, created_from: datetime, created_until: datetime) -> Iterator[ChargeReadBack]: ...
     def charge_page(
         self, created_from: datetime, created_until: datetime, after: str | None
-    ) -> Page[ChargeSeen]: ...
+    ) -> Page[ChargeReadBack]: ...
     def payment_intent_page(
         self, created_from: datetime, created_until: datetime, after: str | None
-    ) -> Page[PaymentIntentSeen]: ...
+    ) -> Page[PaymentIntentSnapshot]: ...
     def check_key(self) -> str: ...
 
 
@@ -154,4 +154,4 @@ class BadSignatureError(Exception):
 class WebhookVerifier(Protocol):
     """Checks a webhook's signature over the raw body against every current secret."""
 
-    def __call__(self, body: bytes, signature: str, secrets: Sequence[str]) -> StripeEventSeen: ...
+    def __call__(self, body: bytes, signature: str, secrets: Sequence[str]) -> StripeEventSnapshot: ...

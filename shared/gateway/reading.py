@@ -5,17 +5,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shared.domain.declines import Decline
-from shared.gateway.port import CardSeen, ChargeSeen, PaymentIntentSeen, SetupIntentSeen
+from shared.gateway.port import CardSnapshot, ChargeReadBack, PaymentIntentSnapshot, SetupIntentSnapshot
 
 Json = Mapping[str, Any]
 
 
-def read_payment_intent(raw: object) -> PaymentIntentSeen | None:
+def read_payment_intent(raw: object) -> PaymentIntentSnapshot | None:
     """Read a PaymentIntent; None if `raw` isn't one with the fields that we rely on."""
     if not isinstance(raw, Mapping) or raw.get("object") != "payment_intent":
         return None
     try:
-        return PaymentIntentSeen(
+        return PaymentIntentSnapshot(
             stripe_id=str(raw["id"]),
             status=str(raw["status"]),
             amount_minor=int(raw["amount"]),
@@ -45,10 +45,10 @@ def read_decline(error: Json) -> Decline:
     )
 
 
-def read_card(raw: Json) -> CardSeen:
+def read_card(raw: Json) -> CardSnapshot:
     """Read a PaymentMethod of type card. KeyError or TypeError if it isn't one."""
     card = raw["card"]
-    return CardSeen(
+    return CardSnapshot(
         stripe_payment_method_id=str(raw["id"]),
         stripe_customer_id=_id(raw.get("customer")),
         brand=str(card["brand"]),
@@ -60,9 +60,9 @@ def read_card(raw: Json) -> CardSeen:
     )
 
 
-def read_setup_intent(raw: Json) -> SetupIntentSeen:
+def read_setup_intent(raw: Json) -> SetupIntentSnapshot:
     """Read a SetupIntent."""
-    return SetupIntentSeen(
+    return SetupIntentSnapshot(
         stripe_id=str(raw["id"]),
         status=str(raw["status"]),
         stripe_customer_id=_id(raw.get("customer")),
@@ -71,9 +71,9 @@ def read_setup_intent(raw: Json) -> SetupIntentSeen:
     )
 
 
-def read_charge(raw: Json) -> ChargeSeen:
+def read_charge(raw: Json) -> ChargeReadBack:
     """Read a charge."""
-    return ChargeSeen(
+    return ChargeReadBack(
         stripe_id=str(raw["id"]),
         stripe_payment_intent_id=_id(raw.get("payment_intent")),
         amount_captured_minor=int(raw.get("amount_captured") or 0),

@@ -16,15 +16,15 @@ from shared.domain.declines import Decline
 from shared.gateway.outcomes import NEEDS_ATTENTION, OUTCOMES, Trouble, card_trouble, status_of
 from shared.gateway.port import (
     Answer,
-    CardSeen,
-    ChargeSeen,
+    CardSnapshot,
+    ChargeReadBack,
     GatewayMissingError,
     GatewayUnavailableError,
     Outcome,
     Page,
-    PaymentIntentSeen,
+    PaymentIntentSnapshot,
     ProcessorGateway,
-    SetupIntentSeen,
+    SetupIntentSnapshot,
 )
 from shared.gateway.rate_limit import RateLimit
 from shared.gateway.reading import read_card, read_charge, read_decline, read_payment_intent, read_setup_intent
@@ -95,24 +95,24 @@ class StripeGateway:
         )
         return str(raw["id"])
 
-    def retrieve_setup_intent(self, stripe_id: str) -> SetupIntentSeen:
+    def retrieve_setup_intent(self, stripe_id: str) -> SetupIntentSnapshot:
         return read_setup_intent(self._read(lambda: self._client.v1.setup_intents.retrieve(stripe_id)))
 
-    def retrieve_card(self, stripe_payment_method_id: str) -> CardSeen:
+    def retrieve_card(self, stripe_payment_method_id: str) -> CardSnapshot:
         raw = self._read(lambda: self._client.v1.payment_methods.retrieve(stripe_payment_method_id))
         try:
             return read_card(raw)
         except (KeyError, TypeError):
             raise GatewayMissingError(f"{stripe_payment_method_id} is not a card") from None
 
-    def retrieve_charge(self, stripe_id: str) -> ChargeSeen:
+    def retrieve_charge(self, stripe_id: str) -> ChargeReadBack:
         return read_charge(self._read(lambda: self._client.v1.charges.retrieve(stripe_id)))
 
     def retrieve_event(self, stripe_event_id: str) -> Mapping[str, Any]:
         """Return an event as it was sent, for a person to read; Stripe keeps events for 30 days."""
         return self._read(lambda: self._client.v1.events.retrieve(stripe_event_id))
 
-    def list_charges(self, created_from: datetime, created_until: datetime) -> Iterator[ChargeSeen]:
+    def list_charges(self, created_from: datetime, created_until: datetime) -> Iterator[ChargeReadBack]:
         """Yield the charges created in [from, until), newest first, a page at a time."""
         page = self.charge_page(created_from, created_until, None)
         yield from page.items
@@ -120,18 +120,20 @@ class StripeGateway:
             page = self.charge_page(created_from, created_until, page.after)
             yield from page.items
 
-    def charge_page(self, created_from: datetime, created_until: datetime, after: str | None) -> Page[ChargeSeen]:
+    def charge_page(
+        self, created_from: datetime, created_until: datetime, after: str | None
+    ) -> Page[ChargeReadBack]:
         """Return a page of the charges created in [from, until), newest first."""
         raw = self._page("/v1/charges", created_from, created_until, after)
         return Page(tuple(map(read_charge, raw["data"])), _next_page(raw))
 
     def payment_intent_page(
         self, created_from: datetime, created_until: datetime, after: str | None
-    ) -> Page[PaymentIntentSeen]:
+    ) -> Page[PaymentIntentSnapshot]:
         """Return a page of the PaymentIntents created in [from, until), newest first."""
         raw = self._page("/v1/payment_intents", created_from, created_until, after)
-        seen = tuple(one for one in map(read_payment_intent, raw["data"]) if one is not None)
-        return Page(seen, _next_page(raw))
+        snapshot = tuple(one for one in map(read_payment_intent, raw["data"]) if one is not None)
+        return Page(snapshot, _next_page(raw))
 
     def check_key(self) -> str:
         """Return the id of the account that the key belongs to."""

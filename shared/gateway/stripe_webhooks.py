@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import stripe
 
-from shared.gateway.port import BadSignatureError, StripeEventSeen
+from shared.gateway.port import BadSignatureError, StripeEventSnapshot
 
 #: Seconds that a signature is good for (Stripe's own default, docs.stripe.com/webhooks): bounds a replay.
 TOLERANCE_S = 300
@@ -21,7 +21,7 @@ class UnreadableEventError(ValueError):
     """Signed with our secret, but no event that we can read; says what is wrong, not what it held."""
 
 
-def verify_webhook(body: bytes, signature: str, secrets: Sequence[str]) -> StripeEventSeen:
+def verify_webhook(body: bytes, signature: str, secrets: Sequence[str]) -> StripeEventSnapshot:
     """Check the signature over the raw body with each secret, and read the event's envelope.
 
     Several secrets are good at once while one is being rotated. Raises BadSignatureError, whose text may be
@@ -36,7 +36,7 @@ def verify_webhook(body: bytes, signature: str, secrets: Sequence[str]) -> Strip
     raise BadSignatureError("; ".join(dict.fromkeys(reasons)) or "there is no secret to check with")
 
 
-def read_envelope(body: bytes) -> StripeEventSeen:
+def read_envelope(body: bytes) -> StripeEventSnapshot:
     """Read id, type, object id, mode and time of an event (created: seconds since 1970); the rest is ignored."""
     try:
         event = json.loads(body)
@@ -52,7 +52,7 @@ def read_envelope(body: bytes) -> StripeEventSeen:
     if not isinstance(is_livemode, bool):
         raise UnreadableEventError("livemode is neither true nor false")
     object_id = subject.get("id")  # some objects have none, such as a balance
-    return StripeEventSeen(
+    return StripeEventSnapshot(
         stripe_event_id=_text(event, "id", _EVENT_ID),
         type=_text(event, "type", _EVENT_TYPE),
         stripe_object_id=None if object_id is None else _text(subject, "id", _OBJECT_ID),

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from shared.domain.states import PaymentState, SettingsKind
-from shared.failpoints import CrashPoint, reach
+from shared.failpoints import Failpoint, reach
 from shared.invoicing.bills import BILLS, LOCKED_CANDIDATES, LOCKED_LINES, SkipReason
 from shared.invoicing.counts import Counts
 from shared.invoicing.month import Month
@@ -69,19 +69,19 @@ def issue_chunk(connection: Connection, issuing: Issuing, after: UUID, accounts:
     parameters = issuing.parameters()
     _gather(connection, {**parameters, "after": after, "accounts": accounts})
     issued = _count(connection)
-    reach(CrashPoint.GENERATE_CHUNK_GATHERED)
+    reach(Failpoint.GENERATE_CHUNK_GATHERED)
     if issued.last_account_id is None:
         return issued
     if issued.counts.invoices:
         first_sequence = _take_numbers(connection, parameters, issued.counts.invoices)
-        reach(CrashPoint.GENERATE_CHUNK_NUMBERED)
+        reach(Failpoint.GENERATE_CHUNK_NUMBERED)
         for statement in _ISSUE:
             connection.execute(text(statement), {**parameters, "first_sequence": first_sequence})
         if issued.counts.carried_forward:
             connection.execute(text(_CARRY_FORWARD), parameters)
         resolve_mended_accounts(connection, parameters)
     report_troubled_accounts(connection, parameters)
-    reach(CrashPoint.GENERATE_CHUNK_WRITTEN)
+    reach(Failpoint.GENERATE_CHUNK_WRITTEN)
     return issued
 
 
@@ -194,7 +194,7 @@ _PAYMENTS = """
 """
 
 _TRAIL = """
-    INSERT INTO events (at, type, actor, reason, account_id, payment_id, run_id, after, data)
+    INSERT INTO billing_events (at, type, actor, reason, account_id, payment_id, run_id, after, data)
     SELECT :now, 'invoice_issued', 'worker', p.state_reason, b.account_id, b.payment_id, :run_id,
            jsonb_build_object('state', b.state),
            jsonb_build_object('invoice_id', b.invoice_id, 'number', i.number, 'period', CAST(:period AS text),

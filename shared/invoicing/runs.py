@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, select, update
 
-from shared.db.billing_events import TrailEvent, record_event
+from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.system import runs
 from shared.domain.schedule import DueRun, RunKey
 from shared.domain.states import RunState
@@ -49,7 +49,7 @@ def reopen_run(connection: Connection, run_id: UUID, requested_by: str, reason: 
     )
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type="run_reopened",
             at=now,
             actor=requested_by,

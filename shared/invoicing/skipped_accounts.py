@@ -25,7 +25,7 @@ _REPORT = f"""
         ON CONFLICT (kind, coverage, subject) DO UPDATE
             SET details = excluded.details, resolved_at = NULL, resolved_by = NULL, resolution = NULL
     )
-    INSERT INTO events (at, type, actor, reason, account_id, run_id, data)
+    INSERT INTO billing_events (at, type, actor, reason, account_id, run_id, data)
     SELECT :now, 'invoice_not_issued', 'worker', t.reason || ': ' || (CAST(:meanings AS jsonb) ->> t.reason),
            t.account_id, :run_id,
            t.details || jsonb_build_object('period', CAST(:period AS text), 'coverage', CAST(:coverage AS text))

@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 NAMESPACE = "duecourse"
 #: Messages in one round trip: keeps Redis's single thread busy for some 30 ms, not for seconds.
-RING_BATCH = 1_000
+ENQUEUE_BATCH = 1_000
 #: Procfile runners send SIGTERM twice within moments; a person who means "now" is slower than this (s).
 SIGTERM_DEBOUNCE_S = 5.0
 #: Dead letters kept in each queue for a person to look at, 9 MB at most with their tracebacks. A row whose actor
@@ -38,7 +38,7 @@ KEEP_DEAD_LETTERS = 1_000
 #: Ours have some 300 bytes. Whatever is larger isn't ours, and isn't kept.
 LARGEST_BODY = 10_000
 
-Ring = Callable[[Iterable[Job]], bool]
+Enqueue = Callable[[Iterable[Job]], bool]
 
 
 class DebounceSigterm(Middleware):
@@ -191,20 +191,20 @@ def make_broker(
     return broker
 
 
-def make_ring(broker: RedisBroker) -> Ring:
+def make_enqueue(broker: RedisBroker) -> Enqueue:
     """Return a `ring` bound to this broker."""
-    return lambda jobs: ring(broker, jobs)
+    return lambda jobs: enqueue(broker, jobs)
 
 
-def ring(broker: RedisBroker, jobs: Iterable[Job]) -> bool:
+def enqueue(broker: RedisBroker, jobs: Iterable[Job]) -> bool:
     """Ring for each job, in pipelines; return False (and log) if Redis didn't take them all.
 
     Uses the dispatch script of the pinned Dramatiq release, so that ten thousand messages are ten round trips.
     """
     waiting = list(jobs)
     try:
-        for start in range(0, len(waiting), RING_BATCH):
-            _ring_batch(broker, waiting[start : start + RING_BATCH])
+        for start in range(0, len(waiting), ENQUEUE_BATCH):
+            _ring_batch(broker, waiting[start : start + ENQUEUE_BATCH])
     except redis.RedisError as error:
         log.warning(
             "doorbell.unreachable", jobs=len(waiting), error=str(error), consequence="the sweep rings again"

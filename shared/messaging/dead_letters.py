@@ -20,7 +20,7 @@ from shared.messaging.broker import NAMESPACE, is_readable
 #: Bodies read in one round trip, a megabyte at most; ids moved by one script, some milliseconds of Redis.
 AT_ONCE = 100
 #: Above the number that is kept of each queue (`shared.messaging.broker.KEEP_DEAD_LETTERS`).
-MOST_LETTERS = 5_000
+MOST_DEAD_LETTERS = 5_000
 #: An argument is an id; whatever is longer isn't one of ours.
 LONGEST_ARGUMENT = 80
 
@@ -70,7 +70,7 @@ class Place:
     id: str
 
 
-def count_letters(broker: RedisBroker) -> dict[str, int]:
+def count_dead_letters(broker: RedisBroker) -> dict[str, int]:
     """Return how many letters each queue has. Raises redis.RedisError, as all of this module."""
     pipeline = broker.client.pipeline(transaction=False)
     queues = sorted(broker.get_declared_queues())
@@ -79,72 +79,74 @@ def count_letters(broker: RedisBroker) -> dict[str, int]:
     return dict(zip(queues, pipeline.execute(), strict=True))
 
 
-def list_letters(
+def list_dead_letters(
     broker: RedisBroker, queue: str, *, job: str = "", older_than: Place | None = None, limit: int = 50
 ) -> tuple[list[DeadLetter], Place | None]:
     """Return up to `limit` letters, newest first, and where the next page begins (None: that was all)."""
     found: list[DeadLetter] = []
-    for letter in _walk(broker, queue, older_than):
-        if job and letter.job != job:
+    for dead_letter in _walk(broker, queue, older_than):
+        if job and dead_letter.job != job:
             continue
         if len(found) == limit:
             return found, place_of(found[-1])
-        found.append(letter)
+        found.append(dead_letter)
     return found, None
 
 
-def letters_up_to(broker: RedisBroker, queue: str, job: str, newest: Place) -> list[DeadLetter]:
+def dead_letters_up_to(broker: RedisBroker, queue: str, job: str, newest: Place) -> list[DeadLetter]:
     """Return all letters that match and are no newer than `newest`: what a person saw before they said yes."""
     return [
-        letter for letter in _walk(broker, queue) if _key(letter) <= newest_key(newest) and job in ("", letter.job)
+        dead_letter
+        for dead_letter in _walk(broker, queue)
+        if _key(dead_letter) <= newest_key(newest) and job in ("", dead_letter.job)
     ]
 
 
-def find_letters(broker: RedisBroker, queue: str, ids: Sequence[str]) -> list[DeadLetter]:
+def find_dead_letters(broker: RedisBroker, queue: str, ids: Sequence[str]) -> list[DeadLetter]:
     """Return those of these letters that are still dead."""
     wanted = set(ids)
-    return [letter for letter in _walk(broker, queue) if letter.id in wanted]
+    return [dead_letter for dead_letter in _walk(broker, queue) if dead_letter.id in wanted]
 
 
-def requeue_letters(broker: RedisBroker, queue: str, letters: Sequence[DeadLetter]) -> list[str]:
+def requeue_dead_letters(broker: RedisBroker, queue: str, dead_letters: Sequence[DeadLetter]) -> list[str]:
     """Put letters back into their queue; returns the ids of those that were dead until now and can be read.
 
     Each gets a fresh id in Redis. The old one names this death: whoever sends it a second time finds it gone, even
     if the message died again meanwhile, and a worker that comes back late can't acknowledge the new message.
     """
     moved: list[str] = []
-    for chunk in _chunks([letter for letter in letters if letter.fresh is not None]):
+    for chunk in _chunks([dead_letter for dead_letter in dead_letters if dead_letter.fresh is not None]):
         arguments: list[str | bytes] = []
-        for letter in chunk:
+        for dead_letter in chunk:
             redis_id = str(uuid4())
-            arguments += [letter.id, redis_id, _fresh_body(letter, redis_id)]
+            arguments += [dead_letter.id, redis_id, _fresh_body(dead_letter, redis_id)]
         keys = [_dead(queue), f"{_dead(queue)}.msgs", f"{NAMESPACE}:{queue}", f"{NAMESPACE}:{queue}.msgs"]
         moved += _script(broker, _REQUEUE, keys, arguments)
     return moved
 
 
-def discard_letters(broker: RedisBroker, queue: str, ids: Sequence[str]) -> list[str]:
+def discard_dead_letters(broker: RedisBroker, queue: str, ids: Sequence[str]) -> list[str]:
     """Throw letters away; returns the ids of those that were there."""
     keys = [_dead(queue), f"{_dead(queue)}.msgs"]
     return [one for chunk in _chunks(ids) for one in _script(broker, _DISCARD, keys, list(chunk))]
 
 
-def place_of(letter: DeadLetter) -> Place:
-    return Place(round(letter.died_at.timestamp() * 1000), letter.id)
+def place_of(dead_letter: DeadLetter) -> Place:
+    return Place(round(dead_letter.died_at.timestamp() * 1000), dead_letter.id)
 
 
 def newest_key(place: Place) -> tuple[int, str]:
     return place.died_ms, place.id
 
 
-def _key(letter: DeadLetter) -> tuple[int, str]:
-    return newest_key(place_of(letter))
+def _key(dead_letter: DeadLetter) -> tuple[int, str]:
+    return newest_key(place_of(dead_letter))
 
 
 def _walk(broker: RedisBroker, queue: str, older_than: Place | None = None) -> Iterator[DeadLetter]:
     """Letters, newest first; bodies are read a hundred at a time, and only as far as somebody reads on."""
     client: Any = broker.client
-    scores = client.zrevrange(_dead(queue), 0, MOST_LETTERS - 1, withscores=True)
+    scores = client.zrevrange(_dead(queue), 0, MOST_DEAD_LETTERS - 1, withscores=True)
     places = sorted((Place(int(score), _text(one)) for one, score in scores), key=newest_key, reverse=True)
     if older_than is not None:
         places = [place for place in places if newest_key(place) < newest_key(older_than)]
@@ -160,7 +162,7 @@ def _read(queue: str, place: Place, body: bytes | None) -> DeadLetter:
     options = raw.get("options")
     said = options.get("traceback") if isinstance(options, dict) else None
     name, arguments = raw.get("actor_name"), raw.get("args")
-    letter = DeadLetter(
+    dead_letter = DeadLetter(
         id=place.id,
         queue=queue,
         died_at=died_at,
@@ -173,13 +175,13 @@ def _read(queue: str, place: Place, body: bytes | None) -> DeadLetter:
     )
     fresh = json.dumps({**raw, "options": {"redis_message_id": place.id}}).encode()
     if raw and is_readable(fresh, queue):
-        return DeadLetter(**{**vars(letter), "fresh": Message.decode(fresh)})
-    return letter
+        return DeadLetter(**{**vars(dead_letter), "fresh": Message.decode(fresh)})
+    return dead_letter
 
 
-def _fresh_body(letter: DeadLetter, redis_id: str) -> bytes:
-    assert letter.fresh is not None, "only letters that can be read are queued again"  # noqa: S101  # see the caller
-    return letter.fresh.copy(options={"redis_message_id": redis_id}).encode()
+def _fresh_body(dead_letter: DeadLetter, redis_id: str) -> bytes:
+    assert dead_letter.fresh is not None, "only letters that can be read are queued again"  # noqa: S101  # see the caller
+    return dead_letter.fresh.copy(options={"redis_message_id": redis_id}).encode()
 
 
 def _json(body: bytes | None) -> dict[str, Any]:

@@ -118,11 +118,11 @@ class ReconcileCharges:
 
 
 @dataclass(frozen=True)
-class EndPayment:
+class ClosePayment:
     """Cancel the PaymentIntent of a payment that a person wants written off or void, and end it."""
 
     payment_id: UUID
-    name: ClassVar[str] = "end_payment"
+    name: ClassVar[str] = "close_payment"
     queue: ClassVar[str] = SETTLEMENT
 
     @property

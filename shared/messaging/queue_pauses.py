@@ -14,10 +14,10 @@ from sqlalchemy import Connection, Engine, delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
-from shared.db.billing_events import TrailEvent, record_event
-from shared.db.tables.operators import lane_pauses
+from shared.db.billing_events import BillingEvent, record_event
+from shared.db.tables.operators import queue_pauses
 from shared.messaging.jobs import QUEUES
-from shared.payments.state_changes import Because
+from shared.payments.state_changes import Cause
 
 log = structlog.get_logger()
 
@@ -35,36 +35,36 @@ class Pause:
     paused_at: datetime
 
 
-def paused_lanes(connection: Connection) -> dict[str, Pause]:
+def paused_queues(connection: Connection) -> dict[str, Pause]:
     """Return the pauses by queue."""
-    rows = connection.execute(select(lane_pauses).order_by(lane_pauses.c.queue))
+    rows = connection.execute(select(queue_pauses).order_by(queue_pauses.c.queue))
     return {row.queue: Pause(row.queue, row.paused_by, row.reason, row.paused_at) for row in rows}
 
 
-def pause_lane(connection: Connection, queue: str, because: Because) -> bool:
+def pause_queue(connection: Connection, queue: str, cause: Cause) -> bool:
     """Pause a lane until somebody resumes it; False if it is paused already. LookupError for an unknown lane."""
     _known(queue)
     paused = connection.execute(
-        insert(lane_pauses)
-        .values(queue=queue, paused_by=because.actor, reason=because.reason, paused_at=because.at)
+        insert(queue_pauses)
+        .values(queue=queue, paused_by=cause.actor, reason=cause.reason, paused_at=cause.at)
         .on_conflict_do_nothing()
-        .returning(lane_pauses.c.queue)
+        .returning(queue_pauses.c.queue)
     ).one_or_none()
     if paused is None:
         return False
-    _tell(connection, "lane_paused", queue, because, before="open", after="paused")
+    _tell(connection, "lane_paused", queue, cause, before="open", after="paused")
     return True
 
 
-def resume_lane(connection: Connection, queue: str, because: Because) -> Pause | None:
+def resume_queue(connection: Connection, queue: str, cause: Cause) -> Pause | None:
     """Let the workers take a lane's messages again; return the pause that ended, None if there was none."""
     _known(queue)
     row = connection.execute(
-        delete(lane_pauses).where(lane_pauses.c.queue == queue).returning(lane_pauses)
+        delete(queue_pauses).where(queue_pauses.c.queue == queue).returning(queue_pauses)
     ).one_or_none()
     if row is None:
         return None
-    _tell(connection, "lane_resumed", queue, because, before="paused", after="open")
+    _tell(connection, "lane_resumed", queue, cause, before="paused", after="open")
     return Pause(row.queue, row.paused_by, row.reason, row.paused_at)
 
 
@@ -73,7 +73,7 @@ def ask_pauses(engine: Callable[[], Engine]) -> Callable[[], Collection[str]]:
 
     def ask() -> Collection[str]:
         with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            return frozenset(connection.scalars(select(lane_pauses.c.queue)))
+            return frozenset(connection.scalars(select(queue_pauses.c.queue)))
 
     return ask
 
@@ -138,14 +138,14 @@ def _known(queue: str) -> None:
         raise LookupError(f"there is no lane {queue!r}; there are {', '.join(QUEUES)}")
 
 
-def _tell(connection: Connection, what: str, queue: str, because: Because, *, before: str, after: str) -> None:
+def _tell(connection: Connection, what: str, queue: str, cause: Cause, *, before: str, after: str) -> None:
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type=what,
-            at=because.at,
-            actor=because.actor,
-            reason=because.reason,
+            at=cause.at,
+            actor=cause.actor,
+            reason=cause.reason,
             before={"lane": before},
             after={"lane": after},
             data={"queue": queue},

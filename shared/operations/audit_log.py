@@ -12,27 +12,27 @@ from typing import Any
 
 from sqlalchemy import Connection, insert
 
-from shared.db.tables.operators import actions
+from shared.db.tables.operators import audit_log
 
 
-class Act(StrEnum):
+class AuditAction(StrEnum):
     """What people do. Permanent names."""
 
     SESSION_BEGIN = "session.begin"
     SESSION_END = "session.end"
     SESSION_END_ALL = "session.end_all"
-    PERSON_ADD = "person.add"
-    PERSON_ROLE = "person.role"
-    PERSON_LOCK = "person.lock"
-    PERSON_UNLOCK = "person.unlock"
-    PERSON_PASSWORD = "person.password"  # noqa: S105  # a name, not a secret
-    PERSON_ZONE = "person.zone"
+    USER_ADD = "person.add"
+    USER_ROLE = "person.role"
+    USER_LOCK = "person.lock"
+    USER_UNLOCK = "person.unlock"
+    USER_PASSWORD = "person.password"  # noqa: S105  # a name, not a secret
+    USER_ZONE = "person.zone"
     PAYMENT_CHARGE = "payment.charge"
     PAYMENT_HOLD = "payment.hold"
     PAYMENT_RELEASE = "payment.release"
     PAYMENT_WRITE_OFF = "payment.write_off"
     PAYMENT_VOID = "payment.void"
-    PAYMENT_CANCEL_ENDING = "payment.cancel_ending"
+    PAYMENT_WITHDRAW_CLOSE = "payment.withdraw_close"
     PAYMENT_LOOK_UP = "payment.look_up"
     ACCOUNT_MARK = "account.mark"
     ACCOUNT_UNMARK = "account.unmark"
@@ -45,8 +45,8 @@ class Act(StrEnum):
     RUN_AGAIN = "run.again"
     DEAD_LETTER_REQUEUE = "dead_letter.requeue"
     DEAD_LETTER_DISCARD = "dead_letter.discard"
-    LANE_PAUSE = "lane.pause"
-    LANE_RESUME = "lane.resume"
+    QUEUE_PAUSE = "lane.pause"
+    QUEUE_RESUME = "lane.resume"
     STRIPE_EVENT_APPLY = "stripe_event.apply"
     STRIPE_EVENT_READ = "stripe_event.read"
     FINDING_RESOLVE = "finding.resolve"
@@ -54,26 +54,26 @@ class Act(StrEnum):
 
 
 @dataclass(frozen=True)
-class Action:
+class AuditEntry:
     """One line. `at` is business time.
 
     `seen` is what the person saw before they said yes (counts, sums, a digest); `result` what came of it. Ids,
     counts and words, never personal data or secrets.
     """
 
-    action: Act
+    action: AuditAction
     actor: str
     at: datetime
     subject_kind: str | None = None
     subject: str | None = None
     reason: str | None = None
     outcome: str = "done"  # done, refused, started, finished
-    seen: Mapping[str, Any] = field(default_factory=dict)
+    snapshot: Mapping[str, Any] = field(default_factory=dict)
     result: Mapping[str, Any] = field(default_factory=dict)
     role: str | None = None
     address: str | None = None
 
 
-def write_down(connection: Connection, action: Action) -> None:
+def record_action(connection: Connection, action: AuditEntry) -> None:
     """Add a line to the book, in the caller's transaction."""
-    connection.execute(insert(actions).values(**vars(action)))
+    connection.execute(insert(audit_log).values(**vars(action)))

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, delete, select
 from sqlalchemy.dialects.postgresql import insert
 
 from shared.clock import machine_now
-from shared.db.tables.operators import process_beats
+from shared.db.tables.operators import heartbeats
 
 log = structlog.get_logger()
 
@@ -54,9 +54,9 @@ class Alive:
 def processes_alive(connection: Connection, machine_now: datetime) -> list[Alive]:
     """Return the processes that were heard within LOST_AFTER, by kind and age."""
     rows = connection.execute(
-        select(process_beats)
-        .where(process_beats.c.seen_at.between(machine_now - LOST_AFTER, machine_now + LOST_AFTER))
-        .order_by(process_beats.c.kind, process_beats.c.started_at, process_beats.c.process)
+        select(heartbeats)
+        .where(heartbeats.c.seen_at.between(machine_now - LOST_AFTER, machine_now + LOST_AFTER))
+        .order_by(heartbeats.c.kind, heartbeats.c.started_at, heartbeats.c.process)
     )
     return [
         Alive(
@@ -73,7 +73,7 @@ def processes_alive(connection: Connection, machine_now: datetime) -> list[Alive
     ]
 
 
-class Beats:
+class Heartbeats:
     """One process's signs of life. `data` says what it does: its queues and threads."""
 
     def __init__(
@@ -118,17 +118,17 @@ class Beats:
 
     def _write(self, connection: Connection) -> None:
         now = self._machine_now()
-        row = insert(process_beats).values(
+        row = insert(heartbeats).values(
             process=self._process, kind=self._kind, data=self._data, started_at=self._started_at, seen_at=now
         )
         connection.execute(row.on_conflict_do_update(index_elements=["process"], set_={"seen_at": now}))
 
     def _tidy(self, connection: Connection) -> None:
-        old = process_beats.c.seen_at < self._machine_now() - KEPT_FOR
-        connection.execute(delete(process_beats).where(old))
+        old = heartbeats.c.seen_at < self._machine_now() - KEPT_FOR
+        connection.execute(delete(heartbeats).where(old))
 
     def _remove(self, connection: Connection) -> None:
-        connection.execute(delete(process_beats).where(process_beats.c.process == self._process))
+        connection.execute(delete(heartbeats).where(heartbeats.c.process == self._process))
 
     def _try(self, work: Callable[[Connection], None]) -> None:
         try:
@@ -144,16 +144,16 @@ class Beats:
                 log.info("beats.heard_again")
 
 
-class WorkerBeats(Middleware):
+class WorkerHeartbeats(Middleware):
     """A worker process's signs of life, from its first thread to its last message."""
 
     def __init__(self, engine: Callable[[], Engine]) -> None:
         self._engine = engine
-        self._beats: Beats | None = None
+        self._beats: Heartbeats | None = None
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
         queues: Sequence[str] = sorted(worker.consumer_whitelist or broker.get_declared_queues())
-        self._beats = Beats(self._engine, WORKER, {"queues": queues, "threads": worker.worker_threads})
+        self._beats = Heartbeats(self._engine, WORKER, {"queues": queues, "threads": worker.worker_threads})
         self._beats.start()
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002  # Dramatiq's signature

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from shared.db.tables.operators import people, sessions
+from shared.db.tables.operators import sessions, users
 
 #: A night's duty; whoever did nothing for so long signs in again (machine time).
 IDLE_FOR = timedelta(hours=12)
@@ -30,13 +30,13 @@ class SignedIn:
     """A session in force: the person's row and what its forms are signed with."""
 
     token_hash: str
-    person: Any
+    user: Any
     csrf_key: str
     last_seen_at: datetime
 
 
 def begin_session(
-    connection: Connection, person_id: UUID, address: str | None, agent: str | None, machine_now: datetime
+    connection: Connection, user_id: UUID, address: str | None, agent: str | None, machine_now: datetime
 ) -> str:
     """Begin a session and return its token, which is kept nowhere. Tidies up what has ended."""
     token = secrets.token_urlsafe(TOKEN_BYTES)
@@ -44,7 +44,7 @@ def begin_session(
     connection.execute(
         insert(sessions).values(
             token_hash=_hash(token),
-            person_id=person_id,
+            user_id=user_id,
             csrf_key=secrets.token_hex(TOKEN_BYTES),
             began_at=machine_now,
             last_seen_at=machine_now,
@@ -59,13 +59,13 @@ def begin_session(
 def find_session(connection: Connection, token: str, machine_now: datetime) -> SignedIn | None:
     """Return the session of a token; None if there is none, if it ended, or if its person is locked out."""
     row = connection.execute(
-        select(people, sessions.c.token_hash, sessions.c.csrf_key, sessions.c.last_seen_at)
-        .join(sessions, sessions.c.person_id == people.c.id)
+        select(users, sessions.c.token_hash, sessions.c.csrf_key, sessions.c.last_seen_at)
+        .join(sessions, sessions.c.user_id == users.c.id)
         .where(
             sessions.c.token_hash == _hash(token),
             sessions.c.expires_at > machine_now,
             sessions.c.last_seen_at > machine_now - IDLE_FOR,
-            ~people.c.is_disabled,
+            ~users.c.is_disabled,
         )
     ).one_or_none()
     if row is None:
@@ -90,9 +90,9 @@ def end_session(connection: Connection, token: str) -> None:
     connection.execute(delete(sessions).where(sessions.c.token_hash == _hash(token)))
 
 
-def end_sessions(connection: Connection, person_id: UUID) -> int:
+def end_sessions(connection: Connection, user_id: UUID) -> int:
     """End all sessions of a person and return how many there were."""
-    return connection.execute(delete(sessions).where(sessions.c.person_id == person_id)).rowcount
+    return connection.execute(delete(sessions).where(sessions.c.user_id == user_id)).rowcount
 
 
 def form_token(csrf_key: str, action: str) -> str:

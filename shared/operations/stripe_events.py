@@ -7,12 +7,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, func, select, tuple_, update
 
-from shared.db.billing_events import TrailEvent, record_event
-from shared.db.tables.system import events, stripe_events
+from shared.db.billing_events import BillingEvent, record_event
+from shared.db.tables.system import billing_events, stripe_events
 from shared.domain.states import StripeEventState
 from shared.messaging.jobs import ApplyStripeEvent
 from shared.payments.operator.charge import Refused
-from shared.payments.state_changes import Because
+from shared.payments.state_changes import Cause
 from shared.scheduling.due_work import is_, one_of
 
 #: Events looked through for one page of a filter: some 20 ms. Whoever wants older ones goes on from there.
@@ -100,7 +100,7 @@ def is_parked(event: Row[Any]) -> bool:
 
 
 def request_apply(
-    connection: Connection, coverage: str, stripe_event_id: str, because: Because
+    connection: Connection, coverage: str, stripe_event_id: str, cause: Cause
 ) -> ApplyStripeEvent | Refused:
     """Have an event applied, again if need be, because a person wants it; ring the job after commit.
 
@@ -124,11 +124,11 @@ def request_apply(
     before = {"state": event.state, "tries": event.tries, "trouble": event.trouble}
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type="stripe_event_apply_requested",
-            at=because.at,
-            actor=because.actor,
-            reason=because.reason,
+            at=cause.at,
+            actor=cause.actor,
+            reason=cause.reason,
             before={name: value for name, value in before.items() if value is not None},
             after={"state": StripeEventState.RECEIVED},
             data={"coverage": coverage, "stripe_event_id": stripe_event_id, "type": event.type},
@@ -137,21 +137,26 @@ def request_apply(
     return ApplyStripeEvent(coverage, stripe_event_id)
 
 
-def trail_of_event(connection: Connection, event: Row[Any]) -> list[Row[Any]]:
+def billing_events_of(connection: Connection, event: Row[Any]) -> list[Row[Any]]:
     """Return what the trail tells of an event, oldest first: trouble, requests, and what applying it did.
 
     The trail has no index by Stripe's ids: the place where it was applied is searched by time.
     """
     found: list[Row[Any]] = []
     for rare in ("stripe_event_in_trouble", "stripe_event_apply_requested"):
-        newest = select(events).where(events.c.type == rare).order_by(events.c.id.desc()).limit(RARE)
+        newest = (
+            select(billing_events)
+            .where(billing_events.c.type == rare)
+            .order_by(billing_events.c.id.desc())
+            .limit(RARE)
+        )
         found += _about(connection, event, newest)
     if event.applied_at is not None:
         first = _first_since(connection, "stripe_event_applied", event.applied_at - CLOCKS_DIFFER)
         near = (
-            select(events)
-            .where(events.c.type == "stripe_event_applied", events.c.id >= first)
-            .order_by(events.c.id)
+            select(billing_events)
+            .where(billing_events.c.type == "stripe_event_applied", billing_events.c.id >= first)
+            .order_by(billing_events.c.id)
             .limit(WINDOW)
         )
         found += _about(connection, event, near)
@@ -171,20 +176,22 @@ def _about(connection: Connection, event: Row[Any], rows: Select[Any]) -> Sequen
 def _first_since(connection: Connection, event_type: str, since: datetime) -> int:
     """Return an id before which the trail has no line of this type since then: some twenty looks at one index."""
     low, high = connection.execute(
-        select(func.min(events.c.id), func.max(events.c.id)).where(events.c.type == event_type)
+        select(func.min(billing_events.c.id), func.max(billing_events.c.id)).where(
+            billing_events.c.type == event_type
+        )
     ).one()
     if low is None:
         return 0
     while low < high:
         middle = (low + high) // 2
-        seen = connection.execute(
-            select(events.c.id, events.c.created_at)
-            .where(events.c.type == event_type, events.c.id >= middle)
-            .order_by(events.c.id)
+        snapshot = connection.execute(
+            select(billing_events.c.id, billing_events.c.created_at)
+            .where(billing_events.c.type == event_type, billing_events.c.id >= middle)
+            .order_by(billing_events.c.id)
             .limit(1)
         ).one()
-        if seen.created_at < since:
-            low = seen.id + 1
+        if snapshot.created_at < since:
+            low = snapshot.id + 1
         else:
             high = middle
     return int(low)

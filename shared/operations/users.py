@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from shared.db.tables.operators import people
+from shared.db.tables.operators import users
 from shared.domain.roles import Role
 from shared.operations.passwords import hash_password
 from shared.operations.sessions import end_sessions
@@ -18,12 +18,12 @@ from shared.operations.sessions import end_sessions
 _NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}", re.ASCII)
 
 
-class PersonError(ValueError):
+class UserError(ValueError):
     """A person can't be added or changed so; the message says why."""
 
 
 @dataclass(frozen=True)
-class Person:
+class User:
     """Somebody who may sign in. `time_zone` is how they want to read times; None: as their browser says."""
 
     id: UUID
@@ -41,34 +41,34 @@ class Person:
         return ZoneInfo(self.time_zone) if self.time_zone else None
 
 
-def person_of(row: Row[Any]) -> Person:
+def user_of(row: Row[Any]) -> User:
     """Read a row of `people`."""
-    return Person(row.id, row.name, Role(row.role), row.time_zone)
+    return User(row.id, row.name, Role(row.role), row.time_zone)
 
 
 def clean_name(name: str) -> str:
-    """Return a name as it is kept, in lower case; PersonError unless it is a plain word."""
+    """Return a name as it is kept, in lower case; UserError unless it is a plain word."""
     cleaned = name.strip().lower()
     if not _NAME.fullmatch(cleaned):
-        raise PersonError(
+        raise UserError(
             "a name has up to 64 of a–z, 0–9, dot, dash, underscore and @, and starts with a letter or digit"
         )
     return cleaned
 
 
-def add_person(
+def add_user(
     connection: Connection, name: str, role: Role, password: str | None, by: str, machine_now: datetime
-) -> Person:
+) -> User:
     """Add a person; without a password they can only come through a trusted proxy.
 
-    PersonError if the name is taken or no name, PasswordError for a password that can't be taken.
+    UserError if the name is taken or no name, PasswordError for a password that can't be taken.
     """
     cleaned = clean_name(name)
     hashed = None if password is None else hash_password(password, cleaned)
     try:
         with connection.begin_nested():
             row = connection.execute(
-                insert(people)
+                insert(users)
                 .values(
                     name=cleaned,
                     role=role,
@@ -76,63 +76,63 @@ def add_person(
                     added_by=by,
                     password_changed_at=None if hashed is None else machine_now,
                 )
-                .returning(people)
+                .returning(users)
             ).one()
     except IntegrityError:
-        raise PersonError(f"there is a {cleaned!r} already; names are never given twice") from None
-    return person_of(row)
+        raise UserError(f"there is a {cleaned!r} already; names are never given twice") from None
+    return user_of(row)
 
 
-def find_person(connection: Connection, name: str) -> Row[Any] | None:
+def find_user(connection: Connection, name: str) -> Row[Any] | None:
     """Return a person's row by name, disabled ones included."""
-    return connection.execute(select(people).where(people.c.name == name.strip().lower())).one_or_none()
+    return connection.execute(select(users).where(users.c.name == name.strip().lower())).one_or_none()
 
 
-def set_password(connection: Connection, person: Person, password: str, machine_now: datetime) -> None:
+def set_password(connection: Connection, user: User, password: str, machine_now: datetime) -> None:
     """Give a person a new password and sign them out everywhere. PasswordError if it can't be taken."""
     connection.execute(
-        update(people)
-        .where(people.c.id == person.id)
-        .values(password_hash=hash_password(password, person.name), password_changed_at=machine_now)
+        update(users)
+        .where(users.c.id == user.id)
+        .values(password_hash=hash_password(password, user.name), password_changed_at=machine_now)
     )
-    end_sessions(connection, person.id)
+    end_sessions(connection, user.id)
 
 
-def set_role(connection: Connection, person: Person, role: Role) -> None:
-    """Change what a person may. PersonError if it would leave nobody who can change it back."""
-    if person.role is Role.ADMIN and role is not Role.ADMIN:
-        _keep_an_admin(connection, person)
-    connection.execute(update(people).where(people.c.id == person.id).values(role=role))
+def set_role(connection: Connection, user: User, role: Role) -> None:
+    """Change what a person may. UserError if it would leave nobody who can change it back."""
+    if user.role is Role.ADMIN and role is not Role.ADMIN:
+        _keep_an_admin(connection, user)
+    connection.execute(update(users).where(users.c.id == user.id).values(role=role))
 
 
-def set_disabled(connection: Connection, person: Person, *, is_disabled: bool) -> None:
-    """Lock a person out, or let them in again. PersonError if nobody would be left who can undo it."""
-    if is_disabled and person.role is Role.ADMIN:
-        _keep_an_admin(connection, person)
-    connection.execute(update(people).where(people.c.id == person.id).values(is_disabled=is_disabled))
+def set_disabled(connection: Connection, user: User, *, is_disabled: bool) -> None:
+    """Lock a person out, or let them in again. UserError if nobody would be left who can undo it."""
+    if is_disabled and user.role is Role.ADMIN:
+        _keep_an_admin(connection, user)
+    connection.execute(update(users).where(users.c.id == user.id).values(is_disabled=is_disabled))
     if is_disabled:
-        end_sessions(connection, person.id)
+        end_sessions(connection, user.id)
 
 
-def set_time_zone(connection: Connection, person: Person, time_zone: str) -> None:
-    """Set the zone in which a person reads times; empty for that of their browser. PersonError for no zone."""
+def set_time_zone(connection: Connection, user: User, time_zone: str) -> None:
+    """Set the zone in which a person reads times; empty for that of their browser. UserError for no zone."""
     if time_zone and time_zone not in available_timezones():
-        raise PersonError(f"{time_zone[:80]!r} is not a time zone like Asia/Tokyo")
-    connection.execute(update(people).where(people.c.id == person.id).values(time_zone=time_zone or None))
+        raise UserError(f"{time_zone[:80]!r} is not a time zone like Asia/Tokyo")
+    connection.execute(update(users).where(users.c.id == user.id).values(time_zone=time_zone or None))
 
 
-def _keep_an_admin(connection: Connection, person: Person) -> None:
+def _keep_an_admin(connection: Connection, user: User) -> None:
     # The lock orders two admins who would each take the other's role away.
     admins = connection.execute(
-        select(people.c.id)
-        .where(people.c.role == Role.ADMIN, ~people.c.is_disabled)
-        .order_by(people.c.id)
+        select(users.c.id)
+        .where(users.c.role == Role.ADMIN, ~users.c.is_disabled)
+        .order_by(users.c.id)
         .with_for_update()
     ).scalars()
-    if set(admins) <= {person.id}:
-        raise PersonError(f"{person.name} is the only admin: make somebody else one first")
+    if set(admins) <= {user.id}:
+        raise UserError(f"{user.name} is the only admin: make somebody else one first")
 
 
-def count_people(connection: Connection) -> int:
+def count_users(connection: Connection) -> int:
     """Count everybody who may sign in."""
-    return connection.scalar(select(func.count()).select_from(people).where(~people.c.is_disabled)) or 0
+    return connection.scalar(select(func.count()).select_from(users).where(~users.c.is_disabled)) or 0

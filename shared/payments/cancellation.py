@@ -1,6 +1,6 @@
 """How a payment that a person wants written off or void leaves collection: never while it could still be paid (I3).
 
-The wish is the column `ending_as`; who wants it and why is in the trail. From then on no charge starts. The
+The wish is the column `pending_close_as`; who wants it and why is in the trail. From then on no charge starts. The
 payment ends once no attempt is open and its PaymentIntent was seen canceled, whoever canceled it; money that comes
 in before wins, and the wish is over.
 """
@@ -13,13 +13,13 @@ from sqlalchemy import Connection, Row, bindparam, select, update
 
 from shared.accounts.standing import lock_account, update_standing
 from shared.clock import has_come
-from shared.db.billing_events import TrailEvent, record_event
+from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.accounts import invoices, payment_settings
 from shared.db.tables.payments import payment_intents, payments
-from shared.db.tables.system import events
+from shared.db.tables.system import billing_events
 from shared.domain.calendar import local_date
-from shared.domain.states import ENDED, WORD_OF_ENDING, AttemptKind, PaymentKind, PaymentState, Standing, Trigger
-from shared.failpoints import CrashPoint, reach
+from shared.domain.states import ENDED, WORD_OF_CLOSE, AttemptKind, PaymentKind, PaymentState, Standing, Trigger
+from shared.failpoints import Failpoint, reach
 from shared.payments.claim import (
     Claimed,
     NotClaimed,
@@ -28,7 +28,7 @@ from shared.payments.claim import (
     is_create_key_stale,
     start_attempt,
 )
-from shared.payments.state_changes import Because, PaymentRow, lock_payment, move_payment, open_attempt
+from shared.payments.state_changes import Cause, PaymentRow, lock_payment, move_payment, open_attempt
 from shared.policy import Policy
 from shared.runtime import Runtime
 
@@ -47,7 +47,7 @@ _LOCK_LATEST_INTENT = (
 
 
 @dataclass(frozen=True)
-class Ended:
+class Closed:
     """The payment has left collection, as what."""
 
     payment_id: UUID
@@ -55,7 +55,7 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Wish:
+class CloseRequest:
     """Who wants a payment ended, and why."""
 
     who: str
@@ -63,7 +63,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class LockedForEnding:
+class LockedForClose:
     """The rows of an ending, locked in the order that every transaction keeps (I4)."""
 
     account: Row[Any]
@@ -71,32 +71,32 @@ class LockedForEnding:
     payment: PaymentRow
 
 
-def lock_for_ending(connection: Connection, payment_id: UUID) -> LockedForEnding | None:
+def lock_for_close(connection: Connection, payment_id: UUID) -> LockedForClose | None:
     """Lock account, settings and payment; None if there is no such payment."""
     ids = connection.execute(_IDS, {"payment_id": payment_id}).one_or_none()
     if ids is None:
         return None
-    return LockedForEnding(
+    return LockedForClose(
         account=lock_account(connection, ids.account_id),
         settings=connection.execute(_LOCK_SETTINGS, {"id": ids.settings_id}).one(),
         payment=lock_payment(connection, payment_id),
     )
 
 
-def claim_ending(connection: Connection, runtime: Runtime, payment_id: UUID) -> Claimed | Ended | NotClaimed:
+def claim_cancellation(connection: Connection, runtime: Runtime, payment_id: UUID) -> Claimed | Closed | NotClaimed:
     """End a payment, or claim the attempt to cancel its PaymentIntent, in the caller's transaction."""
-    locked = lock_for_ending(connection, payment_id)
+    locked = lock_for_close(connection, payment_id)
     if locked is None:
         return NotClaimed("there is no such payment")
     now, machine_now = runtime.clock.now(), runtime.machine_now()
     payment = locked.payment
-    if payment.ending_as is None or payment.state in ENDED:
+    if payment.pending_close_as is None or payment.state in ENDED:
         return NotClaimed("nobody wants it ended")
     if payment.backoff_until is not None and not has_come(payment.backoff_until, machine_now):
         return NotClaimed("backs off from an outage")
     if open_attempt(connection, payment_id) is not None:
         return NotClaimed("has an open attempt")
-    wish = wish_of(connection, payment)
+    close_request = close_request_of(connection, payment)
     intent = live_intent(connection, payment_id)
     if intent is not None and is_create_key_stale(intent, machine_now):
         # A create that may have been sent, and whose id was never learnt, is repeated under its key by the attempt,
@@ -104,12 +104,12 @@ def claim_ending(connection: Connection, runtime: Runtime, payment_id: UUID) -> 
         abandon_intent(connection, intent, now)
         intent = None
     if intent is None:
-        end_as_wished(connection, locked.account, payment, runtime.policy, Because(ACTOR, now, ""))
-        reach(CrashPoint.END_AT_ONCE_BEFORE_COMMIT)
-        return Ended(payment.id, PaymentState(payment.ending_as))
-    wanted = Wanted(AttemptKind.CANCEL, None, locked.settings.card_revision, Trigger.OPERATOR, wish.who)
+        close_as_requested(connection, locked.account, payment, runtime.policy, Cause(ACTOR, now, ""))
+        reach(Failpoint.END_AT_ONCE_BEFORE_COMMIT)
+        return Closed(payment.id, PaymentState(payment.pending_close_as))
+    wanted = Wanted(AttemptKind.CANCEL, None, locked.settings.card_revision, Trigger.OPERATOR, close_request.who)
     claimed = start_attempt(connection, runtime, payment, intent, wanted, now, machine_now)
-    reach(CrashPoint.END_CLAIM_BEFORE_COMMIT)
+    reach(Failpoint.END_CLAIM_BEFORE_COMMIT)
     return claimed
 
 
@@ -119,86 +119,90 @@ def live_intent(connection: Connection, payment_id: UUID) -> Row[Any] | None:
     return latest if latest is not None and latest.closed_reason is None else None
 
 
-def wish_of(connection: Connection, payment: PaymentRow) -> Wish:
+def close_request_of(connection: Connection, payment: PaymentRow) -> CloseRequest:
     """Who asked for the payment's end, and why: the last word about it in the trail."""
     row = connection.execute(
-        select(events.c.actor, events.c.reason)
-        .where(events.c.payment_id == payment.id, events.c.type == REQUESTED)
-        .order_by(events.c.id.desc())
+        select(billing_events.c.actor, billing_events.c.reason)
+        .where(billing_events.c.payment_id == payment.id, billing_events.c.type == REQUESTED)
+        .order_by(billing_events.c.id.desc())
         .limit(1)
     ).one_or_none()
-    return Wish("operator", "no reason was written down") if row is None else Wish(row.actor, row.reason)
+    return (
+        CloseRequest("operator", "no reason was written down")
+        if row is None
+        else CloseRequest(row.actor, row.reason)
+    )
 
 
-def end_as_wished(
-    connection: Connection, account: Row[Any], payment: PaymentRow, policy: Policy, because: Because
+def close_as_requested(
+    connection: Connection, account: Row[Any], payment: PaymentRow, policy: Policy, cause: Cause
 ) -> None:
-    """End a locked payment whose `ending_as` is set; the reason is the wish's."""
-    wish, to = wish_of(connection, payment), PaymentState(payment.ending_as)
-    end_payment_as(connection, account, payment, policy, to, wish, because)
+    """End a locked payment whose `pending_close_as` is set; the reason is the wish's."""
+    close_request, to = close_request_of(connection, payment), PaymentState(payment.pending_close_as)
+    close_payment_as(connection, account, payment, policy, to, close_request, cause)
 
 
-def end_payment_as(
+def close_payment_as(
     connection: Connection,
     account: Row[Any],
     payment: PaymentRow,
     policy: Policy,
     to: PaymentState,
-    wish: Wish,
-    because: Because,
+    close_request: CloseRequest,
+    cause: Cause,
 ) -> None:
     """Move a locked payment to its end, with its invoice if that is void, and decide anew how the account stands.
 
     Only where no attempt is open and no PaymentIntent is live: the caller has looked, under the lock.
     """
-    because = replace(because, reason=f"{WORD_OF_ENDING[to]} by {wish.who}: {wish.reason}")
-    move_payment(connection, payment, to, because, held_until=None, not_sent_count=0)
+    cause = replace(cause, reason=f"{WORD_OF_CLOSE[to]} by {close_request.who}: {close_request.reason}")
+    move_payment(connection, payment, to, cause, held_until=None, not_sent_count=0)
     if to is PaymentState.VOID and payment.invoice_id is not None:
-        _void_invoice(connection, payment, because)
+        _void_invoice(connection, payment, cause)
     if payment.kind == PaymentKind.MONTHLY and account.standing != Standing.GOOD:  # an end makes no standing worse
-        today = local_date(because.at, policy.coverage(payment.coverage).zone)
-        update_standing(connection, account, policy, today, because, payment.id)
+        today = local_date(cause.at, policy.coverage(payment.coverage).zone)
+        update_standing(connection, account, policy, today, cause, payment.id)
 
 
-def tell_overtaken(connection: Connection, payment: PaymentRow, because: Because) -> None:
+def record_close_overtaken(connection: Connection, payment: PaymentRow, cause: Cause) -> None:
     """Say in the trail that money came in for a payment that was being ended: it is paid, and stays so."""
-    wish = wish_of(connection, payment)
+    close_request = close_request_of(connection, payment)
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type="ending_overtaken",
-            at=because.at,
-            actor=because.actor,
-            reason=f"the money came in before it was {WORD_OF_ENDING[payment.ending_as]}, as {wish.who} wanted",
+            at=cause.at,
+            actor=cause.actor,
+            reason=f"the money came in before it was {WORD_OF_CLOSE[payment.pending_close_as]}, as {close_request.who} wanted",
             account_id=payment.account_id,
             payment_id=payment.id,
-            attempt_id=because.attempt_id,
-            before={"ending_as": payment.ending_as},
-            after={"ending_as": None},
+            attempt_id=cause.attempt_id,
+            before={"pending_close_as": payment.pending_close_as},
+            after={"pending_close_as": None},
         ),
     )
 
 
-def _void_invoice(connection: Connection, payment: PaymentRow, because: Because) -> None:
+def _void_invoice(connection: Connection, payment: PaymentRow, cause: Cause) -> None:
     """A voided invoice keeps its number and its place (I1); its fees stay its lines."""
     voided = connection.scalar(
         update(invoices)
         .where(invoices.c.id == payment.invoice_id, invoices.c.voided_at.is_(None))
-        .values(voided_at=because.at)
+        .values(voided_at=cause.at)
         .returning(invoices.c.number)
     )
     if voided is None:
         return
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type="invoice_voided",
-            at=because.at,
-            actor=because.actor,
-            reason=because.reason,
+            at=cause.at,
+            actor=cause.actor,
+            reason=cause.reason,
             account_id=payment.account_id,
             payment_id=payment.id,
-            attempt_id=because.attempt_id,
+            attempt_id=cause.attempt_id,
             data={"invoice_id": str(payment.invoice_id), "number": voided},
         ),
     )

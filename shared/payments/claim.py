@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, Row, and_, bindparam, exists, insert, select, update
 
 from shared.clock import has_come
-from shared.db.billing_events import TrailEvent, record_event
+from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.accounts import card_blocks, cards, payment_settings
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.domain.states import (
@@ -26,10 +26,10 @@ from shared.domain.states import (
     SettingsKind,
     Trigger,
 )
-from shared.failpoints import CrashPoint, reach
+from shared.failpoints import Failpoint, reach
 from shared.gateway.stripe_version import API_VERSION
 from shared.payments.network_budgets import lock_card, over_budget
-from shared.payments.state_changes import Because, PaymentRow, lock_payment, make_due_now, move_payment
+from shared.payments.state_changes import Cause, PaymentRow, lock_payment, make_due_now, move_payment
 from shared.runtime import Runtime
 
 ACTOR = "worker"
@@ -127,10 +127,10 @@ def claim_charge(connection: Connection, runtime: Runtime, payment_id: UUID) -> 
         payment = _wake(connection, payment, now)
     waits = _park(connection, payment, settings, found, now)
     if waits is not None:
-        reach(CrashPoint.CHARGE_PARK_BEFORE_COMMIT)
+        reach(Failpoint.CHARGE_PARK_BEFORE_COMMIT)
         return NotClaimed(waits)
     claimed = _start(connection, runtime, payment, settings, found, now, machine_now)
-    reach(CrashPoint.CHARGE_CLAIM_BEFORE_COMMIT)
+    reach(Failpoint.CHARGE_CLAIM_BEFORE_COMMIT)
     return claimed
 
 
@@ -157,7 +157,7 @@ def _why_not_due(
         return f"is due at {payment.next_attempt_at.isoformat()}"
     if payment.held_until is not None and payment.held_until > now:
         return "is held by an operator"
-    if payment.ending_as is not None:
+    if payment.pending_close_as is not None:
         return "is being ended by an operator"
     if payment.backoff_until is not None and not has_come(payment.backoff_until, machine_now):
         return "backs off from an outage"
@@ -168,8 +168,8 @@ def _why_not_due(
 
 def _wake(connection: Connection, payment: PaymentRow, now: datetime) -> PaymentRow:
     """A card came after the one that blocked this payment (I15): due at once, somebody is waiting."""
-    because = Because(ACTOR, now, "the card that blocked it was replaced or mended")
-    make_due_now(connection, payment, Lane.INTERACTIVE, Trigger.CARD_REGISTERED, because)
+    cause = Cause(ACTOR, now, "the card that blocked it was replaced or mended")
+    make_due_now(connection, payment, Lane.INTERACTIVE, Trigger.CARD_REGISTERED, cause)
     return connection.execute(select(payments).where(payments.c.id == payment.id)).one()
 
 
@@ -203,11 +203,11 @@ def _move(
     connection: Connection, payment: PaymentRow, to: PaymentState, now: datetime, reason: str, **changes: Any
 ) -> str:
     """Park the payment and record the attempt that was not made, with the next date if there is one."""
-    move_payment(connection, payment, to, Because(ACTOR, now, reason), **changes)
+    move_payment(connection, payment, to, Cause(ACTOR, now, reason), **changes)
     next_at = changes.get("next_attempt_at")
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type="charge_not_attempted",
             at=now,
             actor=ACTOR,
@@ -230,7 +230,7 @@ def _start(
     machine_now: datetime,
 ) -> Claimed:
     intent = _live_intent(connection, payment, settings, now, machine_now)
-    reach(CrashPoint.CHARGE_CLAIM_INTENT_WRITTEN)
+    reach(Failpoint.CHARGE_CLAIM_INTENT_WRITTEN)
     # A PaymentIntent that waits for the customer's bank can't be confirmed again: it is canceled and succeeded.
     kind = AttemptKind.CANCEL if intent.status == "requires_action" else AttemptKind.CHARGE
     wanted = Wanted(kind, card, settings.card_revision, payment.trigger, payment.requested_by)
@@ -277,7 +277,7 @@ def start_attempt(
     connection.execute(_COUNT_ATTEMPT, {"payment_id": payment.id, "attempt_count": number})
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type="attempt_started",
             at=now,
             actor=wanted.requested_by or ACTOR,

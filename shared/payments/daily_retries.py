@@ -69,7 +69,7 @@ def retryable(coverage: str, now: datetime) -> tuple[ColumnElement[bool], ...]:
         payments.c.coverage == coverage,
         payments.c.next_attempt_at <= now,
         or_(payments.c.held_until.is_(None), payments.c.held_until <= now),
-        payments.c.ending_as.is_(None),
+        payments.c.pending_close_as.is_(None),
     )
 
 
@@ -117,7 +117,7 @@ _PREVIEW = text("""
                 SELECT FROM payment_attempts a WHERE a.payment_id = p.id AND a.state IN ('started', 'unknown')
             ) THEN 'attempt_open'
             WHEN p.held_until > :now THEN 'held'
-            WHEN p.ending_as IS NOT NULL THEN 'being_ended'
+            WHEN p.pending_close_as IS NOT NULL THEN 'being_ended'
             WHEN s.kind = 'bank_transfer' THEN 'bank_transfer'
             WHEN c.id IS NULL OR c.detached_at IS NOT NULL OR s.stripe_customer_id IS NULL THEN 'no_card'
             WHEN EXISTS (

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from shared.failpoints import CrashPoint, reach
+from shared.failpoints import Failpoint, reach
 
 #: The longest pause while others are answered.
 LONGEST_WHILE_OTHERS_ARE_ANSWERED = timedelta(minutes=1)
@@ -26,7 +26,7 @@ _WAKE = text("""
     WITH answered AS (
         SELECT a.coverage, max(a.confirm_allowed_at) AS at
         FROM (
-            SELECT attempt_id, after FROM events
+            SELECT attempt_id, after FROM billing_events
             WHERE type = 'attempt_answered' ORDER BY id DESC LIMIT :latest
         ) latest
         JOIN payment_attempts a ON a.id = latest.attempt_id
@@ -43,7 +43,7 @@ _WAKE = text("""
     shortened AS (
         UPDATE payments p SET backoff_until = :machine_now FROM woken WHERE p.id = woken.id
     )
-    INSERT INTO events (at, type, actor, reason, account_id, payment_id, before, after)
+    INSERT INTO billing_events (at, type, actor, reason, account_id, payment_id, before, after)
     SELECT :now, 'backoff_ended', 'scheduler', 'the processor answers others again', account_id, id,
            jsonb_build_object('backoff_until', backoff_until), jsonb_build_object('backoff_until', :machine_now)
     FROM woken
@@ -66,5 +66,5 @@ def end_backoffs(connection: Connection, now: datetime, machine_now: datetime) -
             "at_most": WAKE_AT_MOST,
         },
     ).all()
-    reach(CrashPoint.WAKE_BEFORE_COMMIT)
+    reach(Failpoint.WAKE_BEFORE_COMMIT)
     return woken

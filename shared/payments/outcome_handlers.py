@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, update
 
 from shared.accounts.standing import update_standing
-from shared.db.billing_events import TrailEvent, record_event
+from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.payments import payments
 from shared.domain.calendar import instant, local_date
 from shared.domain.declines import Decline
@@ -24,10 +24,10 @@ from shared.domain.dunning import (
 )
 from shared.domain.states import ENDED, AttemptKind, Lane, PaymentKind, PaymentState, Standing, Trigger
 from shared.gateway.port import Answer, Outcome
-from shared.payments.cancellation import end_as_wished, tell_overtaken
+from shared.payments.cancellation import close_as_requested, record_close_overtaken
 from shared.payments.network_budgets import block_card
 from shared.payments.receipts import has_other_receipt, open_finding, record_receipt
-from shared.payments.state_changes import Because, PaymentRow, move_payment
+from shared.payments.state_changes import Cause, PaymentRow, move_payment
 from shared.policy import Coverage, Policy
 
 #: Outages: the first wait and the longest, doubling in between; machine time.
@@ -60,36 +60,40 @@ class Locked:
     def attempt_id(self) -> UUID | None:
         return None if self.attempt is None else self.attempt.id
 
-    def because(self, actor: str, reason: str) -> Because:
-        return Because(actor, self.now, reason, attempt_id=self.attempt_id, run_id=self.payment.run_id)
+    def cause(self, actor: str, reason: str) -> Cause:
+        return Cause(actor, self.now, reason, attempt_id=self.attempt_id, run_id=self.payment.run_id)
 
 
 def after_success(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
     """Book the money; the payment is paid, wherever it stood. Paid twice, or after its end: a finding (I8)."""
-    seen = answer.payment_intent
-    if seen is None:
+    snapshot = answer.payment_intent
+    if snapshot is None:
         raise AssertionError("success without a PaymentIntent that shows it")
     payment = locked.payment
-    because = locked.because(actor, "the card was charged")
-    record_receipt(connection, payment, locked.attempt_id, seen, because)
-    charge_id = seen.latest_charge_id or seen.stripe_id
-    facts = {"charge_id": charge_id, "received_minor": seen.amount_received_minor, "currency": seen.currency}
+    cause = locked.cause(actor, "the card was charged")
+    record_receipt(connection, payment, locked.attempt_id, snapshot, cause)
+    charge_id = snapshot.latest_charge_id or snapshot.stripe_id
+    facts = {
+        "charge_id": charge_id,
+        "received_minor": snapshot.amount_received_minor,
+        "currency": snapshot.currency,
+    }
     is_paid = payment.state == PaymentState.PAID  # only then can there be a receipt before this one
     if is_paid and has_other_receipt(connection, payment, charge_id):
-        open_finding(connection, "paid_more_than_once", payment, charge_id, facts, because)
-    if (seen.amount_received_minor, seen.currency) != (payment.amount_minor, payment.currency):
-        open_finding(connection, "amount_differs", payment, charge_id, facts, because)
+        open_finding(connection, "paid_more_than_once", payment, charge_id, facts, cause)
+    if (snapshot.amount_received_minor, snapshot.currency) != (payment.amount_minor, payment.currency):
+        open_finding(connection, "amount_differs", payment, charge_id, facts, cause)
     if is_paid:
         return
     if payment.state in ENDED:
-        open_finding(connection, "paid_after_its_end", payment, charge_id, facts, because)
-    if payment.ending_as is not None:
-        tell_overtaken(connection, payment, because)
+        open_finding(connection, "paid_after_its_end", payment, charge_id, facts, cause)
+    if payment.pending_close_as is not None:
+        record_close_overtaken(connection, payment, cause)
     move_payment(
-        connection, payment, PaymentState.PAID, because, paid_at=locked.now, held_until=None, not_sent_count=0
+        connection, payment, PaymentState.PAID, cause, paid_at=locked.now, held_until=None, not_sent_count=0
     )
     if locked.account.standing != Standing.GOOD:  # a payment makes no standing worse
-        _update_standing(connection, locked, because)
+        _update_standing(connection, locked, cause)
 
 
 def after_decline(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
@@ -109,7 +113,7 @@ def after_decline(connection: Connection, locked: Locked, answer: Answer, actor:
     if isinstance(decision, AwaitPaymentMethod) and decision.is_never:
         _block_card(connection, locked, decision.reason)
     _apply_decision(connection, locked, decision, actor, counted)
-    _update_standing(connection, locked, locked.because(actor, decision.reason), is_decline=True)
+    _update_standing(connection, locked, locked.cause(actor, decision.reason), is_decline=True)
     if isinstance(decision, HoldForOperator) or (isinstance(decision, RetryOn) and decision.needs_attention):
         ask_for_attention(connection, locked, actor, decision.reason)
 
@@ -129,24 +133,24 @@ def after_cancellation(connection: Connection, locked: Locked, answer: Answer, a
     is_ours = locked.attempt is not None and locked.attempt.kind == AttemptKind.CANCEL
     if locked.payment.state in ENDED:
         return
-    if locked.payment.ending_as is not None:  # what a person waits for, whoever canceled it
-        end_as_wished(connection, locked.account, locked.payment, locked.policy, locked.because(actor, ""))
+    if locked.payment.pending_close_as is not None:  # what a person waits for, whoever canceled it
+        close_as_requested(connection, locked.account, locked.payment, locked.policy, locked.cause(actor, ""))
         return
     if is_ours or by in CANCELED_BY_STRIPE:
-        because = locked.because(actor, f"its PaymentIntent was canceled ({by or 'by us'}): go on with a new one")
-        _move_chargeable(connection, locked, because, next_attempt_at=locked.now)
+        cause = locked.cause(actor, f"its PaymentIntent was canceled ({by or 'by us'}): go on with a new one")
+        _move_chargeable(connection, locked, cause, next_attempt_at=locked.now)
         return
     reason = f"its PaymentIntent was canceled by a person ({by or 'no reason given'}): an operator decides"
-    because = locked.because(actor, reason)
+    cause = locked.cause(actor, reason)
     open_finding(
         connection,
         "canceled_by_a_person",
         locked.payment,
         locked.intent.stripe_payment_intent_id,
         {"cancellation_reason": by, "ordinal": locked.intent.ordinal},
-        because,
+        cause,
     )
-    _move_chargeable(connection, locked, because, next_attempt_at=locked.now, held_until=UNTIL_RELEASED)
+    _move_chargeable(connection, locked, cause, next_attempt_at=locked.now, held_until=UNTIL_RELEASED)
 
 
 def after_not_sent(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
@@ -160,7 +164,7 @@ def after_not_sent(connection: Connection, locked: Locked, answer: Answer, actor
     )
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type="charge_not_attempted",
             at=locked.now,
             actor=actor,
@@ -181,7 +185,7 @@ def after_unknown(connection: Connection, locked: Locked, answer: Answer, actor:
         ask_for_attention(connection, locked, actor, answer.reason)
 
 
-AFTERMATH: Mapping[Outcome, Callable[[Connection, Locked, Answer, str], None]] = {
+OUTCOME_HANDLERS: Mapping[Outcome, Callable[[Connection, Locked, Answer, str], None]] = {
     Outcome.SUCCEEDED: after_success,
     Outcome.DECLINED: after_decline,
     Outcome.AUTHENTICATION_NEEDED: after_authentication_needed,
@@ -195,7 +199,7 @@ def _apply_decision(
     connection: Connection, locked: Locked, decision: AfterDecline, actor: str, counted: dict[str, Any]
 ) -> None:
     payment, settings = locked.payment, locked.settings
-    because = locked.because(actor, decision.reason)
+    cause = locked.cause(actor, decision.reason)
     has_newer_card = (
         locked.attempt is not None
         and settings.card_revision > locked.attempt.card_revision
@@ -203,7 +207,7 @@ def _apply_decision(
     )
     if has_newer_card and not isinstance(decision, HoldForOperator) and payment.kind == PaymentKind.MONTHLY:
         # The customer acted while the old card was being asked: no wake-up is lost to that race (I15).
-        newer = locked.because(actor, f"{decision.reason}; a newer card was registered meanwhile")
+        newer = locked.cause(actor, f"{decision.reason}; a newer card was registered meanwhile")
         move_payment(
             connection,
             payment,
@@ -222,7 +226,7 @@ def _apply_decision(
                 connection,
                 payment,
                 PaymentState.RETRY_SCHEDULED,
-                because,
+                cause,
                 next_attempt_at=at,
                 lane=Lane.BATCH,
                 trigger=Trigger.DAILY_RETRY,
@@ -231,7 +235,7 @@ def _apply_decision(
             )
         case HoldForOperator():
             _move_chargeable(
-                connection, locked, because, next_attempt_at=locked.now, held_until=UNTIL_RELEASED, **counted
+                connection, locked, cause, next_attempt_at=locked.now, held_until=UNTIL_RELEASED, **counted
             )
         case AwaitPaymentMethod() | StopRetrying() | AwaitAuthentication():
             to = (
@@ -240,12 +244,12 @@ def _apply_decision(
                 else PaymentState.NEEDS_PAYMENT_METHOD
             )
             move_payment(
-                connection, payment, to, because, waiting_for_revision_after=settings.card_revision, **counted
+                connection, payment, to, cause, waiting_for_revision_after=settings.card_revision, **counted
             )
 
 
-def _move_chargeable(connection: Connection, locked: Locked, because: Because, **changes: Any) -> None:
-    move_payment(connection, locked.payment, PaymentState.DUE, because, **changes)
+def _move_chargeable(connection: Connection, locked: Locked, cause: Cause, **changes: Any) -> None:
+    move_payment(connection, locked.payment, PaymentState.DUE, cause, **changes)
 
 
 def _with_network(decline: Decline, locked: Locked) -> Decline:
@@ -260,19 +264,17 @@ def _block_card(connection: Connection, locked: Locked, reason: str) -> None:
         block_card(connection, locked.payment.coverage, attempt.card_fingerprint, reason, attempt.id, locked.now)
 
 
-def _update_standing(connection: Connection, locked: Locked, because: Because, *, is_decline: bool = False) -> None:
+def _update_standing(connection: Connection, locked: Locked, cause: Cause, *, is_decline: bool = False) -> None:
     if locked.payment.kind == PaymentKind.MONTHLY:
         today, payment_id = local_date(locked.now, locked.coverage.zone), locked.payment.id
-        update_standing(
-            connection, locked.account, locked.policy, today, because, payment_id, is_decline=is_decline
-        )
+        update_standing(connection, locked.account, locked.policy, today, cause, payment_id, is_decline=is_decline)
 
 
 def ask_for_attention(connection: Connection, locked: Locked, actor: str, reason: str) -> None:
     """Leave an alarm in the trail that dashboards and logs pick up."""
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type="attention_needed",
             at=locked.now,
             actor=actor,

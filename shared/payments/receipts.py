@@ -8,18 +8,22 @@ from uuid import UUID
 from sqlalchemy import Connection, exists, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from shared.db.billing_events import TrailEvent, record_event
+from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.payments import receipts
 from shared.db.tables.system import findings
-from shared.gateway.port import PaymentIntentSeen
-from shared.payments.state_changes import Because, PaymentRow
+from shared.gateway.port import PaymentIntentSnapshot
+from shared.payments.state_changes import Cause, PaymentRow
 
 #: How the names of people begin, where a finding or the trail says who did something.
 PERSON = "operator:"
 
 
 def record_receipt(
-    connection: Connection, payment: PaymentRow, attempt_id: UUID | None, seen: PaymentIntentSeen, because: Because
+    connection: Connection,
+    payment: PaymentRow,
+    attempt_id: UUID | None,
+    snapshot: PaymentIntentSnapshot,
+    cause: Cause,
 ) -> bool:
     """Write down money that came in, once per charge; False if this charge is in the books already (I8)."""
     written = connection.execute(
@@ -28,10 +32,10 @@ def record_receipt(
             payment_id=payment.id,
             attempt_id=attempt_id,
             coverage=payment.coverage,
-            stripe_charge_id=seen.latest_charge_id or seen.stripe_id,
-            amount_minor=seen.amount_received_minor,
-            currency=seen.currency,
-            received_at=because.at,
+            stripe_charge_id=snapshot.latest_charge_id or snapshot.stripe_id,
+            amount_minor=snapshot.amount_received_minor,
+            currency=snapshot.currency,
+            received_at=cause.at,
         )
         .on_conflict_do_nothing()
         .returning(receipts.c.id)
@@ -46,11 +50,11 @@ def has_other_receipt(connection: Connection, payment: PaymentRow, charge_id: st
 
 
 def open_finding(
-    connection: Connection, kind: str, payment: PaymentRow, subject: str, details: dict[str, Any], because: Because
+    connection: Connection, kind: str, payment: PaymentRow, subject: str, details: dict[str, Any], cause: Cause
 ) -> None:
     """Ask for a person's eye on a payment, once per kind and subject. Details hold ids, codes and amounts only."""
     finding = Finding(kind, payment.coverage, subject, details, payment.id, payment.account_id)
-    write_finding(connection, finding, because)
+    write_finding(connection, finding, cause)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Finding:
     account_id: UUID | None = None
 
 
-def write_finding(connection: Connection, finding: Finding, because: Because) -> None:
+def write_finding(connection: Connection, finding: Finding, cause: Cause) -> None:
     """Open a finding, unless it is open already with the same facts.
 
     One that a person resolved comes back only if its facts changed since; what the machine resolved, always.
@@ -78,13 +82,13 @@ def write_finding(connection: Connection, finding: Finding, because: Because) ->
             payment_id=finding.payment_id,
             subject=finding.subject,
             details=dict(finding.details),
-            found_at=because.at,
+            found_at=cause.at,
         )
         .on_conflict_do_nothing()
         .returning(findings.c.id)
     ).one_or_none()
     if opened is not None:
-        _tell(connection, "finding_opened", finding, because, finding.details)
+        _tell(connection, "finding_opened", finding, cause, finding.details)
         return
     known = connection.execute(
         select(findings)
@@ -103,7 +107,7 @@ def write_finding(connection: Connection, finding: Finding, because: Because) ->
         .where(findings.c.id == known.id)
         .values(
             details=dict(finding.details),
-            found_at=known.found_at if is_open else because.at,
+            found_at=known.found_at if is_open else cause.at,
             resolved_at=None,
             resolved_by=None,
             resolution=None,
@@ -111,10 +115,10 @@ def write_finding(connection: Connection, finding: Finding, because: Because) ->
     )
     before = {"details": known.details, "resolved_by": known.resolved_by, "resolution": known.resolution}
     what = "finding_changed" if is_open else "finding_reopened"
-    _tell(connection, what, finding, because, finding.details, before=before)
+    _tell(connection, what, finding, cause, finding.details, before=before)
 
 
-def resolve_finding(connection: Connection, kind: str, coverage: str, subject: str, because: Because) -> bool:
+def resolve_finding(connection: Connection, kind: str, coverage: str, subject: str, cause: Cause) -> bool:
     """Close an open finding, because of what was done or decided about it; False if none is open."""
     resolved = connection.execute(
         update(findings)
@@ -124,34 +128,34 @@ def resolve_finding(connection: Connection, kind: str, coverage: str, subject: s
             findings.c.subject == subject,
             findings.c.resolved_at.is_(None),
         )
-        .values(resolved_at=because.at, resolved_by=because.actor, resolution=because.reason)
+        .values(resolved_at=cause.at, resolved_by=cause.actor, resolution=cause.reason)
         .returning(findings.c.details, findings.c.payment_id)
     ).one_or_none()
     if resolved is None:
         return False
     finding = Finding(kind, coverage, subject, resolved.details, resolved.payment_id)
-    _tell(connection, "finding_resolved", finding, because, {"kind": kind}, reason=because.reason)
+    _tell(connection, "finding_resolved", finding, cause, {"kind": kind}, reason=cause.reason)
     return True
 
 
-def resolve_finding_by_id(connection: Connection, finding_id: UUID, because: Because) -> bool:
+def resolve_finding_by_id(connection: Connection, finding_id: UUID, cause: Cause) -> bool:
     """Close a finding as a person does, with their name and reason; False if it was resolved already.
 
     LookupError if there is no such finding, or if no reason is given.
     """
-    if not because.reason.strip():
+    if not cause.reason.strip():
         raise LookupError("--reason is empty: say what you found and did; it is kept in the trail")
     known = connection.execute(select(findings).where(findings.c.id == finding_id)).one_or_none()
     if known is None:
         raise LookupError(f"there is no finding {finding_id}; `duecourse findings list --all` shows all")
-    return resolve_finding(connection, known.kind, known.coverage, known.subject, because)
+    return resolve_finding(connection, known.kind, known.coverage, known.subject, cause)
 
 
 def _tell(
     connection: Connection,
     what: str,
     finding: Finding,
-    because: Because,
+    cause: Cause,
     data: Mapping[str, Any],
     *,
     before: Mapping[str, Any] | None = None,
@@ -159,15 +163,15 @@ def _tell(
 ) -> None:
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type=what,
-            at=because.at,
-            actor=because.actor,
+            at=cause.at,
+            actor=cause.actor,
             reason=reason or finding.kind,
             account_id=finding.account_id,
             payment_id=finding.payment_id,
-            attempt_id=because.attempt_id,
-            run_id=because.run_id,
+            attempt_id=cause.attempt_id,
+            run_id=cause.run_id,
             before=before or {},
             data={"coverage": finding.coverage, "subject": finding.subject, **data},
         ),

@@ -13,16 +13,16 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, Select, bindparam, exists, select, update
 
 from shared.accounts.standing import lock_account
-from shared.db.billing_events import TrailEvent, record_event
+from shared.db.billing_events import BillingEvent, record_event
 from shared.db.session import in_transaction
 from shared.db.tables.accounts import payment_settings
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.domain.states import OPEN_ATTEMPT, AttemptKind, AttemptState, Lane, PaymentState, check_attempt_move
-from shared.failpoints import CrashPoint, reach
+from shared.failpoints import Failpoint, reach
 from shared.gateway.outcomes import observed_outcome
-from shared.gateway.port import Answer, Outcome, PaymentIntentSeen
+from shared.gateway.port import Answer, Outcome, PaymentIntentSnapshot
 from shared.messaging.jobs import ChargePayment
-from shared.payments.outcome_handlers import AFTERMATH, Locked
+from shared.payments.outcome_handlers import OUTCOME_HANDLERS, Locked
 from shared.payments.state_changes import lock_payment, open_attempt
 from shared.runtime import Runtime
 
@@ -66,14 +66,14 @@ def record_answer(runtime: Runtime, attempt_id: UUID, answer: Answer, actor: str
         locked = _lock(connection, runtime, _IDS_OF_ATTEMPT, attempt_id)
         attempt = connection.execute(_LOCK_ATTEMPT, {"id": attempt_id}).one()
         _apply(connection, replace(locked, attempt=attempt), answer, actor, is_own=True)
-        reach(CrashPoint.RECORD_ANSWER_BEFORE_COMMIT)
+        reach(Failpoint.RECORD_ANSWER_BEFORE_COMMIT)
         return UUID(str(locked.payment.id))
 
-    reach(CrashPoint.RECORD_ANSWER_BEGUN)
+    reach(Failpoint.RECORD_ANSWER_BEGUN)
     payment_id = _write(runtime, work)
-    reach(CrashPoint.RECORD_ANSWER_COMMITTED)
+    reach(Failpoint.RECORD_ANSWER_COMMITTED)
     if answer.outcome in MAY_BE_DUE_AT_ONCE:
-        ring_if_due(runtime, payment_id)
+        enqueue_if_due(runtime, payment_id)
 
 
 def record_observation(runtime: Runtime, payment_intent_id: UUID, answer: Answer, actor: str) -> None:
@@ -81,24 +81,26 @@ def record_observation(runtime: Runtime, payment_intent_id: UUID, answer: Answer
 
     `payment_intent_id` is our row's id. Without a readable PaymentIntent in `answer` nothing changes.
     """
-    seen = answer.payment_intent
-    if seen is None:
+    snapshot = answer.payment_intent
+    if snapshot is None:
         return
 
     def work(connection: Connection) -> tuple[UUID, Outcome]:
         locked = _lock(connection, runtime, _IDS_OF_INTENT, payment_intent_id)
-        outcome = observed_outcome(seen, is_charge_new=_is_charge_new(connection, payment_intent_id, seen))
-        observed = replace(answer, outcome=outcome, decline=seen.last_error, charge_id=seen.latest_charge_id)
+        outcome = observed_outcome(snapshot, is_charge_new=_is_charge_new(connection, payment_intent_id, snapshot))
+        observed = replace(
+            answer, outcome=outcome, decline=snapshot.last_error, charge_id=snapshot.latest_charge_id
+        )
         attempt = _attempt_observed(connection, locked.payment.id, payment_intent_id, observed)
         _apply(connection, replace(locked, attempt=attempt), observed, actor, is_own=False)
-        reach(CrashPoint.RECORD_OBSERVATION_BEFORE_COMMIT)
+        reach(Failpoint.RECORD_OBSERVATION_BEFORE_COMMIT)
         return locked.payment.id, outcome
 
-    reach(CrashPoint.RECORD_OBSERVATION_BEGUN)
+    reach(Failpoint.RECORD_OBSERVATION_BEGUN)
     payment_id, outcome = _write(runtime, work)
-    reach(CrashPoint.RECORD_OBSERVATION_COMMITTED)
+    reach(Failpoint.RECORD_OBSERVATION_COMMITTED)
     if outcome in MAY_BE_DUE_AT_ONCE:
-        ring_if_due(runtime, payment_id)
+        enqueue_if_due(runtime, payment_id)
 
 
 def _write(runtime: Runtime, work: Callable[[Connection], Result]) -> Result:
@@ -106,13 +108,13 @@ def _write(runtime: Runtime, work: Callable[[Connection], Result]) -> Result:
     return in_transaction(runtime.engine, work, insist_for_s=WRITE_INSISTS_FOR_S, outlives_outages=True)
 
 
-def ring_if_due(runtime: Runtime, payment_id: UUID) -> None:
+def enqueue_if_due(runtime: Runtime, payment_id: UUID) -> None:
     """Ring for a payment that is due at this moment; the sweep would find it, only later."""
     with runtime.engine.connect() as connection:
         row = connection.execute(select(payments).where(payments.c.id == payment_id)).one()
     is_due = row.state == PaymentState.DUE and row.next_attempt_at <= runtime.clock.now()
-    if is_due and row.backoff_until is None and row.held_until is None and row.ending_as is None:
-        runtime.ring([ChargePayment(payment_id, Lane(row.lane))])
+    if is_due and row.backoff_until is None and row.held_until is None and row.pending_close_as is None:
+        runtime.enqueue([ChargePayment(payment_id, Lane(row.lane))])
 
 
 def _lock(connection: Connection, runtime: Runtime, ids_query: Select[Any], row_id: UUID) -> Locked:
@@ -147,13 +149,13 @@ def _attempt_observed(connection: Connection, payment_id: UUID, intent_id: UUID,
     ).one_or_none()
 
 
-def _is_charge_new(connection: Connection, intent_id: UUID, seen: PaymentIntentSeen) -> bool:
+def _is_charge_new(connection: Connection, intent_id: UUID, snapshot: PaymentIntentSnapshot) -> bool:
     """Whether no closed attempt has recorded the PaymentIntent's latest charge yet."""
-    if seen.latest_charge_id is None:
+    if snapshot.latest_charge_id is None:
         return False
     recorded = exists().where(
         payment_attempts.c.payment_intent_id == intent_id,
-        payment_attempts.c.stripe_charge_id == seen.latest_charge_id,
+        payment_attempts.c.stripe_charge_id == snapshot.latest_charge_id,
         payment_attempts.c.state.not_in(OPEN_ATTEMPT),
     )
     return not connection.scalar(select(recorded))
@@ -170,14 +172,14 @@ def _apply(connection: Connection, locked: Locked, answer: Answer, actor: str, *
         return  # may speak of the attempt before; its own answer or settlement will come
     if has_money or is_own or is_open or answer.outcome is Outcome.CANCELED:
         _update_intent(connection, locked, answer)
-        reach(CrashPoint.RECORD_INTENT_WRITTEN)
+        reach(Failpoint.RECORD_INTENT_WRITTEN)
     closing = _without_money_of_another(connection, locked, answer)
     is_proven = closing.outcome is Outcome.SUCCEEDED
     if is_open or (is_proven and attempt is not None and attempt.state != AttemptState.SUCCEEDED):
         _close_attempt(connection, locked, closing, actor)
-        reach(CrashPoint.RECORD_ATTEMPT_WRITTEN)
+        reach(Failpoint.RECORD_ATTEMPT_WRITTEN)
     if is_open or has_money or _is_fresh_cancellation(connection, locked, answer):
-        AFTERMATH[answer.outcome](connection, locked, answer, actor)
+        OUTCOME_HANDLERS[answer.outcome](connection, locked, answer, actor)
 
 
 def _without_money_of_another(connection: Connection, locked: Locked, answer: Answer) -> Answer:
@@ -185,14 +187,14 @@ def _without_money_of_another(connection: Connection, locked: Locked, answer: An
 
     That happens when a worker stood still beyond its lease: it confirms while its successor is about to.
     """
-    attempt, seen = locked.attempt, answer.payment_intent
-    if answer.outcome is not Outcome.SUCCEEDED or attempt is None or seen is None:
+    attempt, snapshot = locked.attempt, answer.payment_intent
+    if answer.outcome is not Outcome.SUCCEEDED or attempt is None or snapshot is None:
         return answer
     of_another = exists().where(
         payment_attempts.c.payment_intent_id == attempt.payment_intent_id,
         payment_attempts.c.id != attempt.id,
         payment_attempts.c.state == AttemptState.SUCCEEDED,
-        payment_attempts.c.stripe_charge_id == seen.latest_charge_id,
+        payment_attempts.c.stripe_charge_id == snapshot.latest_charge_id,
     )
     if not connection.scalar(select(of_another)):
         return answer
@@ -217,19 +219,19 @@ def _of_cancel(answer: Answer) -> Answer:
 
 
 def _update_intent(connection: Connection, locked: Locked, answer: Answer) -> None:
-    seen, intent = answer.payment_intent, locked.intent
-    if seen is None:
+    snapshot, intent = answer.payment_intent, locked.intent
+    if snapshot is None:
         _give_up_unanswered(connection, locked, answer)
         return
     if intent.closed_reason == "succeeded":
         return
     values: dict[str, Any] = {
-        "status": seen.status,
-        "latest_charge_id": seen.latest_charge_id,
-        "cancellation_reason": seen.cancellation_reason,
+        "status": snapshot.status,
+        "latest_charge_id": snapshot.latest_charge_id,
+        "cancellation_reason": snapshot.cancellation_reason,
     }
-    if seen.status in ("succeeded", "canceled"):
-        values |= {"closed_reason": seen.status, "closed_at": locked.now}
+    if snapshot.status in ("succeeded", "canceled"):
+        values |= {"closed_reason": snapshot.status, "closed_at": locked.now}
     connection.execute(_UPDATE_INTENT, {"row_id": intent.id, **values})
 
 
@@ -281,7 +283,7 @@ def _close_attempt(connection: Connection, locked: Locked, answer: Answer, actor
     )
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type="attempt_settled" if before is AttemptState.UNKNOWN else "attempt_answered",
             at=locked.now,
             actor=actor,

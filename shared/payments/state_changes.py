@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, bindparam, select, update
 
-from shared.db.billing_events import TrailEvent, record_event
+from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.payments import payment_attempts, payments
 from shared.domain.states import (
     CHARGEABLE,
@@ -30,7 +30,7 @@ _UPDATE = update(payments).where(payments.c.id == bindparam("payment_id"))
 
 
 @dataclass(frozen=True)
-class Because:
+class Cause:
     """Who changes something, when (business time) and why; it ends up in the trail."""
 
     actor: str
@@ -58,7 +58,7 @@ def open_attempt(connection: Connection, payment_id: UUID) -> Row[Any] | None:
 
 
 def move_payment(
-    connection: Connection, payment: PaymentRow, to: PaymentState, because: Because, **changes: Any
+    connection: Connection, payment: PaymentRow, to: PaymentState, cause: Cause, **changes: Any
 ) -> None:
     """Move a locked payment to `to`, with other column changes, and write the trail.
 
@@ -73,31 +73,29 @@ def move_payment(
         "backoff_until": None,
         **changes,
         "state": to,
-        "state_reason": because.reason,
+        "state_reason": cause.reason,
     }
     if to in ENDED:
-        values["ending_as"] = None
+        values["pending_close_as"] = None
     connection.execute(_UPDATE, {"payment_id": payment.id, **values})
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type="payment_moved" if before is not to else "payment_rescheduled",
-            at=because.at,
-            actor=because.actor,
-            reason=because.reason,
+            at=cause.at,
+            actor=cause.actor,
+            reason=cause.reason,
             account_id=payment.account_id,
             payment_id=payment.id,
-            attempt_id=because.attempt_id,
-            run_id=because.run_id,
+            attempt_id=cause.attempt_id,
+            run_id=cause.run_id,
             before={"state": before, **_shown(payment._asdict(), changes)},
             after={"state": to, **_shown(changes, changes)},
         ),
     )
 
 
-def make_due_now(
-    connection: Connection, payment: PaymentRow, lane: Lane, trigger: Trigger, because: Because
-) -> bool:
+def make_due_now(connection: Connection, payment: PaymentRow, lane: Lane, trigger: Trigger, cause: Cause) -> bool:
     """Make a locked, unpaid payment due at once on `lane`; False if its state or an open attempt forbids it.
 
     An open attempt is no loss: what it leaves behind is decided at its record, which re-reads the card (I15).
@@ -106,7 +104,7 @@ def make_due_now(
     state = PaymentState(payment.state)
     if state not in CHARGEABLE | WAITING_FOR_CARD | {PaymentState.NEEDS_SUPPORT}:
         return False
-    if payment.ending_as is not None:
+    if payment.pending_close_as is not None:
         return False
     if open_attempt(connection, payment.id) is not None:
         return False
@@ -114,11 +112,11 @@ def make_due_now(
         connection,
         payment,
         PaymentState.DUE,
-        because,
-        next_attempt_at=because.at,
+        cause,
+        next_attempt_at=cause.at,
         lane=lane,
         trigger=trigger,
-        requested_by=because.actor,
+        requested_by=cause.actor,
         held_until=None,
     )
     return True

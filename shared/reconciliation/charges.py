@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from shared.gateway.port import ChargeSeen
+from shared.gateway.port import ChargeReadBack
 from shared.reconciliation.chunk import Chunk, Reconciliation, Resolved
-from shared.reconciliation.classify import Kind, Verdict, Weighed, judge_charge
+from shared.reconciliation.classify import Kind, Verdict, Weighed, classify_charge
 from shared.reconciliation.load import books_of
 from shared.reconciliation.repair import announce, book
 
@@ -31,18 +31,18 @@ def walk_charges(reconciliation: Reconciliation, after: str | None) -> Chunk:
 
 def look_at_charges(reconciliation: Reconciliation, chunk: Chunk, charge_ids: Sequence[str]) -> set[str]:
     """Retrieve charges and weigh them; return the ids of those that took no money, or aren't there at all."""
-    seen = [charge for one in charge_ids if (charge := reconciliation.processor.charge(one)) is not None]
-    with_money = [charge for charge in seen if has_money(charge)]
+    snapshot = [charge for one in charge_ids if (charge := reconciliation.processor.charge(one)) is not None]
+    with_money = [charge for charge in snapshot if has_money(charge)]
     weigh(reconciliation, chunk, with_money)
     return set(charge_ids) - {charge.stripe_id for charge in with_money}
 
 
-def has_money(charge: ChargeSeen) -> bool:
+def has_money(charge: ChargeReadBack) -> bool:
     """Whether a charge took money: declined ones and holds didn't."""
     return charge.is_paid and charge.amount_captured_minor > 0
 
 
-def weigh(reconciliation: Reconciliation, chunk: Chunk, charges: Sequence[ChargeSeen]) -> None:
+def weigh(reconciliation: Reconciliation, chunk: Chunk, charges: Sequence[ChargeReadBack]) -> None:
     """Judge charges that were looked at just now, mend what can be mended, and judge again what that left."""
     verdicts = _judge(reconciliation, charges)
     to_mend = [one for verdict in verdicts.values() for one in verdict.found if one.mends is not None]
@@ -56,17 +56,17 @@ def weigh(reconciliation: Reconciliation, chunk: Chunk, charges: Sequence[Charge
         _conclude(chunk, charge, verdicts[charge.stripe_id])
 
 
-def _judge(reconciliation: Reconciliation, charges: Sequence[ChargeSeen]) -> dict[str, Verdict]:
+def _judge(reconciliation: Reconciliation, charges: Sequence[ChargeReadBack]) -> dict[str, Verdict]:
     with reconciliation.runtime.engine.connect() as connection:
         books = books_of(connection, reconciliation.coverage, charges)
     coverages = reconciliation.runtime.policy.coverages
     return {
-        charge.stripe_id: judge_charge(charge, books[charge.stripe_id], reconciliation.coverage, coverages)
+        charge.stripe_id: classify_charge(charge, books[charge.stripe_id], reconciliation.coverage, coverages)
         for charge in charges
     }
 
 
-def _conclude(chunk: Chunk, charge: ChargeSeen, verdict: Verdict) -> None:
+def _conclude(chunk: Chunk, charge: ChargeReadBack, verdict: Verdict) -> None:
     chunk.found += verdict.found
     if charge.stripe_id in chunk.listed:
         chunk.counts[verdict.weighed] += 1

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from shared.payments.state_changes import Because
+from shared.payments.state_changes import Cause
 from shared.reconciliation.classify import Found
 from shared.reconciliation.client import Processor
 from shared.reconciliation.window import Window
@@ -30,8 +30,8 @@ class Reconciliation:
     actor: str
     run_id: UUID | None = None
 
-    def because(self, reason: str) -> Because:
-        return Because(self.actor, self.runtime.clock.now(), reason, run_id=self.run_id)
+    def cause(self, reason: str) -> Cause:
+        return Cause(self.actor, self.runtime.clock.now(), reason, run_id=self.run_id)
 
 
 @dataclass(frozen=True)

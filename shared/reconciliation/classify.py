@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from shared.domain.states import PaymentState
-from shared.gateway.port import ChargeSeen
+from shared.gateway.port import ChargeReadBack
 
 PAYMENT_ID = "duecourse_payment_id"
 COVERAGE = "duecourse_coverage"
@@ -89,7 +89,7 @@ class Verdict:
     is_being_mended: bool = False
 
 
-def judge_charge(charge: ChargeSeen, books: InBooks, coverage: str, coverages: Collection[str]) -> Verdict:
+def classify_charge(charge: ChargeReadBack, books: InBooks, coverage: str, coverages: Collection[str]) -> Verdict:
     """Judge a succeeded charge of the account that `coverage` has at the processor."""
     said = charge.metadata.get(COVERAGE)
     if said != coverage and said in coverages:
@@ -105,7 +105,7 @@ def judge_charge(charge: ChargeSeen, books: InBooks, coverage: str, coverages: C
     return Verdict(Weighed.DIFFERS if found else Weighed.AGREES, found, books.is_being_mended)
 
 
-def facts_of(charge: ChargeSeen) -> dict[str, Any]:
+def facts_of(charge: ChargeReadBack) -> dict[str, Any]:
     """A charge as findings show it; the record of an answer writes the same."""
     return {
         "charge_id": charge.stripe_id,
@@ -114,7 +114,7 @@ def facts_of(charge: ChargeSeen) -> dict[str, Any]:
     }
 
 
-def _without_payment(charge: ChargeSeen) -> Found:
+def _without_payment(charge: ChargeReadBack) -> Found:
     details = {
         **facts_of(charge),
         "payment_intent_id": charge.stripe_payment_intent_id,
@@ -124,13 +124,13 @@ def _without_payment(charge: ChargeSeen) -> Found:
     return Found(Kind.CHARGE_WITHOUT_PAYMENT, charge.stripe_id, details)
 
 
-def _not_booked(charge: ChargeSeen, books: InBooks) -> tuple[Found, ...]:
+def _not_booked(charge: ChargeReadBack, books: InBooks) -> tuple[Found, ...]:
     if books.receipt is not None or _is_second(books):
         return ()
     return (_of_payment(Kind.PAID_THERE_OPEN_HERE, charge, books, mends=charge.stripe_payment_intent_id),)
 
 
-def _more_than_once(charge: ChargeSeen, books: InBooks) -> tuple[Found, ...]:
+def _more_than_once(charge: ChargeReadBack, books: InBooks) -> tuple[Found, ...]:
     if books.receipt is None:
         mends = charge.stripe_payment_intent_id
         return (_of_payment(Kind.PAID_MORE_THAN_ONCE, charge, books, mends=mends),) if _is_second(books) else ()
@@ -141,7 +141,7 @@ def _is_second(books: InBooks) -> bool:
     return books.payment_state is PaymentState.PAID and books.has_other_receipt
 
 
-def _differs(charge: ChargeSeen, books: InBooks) -> tuple[Found, ...]:
+def _differs(charge: ChargeReadBack, books: InBooks) -> tuple[Found, ...]:
     """The charge against what was asked for, and against what was booked."""
     there, receipt = (charge.amount_captured_minor, charge.currency), books.receipt
     wrongly: dict[str, Any] = {}
@@ -155,7 +155,7 @@ def _differs(charge: ChargeSeen, books: InBooks) -> tuple[Found, ...]:
 
 
 def _of_payment(
-    kind: Kind, charge: ChargeSeen, books: InBooks, *, mends: str | None = None, **details: Any
+    kind: Kind, charge: ChargeReadBack, books: InBooks, *, mends: str | None = None, **details: Any
 ) -> Found:
     return Found(
         kind,

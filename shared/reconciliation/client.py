@@ -2,14 +2,14 @@
 
 from uuid import uuid4
 
-from shared.failpoints import CrashPoint, reach
+from shared.failpoints import Failpoint, reach
 from shared.gateway.port import (
     Answer,
-    ChargeSeen,
+    ChargeReadBack,
     GatewayMissingError,
     GatewayUnavailableError,
     Page,
-    PaymentIntentSeen,
+    PaymentIntentSnapshot,
     ProcessorGateway,
 )
 from shared.reconciliation.window import Window
@@ -28,33 +28,33 @@ class Processor:
         self._gateway = gateway
         self.requests = 0
 
-    def charges(self, window: Window, after: str | None) -> Page[ChargeSeen]:
+    def charges(self, window: Window, after: str | None) -> Page[ChargeReadBack]:
         self.requests += 1
         try:
-            reach(CrashPoint.RECONCILE_LOOK_SENDING)
+            reach(Failpoint.RECONCILE_LOOK_SENDING)
             page = self._gateway.charge_page(*window.of_charges, after)
-            reach(CrashPoint.RECONCILE_LOOKED_UP)
+            reach(Failpoint.RECONCILE_LOOKED_UP)
             return page
         except (GatewayUnavailableError, GatewayMissingError) as error:
             raise ProcessorAwayError(f"charges were not listed: {error}") from error
 
-    def payment_intents(self, window: Window, after: str | None) -> Page[PaymentIntentSeen]:
+    def payment_intents(self, window: Window, after: str | None) -> Page[PaymentIntentSnapshot]:
         self.requests += 1
         try:
-            reach(CrashPoint.RECONCILE_LOOK_SENDING)
+            reach(Failpoint.RECONCILE_LOOK_SENDING)
             page = self._gateway.payment_intent_page(*window.of_intents, after)
-            reach(CrashPoint.RECONCILE_LOOKED_UP)
+            reach(Failpoint.RECONCILE_LOOKED_UP)
             return page
         except (GatewayUnavailableError, GatewayMissingError) as error:
             raise ProcessorAwayError(f"PaymentIntents were not listed: {error}") from error
 
-    def charge(self, stripe_id: str) -> ChargeSeen | None:
+    def charge(self, stripe_id: str) -> ChargeReadBack | None:
         """Look at one charge; None if there is no such charge."""
         self.requests += 1
         try:
-            reach(CrashPoint.RECONCILE_LOOK_SENDING)
+            reach(Failpoint.RECONCILE_LOOK_SENDING)
             charge = self._gateway.retrieve_charge(stripe_id)
-            reach(CrashPoint.RECONCILE_LOOKED_UP)
+            reach(Failpoint.RECONCILE_LOOKED_UP)
             return charge
         except GatewayMissingError:
             return None
@@ -64,21 +64,21 @@ class Processor:
     def payment_intent(self, stripe_id: str) -> Answer | None:
         """Look at one PaymentIntent; None if there is no such one. The answer shows it."""
         self.requests += 1
-        reach(CrashPoint.RECONCILE_LOOK_SENDING)
+        reach(Failpoint.RECONCILE_LOOK_SENDING)
         answer = self._gateway.retrieve_payment_intent(stripe_id)
-        reach(CrashPoint.RECONCILE_LOOKED_UP)
+        reach(Failpoint.RECONCILE_LOOKED_UP)
         return _shown(answer, stripe_id)
 
-    def cancel(self, stripe_id: str) -> PaymentIntentSeen | None:
+    def cancel(self, stripe_id: str) -> PaymentIntentSnapshot | None:
         """Cancel an orphan and return what became of it, whether or not that is a cancellation.
 
         None if there is no such PaymentIntent any more. Its key is a new one each time: a second cancellation
         changes nothing, while under the same key a saved error would be all that ever came back.
         """
         self.requests += 1
-        reach(CrashPoint.RECONCILE_CANCEL_SENDING)
+        reach(Failpoint.RECONCILE_CANCEL_SENDING)
         answer = self._gateway.cancel_payment_intent(stripe_id, f"duecourse-cancel-orphan-{uuid4()}")
-        reach(CrashPoint.RECONCILE_CANCEL_SENT)
+        reach(Failpoint.RECONCILE_CANCEL_SENT)
         is_unexplained = answer.payment_intent is None and answer.http_status == BAD_REQUEST
         shown = self.payment_intent(stripe_id) if is_unexplained else _shown(answer, stripe_id)
         return None if shown is None else shown.payment_intent

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Row, text
 
-from shared.gateway.port import PaymentIntentSeen
+from shared.gateway.port import PaymentIntentSnapshot
 from shared.reconciliation.chunk import Chunk, Reconciliation, Resolved
 from shared.reconciliation.classify import COVERAGE, PAYMENT_ID, Found, Kind
 from shared.reconciliation.load import payment_id_of
@@ -66,34 +66,38 @@ def walk_intents(reconciliation: Reconciliation, after: str | None) -> Chunk:
     page = reconciliation.processor.payment_intents(reconciliation.window, after)
     books = _books_of(reconciliation, page.items)
     chunk = Chunk(page.after)
-    for seen in page.items:
-        held = books[seen.stripe_id]
-        judged = judge_intent(seen, held, reconciliation.coverage, reconciliation.runtime.policy.coverages)
+    for snapshot in page.items:
+        held = books[snapshot.stripe_id]
+        judged = classify_intent(snapshot, held, reconciliation.coverage, reconciliation.runtime.policy.coverages)
         if judged is Seen.ORPHAN and held.payment_id is not None:
-            judged = _cancel(reconciliation, chunk, seen, held)
+            judged = _cancel(reconciliation, chunk, snapshot, held)
         if judged is not Seen.KNOWN:
             chunk.counts[judged] += 1
     chunk.counts["payment_intents"] = len(page.items)
     return chunk
 
 
-def judge_intent(seen: PaymentIntentSeen, held: IntentInBooks, coverage: str, coverages: Collection[str]) -> Seen:
+def classify_intent(
+    snapshot: PaymentIntentSnapshot, held: IntentInBooks, coverage: str, coverages: Collection[str]
+) -> Seen:
     """Say what a PaymentIntent of the account that `coverage` has at the processor is to us. Pure."""
-    said = seen.metadata.get(COVERAGE)
-    if PAYMENT_ID not in seen.metadata or (said != coverage and said in coverages):
+    said = snapshot.metadata.get(COVERAGE)
+    if PAYMENT_ID not in snapshot.metadata or (said != coverage and said in coverages):
         return Seen.OTHERS
     if held.is_being_canceled:
         return Seen.ORPHAN
-    if seen.status not in CONFIRMABLE or (held.is_known and held.closed_reason != ABANDONED):
+    if snapshot.status not in CONFIRMABLE or (held.is_known and held.closed_reason != ABANDONED):
         return Seen.KNOWN
     return Seen.OF_UNKNOWN_PAYMENT if held.payment_id is None else Seen.ORPHAN
 
 
-def _cancel(reconciliation: Reconciliation, chunk: Chunk, listed: PaymentIntentSeen, held: IntentInBooks) -> Seen:
+def _cancel(
+    reconciliation: Reconciliation, chunk: Chunk, listed: PaymentIntentSnapshot, held: IntentInBooks
+) -> Seen:
     answer = reconciliation.processor.payment_intent(listed.stripe_id)
     if answer is None or answer.payment_intent is None or held.payment_id is None:
         return Seen.KNOWN
-    now: PaymentIntentSeen | None = answer.payment_intent
+    now: PaymentIntentSnapshot | None = answer.payment_intent
     found = _found(answer.payment_intent, held)
     if answer.payment_intent.status in CONFIRMABLE:
         now = cancel_orphan(reconciliation, Orphan(held.payment_id, answer.payment_intent), found)
@@ -112,21 +116,21 @@ def _cancel(reconciliation: Reconciliation, chunk: Chunk, listed: PaymentIntentS
     return Seen.ORPHAN
 
 
-def _found(seen: PaymentIntentSeen, held: IntentInBooks) -> Found:
+def _found(snapshot: PaymentIntentSnapshot, held: IntentInBooks) -> Found:
     details = {
-        "payment_intent_id": seen.stripe_id,
-        "amount_minor": seen.amount_minor,
-        "currency": seen.currency,
-        "ordinal": seen.metadata.get("duecourse_ordinal"),
+        "payment_intent_id": snapshot.stripe_id,
+        "amount_minor": snapshot.amount_minor,
+        "currency": snapshot.currency,
+        "ordinal": snapshot.metadata.get("duecourse_ordinal"),
     }
-    return Found(Kind.ORPHAN_PAYMENT_INTENT, seen.stripe_id, details, held.payment_id, held.account_id)
+    return Found(Kind.ORPHAN_PAYMENT_INTENT, snapshot.stripe_id, details, held.payment_id, held.account_id)
 
 
-def _books_of(reconciliation: Reconciliation, page: Sequence[PaymentIntentSeen]) -> Mapping[str, IntentInBooks]:
+def _books_of(reconciliation: Reconciliation, page: Sequence[PaymentIntentSnapshot]) -> Mapping[str, IntentInBooks]:
     parameters = {
         "coverage": reconciliation.coverage,
-        "intents": [seen.stripe_id for seen in page],
-        "payments": [payment_id_of(seen.metadata) for seen in page],
+        "intents": [snapshot.stripe_id for snapshot in page],
+        "payments": [payment_id_of(snapshot.metadata) for snapshot in page],
     }
     with reconciliation.runtime.engine.connect() as connection:
         return {row.intent_id: _read(row) for row in connection.execute(_BOOKS, parameters)}

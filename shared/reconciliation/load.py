@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, text
 
 from shared.domain.states import PaymentState
-from shared.gateway.port import ChargeSeen
+from shared.gateway.port import ChargeReadBack
 from shared.reconciliation.classify import PAYMENT_ID, Booked, InBooks, Kind
 
 #: A charge's payment is known by its PaymentIntent, which we wrote down, or else by our metadata. A receipt may
@@ -40,7 +40,7 @@ _BOOKS = text(f"""
 """)  # noqa: S608  # our own word
 
 
-def books_of(connection: Connection, coverage: str, charges: Sequence[ChargeSeen]) -> Mapping[str, InBooks]:
+def books_of(connection: Connection, coverage: str, charges: Sequence[ChargeReadBack]) -> Mapping[str, InBooks]:
     """Return what our books say of each charge, by its id."""
     if not charges:
         return {}

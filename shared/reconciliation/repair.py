@@ -14,8 +14,8 @@ from sqlalchemy import Connection, Row, Update, insert, select, update
 from shared.db.session import in_transaction
 from shared.db.tables.payments import payment_intents
 from shared.domain.states import CHARGEABLE, WAITING_FOR_CARD, PaymentState
-from shared.failpoints import CrashPoint, reach
-from shared.gateway.port import PaymentIntentSeen
+from shared.failpoints import Failpoint, reach
+from shared.gateway.port import PaymentIntentSnapshot
 from shared.gateway.stripe_version import API_VERSION
 from shared.payments.claim import KEY_GOOD_FOR
 from shared.payments.outcome_handlers import UNTIL_RELEASED
@@ -34,17 +34,17 @@ def announce(reconciliation: Reconciliation, found: Iterable[Found]) -> None:
     def work(connection: Connection) -> None:
         for one in found:
             write_found(connection, reconciliation, one)
-        reach(CrashPoint.RECONCILE_ANNOUNCE_BEFORE_COMMIT)
+        reach(Failpoint.RECONCILE_ANNOUNCE_BEFORE_COMMIT)
 
-    reach(CrashPoint.RECONCILE_ANNOUNCING)
+    reach(Failpoint.RECONCILE_ANNOUNCING)
     in_transaction(reconciliation.runtime.engine, work)
-    reach(CrashPoint.RECONCILE_ANNOUNCED)
+    reach(Failpoint.RECONCILE_ANNOUNCED)
 
 
 def write_found(connection: Connection, reconciliation: Reconciliation, one: Found) -> None:
     """Write one finding, in the caller's transaction."""
     finding = Finding(one.kind, reconciliation.coverage, one.subject, one.details, one.payment_id, one.account_id)
-    write_finding(connection, finding, reconciliation.because(f"reconciliation: {one.kind}"))
+    write_finding(connection, finding, reconciliation.cause(f"reconciliation: {one.kind}"))
 
 
 def book(reconciliation: Reconciliation, payment_id: UUID, stripe_payment_intent_id: str) -> None:
@@ -55,16 +55,16 @@ def book(reconciliation: Reconciliation, payment_id: UUID, stripe_payment_intent
     answer = reconciliation.processor.payment_intent(stripe_payment_intent_id)
     if answer is None or answer.payment_intent is None or answer.payment_intent.status != SUCCEEDED:
         return
-    seen, runtime = answer.payment_intent, reconciliation.runtime
+    snapshot, runtime = answer.payment_intent, reconciliation.runtime
 
     def work(connection: Connection) -> UUID | None:
-        row_id = _row_for_money(connection, reconciliation, payment_id, seen)
-        reach(CrashPoint.RECONCILE_ROW_BEFORE_COMMIT)
+        row_id = _row_for_money(connection, reconciliation, payment_id, snapshot)
+        reach(Failpoint.RECONCILE_ROW_BEFORE_COMMIT)
         return row_id
 
-    reach(CrashPoint.RECONCILE_ROW_FINDING)
+    reach(Failpoint.RECONCILE_ROW_FINDING)
     row_id = in_transaction(runtime.engine, work)
-    reach(CrashPoint.RECONCILE_ROW_FOUND)
+    reach(Failpoint.RECONCILE_ROW_FOUND)
     if row_id is not None:
         record_observation(runtime, row_id, answer, reconciliation.actor)
 
@@ -74,10 +74,10 @@ class Orphan:
     """A PaymentIntent at the processor that nothing of ours will ever confirm."""
 
     payment_id: UUID
-    seen: PaymentIntentSeen
+    snapshot: PaymentIntentSnapshot
 
 
-def cancel_orphan(reconciliation: Reconciliation, orphan: Orphan, found: Found) -> PaymentIntentSeen | None:
+def cancel_orphan(reconciliation: Reconciliation, orphan: Orphan, found: Found) -> PaymentIntentSnapshot | None:
     """Make sure that no claim can come to use an orphan, then cancel it; return what the processor shows then.
 
     None if it is no orphan after all: its payment has an open attempt now, or its create may be sent again.
@@ -87,18 +87,18 @@ def cancel_orphan(reconciliation: Reconciliation, orphan: Orphan, found: Found) 
         payment = lock_payment(connection, orphan.payment_id)
         if open_attempt(connection, payment.id) is not None:
             return False
-        if not _abandon(connection, reconciliation, payment, orphan.seen):
+        if not _abandon(connection, reconciliation, payment, orphan.snapshot):
             return False
         write_found(connection, reconciliation, found)
-        reach(CrashPoint.RECONCILE_ABANDON_BEFORE_COMMIT)
+        reach(Failpoint.RECONCILE_ABANDON_BEFORE_COMMIT)
         return True
 
-    reach(CrashPoint.RECONCILE_ABANDONING)
+    reach(Failpoint.RECONCILE_ABANDONING)
     is_abandoned = in_transaction(reconciliation.runtime.engine, abandon)
-    reach(CrashPoint.RECONCILE_ABANDONED)
+    reach(Failpoint.RECONCILE_ABANDONED)
     if not is_abandoned:
         return None
-    return reconciliation.processor.cancel(orphan.seen.stripe_id)
+    return reconciliation.processor.cancel(orphan.snapshot.stripe_id)
 
 
 def hold(connection: Connection, reconciliation: Reconciliation, payment_id: UUID) -> None:
@@ -107,13 +107,13 @@ def hold(connection: Connection, reconciliation: Reconciliation, payment_id: UUI
     is_held = payment.held_until is not None and payment.held_until >= UNTIL_RELEASED
     if payment.state not in CHARGEABLE | WAITING_FOR_CARD or is_held or open_attempt(connection, payment_id):
         return
-    because = reconciliation.because("the processor has a charge for it that can't be booked: an operator decides")
+    cause = reconciliation.cause("the processor has a charge for it that can't be booked: an operator decides")
     move_payment(
         connection,
         payment,
         PaymentState.DUE,
-        because,
-        next_attempt_at=payment.next_attempt_at or because.at,
+        cause,
+        next_attempt_at=payment.next_attempt_at or cause.at,
         held_until=UNTIL_RELEASED,
     )
 
@@ -132,49 +132,49 @@ def note_cancellation(connection: Connection, coverage: str, stripe_id: str, rea
 
 
 def _row_for_money(
-    connection: Connection, reconciliation: Reconciliation, payment_id: UUID, seen: PaymentIntentSeen
+    connection: Connection, reconciliation: Reconciliation, payment_id: UUID, snapshot: PaymentIntentSnapshot
 ) -> UUID | None:
     """Our row of a PaymentIntent that was paid; one is made if it was lost. None while an attempt is open."""
     payment = lock_payment(connection, payment_id)
     if open_attempt(connection, payment_id) is not None:
         return None
     rows = _rows(connection, payment_id)
-    row = _with_id(rows, seen) or _unanswered(rows, seen)
+    row = _with_id(rows, snapshot) or _unanswered(rows, snapshot)
     if row is None:
-        return _insert_closed(connection, reconciliation, payment, seen, ordinal=len(rows) + 1)
+        return _insert_closed(connection, reconciliation, payment, snapshot, ordinal=len(rows) + 1)
     if row.stripe_payment_intent_id is None:
-        connection.execute(_of(row).values(stripe_payment_intent_id=seen.stripe_id, status=seen.status))
+        connection.execute(_of(row).values(stripe_payment_intent_id=snapshot.stripe_id, status=snapshot.status))
     return UUID(str(row.id))
 
 
 def _abandon(
-    connection: Connection, reconciliation: Reconciliation, payment: PaymentRow, seen: PaymentIntentSeen
+    connection: Connection, reconciliation: Reconciliation, payment: PaymentRow, snapshot: PaymentIntentSnapshot
 ) -> bool:
     """Use up the orphan's ordinal, and with it the key of its create; False if a row of ours still counts on it.
 
     The payment is locked and has no open attempt, so no claim looks at the same moment.
     """
     rows = _rows(connection, payment.id)
-    row = _with_id(rows, seen)
+    row = _with_id(rows, snapshot)
     if row is not None:
         return bool(row.closed_reason == ABANDONED)
-    row = _unanswered(rows, seen)
+    row = _unanswered(rows, snapshot)
     if row is not None:
         if row.closed_reason is None and not _is_create_given_up(row, reconciliation):
             return False
         closed_at = row.closed_at or reconciliation.runtime.clock.now()
-        shown = {"stripe_payment_intent_id": seen.stripe_id, "status": seen.status}
+        shown = {"stripe_payment_intent_id": snapshot.stripe_id, "status": snapshot.status}
         connection.execute(_of(row).values(**shown, closed_reason=ABANDONED, closed_at=closed_at))
         return True
     latest = rows[-1].closed_reason if rows else ABANDONED
-    if latest in (ABANDONED, "canceled") and ordinal_of(seen) == len(rows) + 1:
-        _insert_closed(connection, reconciliation, payment, seen, ordinal=len(rows) + 1)
+    if latest in (ABANDONED, "canceled") and ordinal_of(snapshot) == len(rows) + 1:
+        _insert_closed(connection, reconciliation, payment, snapshot, ordinal=len(rows) + 1)
     return True
 
 
-def ordinal_of(seen: PaymentIntentSeen) -> int | None:
+def ordinal_of(snapshot: PaymentIntentSnapshot) -> int | None:
     """Which PaymentIntent of its payment it says it is."""
-    said = seen.metadata.get(ORDINAL, "")
+    said = snapshot.metadata.get(ORDINAL, "")
     return int(said) if said.isdecimal() else None
 
 
@@ -193,13 +193,13 @@ def _rows(connection: Connection, payment_id: UUID) -> Sequence[Row[Any]]:
     ).all()
 
 
-def _with_id(rows: Iterable[Row[Any]], seen: PaymentIntentSeen) -> Row[Any] | None:
-    return next((row for row in rows if row.stripe_payment_intent_id == seen.stripe_id), None)
+def _with_id(rows: Iterable[Row[Any]], snapshot: PaymentIntentSnapshot) -> Row[Any] | None:
+    return next((row for row in rows if row.stripe_payment_intent_id == snapshot.stripe_id), None)
 
 
-def _unanswered(rows: Iterable[Row[Any]], seen: PaymentIntentSeen) -> Row[Any] | None:
+def _unanswered(rows: Iterable[Row[Any]], snapshot: PaymentIntentSnapshot) -> Row[Any] | None:
     """The row whose create made it, and never learnt its id."""
-    ordinal = ordinal_of(seen)
+    ordinal = ordinal_of(snapshot)
     return next((row for row in rows if row.ordinal == ordinal and row.stripe_payment_intent_id is None), None)
 
 
@@ -211,7 +211,7 @@ def _insert_closed(
     connection: Connection,
     reconciliation: Reconciliation,
     payment: PaymentRow,
-    seen: PaymentIntentSeen,
+    snapshot: PaymentIntentSnapshot,
     *,
     ordinal: int,
 ) -> UUID:
@@ -222,12 +222,12 @@ def _insert_closed(
             payment_id=payment.id,
             ordinal=ordinal,
             coverage=payment.coverage,
-            amount_minor=seen.amount_minor,
-            currency=seen.currency,
-            stripe_customer_id=seen.stripe_customer_id or "",
-            stripe_payment_intent_id=seen.stripe_id,
+            amount_minor=snapshot.amount_minor,
+            currency=snapshot.currency,
+            stripe_customer_id=snapshot.stripe_customer_id or "",
+            stripe_payment_intent_id=snapshot.stripe_id,
             api_version=API_VERSION,
-            status=seen.status,
+            status=snapshot.status,
             closed_reason=ABANDONED,
             closed_at=reconciliation.runtime.clock.now(),
         )

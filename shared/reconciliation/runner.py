@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from shared.db.session import in_transaction
 from shared.db.tables.system import listed_charges
-from shared.failpoints import CrashPoint, reach
+from shared.failpoints import Failpoint, reach
 from shared.payments.receipts import resolve_finding
 from shared.reconciliation.charges import walk_charges
 from shared.reconciliation.chunk import ROWS_OF_A_KIND, Chunk, Reconciliation
@@ -52,12 +52,12 @@ def walk_on(reconciliation: Reconciliation, progress: Progress, journal: Journal
         if after.is_over:
             forget_listed(connection, reconciliation.id)
         journal.keep(connection, after, reconciliation.runtime.clock.now())
-        reach(CrashPoint.RECONCILE_CHUNK_BEFORE_COMMIT)
+        reach(Failpoint.RECONCILE_CHUNK_BEFORE_COMMIT)
         return True
 
-    reach(CrashPoint.RECONCILE_CHUNK_SEEN)
+    reach(Failpoint.RECONCILE_CHUNK_SEEN)
     is_kept = in_transaction(reconciliation.runtime.engine, conclude)
-    reach(CrashPoint.RECONCILE_CHUNK_COMMITTED)
+    reach(Failpoint.RECONCILE_CHUNK_COMMITTED)
     return after if is_kept else None
 
 
@@ -81,7 +81,7 @@ def _write(connection: Connection, reconciliation: Reconciliation, progress: Pro
         if one.kind is Kind.PAID_THERE_OPEN_HERE and one.payment_id is not None:
             hold(connection, reconciliation, one.payment_id)
     for resolved in chunk.resolved:
-        because = reconciliation.because(resolved.resolution)
-        resolve_finding(connection, resolved.kind, reconciliation.coverage, resolved.subject, because)
+        cause = reconciliation.cause(resolved.resolution)
+        resolve_finding(connection, resolved.kind, reconciliation.coverage, resolved.subject, cause)
     for stripe_id, reason in chunk.canceled.items():
         note_cancellation(connection, reconciliation.coverage, stripe_id, reason)

@@ -38,10 +38,10 @@ def walk_unpaid(reconciliation: Reconciliation, after: str | None) -> Chunk:
         answer = reconciliation.processor.payment_intent(row.stripe_payment_intent_id)
         if answer is None or answer.payment_intent is None:
             continue
-        seen = answer.payment_intent
-        if seen.status == SUCCEEDED and seen.latest_charge_id is not None:
-            charge_ids.append(seen.latest_charge_id)
-        elif seen.status == "canceled":  # news too: the webhook that told so was lost
+        snapshot = answer.payment_intent
+        if snapshot.status == SUCCEEDED and snapshot.latest_charge_id is not None:
+            charge_ids.append(snapshot.latest_charge_id)
+        elif snapshot.status == "canceled":  # news too: the webhook that told so was lost
             record_observation(reconciliation.runtime, row.id, answer, reconciliation.actor)
             chunk.counts["canceled_there"] += 1
     look_at_charges(reconciliation, chunk, charge_ids)

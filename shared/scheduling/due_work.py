@@ -53,7 +53,7 @@ from shared.messaging.jobs import (
     ApplyBulkAction,
     ApplyStripeEvent,
     ChargePayment,
-    EndPayment,
+    ClosePayment,
     Job,
     ReconcileCharges,
     SettleAttempt,
@@ -61,7 +61,7 @@ from shared.messaging.jobs import (
 )
 
 #: The webhook that stored an event rings for it itself; before this age the sweep would only double it.
-WEBHOOK_RINGS_WITHIN = timedelta(seconds=2)
+WEBHOOK_ENQUEUES_WITHIN = timedelta(seconds=2)
 #: The daily run stamps what is scheduled for retry before it is asked for; a run that doesn't get on in this
 #: time (machine) is in trouble, and money isn't left lying for that.
 DAILY_RUN_STAMPS_WITHIN = timedelta(minutes=10)
@@ -83,12 +83,12 @@ class Moment:
     now: datetime
     machine_now: datetime
 
-    def parameters(self, webhook_rings_within: timedelta = WEBHOOK_RINGS_WITHIN) -> dict[str, datetime]:
+    def parameters(self, webhook_enqueues_within: timedelta = WEBHOOK_ENQUEUES_WITHIN) -> dict[str, datetime]:
         """Return the parameters of every source's query."""
         return {
             "now": self.now,
             "machine_now": self.machine_now,
-            "stored_before": self.machine_now - webhook_rings_within,
+            "stored_before": self.machine_now - webhook_enqueues_within,
             "stamping_since": self.machine_now - DAILY_RUN_STAMPS_WITHIN,
             "too_far": self.machine_now + FARTHEST_AHEAD,
         }
@@ -135,7 +135,7 @@ def is_free() -> tuple[ColumnElement[bool], ...]:
     """Conditions that nothing stands in a payment's way: no hold, no wish to end it, no outage, no open attempt."""
     return (
         or_(payments.c.held_until.is_(None), payments.c.held_until <= NOW),
-        payments.c.ending_as.is_(None),
+        payments.c.pending_close_as.is_(None),
         or_(payments.c.backoff_until.is_(None), has_come(payments.c.backoff_until)),
         ~has_open_attempt(),
     )
@@ -174,10 +174,10 @@ PAYMENTS_WITH_A_NEW_CARD = (
 )
 
 #: Payments that a person wants ended, once the PaymentIntent is seen canceled (I3). A hold doesn't keep them.
-PAYMENTS_TO_BE_ENDED = (
+PAYMENTS_TO_CLOSE = (
     select(payments.c.id)
     .where(
-        payments.c.ending_as.is_not(None),
+        payments.c.pending_close_as.is_not(None),
         one_of_not(payments.c.state, ENDED),
         payments.c.backoff_until.is_(None) | has_come(payments.c.backoff_until),
         ~has_open_attempt(),
@@ -252,7 +252,7 @@ SOURCES: tuple[Source, ...] = (
     Source("payments with a new card", INTERACTIVE, PAYMENTS_WITH_A_NEW_CARD, _charge(Lane.INTERACTIVE)),
     Source("expired leases", SETTLEMENT, EXPIRED_LEASES, lambda row: SettleAttempt(row.id)),
     Source("unknown attempts", SETTLEMENT, UNKNOWN_ATTEMPTS, lambda row: SettleAttempt(row.id)),
-    Source("payments to be ended", SETTLEMENT, PAYMENTS_TO_BE_ENDED, lambda row: EndPayment(row.id)),
+    Source("payments to be ended", SETTLEMENT, PAYMENTS_TO_CLOSE, lambda row: ClosePayment(row.id)),
     *(
         Source(f"due payments, {lane}", QUEUE_OF_LANE[lane], due_payments(lane), _charge(lane))
         for lane in (Lane.INTERACTIVE, Lane.BATCH)

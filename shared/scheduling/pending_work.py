@@ -60,7 +60,7 @@ def pending_work(
     expected = due_runs(schedule_of(policy), now, frozenset(), since)
     row = connection.execute(
         _COUNTS,
-        Moment(now, machine_now).parameters(webhook_rings_within=timedelta(0))
+        Moment(now, machine_now).parameters(webhook_enqueues_within=timedelta(0))
         | {
             "jobs": [run.job for run in expected],
             "periods": [run.period for run in expected],
@@ -93,7 +93,7 @@ _SHORT_BACKOFFS = select(payments.c.id).where(
 )
 
 _SHORT_BACKOFFS_OF_ENDINGS = select(payments.c.id).where(
-    payments.c.ending_as.is_not(None),
+    payments.c.pending_close_as.is_not(None),
     payments.c.backoff_until > MACHINE_NOW,
     payments.c.backoff_until <= MACHINE_NOW + SHORT_BACKOFF,
 )

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, select
 
-from shared.db.tables.system import events, runs
+from shared.db.tables.system import billing_events, runs
 from shared.domain.schedule import RunKey
 from shared.domain.states import RunState
 from shared.invoicing.runs import reopen_run
@@ -38,7 +38,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class RunSeen:
+class RunSnapshot:
     """How a run stands as a person sees it. `latest_event` is its life's mark: NEVER while there is no row."""
 
     run: Row[Any] | None
@@ -58,12 +58,12 @@ class RunAsked:
     before: RunState | None
 
 
-def see_run(connection: Connection, key: RunKey) -> RunSeen:
+def read_run(connection: Connection, key: RunKey) -> RunSnapshot:
     """Look at the run with this key, which may not exist."""
     run = connection.execute(
         select(runs).where(runs.c.job == key.job, runs.c.period == key.period, runs.c.coverage == key.coverage)
     ).one_or_none()
-    return RunSeen(None, None, NEVER) if run is None else _seen(connection, run)
+    return RunSnapshot(None, None, NEVER) if run is None else _snapshot(connection, run)
 
 
 def ask_again(
@@ -85,9 +85,9 @@ def ask_again(
     ).one_or_none()
     if run is None:
         raise RunError(f"there is no run {' '.join(key)}; look again")
-    seen = _seen(connection, run)
-    if seen.latest_event != latest_event or seen.is_under_way:
-        raise AskedAlreadyError(tell(seen))
+    snapshot = _snapshot(connection, run)
+    if snapshot.latest_event != latest_event or snapshot.is_under_way:
+        raise AskedAlreadyError(tell(snapshot))
     if run.state == RunState.AWAITING_CONFIRMATION:
         confirm_run(connection, run.id, requester)
     else:
@@ -95,29 +95,31 @@ def ask_again(
     return RunAsked(run.id, RunState(run.state))
 
 
-def tell(seen: RunSeen) -> str:
+def tell(snapshot: RunSnapshot) -> str:
     """Say how a run stands and who asked for it, in a sentence."""
-    if seen.run is None:
+    if snapshot.run is None:
         return "There is no such run yet."
     how = {
         RunState.AWAITING_CONFIRMATION: "It was late, and awaits confirmation",
         RunState.READY: "It waits for a worker",
         RunState.RUNNING: "It is running",
         RunState.FINISHED: "It has finished",
-    }[RunState(seen.run.state)]
-    if seen.asked is None:
-        return f"{how}; {seen.run.requested_by} asked for it."
-    why = f": {seen.asked.reason}" if seen.asked.reason else ""
-    return f"{how}; {seen.asked.actor} asked for it at {seen.asked.at:%Y-%m-%d %H:%M:%S} UTC{why}."
+    }[RunState(snapshot.run.state)]
+    if snapshot.asked is None:
+        return f"{how}; {snapshot.run.requested_by} asked for it."
+    why = f": {snapshot.asked.reason}" if snapshot.asked.reason else ""
+    return f"{how}; {snapshot.asked.actor} asked for it at {snapshot.asked.at:%Y-%m-%d %H:%M:%S} UTC{why}."
 
 
-def _seen(connection: Connection, run: Row[Any]) -> RunSeen:
+def _snapshot(connection: Connection, run: Row[Any]) -> RunSnapshot:
     own = (
-        select(events).where(events.c.run_id == run.id, events.c.payment_id.is_(None)).order_by(events.c.id.desc())
+        select(billing_events)
+        .where(billing_events.c.run_id == run.id, billing_events.c.payment_id.is_(None))
+        .order_by(billing_events.c.id.desc())
     )
     latest = connection.execute(own.limit(1)).one_or_none()
-    asked = connection.execute(own.where(events.c.type.in_(ASKED)).limit(1)).one_or_none()
-    return RunSeen(
+    asked = connection.execute(own.where(billing_events.c.type.in_(ASKED)).limit(1)).one_or_none()
+    return RunSnapshot(
         run,
         None if asked is None else Asked(asked.actor, asked.at, asked.reason),
         NEVER if latest is None else latest.id,

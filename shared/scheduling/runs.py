@@ -12,11 +12,11 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
-from shared.db.billing_events import TrailEvent, record_event
-from shared.db.tables.system import events, runs
+from shared.db.billing_events import BillingEvent, record_event
+from shared.db.tables.system import billing_events, runs
 from shared.domain.schedule import Cadence, DueRun, RunKey, ScheduleEntry, moment_of
 from shared.domain.states import RunState
-from shared.failpoints import CrashPoint, reach
+from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import DAILY_RETRIES, MONTHLY_INVOICES, RECONCILIATION
 from shared.policy import Coverage, Policy
 
@@ -66,7 +66,7 @@ def begin_schedule(connection: Connection, policy: Policy, now: datetime) -> Map
     for code in missing:
         record_event(
             connection,
-            TrailEvent(
+            BillingEvent(
                 type=SCHEDULE_BEGAN,
                 at=now,
                 actor="scheduler",
@@ -81,7 +81,9 @@ def schedule_in_force_since(connection: Connection) -> Mapping[str, datetime]:
     """Return since when (business time) each coverage is scheduled; one that never was isn't in it."""
     coverage = text("data ->> 'coverage'")
     rows = connection.execute(
-        select(coverage, func.min(events.c.at)).where(events.c.type == SCHEDULE_BEGAN).group_by(coverage)
+        select(coverage, func.min(billing_events.c.at))
+        .where(billing_events.c.type == SCHEDULE_BEGAN)
+        .group_by(coverage)
     )
     return {row[0]: row[1] for row in rows}
 
@@ -118,7 +120,7 @@ def insert_run(connection: Connection, run: DueRun, requester: Requester) -> UUI
     if run_id is not None:
         record_event(
             connection,
-            TrailEvent(
+            BillingEvent(
                 type="run_scheduled",
                 at=requester.at,
                 actor=requester.actor,
@@ -180,7 +182,7 @@ def confirm_run(connection: Connection, run_id: UUID, requester: Requester) -> R
     )
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type="run_confirmed",
             at=requester.at,
             actor=requester.actor,
@@ -221,7 +223,7 @@ def start_run(connection: Connection, run: RunRow, now: datetime) -> None:
     if run.state == RunState.READY:
         connection.execute(update(runs).where(runs.c.id == run.id).values(state=RunState.RUNNING, started_at=now))
         _tell(connection, run, "run_started", now)
-        reach(CrashPoint.RUN_STARTED)
+        reach(Failpoint.RUN_STARTED)
 
 
 def save_run_progress(
@@ -253,7 +255,7 @@ def finish_run(connection: Connection, run: RunRow, counts: Mapping[str, Any], n
         .values(state=RunState.FINISHED, finished_at=now, counts=dict(counts), backoff_until=None, trouble=None)
     )
     _tell(connection, run, "run_finished", now, counts)
-    reach(CrashPoint.RUN_FINISH_BEFORE_COMMIT)
+    reach(Failpoint.RUN_FINISH_BEFORE_COMMIT)
 
 
 def _tell(
@@ -267,4 +269,6 @@ def _tell(
     data: dict[str, Any] = {"job": run.job, "period": run.period, "coverage": run.coverage}
     if counts is not None:
         data["counts"] = dict(counts)
-    record_event(connection, TrailEvent(type=what, at=now, actor="worker", reason=reason, run_id=run.id, data=data))
+    record_event(
+        connection, BillingEvent(type=what, at=now, actor="worker", reason=reason, run_id=run.id, data=data)
+    )

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from shared.clock import machine_now as read_machine_clock
 from shared.db.tables.payments import payments
-from shared.db.tables.system import business_clock, events
+from shared.db.tables.system import billing_events, business_clock
 from shared.domain.schedule import next_moment
 from shared.domain.states import CHARGEABLE, Lane
 from shared.policy import Policy
@@ -29,7 +29,7 @@ FIRST_POLL_S, LONGEST_POLL_S = 0.008, 0.15
 WAIT_FOR_LEADER_S = 10.0
 #: What becomes due on the way (a month start makes payments, and leaves them to the sweep) shall not wait for
 #: the scheduler's own interval.
-RING_AGAIN_EVERY_S = 0.2
+WAKE_AGAIN_EVERY_S = 0.2
 #: Whether work gets on is a second query, and matters only to who has waited for long.
 LOOK_FOR_PROGRESS_EVERY_S = 0.5
 #: Nothing that works is silent for so long: a charge times out earlier.
@@ -174,7 +174,7 @@ class _Waiting:
 
     def until_quiet(self, now: datetime) -> float:
         """Wait until nothing is pending; return the seconds it took. ClockError once nothing gets done."""
-        began = changed = looked = rung = time.monotonic()
+        began = changed = looked = enqueued = time.monotonic()
         last: tuple[dict[str, int], int] | None = None
         pause_s = FIRST_POLL_S
         while True:
@@ -183,8 +183,8 @@ class _Waiting:
             answered = time.monotonic()
             if not pending:
                 return answered - began
-            if answered - rung > RING_AGAIN_EVERY_S:
-                rung = answered
+            if answered - enqueued > WAKE_AGAIN_EVERY_S:
+                enqueued = answered
                 wake_scheduler(self._connection)
             if answered - looked > LOOK_FOR_PROGRESS_EVERY_S:
                 looked = answered
@@ -197,7 +197,7 @@ class _Waiting:
             time.sleep(max(pause_s, answered - asked))
 
     def _last_trail_id(self) -> int:
-        return self._connection.scalar(select(func.max(events.c.id))) or 0
+        return self._connection.scalar(select(func.max(billing_events.c.id))) or 0
 
     def _stalled(self, now: datetime, pending: Mapping[str, int]) -> str:
         named = ", ".join(f"{count} {name}" for name, count in pending.items())

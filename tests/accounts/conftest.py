@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, Row, select
 
 from shared.db.tables.accounts import cards, payment_settings
-from shared.db.tables.system import events, stripe_events
+from shared.db.tables.system import billing_events, stripe_events
 from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
 from shared.messaging.jobs import ApplyStripeEvent, ChargePayment
 from shared.runtime import Runtime
@@ -61,8 +61,8 @@ class CardWorld:
         while True:
             for job in self.arrived():
                 self.apply(job)
-            charges = {job.payment_id for job in self.world.rung if isinstance(job, ChargePayment)}
-            self.world.rung.clear()
+            charges = {job.payment_id for job in self.world.enqueued if isinstance(job, ChargePayment)}
+            self.world.enqueued.clear()
             if not charges:
                 return
             for payment_id in charges:
@@ -89,9 +89,9 @@ class CardWorld:
     def note(self, job: ApplyStripeEvent) -> str | None:
         with self.world.engine.connect() as connection:
             return connection.scalar(
-                select(events.c.reason).where(
-                    events.c.type == "stripe_event_applied",
-                    events.c.data["stripe_event_id"].astext == job.stripe_event_id,
+                select(billing_events.c.reason).where(
+                    billing_events.c.type == "stripe_event_applied",
+                    billing_events.c.data["stripe_event_id"].astext == job.stripe_event_id,
                 )
             )
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import func, select
 
-from shared.db.tables.system import events, stripe_events
-from shared.gateway.port import CardSeen
+from shared.db.tables.system import billing_events, stripe_events
+from shared.gateway.port import CardSnapshot
 from shared.runtime import Runtime
 from tests.accounts.conftest import CardWorld, owe_with_a_lost_answer
 from tests.web.serving import wait_until
@@ -24,7 +24,7 @@ def test_an_applied_event_is_done_for_good(here: CardWorld) -> None:
     here.apply(job)
     assert here.event(job) == row
     with here.world.engine.connect() as connection:
-        assert connection.scalar(select(func.count()).where(events.c.type == "stripe_event_applied")) == 1
+        assert connection.scalar(select(func.count()).where(billing_events.c.type == "stripe_event_applied")) == 1
 
 
 def test_an_ignored_event_and_one_that_is_not_there_are_left_alone(here: CardWorld) -> None:
@@ -54,7 +54,7 @@ def test_a_worker_so_slow_that_another_took_over_applies_nothing_twice(here: Car
         def __getattr__(self, name: str) -> object:
             return getattr(world.runtime.gateways["global"], name)
 
-        def retrieve_card(self, payment_method: str) -> CardSeen:
+        def retrieve_card(self, payment_method: str) -> CardSnapshot:
             card = world.runtime.gateways["global"].retrieve_card(payment_method)
             world.machine.pass_(seconds=30)
             assert here.apply(job) == "registered the primary card; 0 made due"
@@ -63,7 +63,7 @@ def test_a_worker_so_slow_that_another_took_over_applies_nothing_twice(here: Car
     slow = replace(world.runtime, gateways={"global": Slow()})  # type: ignore[dict-item]
     here.apply(job, slow)
     with world.engine.connect() as connection:
-        assert connection.scalar(select(func.count()).where(events.c.type == "stripe_event_applied")) == 1
+        assert connection.scalar(select(func.count()).where(billing_events.c.type == "stripe_event_applied")) == 1
     assert here.settings(anna).card_revision == 1
 
 
@@ -118,7 +118,9 @@ def test_a_defect_is_noted_raised_and_after_twenty_times_left_to_an_operator(her
     here.apply(job, keyless)
     assert here.event(job) == row
     with here.world.engine.connect() as connection:
-        noted = connection.execute(select(events).where(events.c.type == "stripe_event_in_trouble")).all()
+        noted = connection.execute(
+            select(billing_events).where(billing_events.c.type == "stripe_event_in_trouble")
+        ).all()
     assert len(noted) == MAX_TROUBLES
 
 
@@ -171,7 +173,9 @@ def test_a_webhook_settles_an_attempt_whose_answer_was_lost(here: CardWorld) -> 
     assert [attempt.state for attempt in world.attempts(owed)] == ["declined", "succeeded"]
     with world.engine.connect() as connection:
         told = connection.execute(
-            select(events).where(events.c.type == "stripe_event_applied", events.c.payment_id == owed)
+            select(billing_events).where(
+                billing_events.c.type == "stripe_event_applied", billing_events.c.payment_id == owed
+            )
         ).all()
     assert "looked at the PaymentIntent: succeeded" in [row.reason for row in told]
 

@@ -5,9 +5,9 @@ from sqlalchemy import select
 
 from shared.accounts.cards import CardMovedError, find_card, refresh_card, register_card
 from shared.accounts.registrations import Registration
-from shared.db.tables.system import events
+from shared.db.tables.system import billing_events
 from shared.domain.states import Lane
-from shared.gateway.port import CardSeen
+from shared.gateway.port import CardSnapshot
 from simulator.client import RegisteredCard
 from tests.accounts.conftest import CardWorld, owe_with_a_lost_answer
 from tests.seed import Account
@@ -78,13 +78,13 @@ def test_a_card_detached_while_its_registration_was_under_way_is_retired_afterwa
     world = here.world
     anna = world.account("A-1")
     card = world.at_processor(anna)
-    seen = world.runtime.gateways["global"].retrieve_card(card.payment_method)
+    snapshot = world.runtime.gateways["global"].retrieve_card(card.payment_method)
     here.detach("global", card.payment_method)
     (detached,) = [job for job in here.arrived() if here.event(job).type == "payment_method.detached"]
     assert here.apply(detached) is None
     assert here.event(detached).state == "received"
     with world.engine.begin() as connection:
-        register_card(connection, registration_of(here, anna, card), seen, None, world.clock.now())
+        register_card(connection, registration_of(here, anna, card), snapshot, None, world.clock.now())
     assert here.primary(anna) == card.payment_method
     world.machine.pass_(seconds=130)
     assert here.apply(detached) == "detached the primary card"
@@ -178,7 +178,7 @@ def test_an_update_told_twice_wakes_once(here: CardWorld) -> None:
     here.live()
     assert here.settings(anna).card_revision == 2
     with world.engine.connect() as connection:
-        mended = connection.execute(select(events).where(events.c.type == "card_mended")).one()
+        mended = connection.execute(select(billing_events).where(billing_events.c.type == "card_mended")).one()
     assert mended.data["changed"] == ["exp_month", "exp_year"]
 
 
@@ -216,8 +216,8 @@ def test_a_stored_card_of_another_customer_is_refused(here: CardWorld) -> None:
     anna, bob = world.account("A-1"), world.account("B-2")
     card = world.at_processor(anna)
     here.live()
-    seen = world.runtime.gateways["global"].retrieve_card(card.payment_method)
-    stolen = CardSeen(**{**vars(seen), "stripe_customer_id": world.customer_id(bob)})
+    snapshot = world.runtime.gateways["global"].retrieve_card(card.payment_method)
+    stolen = CardSnapshot(**{**vars(snapshot), "stripe_customer_id": world.customer_id(bob)})
     with world.engine.begin() as connection:
         known = find_card(connection, "global", card.payment_method)
         change = refresh_card(connection, "global", stolen, known, world.clock.now())

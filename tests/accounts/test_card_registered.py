@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import func, select
 
 from shared.db.tables.accounts import card_registrations
-from shared.db.tables.system import events
+from shared.db.tables.system import billing_events
 from shared.domain.states import Lane, PaymentKind, Trigger
 from shared.messaging.jobs import ChargePayment
 from tests.accounts.conftest import CardWorld
@@ -41,7 +41,7 @@ def test_a_new_card_is_rung_for_on_the_interactive_lane(here: CardWorld) -> None
     here.world.at_processor(anna)
     for job in here.arrived():
         here.apply(job)
-    assert [job for job in here.world.rung if isinstance(job, ChargePayment)] == [
+    assert [job for job in here.world.enqueued if isinstance(job, ChargePayment)] == [
         ChargePayment(owed, Lane.INTERACTIVE)
     ]
 
@@ -81,7 +81,7 @@ def test_eight_workers_at_once_register_once(here: CardWorld, is_one_event: bool
     assert {here.event(job).state for job in told} == {"applied"}
     assert here.settings(anna).card_revision == 1
     assert count(here, "card_registered") == 1
-    assert sorted(job.payment_id for job in world.rung if isinstance(job, ChargePayment)) == sorted(owed)
+    assert sorted(job.payment_id for job in world.enqueued if isinstance(job, ChargePayment)) == sorted(owed)
 
 
 def test_the_same_card_registered_again_is_charged_again(here: CardWorld) -> None:
@@ -233,7 +233,7 @@ def test_the_trail_of_a_registration_names_the_card_by_id_only(here: CardWorld) 
     new = here.world.at_processor(anna)
     here.live()
     with here.world.engine.connect() as connection:
-        row = connection.execute(select(events).where(events.c.type == "card_registered")).one()
+        row = connection.execute(select(billing_events).where(billing_events.c.type == "card_registered")).one()
     card = here.card(new)
     assert card is not None
     assert (row.account_id, row.actor) == (anna.id, "customer")
@@ -289,5 +289,8 @@ def test_a_registration_is_remembered_with_the_processors_time(here: CardWorld) 
 def count(here: CardWorld, event_type: str) -> int:
     with here.world.engine.connect() as connection:
         return int(
-            connection.scalar(select(func.count()).select_from(events).where(events.c.type == event_type)) or 0
+            connection.scalar(
+                select(func.count()).select_from(billing_events).where(billing_events.c.type == event_type)
+            )
+            or 0
         )

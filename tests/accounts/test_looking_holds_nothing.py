@@ -18,7 +18,7 @@ def test_no_transaction_is_open_while_the_truth_behind_an_event_is_fetched(here:
     world = here.world
     world.at_processor(world.account("A-1"))
     others = create_engine(world.engine.url, isolation_level="AUTOCOMMIT")
-    seen: list[tuple[str, int]] = []
+    snapshot: list[tuple[str, int]] = []
 
     class Watched:
         """The real gateway; before each request somebody looks who holds a transaction open."""
@@ -28,7 +28,7 @@ def test_no_transaction_is_open_while_the_truth_behind_an_event_is_fetched(here:
 
         def __getattr__(self, name: str) -> Any:
             with others.connect() as connection:
-                seen.append((name, connection.execute(text(OPEN_TRANSACTIONS)).scalar_one()))
+                snapshot.append((name, connection.execute(text(OPEN_TRANSACTIONS)).scalar_one()))
             return getattr(self._gateway, name)
 
     watched: Any = Watched(world.runtime.gateways["global"])
@@ -36,6 +36,6 @@ def test_no_transaction_is_open_while_the_truth_behind_an_event_is_fetched(here:
     for job in here.arrived():
         here.apply(job, runtime)
     others.dispose()
-    assert ("retrieve_setup_intent", 0) in seen
-    assert ("retrieve_card", 0) in seen
-    assert {still_open for _, still_open in seen} == {0}
+    assert ("retrieve_setup_intent", 0) in snapshot
+    assert ("retrieve_card", 0) in snapshot
+    assert {still_open for _, still_open in snapshot} == {0}

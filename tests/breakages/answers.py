@@ -4,7 +4,7 @@ from tests.breakages.breakage import Breakage, Patch
 
 OUTCOMES = "shared/gateway/outcomes.py"
 RECORD = "shared/payments/record_outcome.py"
-AFTERMATH = "shared/payments/outcome_handlers.py"
+OUTCOME_HANDLERS = "shared/payments/outcome_handlers.py"
 SETTLE = "workers/use_cases/settle_attempt.py"
 SESSION = "shared/db/session.py"
 
@@ -69,7 +69,13 @@ READING = (
             f"{LOST}test_a_wrong_key_is_an_alarm_and_never_a_decline",
             f"{LOST}test_a_refused_connection_is_certain_not_to_have_asked",
         ),
-        (Patch(AFTERMATH, "    Outcome.NOT_SENT: after_not_sent,\n", "    Outcome.NOT_SENT: after_decline,\n"),),
+        (
+            Patch(
+                OUTCOME_HANDLERS,
+                "    Outcome.NOT_SENT: after_not_sent,\n",
+                "    Outcome.NOT_SENT: after_decline,\n",
+            ),
+        ),
     ),
 )
 
@@ -197,7 +203,7 @@ RECORDING = (
         "a PaymentIntent that a person canceled at the processor is succeeded by itself",
         ("I3",),
         (f"{CHARGES}test_a_person_who_cancels_at_the_processor_is_not_overruled",),
-        (Patch(AFTERMATH, "    if is_ours or by in CANCELED_BY_STRIPE:\n", "    if True:\n"),),
+        (Patch(OUTCOME_HANDLERS, "    if is_ours or by in CANCELED_BY_STRIPE:\n", "    if True:\n"),),
     ),
     Breakage(
         "card-revision-not-re-read-at-record",
@@ -209,7 +215,7 @@ RECORDING = (
         ),
         (
             Patch(
-                AFTERMATH,
+                OUTCOME_HANDLERS,
                 "        and settings.card_revision > locked.attempt.card_revision\n",
                 "        and False\n",
             ),
@@ -224,7 +230,11 @@ RECORDING = (
             f"{PHASES}test_a_second_charge_of_a_paid_payment_is_booked_and_found",
             f"{NEW_CARDS}test_a_new_card_pays_three_unpaid_invoices_of_one_coverage_and_leaves_the_others",
         ),
-        (Patch(AFTERMATH, "    record_receipt(connection, payment, locked.attempt_id, seen, because)\n", ""),),
+        (
+            Patch(
+                OUTCOME_HANDLERS, "    record_receipt(connection, payment, locked.attempt_id, seen, because)\n", ""
+            ),
+        ),
     ),
     Breakage(
         "second-charge-not-found",
@@ -233,7 +243,7 @@ RECORDING = (
         (f"{PHASES}test_a_second_charge_of_a_paid_payment_is_booked_and_found",),
         (
             Patch(
-                AFTERMATH,
+                OUTCOME_HANDLERS,
                 "    if is_paid and has_other_receipt(connection, payment, charge_id):\n",
                 "    if False:\n",
             ),
@@ -246,7 +256,7 @@ RECORDING = (
         (f"{PHASES}test_a_second_charge_of_a_paid_payment_is_booked_and_found",),
         (
             Patch(
-                AFTERMATH,
+                OUTCOME_HANDLERS,
                 "    if (seen.amount_received_minor, seen.currency) != (payment.amount_minor, payment.currency):\n",
                 "    if False:\n",
             ),

@@ -42,7 +42,7 @@ CONSTRAINTS = (
 
 #: Triggers: (table, name, what may then be rewritten, the tests).
 TRIGGERS = (
-    ("events", "events_are_forever", "the trail", (f"{CHARGED}[UPDATE events SET reason = 'another']",)),
+    ("events", "events_are_forever", "the trail", (f"{CHARGED}[UPDATE billing_events SET reason = 'another']",)),
     ("receipts", "receipts_are_forever", "receipts", (f"{CHARGED}[DELETE FROM receipts]",)),
     (
         "invoice_lines",

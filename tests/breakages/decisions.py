@@ -3,7 +3,7 @@
 from tests.breakages.breakage import Breakage, Patch
 
 CLAIM = "shared/payments/claim.py"
-AFTERMATH = "shared/payments/outcome_handlers.py"
+OUTCOME_HANDLERS = "shared/payments/outcome_handlers.py"
 ENDING = "shared/payments/cancellation.py"
 HOLDS = "shared/payments/operator/decisions.py"
 STANDING = "shared/accounts/standing.py"
@@ -49,7 +49,7 @@ ENDINGS = (
             f"{ENDED}test_from_the_request_on_nothing_charges_it",
             f"{ENDED}test_a_card_registered_meanwhile_does_not_charge_it_and_charges_it_once_it_is_taken_back",
         ),
-        (Patch(CLAIM, "    if payment.ending_as is not None:\n", "    if False:\n"),),
+        (Patch(CLAIM, "    if payment.pending_close_as is not None:\n", "    if False:\n"),),
     ),
     Breakage(
         "swept-for-a-charge-while-it-is-being-ended",
@@ -59,7 +59,7 @@ ENDINGS = (
             f"{ENDED}test_from_the_request_on_nothing_charges_it",
             f"{SWEEPS}test_what_waits_for_a_card_and_is_to_be_ended_is_not_woken_by_one",
         ),
-        (Patch(SOURCES, "        payments.c.ending_as.is_(None),\n", ""),),
+        (Patch(SOURCES, "        payments.c.pending_close_as.is_(None),\n", ""),),
     ),
     Breakage(
         "cancellation-of-an-ending-is-succeeded",
@@ -69,7 +69,13 @@ ENDINGS = (
             f"{ENDED}test_a_payment_ends_only_when_its_payment_intent_was_seen_canceled",
             f"{ENDED}test_whoever_cancels_it_first_it_ends",
         ),
-        (Patch(AFTERMATH, "    if locked.payment.ending_as is not None:  # what", "    if False:  # what"),),
+        (
+            Patch(
+                OUTCOME_HANDLERS,
+                "    if locked.payment.pending_close_as is not None:  # what",
+                "    if False:  # what",
+            ),
+        ),
     ),
     Breakage(
         "wish-outlives-the-money",
@@ -122,8 +128,8 @@ ENDINGS = (
         (
             Patch(
                 SOURCES,
-                '    Source("payments to be ended", SETTLEMENT, PAYMENTS_TO_BE_ENDED, '
-                "lambda row: EndPayment(row.id)),\n",
+                '    Source("payments to be ended", SETTLEMENT, PAYMENTS_TO_CLOSE, '
+                "lambda row: ClosePayment(row.id)),\n",
                 "",
             ),
         ),

@@ -121,6 +121,6 @@ def test_names_and_queues_are_permanent() -> None:
         ("generate_invoices", "runs"),
         ("retry_payments", "runs"),
         ("reconcile_charges", "night"),
-        ("end_payment", "settlement"),
+        ("close_payment", "settlement"),
         ("apply_bulk_action", "runs"),
     }

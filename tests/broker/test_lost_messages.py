@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 import shared.messaging.broker
 from scheduler.sweep import PATIENCE, Sweep
 from shared.domain.states import Lane, PaymentState
-from shared.messaging.broker import NAMESPACE, DebounceSigterm, make_broker, make_ring, ring, waiting_messages
+from shared.messaging.broker import NAMESPACE, DebounceSigterm, enqueue, make_broker, make_enqueue, waiting_messages
 from shared.messaging.jobs import BATCH, INTERACTIVE, QUEUES, ChargePayment
 from shared.messaging.middleware import KeepTraceback
 from shared.scheduling.due_work import Moment
@@ -45,7 +45,7 @@ class Company:
     def __init__(self, world: World, broker: RedisBroker) -> None:
         self.world = world
         self.broker = broker
-        self._sweep = Sweep(world.engine, make_ring(broker), lambda queue: waiting_messages(broker, queue))
+        self._sweep = Sweep(world.engine, make_enqueue(broker), lambda queue: waiting_messages(broker, queue))
         self.payments: list[UUID] = []
         self.before_charge: Callable[[], None] = lambda: None
         add_actor(broker, "charge_payment", BATCH, self._charge)
@@ -195,7 +195,7 @@ def test_dead_letters_are_bounded_and_the_newest_stay(
     monkeypatch.setattr(shared.messaging.broker, "KEEP_DEAD_LETTERS", 5)
     consumer = broker.consume(BATCH, prefetch=12, timeout=1)
     attempts = [ChargePayment(uuid4(), Lane.BATCH) for _ in range(12)]
-    ring(broker, attempts)
+    enqueue(broker, attempts)
     for _ in attempts:
         message = next(consumer)
         assert message is not None
@@ -327,7 +327,7 @@ def test_dramatiq_alone_would_drop_what_it_fetched_with_an_undecodable_message(r
     dramatiqs.maintenance_chance = 0
     done: list[str] = []
     add_actor(dramatiqs, "charge_payment", BATCH, done.append)
-    ring(make_broker(redis_url), [ChargePayment(uuid4(), Lane.BATCH) for _ in range(PREFETCH - 1 + 2)])
+    enqueue(make_broker(redis_url), [ChargePayment(uuid4(), Lane.BATCH) for _ in range(PREFETCH - 1 + 2)])
     put_in_front(client, BATCH, [b"\xff"])
     with running_worker(dramatiqs, BATCH):
         eventually(lambda: len(done) == 2 and not client.exists(f"{NAMESPACE}:{BATCH}"), "those behind the batch")
@@ -362,7 +362,7 @@ def test_a_middleware_cannot_stop_an_actor_so_none_of_ours_is_for_safety(redis_u
     broker = make_broker(redis_url, [Objects()])
     done: list[str] = []
     add_actor(broker, "charge_payment", BATCH, done.append)
-    ring(broker, [ChargePayment(ONE, Lane.BATCH)])
+    enqueue(broker, [ChargePayment(ONE, Lane.BATCH)])
     with running_worker(broker, BATCH):
         eventually(lambda: done == [str(ONE)], "the actor runs all the same")
     assert {*map(type, make_broker(redis_url).middleware)} == {TimeLimit, Retries, KeepTraceback, DebounceSigterm}
@@ -370,7 +370,7 @@ def test_a_middleware_cannot_stop_an_actor_so_none_of_ours_is_for_safety(redis_u
 
 def test_a_message_for_the_interactive_lane_reaches_the_same_actor(company: Company) -> None:
     (payment,) = company.owed(1)
-    ring(company.broker, [ChargePayment(payment, Lane.INTERACTIVE)])
+    enqueue(company.broker, [ChargePayment(payment, Lane.INTERACTIVE)])
     with running_worker(company.broker, INTERACTIVE):
         eventually(company.is_paid, "paid")
     assert company.charges() == [1]
@@ -378,7 +378,7 @@ def test_a_message_for_the_interactive_lane_reaches_the_same_actor(company: Comp
 
 def test_a_payment_rung_for_twenty_times_at_once_is_charged_once(company: Company, client: Any) -> None:
     (payment,) = company.owed(1)
-    ring(company.broker, [ChargePayment(payment, Lane.BATCH)] * 20)
+    enqueue(company.broker, [ChargePayment(payment, Lane.BATCH)] * 20)
     with running_worker(company.broker, BATCH):
         eventually(lambda: company.is_paid() and is_at_rest(client, BATCH), "paid, and all messages taken")
     assert company.charges() == [1]

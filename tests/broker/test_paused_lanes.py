@@ -13,14 +13,14 @@ from structlog.testing import capture_logs
 
 import scheduler.sweep
 from scheduler.sweep import PATIENCE, Sweep
-from shared.db.tables.system import events
+from shared.db.tables.system import billing_events
 from shared.domain.states import Lane, PaymentState
-from shared.messaging.broker import NAMESPACE, make_broker, make_ring, ring, waiting_messages
-from shared.messaging.dead_letters import list_letters
+from shared.messaging.broker import NAMESPACE, enqueue, make_broker, make_enqueue, waiting_messages
+from shared.messaging.dead_letters import list_dead_letters
 from shared.messaging.jobs import BATCH, SETTLEMENT, ChargePayment, SettleAttempt
 from shared.messaging.middleware import LONGEST_TRACEBACK, bounded
-from shared.messaging.queue_pauses import PauseWatch, ask_pauses, pause_lane, paused_lanes, resume_lane
-from shared.payments.state_changes import Because
+from shared.messaging.queue_pauses import PauseWatch, ask_pauses, pause_queue, paused_queues, resume_queue
+from shared.payments.state_changes import Cause
 from shared.scheduling.due_work import Moment
 from tests.broker.conftest import add_actor, dead_letters, eventually, is_at_rest, running_worker
 from tests.world import World
@@ -56,15 +56,15 @@ class Shop:
         return [self.world.owes(account) for account in accounts]
 
     def rings_for(self, payments: list[UUID]) -> None:
-        assert ring(self.broker, [ChargePayment(payment, Lane.BATCH) for payment in payments])
+        assert enqueue(self.broker, [ChargePayment(payment, Lane.BATCH) for payment in payments])
 
     def pause(self) -> None:
         with self.world.engine.begin() as connection:
-            assert pause_lane(connection, BATCH, Because("operator:otto", self.world.clock.now(), "issuer is away"))
+            assert pause_queue(connection, BATCH, Cause("operator:otto", self.world.clock.now(), "issuer is away"))
 
     def resume(self) -> None:
         with self.world.engine.begin() as connection:
-            assert resume_lane(connection, BATCH, Because("operator:otto", self.world.clock.now(), "it is back"))
+            assert resume_queue(connection, BATCH, Cause("operator:otto", self.world.clock.now(), "it is back"))
 
     def is_paid(self, payments: list[UUID]) -> bool:
         return all(self.world.payment(payment).state == PaymentState.PAID for payment in payments)
@@ -88,7 +88,7 @@ def test_what_is_rung_on_a_paused_lane_waits_and_is_charged_once_after_it_is_res
     shop.pause()
     shop.rings_for(payments)
     with running_worker(shop.broker, BATCH, SETTLEMENT):
-        ring(shop.broker, [SettleAttempt(UUID(int=1))])
+        enqueue(shop.broker, [SettleAttempt(UUID(int=1))])
         eventually(lambda: shop.looked, "the worker works: another lane's message is taken")
         assert waiting_messages(shop.broker, BATCH) == 3
         assert shop.charges(payments) == [0, 0, 0]
@@ -105,7 +105,7 @@ def test_a_pause_survives_the_worker_and_holds_its_next_life(shop: Shop, redis_u
     shop.rings_for(payments)
     again = Shop(shop.world, redis_url)
     with running_worker(again.broker, BATCH, SETTLEMENT):
-        ring(again.broker, [SettleAttempt(UUID(int=1))])
+        enqueue(again.broker, [SettleAttempt(UUID(int=1))])
         eventually(lambda: again.looked, "the new worker works")
         assert again.begun == []
         shop.resume()
@@ -146,10 +146,10 @@ def test_a_worker_that_only_has_paused_lanes_still_says_in_redis_that_it_lives(s
 def test_the_sweep_does_not_fill_a_paused_lane_without_bound(
     shop: Shop, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler.sweep, "RING_BELOW", 10)
+    monkeypatch.setattr(scheduler.sweep, "ENQUEUE_BELOW", 10)
     shop.owed(6)
     shop.pause()
-    sweep = Sweep(shop.world.engine, make_ring(shop.broker), lambda queue: waiting_messages(shop.broker, queue))
+    sweep = Sweep(shop.world.engine, make_enqueue(shop.broker), lambda queue: waiting_messages(shop.broker, queue))
     depths = []
     for _ in range(6):
         shop.world.machine.pass_(seconds=PATIENCE.total_seconds() + 1)
@@ -217,18 +217,22 @@ def test_a_worker_that_has_never_reached_the_database_takes_nothing() -> None:
 
 
 def test_a_second_pause_and_a_second_resume_change_nothing_and_the_trail_has_one_of_each(world: World) -> None:
-    first, second = (Because(f"operator:{name}", world.clock.now(), f"{name} says so") for name in ("anna", "otto"))
+    first, second = (Cause(f"operator:{name}", world.clock.now(), f"{name} says so") for name in ("anna", "otto"))
     with world.engine.begin() as connection:
-        assert pause_lane(connection, BATCH, first)
-        assert not pause_lane(connection, BATCH, second)
-        assert paused_lanes(connection)[BATCH].paused_by == "operator:anna"
-        ended = resume_lane(connection, BATCH, second)
+        assert pause_queue(connection, BATCH, first)
+        assert not pause_queue(connection, BATCH, second)
+        assert paused_queues(connection)[BATCH].paused_by == "operator:anna"
+        ended = resume_queue(connection, BATCH, second)
         assert ended is not None
         assert ended.reason == "anna says so"
-        assert resume_lane(connection, BATCH, second) is None
-        told = connection.execute(select(events.c.type, events.c.actor, events.c.data).order_by(events.c.id)).all()
+        assert resume_queue(connection, BATCH, second) is None
+        told = connection.execute(
+            select(billing_events.c.type, billing_events.c.actor, billing_events.c.data).order_by(
+                billing_events.c.id
+            )
+        ).all()
         with pytest.raises(LookupError, match="no lane 'mail'"):
-            pause_lane(connection, "mail", first)
+            pause_queue(connection, "mail", first)
     assert [tuple(row) for row in told] == [
         ("lane_paused", "operator:anna", {"queue": BATCH}),
         ("lane_resumed", "operator:otto", {"queue": BATCH}),
@@ -250,8 +254,8 @@ def test_a_dead_letter_says_why_it_died_without_secrets(shop: Shop, client: Any)
     shop.broker.actors["charge_payment"].fn = break_
     shop.rings_for([UUID(int=1)])
     with running_worker(shop.broker, BATCH):
-        eventually(lambda: list_letters(shop.broker, BATCH)[0], "the dead letter")
-    ((letter,), rest) = list_letters(shop.broker, BATCH)
+        eventually(lambda: list_dead_letters(shop.broker, BATCH)[0], "the dead letter")
+    ((letter,), rest) = list_dead_letters(shop.broker, BATCH)
     assert rest is None
     assert letter.job == "charge_payment"
     assert letter.arguments == (str(UUID(int=1)),)
@@ -286,6 +290,6 @@ def test_a_letter_whose_body_is_gone_is_buried_without_leaving_a_body(shop: Shop
     shop.rings_for([UUID(int=1)])
     with running_worker(shop.broker, BATCH, SETTLEMENT):
         assert is_flushed.wait(20)
-        ring(shop.broker, [SettleAttempt(UUID(int=1))])
+        enqueue(shop.broker, [SettleAttempt(UUID(int=1))])
         eventually(lambda: shop.looked, "and the worker goes on")
     assert not client.keys(f"{NAMESPACE}:{BATCH}*")

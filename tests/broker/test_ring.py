@@ -13,7 +13,7 @@ from dramatiq.brokers.redis import RedisBroker
 from structlog.testing import capture_logs
 
 from shared.domain.states import Lane
-from shared.messaging.broker import NAMESPACE, RING_BATCH, make_broker, ring, waiting_messages
+from shared.messaging.broker import ENQUEUE_BATCH, NAMESPACE, enqueue, make_broker, waiting_messages
 from shared.messaging.jobs import (
     BATCH,
     INTERACTIVE,
@@ -61,7 +61,7 @@ def test_ring_leaves_in_redis_what_dramatiqs_own_enqueue_leaves(
     broker: RedisBroker, client: "redis.Redis", job: Job
 ) -> None:
     client.flushdb()  # of a Redis that was given, also the mark that says whose it is
-    assert ring(broker, [job])
+    assert enqueue(broker, [job])
     ours, our_keys = body_of(client, job.queue), keys_and_types(client)
     client.flushdb()
     broker.enqueue(Message(queue_name=job.queue, actor_name=job.name, args=job.arguments, kwargs={}, options={}))
@@ -70,7 +70,7 @@ def test_ring_leaves_in_redis_what_dramatiqs_own_enqueue_leaves(
 
 
 def test_dramatiqs_own_consumer_takes_and_acknowledges_what_was_rung(redis_url: str, client: "redis.Redis") -> None:
-    assert ring(make_broker(redis_url), EVERY_JOB)
+    assert enqueue(make_broker(redis_url), EVERY_JOB)
     dramatiqs = RedisBroker(url=redis_url, namespace=NAMESPACE, middleware=[])  # type: ignore[no-untyped-call]
     taken = []
     for queue in QUEUES:
@@ -86,14 +86,14 @@ def test_dramatiqs_own_consumer_takes_and_acknowledges_what_was_rung(redis_url: 
 def test_ten_thousand_jobs_are_ten_round_trips_in_their_order(broker: RedisBroker, client: "redis.Redis") -> None:
     jobs = [ChargePayment(uuid4(), Lane.BATCH) for _ in range(10_000)]
     before = writes_of(client)
-    assert ring(broker, jobs)
+    assert enqueue(broker, jobs)
     assert waiting_messages(broker, BATCH) == 10_000
     # One packet may be read in pieces by the server, so its reads are only bounded: far below one per message.
-    assert writes_of(client) - before < 10 * (10_000 // RING_BATCH) * 10
+    assert writes_of(client) - before < 10 * (10_000 // ENQUEUE_BATCH) * 10
     consumer = broker.consume(BATCH, prefetch=10_000, timeout=1)
-    rung = [message.args for message in (next(consumer) for _ in range(2_000)) if message is not None]
-    assert rung == [job.arguments for job in jobs[: len(rung)]]
-    assert len(rung) >= 1_000
+    enqueued = [message.args for message in (next(consumer) for _ in range(2_000)) if message is not None]
+    assert enqueued == [job.arguments for job in jobs[: len(enqueued)]]
+    assert len(enqueued) >= 1_000
 
 
 def writes_of(client: Any) -> int:
@@ -104,7 +104,7 @@ def writes_of(client: Any) -> int:
 def test_a_message_carries_ids_and_nothing_else(broker: RedisBroker, client: "redis.Redis") -> None:
     for job in EVERY_JOB:
         client.flushdb()
-        ring(broker, [job])
+        enqueue(broker, [job])
         message = json.loads(body_of(client, job.queue))
         assert set(message) == {
             "queue_name", "actor_name", "args", "kwargs", "options", "message_id", "message_timestamp",
@@ -115,7 +115,7 @@ def test_a_message_carries_ids_and_nothing_else(broker: RedisBroker, client: "re
 
 
 def test_messages_are_counted_until_a_worker_takes_them(broker: RedisBroker) -> None:
-    ring(broker, [ChargePayment(uuid4(), Lane.BATCH) for _ in range(3)] + [GenerateInvoices(ONE)])
+    enqueue(broker, [ChargePayment(uuid4(), Lane.BATCH) for _ in range(3)] + [GenerateInvoices(ONE)])
     assert [waiting_messages(broker, queue) for queue in (INTERACTIVE, BATCH, RUNS)] == [0, 3, 1]
     consumer = broker.consume(BATCH, prefetch=2, timeout=1)
     next(consumer)
@@ -131,13 +131,13 @@ def test_counting_says_so_when_redis_is_away(line: Line) -> None:
 
 def test_with_redis_away_ring_says_so_and_rings_again_when_it_is_back(line: Line) -> None:
     broker = make_broker(line.url)
-    assert ring(broker, [ChargePayment(ONE, Lane.BATCH)])
+    assert enqueue(broker, [ChargePayment(ONE, Lane.BATCH)])
     line.cut()
     with capture_logs() as logs:
-        assert not ring(broker, [ChargePayment(ONE, Lane.BATCH)])
+        assert not enqueue(broker, [ChargePayment(ONE, Lane.BATCH)])
     assert [(one["event"], one["jobs"]) for one in logs] == [("doorbell.unreachable", 1)]
     line.mend()
-    assert ring(broker, [ChargePayment(ONE, Lane.BATCH)])
+    assert enqueue(broker, [ChargePayment(ONE, Lane.BATCH)])
     assert waiting_messages(broker, BATCH) == 2
 
 
@@ -149,11 +149,11 @@ def test_a_redis_that_hangs_is_given_up_after_the_socket_timeout(line: Line) -> 
     settings["socket_timeout"] = 0.2  # not waited for, but the way through is the same
     line.hang()
     began = time.monotonic()
-    assert not ring(broker, [ChargePayment(ONE, Lane.BATCH)])
+    assert not enqueue(broker, [ChargePayment(ONE, Lane.BATCH)])
     assert time.monotonic() - began < 2, "it waits once, and doesn't try again"
     line.cut()
     line.mend()
-    assert ring(broker, [ChargePayment(ONE, Lane.BATCH)])
+    assert enqueue(broker, [ChargePayment(ONE, Lane.BATCH)])
 
 
 @pytest.mark.parametrize(
@@ -179,19 +179,19 @@ def test_whatever_redis_answers_ring_never_raises(answer: bytes) -> None:
         broker = make_broker(url)
         broker.client.get_connection_kwargs()["socket_timeout"] = 0.2
         with capture_logs() as logs:
-            assert not ring(broker, EVERY_JOB)
+            assert not enqueue(broker, EVERY_JOB)
         assert [one["event"] for one in logs] in (["doorbell.unreachable"], ["doorbell.defect"])
 
 
 def test_nobody_is_at_the_address(client: "redis.Redis") -> None:
-    assert not ring(make_broker("redis://nowhere.invalid:6379/0"), EVERY_JOB)
+    assert not enqueue(make_broker("redis://nowhere.invalid:6379/0"), EVERY_JOB)
 
 
 def test_a_redis_that_is_full_takes_no_message_and_takes_them_again_when_there_is_room(
     broker: RedisBroker, full: "redis.Redis"
 ) -> None:
     with capture_logs() as logs:
-        assert not ring(broker, EVERY_JOB)
+        assert not enqueue(broker, EVERY_JOB)
     assert "maxmemory" in logs[0]["error"] or "OOM" in logs[0]["error"]
     full.config_set("maxmemory", 0)
-    assert ring(broker, EVERY_JOB)
+    assert enqueue(broker, EVERY_JOB)

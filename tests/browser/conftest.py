@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 
 from shared.domain.roles import Role
 from shared.messaging.broker import make_broker
-from shared.operations.users import add_person, find_person
+from shared.operations.users import add_user, find_user
 from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication, Pays, Story
 from tests.dashboard.conftest import PASSWORD
 from tests.diaries.conftest import opened
@@ -76,8 +76,8 @@ class Office:
     def sit_down(self, name: str, role: str = "operator", **context: Any) -> Page:
         """Somebody opens the dashboard, signs in with their password and sees the overview."""
         with self.diary.world.engine.begin() as connection:
-            if find_person(connection, name) is None:
-                add_person(connection, name, Role(role), PASSWORD, "test", self.diary.world.machine())
+            if find_user(connection, name) is None:
+                add_user(connection, name, Role(role), PASSWORD, "test", self.diary.world.machine())
         page = self.open(**context)
         page.goto(ROOT)
         page.get_by_label("Name").fill(name)

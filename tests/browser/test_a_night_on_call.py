@@ -25,7 +25,7 @@ def booked(office: Office) -> list[tuple[str, str, str | None, str]]:
         return [
             (row.actor, row.action, row.reason, row.outcome)
             for row in connection.execute(
-                text("SELECT * FROM actions WHERE action NOT LIKE 'session.%' ORDER BY id")
+                text("SELECT * FROM audit_log WHERE action NOT LIKE 'session.%' ORDER BY id")
             )
         ]
 
@@ -79,15 +79,15 @@ def test_a_declined_payment_is_found_in_two_clicks_and_charged_after_a_preview(o
 
 def test_five_hundred_declined_payments_are_charged_again_by_one_decision(office: Office) -> None:
     diary = office.diary
-    people = [diary.account(f"B-{number:03d}") for number in range(100)]
+    users = [diary.account(f"B-{number:03d}") for number in range(100)]
     outage = AlwaysDeclines(decline_code="processing_error")
-    cards = [diary.world.at_processor(person, story=outage) for person in people]
+    cards = [diary.world.at_processor(user, story=outage) for user in users]
     months = [f"2026-{month:02d}" for month in range(5, 10)]
     for month in months:
-        for person in people:
-            diary.fee(person, 10_00, month)
+        for user in users:
+            diary.fee(user, 10_00, month)
         diary.invoices_run_by_a_person(month, "global")
-    owed = {diary.payment(person, month): 10_00 for person in people for month in months}
+    owed = {diary.payment(user, month): 10_00 for user in users for month in months}
     assert Counter(map(diary.state, owed)) == {"retry_scheduled": 500}
     for card in cards:
         diary.world.simulator.set_story("global", card.payment_method, Pays())

@@ -12,12 +12,12 @@ from shared.bulk.actions import BulkAction
 from shared.bulk.lifecycle import Begun, Changed, Wanted, begin, resume, stop
 from shared.bulk.preview import Preview, preview
 from shared.db.session import in_transaction
-from shared.db.tables.operators import actions, bulk_actions, bulk_items
+from shared.db.tables.operators import audit_log, bulk_actions, bulk_items
 from shared.db.tables.payments import payments
-from shared.db.tables.system import events
-from shared.messaging.jobs import ApplyBulkAction, ChargePayment, EndPayment
+from shared.db.tables.system import billing_events
+from shared.messaging.jobs import ApplyBulkAction, ChargePayment, ClosePayment
 from shared.payments.operator.charge import Refused
-from shared.payments.state_changes import Because
+from shared.payments.state_changes import Cause
 from tests.seed import Account
 from tests.world import World
 from web.dashboard.queries.payments import PaymentFilter
@@ -62,8 +62,8 @@ class Desk:
         chosen = everything() if ids is None else ids
         asked = PaymentFilter(self.world.clock.now()).as_json()  # what the page keeps, to be shown
         wanted = Wanted(action, asked, until, digest)
-        because = Because(who, self.world.clock.now(), reason)
-        return in_transaction(self.world.engine, lambda connection: begin(connection, wanted, chosen, because))
+        cause = Cause(who, self.world.clock.now(), reason)
+        return in_transaction(self.world.engine, lambda connection: begin(connection, wanted, chosen, cause))
 
     def begins(self, action: BulkAction, **how: Any) -> UUID:
         begun = self.confirms(action, self.sees(action, how.get("ids")).digest, **how)
@@ -71,12 +71,12 @@ class Desk:
         return begun.bulk_id
 
     def stops(self, bulk_id: UUID, reason: str = "too many") -> Row[Any] | Refused:
-        because = Because("operator:bob", self.world.clock.now(), reason)
-        return in_transaction(self.world.engine, lambda connection: stop(connection, bulk_id, because))
+        cause = Cause("operator:bob", self.world.clock.now(), reason)
+        return in_transaction(self.world.engine, lambda connection: stop(connection, bulk_id, cause))
 
     def resumes(self, bulk_id: UUID, reason: str = "they are right") -> Row[Any] | Refused:
-        because = Because("operator:bob", self.world.clock.now(), reason)
-        return in_transaction(self.world.engine, lambda connection: resume(connection, bulk_id, because))
+        cause = Cause("operator:bob", self.world.clock.now(), reason)
+        return in_transaction(self.world.engine, lambda connection: resume(connection, bulk_id, cause))
 
     # -- work
 
@@ -84,14 +84,14 @@ class Desk:
         use_cases.apply_bulk_action(self.world.runtime, bulk_id)
 
     def does_what_is_rung(self) -> None:
-        while self.world.rung:
-            match self.world.rung.pop(0):
+        while self.world.enqueued:
+            match self.world.enqueued.pop(0):
                 case ApplyBulkAction(bulk_id):
                     self.applies(bulk_id)
                 case ChargePayment(payment_id):
                     self.world.charge(payment_id)
-                case EndPayment(payment_id):
-                    use_cases.end_payment(self.world.runtime, payment_id)
+                case ClosePayment(payment_id):
+                    use_cases.close_payment(self.world.runtime, payment_id)
                 case job:
                     raise AssertionError(job)
 
@@ -108,11 +108,11 @@ class Desk:
 
     def book(self) -> list[Row[Any]]:
         with self.world.engine.connect() as connection:
-            return list(connection.execute(select(actions).order_by(actions.c.id)))
+            return list(connection.execute(select(audit_log).order_by(audit_log.c.id)))
 
     def told(self, event_type: str) -> list[Row[Any]]:
         with self.world.engine.connect() as connection:
-            return list(connection.execute(select(events).where(events.c.type == event_type)))
+            return list(connection.execute(select(billing_events).where(billing_events.c.type == event_type)))
 
     def owed(self) -> dict[UUID, int]:
         with self.world.engine.connect() as connection:

@@ -15,9 +15,9 @@ from shared.bulk.actions import BulkAction
 from shared.bulk.lifecycle import BEGIN_LOCK, Begun, Changed
 from shared.bulk.progress import CHUNK
 from shared.db.tables.payments import payments
-from shared.failpoints import Crashed, CrashPoint, armed, crashing_at
-from shared.messaging.jobs import ApplyBulkAction, ChargePayment, EndPayment
-from shared.operations.audit_log import Act
+from shared.failpoints import Crashed, Failpoint, armed, crashing_at
+from shared.messaging.jobs import ApplyBulkAction, ChargePayment, ClosePayment
+from shared.operations.audit_log import AuditAction
 from shared.payments.operator.charge import Refused
 from shared.payments.operator.decisions import hold_payment
 from shared.runtime import Runtime
@@ -56,7 +56,7 @@ def test_five_hundred_payments_are_charged_once_each(desk: Desk) -> None:
     many(desk, 500)
     bulk_id = desk.begins(BulkAction.CHARGE)
     assert desk.bulk(bulk_id).counts == {"waiting": 500, "done": 0, "refused": 0, "stopped": 0}
-    desk.world.rung.append(ApplyBulkAction(bulk_id))
+    desk.world.enqueued.append(ApplyBulkAction(bulk_id))
     desk.does_what_is_rung()
     assert desk.charged() == {payment: [amount] for payment, amount in desk.owed().items()}
     bulk = desk.bulk(bulk_id)
@@ -77,7 +77,7 @@ def test_each_payment_is_decided_about_as_its_own_page_does_with_name_and_reason
     assert (row.lane, row.trigger, row.requested_by) == ("batch", "operator", ANNA), (
         "nobody's click waits behind it"
     )
-    assert desk.world.rung == [ChargePayment(payment, "batch")]
+    assert desk.world.enqueued == [ChargePayment(payment, "batch")]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_bulk_ending_cancels_what_could_still_be_paid(desk: Desk, action: Bulk
     bulk_id = desk.begins(action)
     desk.applies(bulk_id)
     assert desk.items(bulk_id)[asked] == ("done", "as soon as its PaymentIntent is canceled")
-    assert desk.world.rung == [EndPayment(asked)]
+    assert desk.world.enqueued == [ClosePayment(asked)]
     desk.does_what_is_rung()
     assert desk.states() == states
     assert desk.world.intents(asked)[0].closed_reason == "canceled"
@@ -121,9 +121,9 @@ def test_a_hold_until_a_day_that_is_over_or_far_away_is_not_begun(desk: Desk, un
 
 def test_what_changed_since_it_was_seen_is_not_begun_and_is_shown_anew(desk: Desk) -> None:
     account = desk.account("A-1", [5_00])
-    seen = desk.sees(BulkAction.CHARGE)
+    snapshot = desk.sees(BulkAction.CHARGE)
     desk.world.owes(account, 9_00)
-    answer = desk.confirms(BulkAction.CHARGE, seen.digest)
+    answer = desk.confirms(BulkAction.CHARGE, snapshot.digest)
     assert isinstance(answer, Changed)
     assert (answer.now.count, answer.now.sums) == (2, {"USD": 14_00})
     with desk.world.engine.connect() as connection:
@@ -209,7 +209,7 @@ def test_it_works_in_chunks_and_rings_again_when_its_time_is_up(desk: Desk) -> N
     bulk_id = desk.begins(BulkAction.CHARGE)
     use_cases.apply_bulk_action(hasty(desk, 15), bulk_id)
     assert desk.bulk(bulk_id).counts == {"waiting": 10, "done": CHUNK, "refused": 0, "stopped": 0}
-    assert desk.world.rung.count(ApplyBulkAction(bulk_id)) == 1
+    assert desk.world.enqueued.count(ApplyBulkAction(bulk_id)) == 1
     assert ApplyBulkAction(bulk_id) in due(desk), "should that be lost, the sweep rings"
     desk.does_what_is_rung()
     assert desk.bulk(bulk_id).state == "finished"
@@ -223,23 +223,23 @@ def test_two_workers_on_one_bulk_action_take_turns(desk: Desk) -> None:
             one.result()
     while desk.bulk(bulk_id).state != "finished":
         desk.applies(bulk_id)
-    rung = [job for job in desk.world.rung if isinstance(job, ChargePayment)]
-    assert len(rung) == len(set(rung)) == 60
+    enqueued = [job for job in desk.world.enqueued if isinstance(job, ChargePayment)]
+    assert len(enqueued) == len(set(enqueued)) == 60
     assert len(desk.told("bulk_action_finished")) == 1
 
 
 @pytest.mark.parametrize("arrival", [1, 2])
 @pytest.mark.parametrize(
     "point",
-    sorted(point for point in CrashPoint if point.startswith("bulk.") and point is not CrashPoint.BULK_RINGING),
+    sorted(point for point in Failpoint if point.startswith("bulk.") and point is not Failpoint.BULK_RINGING),
 )
 def test_killed_anywhere_what_is_done_is_done_once_and_the_rest_goes_on(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, point: CrashPoint, arrival: int
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, point: Failpoint, arrival: int
 ) -> None:
     monkeypatch.setattr(progress, "CHUNK", 5)
     many(desk, 12)
     bulk_id = desk.begins(BulkAction.CHARGE)
-    if point is CrashPoint.BULK_FINISH_BEFORE_COMMIT:
+    if point is Failpoint.BULK_FINISH_BEFORE_COMMIT:
         arrival = 1
     with crashing_at(point, arrival) as crash, pytest.raises(Crashed):
         desk.applies(bulk_id)
@@ -249,7 +249,7 @@ def test_killed_anywhere_what_is_done_is_done_once_and_the_rest_goes_on(
     assert desk.bulk(bulk_id).state == "running"
     assert ApplyBulkAction(bulk_id) in due(desk), "it goes on by itself"
     done_before = {payment for payment, (state, _) in desk.items(bulk_id).items() if state == "done"}
-    desk.world.rung.clear()  # what the dead had rung for is lost too
+    desk.world.enqueued.clear()  # what the dead had rung for is lost too
     desk.applies(bulk_id)
     assert all(desk.items(bulk_id)[payment] == ("done", None) for payment in done_before)
     for payment in desk.owed():
@@ -258,22 +258,22 @@ def test_killed_anywhere_what_is_done_is_done_once_and_the_rest_goes_on(
     made_due = [row.payment_id for row in desk.told("payment_rescheduled")]
     assert len(made_due) == len(set(made_due)) == len(desk.owed()), "decided about once each"
     assert desk.bulk(bulk_id).counts == {"waiting": 0, "done": len(desk.owed()), "refused": 0, "stopped": 0}
-    assert [row.action for row in desk.book()] == [Act.BULK_FINISH]
+    assert [row.action for row in desk.book()] == [AuditAction.BULK_FINISH]
 
 
 def test_the_book_and_the_trail_say_what_was_begun_and_what_came_of_it(desk: Desk) -> None:
     desk.account("A-1", [5_00, 6_00])
-    seen = desk.sees(BulkAction.CHARGE)
+    snapshot = desk.sees(BulkAction.CHARGE)
     bulk_id = desk.begins(BulkAction.CHARGE)
     desk.applies(bulk_id)
     (begun,), (finished,) = desk.told("bulk_action_begun"), desk.told("bulk_action_finished")
     assert (begun.actor, begun.reason, begun.data["bulk_id"]) == (ANNA, "month end", str(bulk_id))
-    assert (begun.data["digest"], begun.data["sums"]) == (seen.digest, {"USD": 11_00})
+    assert (begun.data["digest"], begun.data["sums"]) == (snapshot.digest, {"USD": 11_00})
     counts = {"waiting": 0, "done": 2, "refused": 0, "stopped": 0}
     assert finished.data["counts"] == counts
     (line,) = desk.book()
     assert (line.action, line.actor, line.outcome, line.subject) == (
-        Act.BULK_FINISH,
+        AuditAction.BULK_FINISH,
         ANNA,
         "finished",
         str(bulk_id),
@@ -291,9 +291,9 @@ def test_a_person_stops_it_between_chunks_and_another_resumes_it(desk: Desk) -> 
     assert not isinstance(desk.stops(bulk_id), Refused)
     assert desk.bulk(bulk_id).state == "stopped"
     assert desk.bulk(bulk_id).counts == {"waiting": 0, "done": CHUNK, "refused": 0, "stopped": 10}
-    desk.world.rung.clear()
+    desk.world.enqueued.clear()
     desk.applies(bulk_id)
-    assert desk.world.rung == [], "a stopped one does nothing"
+    assert desk.world.enqueued == [], "a stopped one does nothing"
     assert ApplyBulkAction(bulk_id) not in due(desk)
     assert isinstance(desk.stops(bulk_id), Refused)
     assert not isinstance(desk.resumes(bulk_id), Refused)
@@ -338,8 +338,8 @@ def test_a_stop_waits_for_the_chunk_that_is_under_way(desk: Desk) -> None:
     bulk_id = desk.begins(BulkAction.CHARGE)
     in_chunk, go_on = threading.Event(), threading.Event()
 
-    def stand_still(point: CrashPoint) -> None:
-        if point is CrashPoint.BULK_CHUNK_BEFORE_COMMIT and not in_chunk.is_set():
+    def stand_still(point: Failpoint) -> None:
+        if point is Failpoint.BULK_CHUNK_BEFORE_COMMIT and not in_chunk.is_set():
             in_chunk.set()
             assert go_on.wait(20)
 

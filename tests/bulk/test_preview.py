@@ -96,7 +96,7 @@ def test_everything_that_a_charge_leaves_out_is_named_and_counted(world: World) 
     world.owes(anna, state=PaymentState.PAID, paid_at=now)
     world.owes(anna, state=PaymentState.VOID)
     world.owes(anna, held_until=now + timedelta(days=1), state_reason="disputed")
-    world.owes(anna, ending_as="void")
+    world.owes(anna, pending_close_as="void")
     world.owes(anna, lane="interactive", trigger="operator", requested_by="operator:bob")
     world.owes(anna, state=PaymentState.AWAITING_TRANSFER, state_reason="pays by bank transfer")
     world.owes(anna, state=PaymentState.AUTHORISED)
@@ -163,7 +163,7 @@ def test_each_action_leaves_out_what_it_alone_would_refuse(
     account = world.account("A-1")  # without a card: only a charge needs one
     world.owes(account)
     world.owes(account, held_until=UNTIL_RELEASED, state_reason="disputed")
-    world.owes(account, ending_as="uncollectible")
+    world.owes(account, pending_close_as="uncollectible")
     found = previewed(world, action)
     assert left_out(found) == expected
     assert found.matching == 3

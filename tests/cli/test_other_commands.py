@@ -65,9 +65,9 @@ def test_customers_are_created_once_for_everybody_who_pays_by_card(world: World,
     assert len({customer for customer in made.values() if customer}) == 16
     assert "global: 0 customers created" in terminal("customers", "create", "--coverage", "global").stdout
     assert customers(world) == made
-    posts = [seen for seen in world.simulator.requests("customers") if seen.method == "POST"]
+    posts = [snapshot for snapshot in world.simulator.requests("customers") if snapshot.method == "POST"]
     assert len(posts) == 16
-    assert all((seen.idempotency_key or "").startswith("duecourse-customer-") for seen in posts)
+    assert all((snapshot.idempotency_key or "").startswith("duecourse-customer-") for snapshot in posts)
 
 
 def test_a_customer_whose_id_was_lost_is_found_again_by_its_key(world: World, terminal: Terminal) -> None:
@@ -120,10 +120,10 @@ def test_the_doctor_looks_at_every_part(world: World, terminal: Terminal, databa
     assert leader.is_ours()
     assert "scheduler" not in problems(terminal)
     leader.release()
-    seen = findings(terminal)
-    assert seen["Stripe, japan"]["says"].startswith("test key works, account acct_sim_japan")
-    assert seen["schema"]["verdict"] == "ok"
-    assert seen["machine clocks"]["verdict"] == "ok"
+    snapshot = findings(terminal)
+    assert snapshot["Stripe, japan"]["says"].startswith("test key works, account acct_sim_japan")
+    assert snapshot["schema"]["verdict"] == "ok"
+    assert snapshot["machine clocks"]["verdict"] == "ok"
 
 
 def test_only_a_heartbeat_that_moves_is_a_worker(

@@ -10,8 +10,8 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from cli import queue_commands
-from shared.db.tables.operators import actions, lane_pauses
-from shared.operations.heartbeats import WEB, WORKER, Beats
+from shared.db.tables.operators import audit_log, queue_pauses
+from shared.operations.heartbeats import WEB, WORKER, Heartbeats
 from tests.cli.terminal import Terminal
 from tests.world import World
 
@@ -25,7 +25,7 @@ def queues(*words: str) -> Result:
 
 def paused(world: World) -> list[str]:
     with world.engine.connect() as connection:
-        return list(connection.scalars(select(lane_pauses.c.queue)))
+        return list(connection.scalars(select(queue_pauses.c.queue)))
 
 
 def test_a_lane_is_paused_and_resumed_by_name_and_with_a_reason(world: World, terminal: Terminal) -> None:
@@ -44,7 +44,9 @@ def test_a_lane_is_paused_and_resumed_by_name_and_with_a_reason(world: World, te
     assert paused(world) == []
     with world.engine.connect() as connection:
         told = connection.execute(
-            select(actions.c.action, actions.c.subject, actions.c.reason, actions.c.outcome).order_by(actions.c.id)
+            select(audit_log.c.action, audit_log.c.subject, audit_log.c.reason, audit_log.c.outcome).order_by(
+                audit_log.c.id
+            )
         )
         assert [tuple(line) for line in told] == [
             ("lane.pause", "batch", "issuer is away", "done"),
@@ -78,7 +80,7 @@ def test_with_redis_away_the_rows_are_listed_all_the_same(world: World, terminal
 def test_the_doctor_names_paused_lanes_and_living_processes(world: World, terminal: Terminal) -> None:
     queues("pause", "night", "--reason", "the books are being mended")
     for kind in (WEB, WORKER, WORKER):
-        Beats(lambda: world.engine, kind).beat()
+        Heartbeats(lambda: world.engine, kind).beat()
     told: Any = terminal.json("doctor")
     says = {finding["subject"]: finding["says"] for finding in told["findings"]}
     assert says["processes"] == "1 web, 2 worker"

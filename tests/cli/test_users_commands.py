@@ -8,7 +8,7 @@ from sqlalchemy import text
 from cli.users_commands import PASSWORD_VARIABLE
 from shared.operations.passwords import is_password
 from shared.operations.sessions import begin_session, find_session
-from shared.operations.users import find_person
+from shared.operations.users import find_user
 from tests.cli.terminal import Terminal
 from tests.world import World
 
@@ -26,12 +26,12 @@ def test_the_first_admin_is_added_and_the_password_is_kept_as_a_hash_only(world:
     result = giving("users", "add", "Ada", "--role", "admin")
     assert (result.exit_code, result.stdout) == (0, "ada may sign in as admin\n")
     with world.engine.connect() as connection:
-        row = find_person(connection, "ada")
+        row = find_user(connection, "ada")
         assert row is not None
         assert row.role == "admin"
         assert row.password_hash.startswith("$argon2id$")
         assert is_password(PASSWORD, row.password_hash)
-        booked = connection.execute(text("SELECT action, subject, actor FROM actions")).one()
+        booked = connection.execute(text("SELECT action, subject, actor FROM audit_log")).one()
         assert (booked.action, booked.subject) == ("person.add", "ada")
         assert booked.actor.startswith("operator:")
     assert PASSWORD not in result.output
@@ -50,7 +50,7 @@ def test_a_name_is_given_once_and_a_bad_password_adds_nobody(
         assert refused.exit_code == 1
         assert why in refused.stderr
     with world.engine.connect() as connection:
-        assert find_person(connection, "otto") is None
+        assert find_user(connection, "otto") is None
 
 
 def test_a_name_that_could_be_markup_or_a_path_is_refused(giving: Terminal) -> None:
@@ -63,7 +63,7 @@ def test_locking_and_a_new_password_end_every_session(world: World, giving: Term
 
     def signed_in() -> str:
         with world.engine.begin() as connection:
-            row = find_person(connection, "ada")
+            row = find_user(connection, "ada")
             assert row is not None
             return begin_session(connection, row.id, None, None, world.machine())
 

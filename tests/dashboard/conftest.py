@@ -12,7 +12,7 @@ import pytest
 
 from shared.domain.roles import Role
 from shared.operations.sessions import begin_session
-from shared.operations.users import Person, add_person, find_person, person_of
+from shared.operations.users import User, add_user, find_user, user_of
 from tests.web.conftest import web_settings
 from tests.web.serving import running
 from tests.world import World
@@ -31,12 +31,12 @@ class Browser:
     """Somebody's browser without JavaScript: gets pages, and sends forms that it found on them."""
 
     client: httpx.Client
-    person: Person | None
+    user: User | None
     forms: dict[str, str] = field(default_factory=dict)
 
     def get(self, path: str = "", **query: str) -> httpx.Response:
         """Get a page of the dashboard; the tokens of its forms are kept."""
-        return self._seen(self.client.get(f"{ROOT}{path}", params=query or None))
+        return self._snapshot(self.client.get(f"{ROOT}{path}", params=query or None))
 
     def post(self, path: str, page: str | None = None, **fields: str) -> httpx.Response:
         """Send the form to `path` as found on `page` (by default, wherever it was seen last), and follow."""
@@ -51,9 +51,9 @@ class Browser:
         response = self.client.post(f"{ROOT}{path}", data=fields)
         while response.has_redirect_location:
             response = self.client.get(urljoin(str(response.url), response.headers["location"]))
-        return self._seen(response)
+        return self._snapshot(response)
 
-    def _seen(self, response: httpx.Response) -> httpx.Response:
+    def _snapshot(self, response: httpx.Response) -> httpx.Response:
         self.forms |= {html.unescape(action): token for action, token in _FORM.findall(response.text)}
         return response
 
@@ -70,25 +70,25 @@ class Dashboard:
         """A browser in which a person of this role is signed in."""
         name = name or {"viewer": "vera", "operator": "otto", "admin": "ada"}[role]
         with self.world.engine.begin() as connection:
-            row = find_person(connection, name)
-            person = (
-                add_person(connection, name, Role(role), None, "test", self.world.machine())
+            row = find_user(connection, name)
+            user = (
+                add_user(connection, name, Role(role), None, "test", self.world.machine())
                 if row is None
-                else person_of(row)
+                else user_of(row)
             )
-            token = begin_session(connection, person.id, "127.0.0.1", "test", self.world.machine())
+            token = begin_session(connection, user.id, "127.0.0.1", "test", self.world.machine())
         browser = self.nobody()
         browser.client.cookies.set(SESSION_COOKIE, token)
-        browser.person = person
+        browser.user = user
         return browser
 
     def nobody(self) -> Browser:
         """A browser in which nobody is signed in."""
         return Browser(self.stack.enter_context(httpx.Client(base_url=self.url, timeout=30)), None)
 
-    def add_person(self, name: str, role: str = "operator", password: str = PASSWORD) -> Person:
+    def add_user(self, name: str, role: str = "operator", password: str = PASSWORD) -> User:
         with self.world.engine.begin() as connection:
-            return add_person(connection, name, Role(role), password, "test", self.world.machine())
+            return add_user(connection, name, Role(role), password, "test", self.world.machine())
 
 
 MakeDashboard = Callable[..., Dashboard]

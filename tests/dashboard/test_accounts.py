@@ -195,8 +195,8 @@ def test_its_payments_and_its_trail_are_paged_each_by_itself(dashboard: Dashboar
     assert len(rows) == len(set(rows)) == 120
     told = browser.client.get(html.unescape(places[1])).text.split('id="trail"')[1]
     first = browser.get(f"/accounts/{account.id}").text.split('id="trail"')[1]
-    seen = [set(re.findall(r"/payments/([0-9a-f-]{36})", part)) for part in (first, told)]
-    assert len(seen[0] | seen[1]) > len(seen[0])
+    snapshot = [set(re.findall(r"/payments/([0-9a-f-]{36})", part)) for part in (first, told)]
+    assert len(snapshot[0] | snapshot[1]) > len(snapshot[0])
     assert payments_on(browser.client.get(html.unescape(places[1]))) == rows[:50]
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, update
 
-from shared.db.billing_events import TrailEvent, record_event
-from shared.db.tables.operators import lane_pauses, process_beats
+from shared.db.billing_events import BillingEvent, record_event
+from shared.db.tables.operators import heartbeats, queue_pauses
 from shared.db.tables.system import findings, runs
 from shared.domain.states import RunState
 from shared.operations.heartbeats import WORKER
@@ -24,7 +24,7 @@ def test_alarms_are_never_kept(dashboard: Dashboard) -> None:
     assert "lane night is paused" not in browser.get().text
     with world.engine.begin() as connection:
         connection.execute(
-            insert(lane_pauses).values(
+            insert(queue_pauses).values(
                 queue="night", paused_by="otto", reason="repairs", paused_at=world.clock.now()
             )
         )
@@ -43,7 +43,7 @@ def beat(world: World, kind: str = WORKER, ago_s: float = 3) -> None:
     now = world.machine()
     with world.engine.begin() as connection:
         connection.execute(
-            insert(process_beats).values(
+            insert(heartbeats).values(
                 process=f"{kind}-1",
                 kind=kind,
                 data={"host": "here", "pid": 1, "queues": ["batch"], "threads": 8, "release": "1"},
@@ -116,5 +116,5 @@ def _in_trouble(connection: Any, world: World, anna: Account, now: datetime) -> 
         when = now - timedelta(hours=hours)
         record_event(
             connection,
-            TrailEvent("attention_needed", when, "worker", reason="api_key_expired", payment_id=due),
+            BillingEvent("attention_needed", when, "worker", reason="api_key_expired", payment_id=due),
         )

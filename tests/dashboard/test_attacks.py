@@ -30,7 +30,7 @@ FOREIGN: tuple[dict[str, str], ...] = (
     {"Origin": "null"},
 )
 #: What each table holds must be the same after a refused request; sessions are touched by any.
-KEPT = ("payments", "accounts", "people", "runs", "findings", "lane_pauses", "bulk_actions", "actions", "events")
+KEPT = ("payments", "accounts", "people", "runs", "findings", "queue_pauses", "bulk_actions", "actions", "events")
 
 
 def address(page: Page) -> str:
@@ -56,7 +56,7 @@ def token_for(dashboard: Dashboard, browser: Browser, path: str) -> str:
     with dashboard.world.engine.connect() as connection:
         key = connection.scalar(
             text("SELECT csrf_key FROM sessions WHERE person_id = :id ORDER BY began_at DESC LIMIT 1"),
-            {"id": browser.person.id if browser.person else None},
+            {"id": browser.user.id if browser.user else None},
         )
     return form_token(str(key), f"{ROOT}{path}")
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from shared.operations.audit_log import Act, Action, write_down
+from shared.operations.audit_log import AuditAction, AuditEntry, record_action
 from tests.dashboard.conftest import Dashboard
 from tests.seed import Account
 
@@ -25,8 +25,10 @@ def write(dashboard: Dashboard, count: int, actor: str = "operator:anna", days_a
     with dashboard.world.engine.begin() as connection:
         for number in range(count):
             subject = f"{actor}-{number}"
-            action = Action(Act.PAYMENT_CHARGE, actor, at, subject_kind="payment", subject=subject, reason="late")
-            write_down(connection, action)
+            action = AuditEntry(
+                AuditAction.PAYMENT_CHARGE, actor, at, subject_kind="payment", subject=subject, reason="late"
+            )
+            record_action(connection, action)
 
 
 def subjects(page: str) -> list[str]:
@@ -68,14 +70,14 @@ def test_its_pages_show_every_line_once_there_and_back(dashboard: Dashboard) -> 
         found = re.search(rf'href="/dashboard/audit\?([^"]*)"[^>]*>[^<]*{way}', page)
         return found[1].replace("&amp;", "&") if found else None
 
-    seen, page = [], viewer.get("/audit").text
+    snapshot, page = [], viewer.get("/audit").text
     pages = [subjects(page)]
     while (older := beside(page, "Older")) is not None:
         page = viewer.get(f"/audit?{older}").text
         pages.append(subjects(page))
-    seen = [subject for one in pages for subject in one]
+    snapshot = [subject for one in pages for subject in one]
     assert [len(one) for one in pages] == [50, 50, 20]
-    assert seen == [f"operator:anna-{number}" for number in reversed(range(120))]
+    assert snapshot == [f"operator:anna-{number}" for number in reversed(range(120))]
     newer = beside(page, "Newer")
     assert newer is not None
     assert subjects(viewer.get(f"/audit?{newer}").text) == pages[1]
@@ -98,7 +100,7 @@ def test_the_csv_has_the_same_lines_and_no_formula(dashboard: Dashboard) -> None
     assert viewer.get("/audit.csv").status_code == 403
 
 
-@pytest.mark.parametrize("sql", ["UPDATE actions SET actor = 'x'", "DELETE FROM actions", "TRUNCATE actions"])
+@pytest.mark.parametrize("sql", ["UPDATE audit_log SET actor = 'x'", "DELETE FROM audit_log", "TRUNCATE actions"])
 def test_nobody_changes_it_not_even_by_hand(dashboard: Dashboard, sql: str) -> None:
     write(dashboard, 1)
     with (

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import select
 
 from shared.bulk import preview as previewing
-from shared.db.tables.operators import actions, bulk_actions, bulk_items
+from shared.db.tables.operators import audit_log, bulk_actions, bulk_items
 from shared.db.tables.payments import payments
-from shared.messaging.jobs import ApplyBulkAction, EndPayment
-from shared.operations.audit_log import Act
+from shared.messaging.jobs import ApplyBulkAction, ClosePayment
+from shared.operations.audit_log import AuditAction
 from simulator.issuer.stories import AlwaysDeclines
 from tests.dashboard.conftest import Browser, Dashboard
 from tests.seed import Account
@@ -32,7 +32,7 @@ def owed(dashboard: Dashboard, account: Account, *amounts: int) -> list[UUID]:
 
 def book(dashboard: Dashboard) -> list[Any]:
     with dashboard.world.engine.connect() as connection:
-        return list(connection.execute(select(actions).order_by(actions.c.id)))
+        return list(connection.execute(select(audit_log).order_by(audit_log.c.id)))
 
 
 def bulks(dashboard: Dashboard) -> list[Any]:
@@ -61,12 +61,12 @@ def confirm(browser: Browser, query: str, reason: str = "month end", **fields: s
 
 def work(dashboard: Dashboard) -> None:
     world = dashboard.world
-    while world.rung:
-        match world.rung.pop(0):
+    while world.enqueued:
+        match world.enqueued.pop(0):
             case ApplyBulkAction(bulk_id):
                 use_cases.apply_bulk_action(world.runtime, bulk_id)
-            case EndPayment(payment_id):
-                use_cases.end_payment(world.runtime, payment_id)
+            case ClosePayment(payment_id):
+                use_cases.close_payment(world.runtime, payment_id)
             case job:
                 use_cases.charge_payment(world.runtime, job.payment_id)
 
@@ -88,7 +88,7 @@ def test_a_bulk_charge_is_previewed_confirmed_done_and_in_the_book(dashboard: Da
     assert str(answer.url).endswith(f"/bulk/{bulk.id}")
     assert (bulk.requested_by, bulk.reason, bulk.expected) == ("operator:otto", "month end", 3)
     assert bulk.filter["coverage"] == "global"
-    assert dashboard.world.rung == [ApplyBulkAction(bulk.id)]
+    assert dashboard.world.enqueued == [ApplyBulkAction(bulk.id)]
     assert "0 of 3" in plain(answer.text)
     work(dashboard)
     told = plain(otto.get(f"/bulk/{bulk.id}").text)
@@ -97,18 +97,18 @@ def test_a_bulk_charge_is_previewed_confirmed_done_and_in_the_book(dashboard: Da
     assert sorted(line.amount for line in dashboard.world.simulator.iter_ledger()) == [5_00, 7_00, 9_00]
     started, finished = book(dashboard)
     assert (started.action, started.outcome, started.actor, started.role) == (
-        Act.BULK_START,
+        AuditAction.BULK_START,
         "started",
         "operator:otto",
         "operator",
     )
-    assert (started.seen["count"], started.seen["sums"], started.seen["digest"]) == (
+    assert (started.snapshot["count"], started.snapshot["sums"], started.snapshot["digest"]) == (
         3,
         {"USD": 21_00},
         bulk.digest,
     )
     assert started.subject == finished.subject == str(bulk.id)
-    assert (finished.action, finished.result["done"]) == (Act.BULK_FINISH, 3)
+    assert (finished.action, finished.result["done"]) == (AuditAction.BULK_FINISH, 3)
     assert dashboard.world.charged(held) == []
     assert "Charge now" in plain(otto.get("/bulk").text)
 
@@ -130,9 +130,9 @@ def test_over_the_whole_filter_and_not_the_page(dashboard: Dashboard, account: A
 def test_what_changed_meanwhile_is_shown_and_not_begun(dashboard: Dashboard, account: Account) -> None:
     owed(dashboard, account, 5_00)
     otto = dashboard.as_("operator")
-    seen = otto.get("/bulk/new?action=charge&state=due")
+    snapshot = otto.get("/bulk/new?action=charge&state=due")
     owed(dashboard, account, 7_00)
-    answer = otto.post("/bulk/new", reason="month end", **hidden(seen.text))
+    answer = otto.post("/bulk/new", reason="month end", **hidden(snapshot.text))
     assert answer.status_code == 409
     assert "Nothing was begun: what matches changed since you looked" in plain(answer.text)
     assert "Charge now 2 of 2" in plain(answer.text)
@@ -146,9 +146,9 @@ def test_what_changed_meanwhile_is_shown_and_not_begun(dashboard: Dashboard, acc
 def test_of_two_operators_the_second_is_told_who_was_first(dashboard: Dashboard, account: Account) -> None:
     owed(dashboard, account, 5_00, 7_00)
     otto, olga = dashboard.as_("operator"), dashboard.as_("operator", "olga")
-    seen = [browser.get("/bulk/new?action=charge&state=due") for browser in (otto, olga)]
-    assert otto.post("/bulk/new", reason="mine", **hidden(seen[0].text)).status_code == 200
-    answer = olga.post("/bulk/new", reason="mine too", **hidden(seen[1].text))
+    snapshot = [browser.get("/bulk/new?action=charge&state=due") for browser in (otto, olga)]
+    assert otto.post("/bulk/new", reason="mine", **hidden(snapshot[0].text)).status_code == 200
+    answer = olga.post("/bulk/new", reason="mine too", **hidden(snapshot[1].text))
     assert answer.status_code == 409
     (bulk,) = bulks(dashboard)
     assert "2 in another bulk action that isn't through: begun by operator:otto" in plain(answer.text)
@@ -176,15 +176,15 @@ def test_a_bulk_action_is_stopped_and_resumed_with_a_reason(dashboard: Dashboard
     here = f"/bulk/{bulk.id}"
     assert "It is stopped" in plain(ada.post(f"{here}/stop", here, reason="wrong filter").text)
     work(dashboard)
-    assert dashboard.world.rung == []
+    assert dashboard.world.enqueued == []
     assert "stopped 0 of 2" in plain(ada.get(here).text)
     assert "It goes on" in plain(otto.post(f"{here}/resume", here, reason="it was right").text)
     work(dashboard)
     assert "finished 2 of 2" in plain(otto.get(here).text)
     kinds = [(line.action, line.actor, line.reason) for line in book(dashboard)]
     assert kinds[1:3] == [
-        (Act.BULK_STOP, "operator:ada", "wrong filter"),
-        (Act.BULK_RESUME, "operator:otto", "it was right"),
+        (AuditAction.BULK_STOP, "operator:ada", "wrong filter"),
+        (AuditAction.BULK_RESUME, "operator:otto", "it was right"),
     ]
     assert "/stop" not in otto.get(here).text, "it is finished"
     stale = ada.send(f"{here}/stop", token=ada.forms[f"/dashboard{here}/stop"], reason="late")
@@ -272,19 +272,19 @@ def test_a_payment_is_held_and_released_on_its_page(dashboard: Dashboard, accoun
     assert "It is released." in plain(otto.post(f"{here}/release", here, reason="settled").text)
     assert dashboard.world.payment(payment).held_until is None
     assert [(line.action, line.subject, line.reason) for line in book(dashboard)] == [
-        (Act.PAYMENT_HOLD, str(payment), "disputed"),
-        (Act.PAYMENT_RELEASE, str(payment), "settled"),
+        (AuditAction.PAYMENT_HOLD, str(payment), "disputed"),
+        (AuditAction.PAYMENT_RELEASE, str(payment), "settled"),
     ]
-    assert book(dashboard)[0].seen == {"until": "2026-11-20"}
-    assert len(dashboard.world.rung) == 1, "it is due"
+    assert book(dashboard)[0].snapshot == {"until": "2026-11-20"}
+    assert len(dashboard.world.enqueued) == 1, "it is due"
 
 
 @pytest.mark.parametrize(
     ("path", "act", "state"),
-    [("write-off", Act.PAYMENT_WRITE_OFF, "uncollectible"), ("void", Act.PAYMENT_VOID, "void")],
+    [("write-off", AuditAction.PAYMENT_WRITE_OFF, "uncollectible"), ("void", AuditAction.PAYMENT_VOID, "void")],
 )
 def test_a_payment_is_ended_on_its_page(
-    dashboard: Dashboard, account: Account, path: str, act: Act, state: str
+    dashboard: Dashboard, account: Account, path: str, act: AuditAction, state: str
 ) -> None:
     never_asked, asked = owed(dashboard, account, 5_00, 7_00)
     dashboard.world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
@@ -293,8 +293,8 @@ def test_a_payment_is_ended_on_its_page(
     for payment in (never_asked, asked):
         otto.post(f"/payments/{payment}/{path}", f"/payments/{payment}", reason="gone")
     assert dashboard.world.payment(never_asked).state == state
-    assert dashboard.world.payment(asked).ending_as == state
-    assert dashboard.world.rung == [EndPayment(asked)]
+    assert dashboard.world.payment(asked).pending_close_as == state
+    assert dashboard.world.enqueued == [ClosePayment(asked)]
     assert "It is being " in plain(otto.get(f"/payments/{asked}").text)
     work(dashboard)
     assert dashboard.world.payment(asked).state == state
@@ -308,10 +308,10 @@ def test_an_ending_is_taken_back_on_its_page(dashboard: Dashboard, account: Acco
     dashboard.world.charge(payment)
     otto, here = dashboard.as_("operator"), f"/payments/{payment}"
     otto.post(f"{here}/void", here, reason="billed by mistake")
-    told = otto.post(f"{here}/cancel-ending", here, reason="it was right")
+    told = otto.post(f"{here}/withdraw-close", here, reason="it was right")
     assert "It is collected again." in plain(told.text)
-    assert dashboard.world.payment(payment).ending_as is None
-    assert book(dashboard)[-1].action == Act.PAYMENT_CANCEL_ENDING
+    assert dashboard.world.payment(payment).pending_close_as is None
+    assert book(dashboard)[-1].action == AuditAction.PAYMENT_WITHDRAW_CLOSE
 
 
 def test_a_refusal_is_explained_and_in_the_book(dashboard: Dashboard, account: Account) -> None:
@@ -335,9 +335,9 @@ def test_an_account_is_marked_and_unmarked_on_its_page(dashboard: Dashboard, acc
     assert "The account is good." in plain(
         otto.post(f"{here}/unmark", here, until="2026-11-30", reason="it wasn't").text
     )
-    assert [(line.action, line.subject_kind, line.seen) for line in book(dashboard)] == [
-        (Act.ACCOUNT_MARK, "account", {}),
-        (Act.ACCOUNT_UNMARK, "account", {"until": "2026-11-30"}),
+    assert [(line.action, line.subject_kind, line.snapshot) for line in book(dashboard)] == [
+        (AuditAction.ACCOUNT_MARK, "account", {}),
+        (AuditAction.ACCOUNT_UNMARK, "account", {"until": "2026-11-30"}),
     ]
 
 

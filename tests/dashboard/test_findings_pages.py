@@ -5,12 +5,12 @@ from uuid import UUID
 
 from sqlalchemy import select, text
 
-from shared.db.tables.operators import actions
-from shared.db.tables.system import events, findings
+from shared.db.tables.operators import audit_log
+from shared.db.tables.system import billing_events, findings
 from shared.explain.descriptions import MEANING_OF_FINDING
 from shared.messaging.jobs import SettleAttempt
 from shared.payments.receipts import Finding, resolve_finding_by_id, write_finding
-from shared.payments.state_changes import Because
+from shared.payments.state_changes import Cause
 from tests.cli.test_payment_commands import lose_answers
 from tests.dashboard.conftest import Dashboard
 from tests.world import World
@@ -22,14 +22,14 @@ def open_finding(world: World, kind: str = "amount_differs", subject: str = "ch_
         write_finding(
             connection,
             Finding(kind, "global", subject, facts),
-            Because("worker", world.clock.now(), "reconciliation"),
+            Cause("worker", world.clock.now(), "reconciliation"),
         )
         return UUID(str(connection.scalar(select(findings.c.id).where(findings.c.subject == subject))))
 
 
 def book(world: World) -> list[Any]:
     with world.engine.connect() as connection:
-        return list(connection.execute(select(actions).order_by(actions.c.id)))
+        return list(connection.execute(select(audit_log).order_by(audit_log.c.id)))
 
 
 def test_without_findings_the_page_says_that_nothing_waits(dashboard: Dashboard) -> None:
@@ -59,7 +59,10 @@ def test_a_finding_is_resolved_with_a_name_and_a_reason_that_stay(dashboard: Das
     with dashboard.world.engine.connect() as connection:
         row = connection.execute(select(findings)).one()
         assert (row.resolved_by, row.resolution) == ("operator:otto", "paid back")
-        assert connection.scalar(select(events.c.type).order_by(events.c.id.desc()).limit(1)) == "finding_resolved"
+        assert (
+            connection.scalar(select(billing_events.c.type).order_by(billing_events.c.id.desc()).limit(1))
+            == "finding_resolved"
+        )
     (line,) = book(dashboard.world)
     assert (line.action, line.subject, line.reason, line.outcome) == (
         "finding.resolve",
@@ -75,7 +78,7 @@ def test_whoever_resolves_second_is_told_who_did(dashboard: Dashboard) -> None:
     otto = dashboard.as_("operator")
     otto.get("/findings")
     with world.engine.begin() as connection:
-        assert resolve_finding_by_id(connection, finding, Because("operator:anna", world.clock.now(), "billed it"))
+        assert resolve_finding_by_id(connection, finding, Cause("operator:anna", world.clock.now(), "billed it"))
     answer = otto.post(f"/findings/{finding}/resolve", reason="mine")
     assert "operator:anna resolved this already: billed it" in answer.text
     (line,) = book(world)
@@ -125,7 +128,7 @@ def in_doubt(world: World, *external_ids: str) -> list[UUID]:
     for payment in owed:
         world.charge(payment)
         assert [attempt.state for attempt in world.attempts(payment)] == ["unknown"]
-    world.rung.clear()
+    world.enqueued.clear()
     return owed
 
 
@@ -144,7 +147,7 @@ def test_attempts_in_doubt_are_shown_and_looked_up_when_an_operator_asks(dashboa
     otto = dashboard.as_("operator")
     page = otto.post("/unknown/look-up", page="/unknown", what="chosen", payment=str(owed), reason="customer calls")
     assert "1 is looked up now." in page.text
-    assert world.rung == [SettleAttempt(attempt.id)]
+    assert world.enqueued == [SettleAttempt(attempt.id)]
     world.settle(attempt.id)
     assert "No attempt is in doubt" in otto.get("/unknown").text
     assert (world.payment(owed).state, world.charged(owed)) == ("paid", [5_00])
@@ -164,11 +167,11 @@ def test_all_that_are_shown_are_looked_up_and_one_known_meanwhile_is_told(dashbo
     with world.engine.begin() as connection:
         connection.execute(text("UPDATE payment_attempts SET look_up_at = :at"), {"at": world.machine()})
     world.settle(known.id)
-    world.rung.clear()
+    world.enqueued.clear()
     answer = otto.post("/unknown/look-up", what="all", shown=shown, reason="the line is back")
     assert "2 are looked up now." in answer.text
     assert "1 not looked up: no attempt of it is in doubt" in answer.text
-    assert len(world.rung) == 2
+    assert len(world.enqueued) == 2
     assert sorted(line.outcome for line in book(world)) == ["done", "done", "refused"]
 
 

@@ -10,7 +10,7 @@ import pytest
 import redis
 from sqlalchemy import Row, event, insert, select, update
 
-from shared.db.tables.operators import lane_pauses
+from shared.db.tables.operators import queue_pauses
 from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import runs
 from shared.domain.states import UNPAID, PaymentKind, PaymentState, RunState
@@ -25,7 +25,7 @@ from tests.web.conftest import web_settings
 from tests.web.serving import running
 from tests.world import World
 from web.app import build_app
-from web.dashboard.queries.alerts import gather_troubles
+from web.dashboard.queries.alerts import gather_alerts
 from web.dashboard.queries.attempt_metrics import Attempts, gather_attempts
 from web.dashboard.queries.money_metrics import MoneyFigures, Sum, gather_money
 from web.dashboard.queries.overview import gather_overview
@@ -209,7 +209,7 @@ def test_lanes_say_what_waits_is_under_way_and_was_done(world: World) -> None:
         doubt = add_payment(connection, anna, 1, next_attempt_at=now)
         add_attempt(connection, anna, doubt, "unknown", look_up_at=world.machine() + timedelta(minutes=1))
         add_run(connection, state=RunState.RUNNING)
-        connection.execute(insert(lane_pauses).values(queue=RUNS, paused_by="otto", reason="why", paused_at=now))
+        connection.execute(insert(queue_pauses).values(queue=RUNS, paused_by="otto", reason="why", paused_at=now))
         lanes = {lane.queue: lane for lane in gather_lanes(connection, now, world.machine())}
     batch = lanes[BATCH]
     assert (batch.due, batch.later, batch.oldest, batch.in_flight) == (2, 1, timedelta(hours=1), 1)
@@ -298,7 +298,7 @@ def test_no_figure_and_no_alarm_reads_a_big_table_from_end_to_end(company: World
     with company.engine.connect() as connection:
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # the tables are small: what else could it do?
         event.listen(company.engine, "before_cursor_execute", note)
-        gather_troubles(connection, now, machine_now)
+        gather_alerts(connection, now, machine_now)
         gather_overview(connection, company.policy, now, machine_now)
         preview_retries(connection, company.policy.coverage("global"), now)
         event.remove(company.engine, "before_cursor_execute", note)

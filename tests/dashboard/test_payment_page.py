@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, select, text, update
 
 from shared.db.tables.accounts import accounts
-from shared.db.tables.operators import actions
+from shared.db.tables.operators import audit_log
 from shared.db.tables.payments import payments
 from shared.gateway.port import Answer, Outcome
 from shared.messaging.jobs import ChargePayment, SettleAttempt
@@ -44,15 +44,17 @@ def seen_on(response: httpx.Response) -> dict[str, str]:
     return {name: html.unescape(value) for name, value in found if name != "token"}
 
 
-def confirm(browser: Browser, payment: UUID, seen: dict[str, str], reason: str = "she called") -> httpx.Response:
-    return browser.post(f"/payments/{payment}/charge", reason=reason, **seen)
+def confirm(
+    browser: Browser, payment: UUID, snapshot: dict[str, str], reason: str = "she called"
+) -> httpx.Response:
+    return browser.post(f"/payments/{payment}/charge", reason=reason, **snapshot)
 
 
 def book(world: World) -> list[tuple[str, str, str]]:
     with world.engine.connect() as connection:
         return [
             (row.action, row.actor, row.outcome)
-            for row in connection.execute(select(actions).order_by(actions.c.id))
+            for row in connection.execute(select(audit_log).order_by(audit_log.c.id))
         ]
 
 
@@ -144,19 +146,19 @@ def test_a_charge_after_a_preview_moves_money_once_and_is_in_the_book(
     assert "This asks the bank for $29.85 from the card visa ending in 4242" in words(preview)
     answer = confirm(operator, payment, seen_on(preview))
     assert "It is due now: a worker asks the card in a moment." in words(answer)
-    assert world.rung == [ChargePayment(payment, "interactive")]
+    assert world.enqueued == [ChargePayment(payment, "interactive")]
     row = world.payment(payment)
     assert (row.lane, row.trigger, row.requested_by) == ("interactive", "operator", "operator:otto")
     world.charge(payment)
     world.charge(payment)
     assert world.charged(payment) == [29_85]
     with world.engine.connect() as connection:
-        line = connection.execute(select(actions)).one()
+        line = connection.execute(select(audit_log)).one()
     assert (line.action, line.actor, line.subject, line.reason, line.outcome) == (
         "payment.charge", "operator:otto", str(payment), "she called", "done",
     )  # fmt: skip
-    assert line.seen["amount"] == "USD 29.85"
-    assert line.seen["card_id"] == seen_on(preview)["card"]
+    assert line.snapshot["amount"] == "USD 29.85"
+    assert line.snapshot["card_id"] == seen_on(preview)["card"]
 
 
 def test_looking_changes_nothing(dashboard: Dashboard, account: Account) -> None:
@@ -174,16 +176,16 @@ def test_another_amount_than_the_preview_showed_is_refused_and_shown_again(
 ) -> None:
     world, payment = dashboard.world, owes(dashboard, account)
     operator = dashboard.as_("operator")
-    seen = seen_on(operator.get(f"/payments/{payment}/charge"))
+    snapshot = seen_on(operator.get(f"/payments/{payment}/charge"))
     with world.engine.begin() as connection:
         connection.execute(update(payments).where(payments.c.id == payment).values(amount_minor=7_00))
-    again = confirm(operator, payment, seen)
+    again = confirm(operator, payment, snapshot)
     assert again.status_code == 409
     assert "Not charged: it isn't what you saw any more: the amount was USD 5.00 and is USD 7.00 now." in words(
         again
     )
     assert "This asks the bank for $7.00" in words(again)
-    assert (world.rung, book(world)) == ([], [("payment.charge", "operator:otto", "refused")])
+    assert (world.enqueued, book(world)) == ([], [("payment.charge", "operator:otto", "refused")])
     assert confirm(operator, payment, seen_on(again)).status_code == 200
     world.charge(payment)
     assert world.charged(payment) == [7_00]
@@ -194,25 +196,25 @@ def test_another_card_than_the_preview_showed_is_refused_and_shown_again(
 ) -> None:
     world, payment = dashboard.world, owes(dashboard, account)
     operator = dashboard.as_("operator")
-    seen = seen_on(operator.get(f"/payments/{payment}/charge"))
+    snapshot = seen_on(operator.get(f"/payments/{payment}/charge"))
     world.card_of(account, "pm_card_mastercard", brand="mastercard")
-    again = confirm(operator, payment, seen)
+    again = confirm(operator, payment, snapshot)
     assert again.status_code == 409
     assert "the card was visa ending in 4242 and is mastercard ending in 4444 now" in words(again)
     assert world.charged(payment) == []
-    assert seen_on(again)["card"] != seen["card"]
+    assert seen_on(again)["card"] != snapshot["card"]
 
 
 def test_of_two_operators_one_charges_and_the_other_is_told_who_did(dashboard: Dashboard, account: Account) -> None:
     world, payment = dashboard.world, owes(dashboard, account)
     otto, olga = dashboard.as_("operator"), dashboard.as_("operator", "olga")
-    seen = [seen_on(person.get(f"/payments/{payment}/charge")) for person in (otto, olga)]
-    assert confirm(otto, payment, seen[0]).status_code == 200
-    told = confirm(olga, payment, seen[1])
-    assert (told.status_code, len(world.rung)) == (409, 1)
+    snapshot = [seen_on(user.get(f"/payments/{payment}/charge")) for user in (otto, olga)]
+    assert confirm(otto, payment, snapshot[0]).status_code == 200
+    told = confirm(olga, payment, snapshot[1])
+    assert (told.status_code, len(world.enqueued)) == (409, 1)
     assert "Not charged: operator:otto asked for it already, at 2026-11-01 09:00:00 UTC." in words(told)
     world.charge(payment)
-    assert "it was paid at 2026-11-01 09:00 UTC" in words(confirm(olga, payment, seen[1]))
+    assert "it was paid at 2026-11-01 09:00 UTC" in words(confirm(olga, payment, snapshot[1]))
     assert world.charged(payment) == [5_00]
     done = [(actor, outcome) for _, actor, outcome in book(world)]
     assert done == [("operator:otto", "done"), ("operator:olga", "refused"), ("operator:olga", "refused")]
@@ -222,10 +224,10 @@ def test_a_form_sent_again_after_a_decline_asks_no_second_time(dashboard: Dashbo
     world = dashboard.world
     payment = owes(dashboard, account, DeclinesThenPays(times=1, decline_code="insufficient_funds"))
     operator = dashboard.as_("operator")
-    seen = seen_on(operator.get(f"/payments/{payment}/charge"))
-    confirm(operator, payment, seen)
+    snapshot = seen_on(operator.get(f"/payments/{payment}/charge"))
+    confirm(operator, payment, snapshot)
     world.charge(payment)
-    assert "attempt 1 was made since" in words(confirm(operator, payment, seen))
+    assert "attempt 1 was made since" in words(confirm(operator, payment, snapshot))
     world.charge(payment)
     assert (world.charged(payment), len(world.attempts(payment))) == ([], 1)
 
@@ -233,8 +235,8 @@ def test_a_form_sent_again_after_a_decline_asks_no_second_time(dashboard: Dashbo
 def test_a_charge_needs_a_reason_and_what_was_seen(dashboard: Dashboard, account: Account) -> None:
     payment = owes(dashboard, account)
     operator = dashboard.as_("operator")
-    seen = seen_on(operator.get(f"/payments/{payment}/charge"))
-    assert confirm(operator, payment, seen, reason=" ").status_code == 400
+    snapshot = seen_on(operator.get(f"/payments/{payment}/charge"))
+    assert confirm(operator, payment, snapshot, reason=" ").status_code == 400
     for name, value in (
         ("amount_minor", ""),
         ("amount_minor", "-1"),
@@ -244,7 +246,7 @@ def test_a_charge_needs_a_reason_and_what_was_seen(dashboard: Dashboard, account
         ("card_revision", "1.5"),
         ("attempts", "٣"),
     ):
-        assert confirm(operator, payment, {**seen, name: value}).status_code == 400, (name, value)
+        assert confirm(operator, payment, {**snapshot, name: value}).status_code == 400, (name, value)
     assert (dashboard.world.trail(payment), book(dashboard.world)) == ([], [])
 
 
@@ -281,7 +283,7 @@ def test_an_attempt_in_doubt_is_looked_up_and_never_charged_again(dashboard: Das
     answer = operator.post(f"/payments/{payment}/look-up", reason="the customer calls")
     assert "It is being looked up at the processor." in words(answer)
     (attempt,) = world.attempts(payment)
-    assert world.rung[-1] == SettleAttempt(attempt.id)
+    assert world.enqueued[-1] == SettleAttempt(attempt.id)
     world.settle(attempt.id)
     assert (world.payment(payment).state, world.charged(payment)) == ("paid", [5_00])
     assert operator.post(f"/payments/{payment}/look-up", reason="again").status_code == 409

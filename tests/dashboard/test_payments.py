@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Row, func, insert, select, text
 
 from shared.db.tables.accounts import accounts, invoices
-from shared.db.tables.operators import actions
+from shared.db.tables.operators import audit_log
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.domain.declines import category_of_code
 from shared.domain.money import Money
@@ -44,17 +44,17 @@ def many(dashboard: Dashboard) -> Dashboard:
     """120 payments of all kinds, made from a fixed seed."""
     dice = random.Random(7)
     with dashboard.world.engine.begin() as connection:
-        people = [
+        users = [
             add_account(connection, f"A-{n}", ("global", "japan")[n % 2], name=name, email=f"Person{n}@example.com")
             for n, name in enumerate(NAMES)
         ]
         for n in range(120):
-            person = dice.choice(people)
+            user = dice.choice(users)
             state = dice.choice(list(PaymentState))
             waits = state in (PaymentState.NEEDS_PAYMENT_METHOD, PaymentState.NEEDS_AUTHENTICATION)
             payment = add_payment(
                 connection,
-                person,
+                user,
                 dice.randrange(1, 200_000),
                 state=state,
                 trigger=dice.choice(list(Trigger)),
@@ -64,30 +64,30 @@ def many(dashboard: Dashboard) -> Dashboard:
                 last_decline_code=dice.choice(CODES),
                 paid_at=START if state == PaymentState.PAID else None,
                 waiting_for_revision_after=0 if waits else None,
-                invoice_id=add_invoice(connection, person, n) if n % 3 == 0 else None,
+                invoice_id=add_invoice(connection, user, n) if n % 3 == 0 else None,
             )
             if n % 10 == 0:
-                add_attempt(connection, payment, person, dice.choice(("started", "unknown", "declined")))
+                add_attempt(connection, payment, user, dice.choice(("started", "unknown", "declined")))
     return dashboard
 
 
-def add_invoice(connection: Any, person: Account, n: int) -> UUID:
+def add_invoice(connection: Any, user: Account, n: int) -> UUID:
     return connection.execute(
         insert(invoices)
         .values(
-            account_id=person.id, coverage=person.coverage, period=START.date(), number=f"X-2026-{n:06}",
-            number_year=2026, number_sequence=n, currency=person.currency, total_minor=1, issued_on=START.date(),
+            account_id=user.id, coverage=user.coverage, period=START.date(), number=f"X-2026-{n:06}",
+            number_year=2026, number_sequence=n, currency=user.currency, total_minor=1, issued_on=START.date(),
             due_on=START.date(), billing_snapshot={}, corrects_invoice_id=uuid4(),
         )
         .returning(invoices.c.id)
     ).scalar_one()  # fmt: skip
 
 
-def add_attempt(connection: Any, payment: UUID, person: Account, state: str) -> None:
+def add_attempt(connection: Any, payment: UUID, user: Account, state: str) -> None:
     intent = connection.execute(
         insert(payment_intents)
         .values(
-            payment_id=payment, ordinal=1, coverage=person.coverage, amount_minor=1, currency=person.currency,
+            payment_id=payment, ordinal=1, coverage=user.coverage, amount_minor=1, currency=user.currency,
             stripe_customer_id="cus_1", create_parameters={}, api_version="1",
         )
         .returning(payment_intents.c.id)
@@ -95,7 +95,7 @@ def add_attempt(connection: Any, payment: UUID, person: Account, state: str) -> 
     connection.execute(
         insert(payment_attempts).values(
             payment_id=payment, number=1, kind="charge", state=state, payment_intent_id=intent, lane="batch",
-            coverage=person.coverage, trigger="month_start", card_revision=1, started_at=START,
+            coverage=user.coverage, trigger="month_start", card_revision=1, started_at=START,
             lease_expires_at=START,
         )
     )  # fmt: skip
@@ -306,10 +306,10 @@ def test_attacks_in_every_field_are_shown_as_text_and_change_nothing(many: Dashb
 
 
 def test_viewers_are_offered_no_action_and_operators_each_over_the_whole_filter(many: Dashboard) -> None:
-    seen = many.as_("viewer").get("/payments", state="due")
-    assert "/bulk/new" not in seen.text
-    assert "payments.csv" not in seen.text
-    assert 'method="post"' not in seen.text.split("<main")[1]
+    snapshot = many.as_("viewer").get("/payments", state="due")
+    assert "/bulk/new" not in snapshot.text
+    assert "payments.csv" not in snapshot.text
+    assert 'method="post"' not in snapshot.text.split("<main")[1]
     offered = html.unescape(many.as_("operator").get("/payments", state="due", held="yes").text)
     for action in ("charge", "hold", "release", "write_off", "void"):
         assert f"/dashboard/bulk/new?action={action}&state=due&held=yes" in offered
@@ -327,16 +327,16 @@ def test_the_csv_is_the_filter_with_formulas_disarmed_and_is_in_the_book(many: D
         assert (line["state"], line["invoice_number"]) == (row.state, row.number or "")
     assert any(line["account_name"].startswith("'=") for line in read), "one of them has to be a formula"
     with many.world.engine.connect() as connection:
-        line = connection.execute(select(actions).where(actions.c.action == "export")).one()
-    assert (line.actor, line.subject, line.seen["coverage"]) == ("operator:otto", "payments.csv", "japan")
+        line = connection.execute(select(audit_log).where(audit_log.c.action == "export")).one()
+    assert (line.actor, line.subject, line.snapshot["coverage"]) == ("operator:otto", "payments.csv", "japan")
 
 
 def test_an_address_that_was_looked_for_does_not_get_into_the_book(many: Dashboard) -> None:
     assert many.as_("operator").get("/payments.csv", text="person1@example.com").status_code == 200
     assert many.as_("operator").get("/payments.csv", state="gone").status_code == 400
     with many.world.engine.connect() as connection:
-        (line,) = connection.execute(select(actions).where(actions.c.action == "export"))
-    assert line.seen["text"] == "(an e-mail address)"
+        (line,) = connection.execute(select(audit_log).where(audit_log.c.action == "export"))
+    assert line.snapshot["text"] == "(an e-mail address)"
 
 
 def test_a_filter_is_told_in_words() -> None:

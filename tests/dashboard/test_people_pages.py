@@ -3,9 +3,9 @@
 import pytest
 from sqlalchemy import select, text
 
-from shared.db.tables.operators import actions
+from shared.db.tables.operators import audit_log
 from shared.operations.passwords import is_password
-from shared.operations.users import find_person
+from shared.operations.users import find_user
 from tests.dashboard.conftest import PASSWORD, Browser, Dashboard
 
 OTHER = "another good password"
@@ -14,7 +14,7 @@ OTHER = "another good password"
 def book(dashboard: Dashboard) -> list[tuple[str, str, str | None, str | None]]:
     """Who did what, to whom, and why."""
     with dashboard.world.engine.connect() as connection:
-        rows = connection.execute(select(actions).order_by(actions.c.id))
+        rows = connection.execute(select(audit_log).order_by(audit_log.c.id))
         return [(row.actor, row.action, row.subject, row.reason) for row in rows]
 
 
@@ -26,7 +26,7 @@ def signs_in(dashboard: Dashboard, name: str, password: str) -> Browser | None:
 
 def id_of(dashboard: Dashboard, name: str) -> str:
     with dashboard.world.engine.connect() as connection:
-        return str(connection.scalar(text("SELECT id FROM people WHERE name = :name"), {"name": name}))
+        return str(connection.scalar(text("SELECT id FROM users WHERE name = :name"), {"name": name}))
 
 
 def test_somebody_is_added_signs_in_and_may_what_their_role_may(dashboard: Dashboard) -> None:
@@ -56,7 +56,7 @@ def test_who_cannot_be_added_is_explained(dashboard: Dashboard, fields: dict[str
     assert answer.status_code == 400
     assert why in answer.text
     with dashboard.world.engine.connect() as connection:
-        assert connection.scalar(text("SELECT count(*) FROM people")) == 1
+        assert connection.scalar(text("SELECT count(*) FROM users")) == 1
     assert book(dashboard) == []
 
 
@@ -70,7 +70,7 @@ def test_a_role_is_changed_and_counts_at_once(dashboard: Dashboard) -> None:
 
 
 def test_who_is_locked_out_is_out_at_once_and_may_come_back(dashboard: Dashboard) -> None:
-    dashboard.add_person("otto")
+    dashboard.add_user("otto")
     ada, otto = dashboard.as_("admin"), signs_in(dashboard, "otto", PASSWORD)
     assert otto is not None
     here = f"/people/{id_of(dashboard, 'otto')}/lock"
@@ -86,7 +86,7 @@ def test_who_is_locked_out_is_out_at_once_and_may_come_back(dashboard: Dashboard
 
 
 def test_a_given_password_ends_the_old_one_and_its_sessions(dashboard: Dashboard) -> None:
-    dashboard.add_person("otto")
+    dashboard.add_user("otto")
     ada, otto = dashboard.as_("admin"), signs_in(dashboard, "otto", PASSWORD)
     assert otto is not None
     ada.post(f"/people/{id_of(dashboard, 'otto')}/password", "/people", password=OTHER, reason="forgotten")
@@ -106,7 +106,7 @@ def test_the_only_admin_stays_one(dashboard: Dashboard, what: dict[str, str]) ->
 
 
 def test_ones_own_password_is_changed_after_the_present_one(dashboard: Dashboard) -> None:
-    dashboard.add_person("otto")
+    dashboard.add_user("otto")
     otto = signs_in(dashboard, "otto", PASSWORD)
     assert otto is not None
     wrong = otto.post("/you/password", "/you", present="something else", new=OTHER, again=OTHER)
@@ -115,7 +115,7 @@ def test_ones_own_password_is_changed_after_the_present_one(dashboard: Dashboard
     assert "isn&#39;t the same both times" in differs.text
     otto.post("/you/password", "/you", present=PASSWORD, new=OTHER, again=OTHER)
     with dashboard.world.engine.connect() as connection:
-        row = find_person(connection, "otto")
+        row = find_user(connection, "otto")
     assert row is not None
     assert is_password(OTHER, row.password_hash)
     assert otto.client.get("/dashboard/you").status_code == 303, "every session ended, this one too"

@@ -14,7 +14,7 @@ from tests.dashboard.conftest import Dashboard
 from tests.scheduler.test_sweep import add_attempt
 from tests.seed import add_account, add_payment
 from web.dashboard import plotting
-from web.dashboard.cache import Drawn, Kept
+from web.dashboard.cache import CachedValue, Drawn
 from web.dashboard.plotting import THEMES
 from web.dashboard.queries.attempt_metrics import Attempts, Slot
 from web.dashboard.queries.money_metrics import Curve, Sum
@@ -90,7 +90,7 @@ def test_a_plot_is_drawn_once_and_old_ones_are_forgotten() -> None:
 
 
 def test_figures_are_made_by_one_thread_while_the_others_wait() -> None:
-    kept: Kept[int] = Kept()
+    kept: CachedValue[int] = CachedValue()
     begun, may_end, made, got = threading.Event(), threading.Event(), [], []
 
     def make() -> int:
@@ -111,14 +111,14 @@ def test_figures_are_made_by_one_thread_while_the_others_wait() -> None:
 
 
 def test_a_clock_that_was_set_back_makes_nothing_young() -> None:
-    kept: Kept[int] = Kept()
+    kept: CachedValue[int] = CachedValue()
     assert kept.get(lambda: NOON, lambda: 1) == 1
     assert kept.get(lambda: NOON + timedelta(seconds=10), lambda: 2) == 1
     assert kept.get(lambda: NOON - timedelta(seconds=1), lambda: 3) == 3
 
 
 def test_who_sees_figures_of_some_seconds_has_them_renewed_and_does_not_wait() -> None:
-    kept: Kept[int] = Kept()
+    kept: CachedValue[int] = CachedValue()
     later, may_end, renewed = NOON + timedelta(seconds=5), threading.Event(), threading.Event()
     kept.get(lambda: NOON, lambda: 1)
 
@@ -135,7 +135,7 @@ def test_who_sees_figures_of_some_seconds_has_them_renewed_and_does_not_wait() -
 
 
 def test_figures_that_could_not_be_renewed_are_made_by_the_next_who_needs_them() -> None:
-    kept: Kept[int] = Kept()
+    kept: CachedValue[int] = CachedValue()
     kept.get(lambda: NOON, lambda: 1)
     failed = threading.Event()
 

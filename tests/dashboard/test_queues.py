@@ -10,15 +10,15 @@ import pytest
 from dramatiq.brokers.redis import RedisBroker
 from sqlalchemy import select
 
-from shared.db.tables.operators import actions, lane_pauses
-from shared.db.tables.system import events
+from shared.db.tables.operators import audit_log, queue_pauses
+from shared.db.tables.system import billing_events
 from shared.domain.states import Lane
-from shared.messaging.broker import NAMESPACE, make_broker, ring, waiting_messages
-from shared.messaging.dead_letters import list_letters, requeue_letters
+from shared.messaging.broker import NAMESPACE, enqueue, make_broker, waiting_messages
+from shared.messaging.dead_letters import list_dead_letters, requeue_dead_letters
 from shared.messaging.jobs import BATCH, SETTLEMENT, ChargePayment, SettleAttempt
-from shared.messaging.queue_pauses import pause_lane
-from shared.operations.heartbeats import WORKER, Beats
-from shared.payments.state_changes import Because
+from shared.messaging.queue_pauses import pause_queue
+from shared.operations.heartbeats import WORKER, Heartbeats
+from shared.payments.state_changes import Cause
 from tests.broker.conftest import dead_letters
 from tests.dashboard.conftest import Dashboard
 from tests.web.conftest import web_settings
@@ -59,7 +59,7 @@ def kill(broker: RedisBroker, count: int, queue: str = BATCH) -> list[str]:
     """Make dead letters; returns their ids, in the order in which they died."""
     consumer = broker.consume(queue, prefetch=count, timeout=1)
     job: Any = ChargePayment(uuid4(), Lane.BATCH) if queue == BATCH else SettleAttempt(uuid4())
-    ring(broker, [job] * count)
+    enqueue(broker, [job] * count)
     ids = []
     for _ in range(count):
         message = next(consumer)
@@ -71,7 +71,9 @@ def kill(broker: RedisBroker, count: int, queue: str = BATCH) -> list[str]:
 
 def book(dashboard: Dashboard) -> list[Any]:
     with dashboard.world.engine.connect() as connection:
-        return list(connection.execute(select(actions).where(actions.c.actor != "test").order_by(actions.c.id)))
+        return list(
+            connection.execute(select(audit_log).where(audit_log.c.actor != "test").order_by(audit_log.c.id))
+        )
 
 
 def test_the_page_shows_each_lane_with_messages_rows_and_processes(
@@ -80,11 +82,13 @@ def test_the_page_shows_each_lane_with_messages_rows_and_processes(
     account = world.account("A-1")
     world.card_of(account)
     world.owes(account)
-    ring(broker, [ChargePayment(uuid4(), Lane.BATCH)] * 7)
+    enqueue(broker, [ChargePayment(uuid4(), Lane.BATCH)] * 7)
     broker.do_fetch(BATCH, 3)
     kill(broker, 2, SETTLEMENT)
-    beats = Beats(lambda: world.engine, WORKER, {"queues": ["batch", "runs"], "threads": 8}, world.machine)
-    beats.beat()
+    heartbeats_sender = Heartbeats(
+        lambda: world.engine, WORKER, {"queues": ["batch", "runs"], "threads": 8}, world.machine
+    )
+    heartbeats_sender.beat()
     page = dashboard.as_("viewer").get("/queues").text
     cells = [" ".join(cell.split()) for cell in page.split('<td class="number">')]
     row = next(n for n, cell in enumerate(cells) if "<strong>batch</strong>" in cell)
@@ -103,9 +107,9 @@ def test_without_redis_the_page_says_so_and_what_it_means(
     assert page.status_code == 200
     assert "Redis doesn’t answer" in page.text
     assert "Nothing is lost: rows are due in the database" in page.text
-    letters = dashboard.as_("viewer").get(LETTERS)
-    assert letters.status_code == 503
-    assert "Nothing is lost" in letters.text
+    dead_letters = dashboard.as_("viewer").get(LETTERS)
+    assert dead_letters.status_code == 503
+    assert "Nothing is lost" in dead_letters.text
     assert open_with(None).as_("viewer").get("/queues").status_code == 200
 
 
@@ -123,11 +127,15 @@ def test_a_lane_is_paused_and_resumed_with_name_and_reason_in_book_and_trail(das
     assert "Paused by operator:otto" in page.text
     assert "issuer &lt;is&gt; away" in page.text
     with dashboard.world.engine.connect() as connection:
-        assert connection.scalars(select(lane_pauses.c.queue)).all() == [BATCH]
+        assert connection.scalars(select(queue_pauses.c.queue)).all() == [BATCH]
     assert "goes on within 3 s" in otto.post("/queues/batch/resume", page="/queues", reason="it is back").text
     with dashboard.world.engine.connect() as connection:
-        assert connection.scalars(select(lane_pauses.c.queue)).all() == []
-        told = connection.execute(select(events.c.type, events.c.actor, events.c.reason).order_by(events.c.id))
+        assert connection.scalars(select(queue_pauses.c.queue)).all() == []
+        told = connection.execute(
+            select(billing_events.c.type, billing_events.c.actor, billing_events.c.reason).order_by(
+                billing_events.c.id
+            )
+        )
         assert [tuple(row) for row in told] == [
             ("lane_paused", "operator:otto", "issuer <is> away"),
             ("lane_resumed", "operator:otto", "it is back"),
@@ -142,7 +150,7 @@ def test_of_two_who_pause_the_second_is_told_who_did(dashboard: Dashboard) -> No
     otto = dashboard.as_("operator")
     otto.get("/queues")
     with dashboard.world.engine.begin() as connection:
-        pause_lane(connection, BATCH, Because("operator:anna", dashboard.world.clock.now(), "mine"))
+        pause_queue(connection, BATCH, Cause("operator:anna", dashboard.world.clock.now(), "mine"))
     answer = otto.post("/queues/batch/pause", reason="me too")
     assert "batch is paused already, by operator:anna: mine" in answer.text
     assert [line.outcome for line in book(dashboard)] == ["refused"]
@@ -156,13 +164,13 @@ def test_an_unknown_lane_and_a_missing_reason_are_refused(dashboard: Dashboard) 
 
 
 def test_a_viewer_may_look_at_letters_and_settle_none(dashboard: Dashboard, broker: RedisBroker) -> None:
-    (letter,) = kill(broker, 1)
+    (dead_letter,) = kill(broker, 1)
     viewer = dashboard.as_("viewer")
-    assert letter in viewer.get(LETTERS).text
-    assert viewer.send(LETTERS, what="requeue", letter=letter, reason="please").status_code == 403
+    assert dead_letter in viewer.get(LETTERS).text
+    assert viewer.send(LETTERS, what="requeue", dead_letter=dead_letter, reason="please").status_code == 403
     assert viewer.send("/queues/batch/pause", reason="please").status_code == 403
     assert viewer.get(f"{LETTERS}/all").status_code == 403
-    assert len(list_letters(broker, BATCH)[0]) == 1
+    assert len(list_dead_letters(broker, BATCH)[0]) == 1
 
 
 def test_letters_are_listed_newest_first_fifty_a_page_and_by_job(
@@ -176,41 +184,51 @@ def test_letters_are_listed_newest_first_fifty_a_page_and_by_job(
     assert first.count("charge_payment<") == 50
     older = first.split('rel="next"')[0].rsplit('href="', 1)[1].split('"')[0].replace("&amp;", "&")
     second = viewer.get(older.removeprefix("/dashboard")).text
-    seen = [one for one in died if one in first], [one for one in died if one in second]
-    assert [len(part) for part in seen] == [50, 3]
-    assert sorted(seen[0] + seen[1]) == sorted(died), "none is on both pages, and none on neither"
+    snapshot = [one for one in died if one in first], [one for one in died if one in second]
+    assert [len(part) for part in snapshot] == [50, 3]
+    assert sorted(snapshot[0] + snapshot[1]) == sorted(died), "none is on both pages, and none on neither"
     assert "No dead letters of settle_attempt" in viewer.get(LETTERS, job="settle_attempt").text
 
 
 def test_a_requeued_letter_has_a_fresh_id_and_is_dead_no_more(
     dashboard: Dashboard, broker: RedisBroker, client: Any
 ) -> None:
-    (letter,) = kill(broker, 1)
-    body = json.loads(dead_letters(client, BATCH)[letter])
-    client.hset(f"{NAMESPACE}:{BATCH}.XQ.msgs", letter, json.dumps({**body, "options": {"traceback": "x" * 7_000}}))
-    page = dashboard.as_("operator").post(LETTERS, page=LETTERS, what="requeue", letter=letter, reason="mended")
+    (dead_letter,) = kill(broker, 1)
+    body = json.loads(dead_letters(client, BATCH)[dead_letter])
+    client.hset(
+        f"{NAMESPACE}:{BATCH}.XQ.msgs", dead_letter, json.dumps({**body, "options": {"traceback": "x" * 7_000}})
+    )
+    page = dashboard.as_("operator").post(
+        LETTERS, page=LETTERS, what="requeue", dead_letter=dead_letter, reason="mended"
+    )
     assert "1 letter was requeued." in page.text
     assert dead_letters(client, BATCH) == {}
     (waiting,) = (one.decode() for one in client.lrange(f"{NAMESPACE}:{BATCH}", 0, -1))
-    assert waiting != letter
+    assert waiting != dead_letter
     fresh = json.loads(client.hget(f"{NAMESPACE}:{BATCH}.msgs", waiting))
     assert fresh == {**body, "options": {"redis_message_id": waiting}}
     assert broker.do_fetch(BATCH, 1) != []
     assert [(line.action, line.outcome, line.result) for line in book(dashboard)] == [
-        ("dead_letter.requeue", "started", {"count": 1, "ids": [letter]}),
-        ("dead_letter.requeue", "finished", {"count": 1, "ids": [letter]}),
+        ("dead_letter.requeue", "started", {"count": 1, "ids": [dead_letter]}),
+        ("dead_letter.requeue", "finished", {"count": 1, "ids": [dead_letter]}),
     ]
 
 
 def test_of_two_who_requeue_the_same_letter_one_does_and_the_other_is_told(
     dashboard: Dashboard, broker: RedisBroker
 ) -> None:
-    letters = kill(broker, 1)
+    dead_letters = kill(broker, 1)
     anna, otto = dashboard.as_("operator", "anna"), dashboard.as_("operator")
     anna.get(LETTERS)
     otto.get(LETTERS)
-    assert "1 letter was requeued" in anna.post(LETTERS, what="requeue", letter=letters[0], reason="mended").text
-    assert "somebody else was faster" in otto.post(LETTERS, what="requeue", letter=letters[0], reason="too").text
+    assert (
+        "1 letter was requeued"
+        in anna.post(LETTERS, what="requeue", dead_letter=dead_letters[0], reason="mended").text
+    )
+    assert (
+        "somebody else was faster"
+        in otto.post(LETTERS, what="requeue", dead_letter=dead_letters[0], reason="too").text
+    )
     assert waiting_messages(broker, BATCH) == 1
     assert [(line.actor, line.result["count"]) for line in book(dashboard) if line.outcome == "finished"] == [
         ("operator:anna", 1),
@@ -220,8 +238,8 @@ def test_of_two_who_requeue_the_same_letter_one_does_and_the_other_is_told(
 
 def test_a_letter_found_twice_at_the_same_moment_is_queued_once(broker: RedisBroker, client: Any) -> None:
     kill(broker, 3)
-    found, _ = list_letters(broker, BATCH)
-    assert [len(requeue_letters(broker, BATCH, found)) for _ in range(2)] == [3, 0]
+    found, _ = list_dead_letters(broker, BATCH)
+    assert [len(requeue_dead_letters(broker, BATCH, found)) for _ in range(2)] == [3, 0]
     assert waiting_messages(broker, BATCH) == 3
     assert client.hlen(f"{NAMESPACE}:{BATCH}.msgs") == 3
 
@@ -244,7 +262,7 @@ def test_all_of_a_filter_are_settled_as_they_were_seen_and_what_died_since_stays
     assert list(dead_letters(client, BATCH)) == [later]
     line = book(dashboard)[-1]
     assert (line.result["count"], len(line.result["ids"])) == (120, 100)
-    assert book(dashboard)[0].seen["filter"] == "charge_payment"
+    assert book(dashboard)[0].snapshot["filter"] == "charge_payment"
 
 
 def test_a_letter_that_cannot_be_read_is_shown_and_can_only_be_discarded(
@@ -255,17 +273,17 @@ def test_a_letter_that_cannot_be_read_is_shown_and_can_only_be_discarded(
         client.hset(f"{NAMESPACE}:{BATCH}.XQ.msgs", name, body)
     otto = dashboard.as_("operator")
     assert otto.get(LETTERS).text.count("can’t be read</span>") == 3
-    assert "Nothing was requeued" in otto.post(LETTERS, what="requeue", letter="one", reason="try").text
-    assert len(list_letters(broker, BATCH)[0]) == 3
-    assert "1 letter was discarded" in otto.post(LETTERS, what="discard", letter="one", reason="junk").text
+    assert "Nothing was requeued" in otto.post(LETTERS, what="requeue", dead_letter="one", reason="try").text
+    assert len(list_dead_letters(broker, BATCH)[0]) == 3
+    assert "1 letter was discarded" in otto.post(LETTERS, what="discard", dead_letter="one", reason="junk").text
     assert sorted(dead_letters(client, BATCH)) == ["three", "two"]
 
 
 def test_a_traceback_cannot_run_in_a_browser(dashboard: Dashboard, broker: RedisBroker, client: Any) -> None:
-    (letter,) = kill(broker, 1)
-    body = json.loads(dead_letters(client, BATCH)[letter])
+    (dead_letter,) = kill(broker, 1)
+    body = json.loads(dead_letters(client, BATCH)[dead_letter])
     spoiled = {**body, "args": ["<img src=x>"], "options": {"traceback": "<script>alert(1)</script>"}}
-    client.hset(f"{NAMESPACE}:{BATCH}.XQ.msgs", letter, json.dumps(spoiled))
+    client.hset(f"{NAMESPACE}:{BATCH}.XQ.msgs", dead_letter, json.dumps(spoiled))
     page = dashboard.as_("viewer").get(LETTERS).text
     assert "<script>alert" not in page
     assert "<img src=x>" not in page
@@ -277,5 +295,5 @@ def test_nothing_chosen_and_an_unknown_deed_are_refused(dashboard: Dashboard, br
     otto = dashboard.as_("operator")
     otto.get(LETTERS)
     assert otto.post(LETTERS, what="requeue", reason="why").status_code == 400
-    assert otto.post(LETTERS, what="eat", letter="x", reason="why").status_code == 400
+    assert otto.post(LETTERS, what="eat", dead_letter="x", reason="why").status_code == 400
     assert book(dashboard) == []

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import Row, func, insert, select, text, update
 
 from shared.db.tables.accounts import card_blocks, fees
-from shared.db.tables.operators import actions, sessions
+from shared.db.tables.operators import audit_log, sessions
 from shared.db.tables.payments import payments
-from shared.db.tables.system import events, runs
+from shared.db.tables.system import billing_events, runs
 from shared.domain.states import PaymentState, RunState
 from shared.invoicing.month import Month
 from shared.invoicing.preview import preview_month
@@ -39,8 +39,8 @@ def look(browser: Browser, key: dict[str, str]) -> dict[str, str]:
     return {**key, **dict(HIDDEN.findall(page.text))}
 
 
-def confirm(browser: Browser, seen: dict[str, str], reason: str = "accounts were mended") -> httpx.Response:
-    return browser.post("/runs/again", **seen, reason=reason)
+def confirm(browser: Browser, snapshot: dict[str, str], reason: str = "accounts were mended") -> httpx.Response:
+    return browser.post("/runs/again", **snapshot, reason=reason)
 
 
 def bill(world: World, name: str, amount: int, coverage: str = "global") -> Account:
@@ -57,7 +57,9 @@ def run_rows(world: World) -> list[Row[Any]]:
 
 def book(world: World) -> list[tuple[str, str, str]]:
     with world.engine.connect() as connection:
-        found = connection.execute(select(actions).where(actions.c.subject_kind == "run").order_by(actions.c.id))
+        found = connection.execute(
+            select(audit_log).where(audit_log.c.subject_kind == "run").order_by(audit_log.c.id)
+        )
         return [(row.actor, row.action, row.outcome) for row in found]
 
 
@@ -75,13 +77,13 @@ def test_a_month_is_previewed_run_and_kept_in_the_book(dashboard: Dashboard) -> 
     (run,) = run_rows(world)
     assert (run.state, run.requested_by, run.reason) == ("ready", "operator:otto", "accounts were mended")
     assert str(answer.url).startswith(f"{dashboard.url}/dashboard/runs/{run.id}")
-    assert world.rung == [GenerateInvoices(run.id)]
+    assert world.enqueued == [GenerateInvoices(run.id)]
     with world.engine.connect() as connection:
-        line = connection.execute(select(actions).where(actions.c.subject_kind == "run")).one()
+        line = connection.execute(select(audit_log).where(audit_log.c.subject_kind == "run")).one()
     assert (line.action, line.subject, line.reason) == ("run.start", str(run.id), "accounts were mended")
-    assert line.seen["rows"] == 3
-    assert line.seen["amount_minor"] == 30_03
-    assert len(line.seen["digest"]) == 64
+    assert line.snapshot["rows"] == 3
+    assert line.snapshot["amount_minor"] == 30_03
+    assert len(line.snapshot["digest"]) == 64
     generate_invoices(world.runtime, run.id)
     page = browser.get(f"/runs/{run.id}").text
     for said in ("operator:otto", "accounts were mended", "$30.03", "run finished", "run scheduled", "invoices"):
@@ -91,19 +93,19 @@ def test_a_month_is_previewed_run_and_kept_in_the_book(dashboard: Dashboard) -> 
 def test_what_changed_since_the_preview_is_refused_and_shown(dashboard: Dashboard) -> None:
     world, browser = dashboard.world, dashboard.as_("operator")
     bill(world, "A-1", 10_00)
-    seen = look(browser, MONTH)
+    snapshot = look(browser, MONTH)
     bill(world, "A-2", 5_00)
-    answer = confirm(browser, seen)
+    answer = confirm(browser, snapshot)
     assert answer.status_code == 409
     assert (
         "Nothing was done. What you saw has changed: it was 1 over $10.00, and now it would be 2 over $15.00."
         in (answer.text)
     )
     assert run_rows(world) == []
-    assert world.rung == []
+    assert world.enqueued == []
     assert book(world) == [("operator:otto", "run.start", "refused")]
     fresh = {**MONTH, **dict(HIDDEN.findall(answer.text))}
-    assert fresh["digest"] != seen["digest"]
+    assert fresh["digest"] != snapshot["digest"]
     assert confirm(browser, fresh).status_code == 200
     assert len(run_rows(world)) == 1
 
@@ -171,12 +173,12 @@ def test_of_two_people_who_confirm_at_once_one_runs_it_and_the_other_is_told_who
     generate_invoices(world.runtime, run_id)
     bill(world, "A-2", 7_00)
     browsers = [dashboard.as_("operator", name) for name in ("otto", "olga")]
-    seen = [look(browser, MONTH) for browser in browsers]
+    snapshot = [look(browser, MONTH) for browser in browsers]
     together, answers = threading.Barrier(2), {}
 
     def press(place: int) -> None:
         together.wait()
-        answers[place] = confirm(browsers[place], seen[place], f"reason {place}")
+        answers[place] = confirm(browsers[place], snapshot[place], f"reason {place}")
 
     threads = [threading.Thread(target=press, args=(place,)) for place in range(2)]
     for thread in threads:
@@ -186,11 +188,13 @@ def test_of_two_people_who_confirm_at_once_one_runs_it_and_the_other_is_told_who
     statuses = {place: answer.status_code for place, answer in answers.items()}
     assert sorted(statuses.values()) == [200, 409]
     winner = next(place for place, status in statuses.items() if status == 200)
-    name = browsers[winner].person.name  # type: ignore[union-attr]
+    name = browsers[winner].user.name  # type: ignore[union-attr]
     assert f"operator:{name} asked for it at 2026-11-01 09:00:00 UTC: reason {winner}" in answers[1 - winner].text
-    assert world.rung == [GenerateInvoices(run_id)]
+    assert world.enqueued == [GenerateInvoices(run_id)]
     with world.engine.connect() as connection:
-        reopened = connection.scalars(select(events.c.actor).where(events.c.type == "run_reopened")).all()
+        reopened = connection.scalars(
+            select(billing_events.c.actor).where(billing_events.c.type == "run_reopened")
+        ).all()
     assert reopened == [f"operator:{name}"]
     assert sorted(outcome for _, _, outcome in book(world)) == ["done", "refused"]
 
@@ -200,10 +204,10 @@ def test_who_confirms_after_the_first_ones_run_has_ended_is_told_too(dashboard: 
     with world.engine.begin() as connection:
         run_id = add_run(connection, state=RunState.FINISHED)
     first, second = dashboard.as_("operator", "otto"), dashboard.as_("operator", "olga")
-    seen = look(second, MONTH)
+    snapshot = look(second, MONTH)
     confirm(first, look(first, MONTH))
     generate_invoices(world.runtime, run_id)
-    answer = confirm(second, seen)
+    answer = confirm(second, snapshot)
     assert answer.status_code == 409
     assert "It has finished; operator:otto asked for it" in answer.text
 
@@ -232,8 +236,8 @@ def test_a_month_that_is_not_over_can_be_looked_at_and_not_run(dashboard: Dashbo
     assert page.status_code == 200
     assert "it will run by itself" in page.text
     assert 'name="digest"' not in page.text
-    seen = look(browser, MONTH)
-    assert confirm(browser, {**seen, "period": "2026-11"}).status_code == 400
+    snapshot = look(browser, MONTH)
+    assert confirm(browser, {**snapshot, "period": "2026-11"}).status_code == 400
     assert run_rows(dashboard.world) == []
 
 
@@ -331,11 +335,11 @@ def test_a_days_preview_says_what_would_be_charged_and_why_the_rest_is_not(dashb
 def test_a_day_is_run_by_hand_and_charges_what_its_preview_said(dashboard: Dashboard) -> None:
     world, browser = dashboard.world, dashboard.as_("operator")
     payment_id = owe_again(world, "good", 10_00, {})
-    seen = look(browser, DAY)
-    assert (seen["rows"], seen["amount"]) == ("1", "1000")
-    assert confirm(browser, seen).status_code == 200
+    snapshot = look(browser, DAY)
+    assert (snapshot["rows"], snapshot["amount"]) == ("1", "1000")
+    assert confirm(browser, snapshot).status_code == 200
     (run,) = run_rows(world)
-    assert world.rung == [RetryPayments(run.id)]
+    assert world.enqueued == [RetryPayments(run.id)]
     retry_payments(world.runtime, run.id)
     assert world.payment(payment_id).state == PaymentState.DUE
     assert book(world) == [("operator:otto", "run.start", "done")]
@@ -345,14 +349,14 @@ def test_a_payment_that_was_paid_meanwhile_is_refused_and_not_run(dashboard: Das
     world, browser = dashboard.world, dashboard.as_("operator")
     payment_id = owe_again(world, "good", 10_00, {})
     owe_again(world, "other", 5_00, {})
-    seen = look(browser, DAY)
+    snapshot = look(browser, DAY)
     with world.engine.begin() as connection:
         connection.execute(
             update(payments)
             .where(payments.c.id == payment_id)
             .values(state="paid", paid_at=world.clock.now(), next_attempt_at=None)
         )
-    answer = confirm(browser, seen)
+    answer = confirm(browser, snapshot)
     assert answer.status_code == 409
     assert "it was 2 over $15.00, and now it would be 1 over $5.00" in answer.text
     assert "has been paid since that day began" in answer.text

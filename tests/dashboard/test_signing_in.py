@@ -21,7 +21,7 @@ def sign_in(browser: Browser, name: str, password: str = PASSWORD, next_: str = 
 
 
 def test_the_right_password_signs_in_and_leads_to_the_page_that_was_wanted(dashboard: Dashboard) -> None:
-    dashboard.add_person("anna")
+    dashboard.add_user("anna")
     browser = dashboard.nobody()
     wanted = browser.get("/you")
     assert wanted.status_code == 303
@@ -32,7 +32,7 @@ def test_the_right_password_signs_in_and_leads_to_the_page_that_was_wanted(dashb
 
 
 def test_the_cookie_is_out_of_reach_of_scripts_and_of_other_sites(dashboard: Dashboard) -> None:
-    dashboard.add_person("anna")
+    dashboard.add_user("anna")
     cookie = next(
         value
         for value in sign_in(dashboard.nobody(), "anna").headers.get_list("set-cookie")
@@ -47,20 +47,20 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_of_other_sites(dashboard: Das
 def test_a_wrong_name_and_a_wrong_password_look_alike_and_are_in_the_book(
     dashboard: Dashboard, name: str, password: str
 ) -> None:
-    dashboard.add_person("anna")
+    dashboard.add_user("anna")
     browser = dashboard.nobody()
     answer = sign_in(browser, name, password)
     assert answer.status_code == 401
     assert "don’t belong together" in answer.text.replace("&#39;", "’")
     assert SESSION_COOKIE not in browser.client.cookies
     with dashboard.world.engine.connect() as connection:
-        assert connection.execute(text("SELECT action, subject, outcome FROM actions")).all() == [
+        assert connection.execute(text("SELECT action, subject, outcome FROM audit_log")).all() == [
             ("session.begin", name, "refused")
         ]
 
 
 def test_guessing_is_refused_from_one_address_and_ends_with_time(dashboard: Dashboard) -> None:
-    dashboard.add_person("anna")
+    dashboard.add_user("anna")
     browser = dashboard.nobody()
     for _ in range(5):
         assert sign_in(browser, "anna", "a wrong password").status_code == 401
@@ -97,7 +97,7 @@ def test_a_copied_cookie_ends_with_signing_out(dashboard: Dashboard) -> None:
 
 
 def test_a_new_password_signs_out_everywhere(dashboard: Dashboard) -> None:
-    dashboard.add_person("anna")
+    dashboard.add_user("anna")
     browser, other = dashboard.as_("operator", "anna"), dashboard.as_("operator", "anna")
     assert (
         "another one" in browser.post("/you/password", "/you", present="wrong one, sorry", new="x", again="x").text
@@ -110,7 +110,7 @@ def test_a_new_password_signs_out_everywhere(dashboard: Dashboard) -> None:
 
 
 def test_a_session_that_was_planted_is_worth_nothing_afterwards(dashboard: Dashboard) -> None:
-    dashboard.add_person("anna")
+    dashboard.add_user("anna")
     thief, victim = dashboard.as_("viewer", "mallory"), dashboard.nobody()
     planted = thief.client.cookies[SESSION_COOKIE]
     token = victim.get("/sign-in") and victim.forms[f"{ROOT}/sign-in"]
@@ -141,7 +141,7 @@ def test_signing_in_never_leads_to_another_site(said: str) -> None:
 
 def test_behind_a_trusted_proxy_its_header_names_the_person(make_dashboard: MakeDashboard) -> None:
     dashboard = make_dashboard(DUECOURSE_USER_HEADER="X-User", DUECOURSE_TRUSTED_PROXIES="127.0.0.1/32")
-    dashboard.add_person("anna")
+    dashboard.add_user("anna")
     browser = dashboard.nobody()
     assert browser.get("/you").status_code == 403
     browser.client.headers["X-User"] = "nobody-we-know"
@@ -154,14 +154,14 @@ def test_behind_a_trusted_proxy_its_header_names_the_person(make_dashboard: Make
 
 def test_nobody_but_a_trusted_proxy_may_name_a_person(make_dashboard: MakeDashboard) -> None:
     dashboard = make_dashboard(DUECOURSE_USER_HEADER="X-User", DUECOURSE_TRUSTED_PROXIES="10.1.2.3/32")
-    dashboard.add_person("anna")
+    dashboard.add_user("anna")
     browser = dashboard.nobody()
     browser.client.headers["X-User"] = "anna"
     assert browser.get("/you").status_code == 403
 
 
 def test_without_the_setting_the_header_means_nothing(dashboard: Dashboard) -> None:
-    dashboard.add_person("anna")
+    dashboard.add_user("anna")
     browser = dashboard.nobody()
     browser.client.headers["X-User"] = browser.client.headers["X-Forwarded-User"] = "anna"
     assert browser.get("/you").status_code == 303

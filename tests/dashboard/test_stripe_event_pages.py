@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import insert, select, text, update
 
 import shared.operations.stripe_events
-from shared.db.tables.operators import actions
-from shared.db.tables.system import events, stripe_events
+from shared.db.tables.operators import audit_log
+from shared.db.tables.system import billing_events, stripe_events
 from shared.domain.states import StripeEventState
 from shared.messaging.jobs import ApplyStripeEvent
 from shared.operations.stripe_events import Wanted, events_page
@@ -58,7 +58,7 @@ def last_event_there(dashboard: Dashboard, event_type: str) -> dict[str, Any]:
 
 def book(dashboard: Dashboard) -> list[Any]:
     with dashboard.world.engine.connect() as connection:
-        return list(connection.execute(select(actions).order_by(actions.c.id)))
+        return list(connection.execute(select(audit_log).order_by(audit_log.c.id)))
 
 
 def test_events_are_filtered_by_state_type_coverage_and_object(dashboard: Dashboard) -> None:
@@ -180,14 +180,14 @@ def test_names_addresses_and_secrets_are_masked_for_everybody() -> None:
             "previous_attributes": {"name": "Erika", "phone": None},
         },
     }
-    seen = masked(raw)
-    assert "Erika" not in json.dumps(seen)
-    assert "e@m" not in json.dumps(seen)
-    assert "secret_2" not in json.dumps(seen)
-    assert "Weg" not in json.dumps(seen)
-    assert seen["data"]["object"]["amount"] == 500
-    assert seen["data"]["object"]["metadata"]["duecourse_payment_id"] == "123"
-    assert seen["data"]["previous_attributes"]["phone"] is None
+    snapshot = masked(raw)
+    assert "Erika" not in json.dumps(snapshot)
+    assert "e@m" not in json.dumps(snapshot)
+    assert "secret_2" not in json.dumps(snapshot)
+    assert "Weg" not in json.dumps(snapshot)
+    assert snapshot["data"]["object"]["amount"] == 500
+    assert snapshot["data"]["object"]["metadata"]["duecourse_payment_id"] == "123"
+    assert snapshot["data"]["previous_attributes"]["phone"] is None
 
 
 def test_an_event_that_stripe_no_longer_has_and_a_stripe_that_is_away_are_told_kindly(
@@ -230,7 +230,7 @@ def test_an_event_that_was_given_up_is_applied_after_an_operator_says_so(dashboa
     otto = dashboard.as_("operator")
     assert "given it up" in otto.get(path).text
     assert "A worker applies it now" in otto.post(f"{path}/apply", reason="the key is there").text
-    assert world.rung == [ApplyStripeEvent("global", "evt_1")]
+    assert world.enqueued == [ApplyStripeEvent("global", "evt_1")]
     event = event_of(world, "evt_1")
     assert (event.state, event.tries, event.try_again_at, event.trouble) == ("received", 0, None, None)
     apply_stripe_event(world.runtime, "global", "evt_1")
@@ -238,7 +238,7 @@ def test_an_event_that_was_given_up_is_applied_after_an_operator_says_so(dashboa
     page = otto.get(path).text
     assert page.index("stripe event apply requested") < page.index("stripe event applied")
     (line,) = book(dashboard)
-    assert (line.action, line.reason, line.seen) == (
+    assert (line.action, line.reason, line.snapshot) == (
         "stripe_event.apply",
         "the key is there",
         {"state": "trouble", "tries": 20},
@@ -260,7 +260,9 @@ def test_an_applied_registration_applied_again_registers_nothing_twice(dashboard
         assert connection.scalar(text("SELECT count(*) FROM card_registrations")) == 1
         assert connection.scalar(text("SELECT card_revision FROM payment_settings")) == 1
         notes = connection.scalars(
-            select(events.c.reason).where(events.c.type == "stripe_event_applied").order_by(events.c.id)
+            select(billing_events.c.reason)
+            .where(billing_events.c.type == "stripe_event_applied")
+            .order_by(billing_events.c.id)
         ).all()
     assert notes[1:] == ["known already: this SetupIntent has registered its card"] * 2
 

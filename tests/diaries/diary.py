@@ -20,7 +20,7 @@ from scheduler.tick import tick
 from shared.clock import machine_now
 from shared.db.tables.accounts import invoice_lines, invoices, payment_settings
 from shared.db.tables.payments import payments
-from shared.db.tables.system import events, runs
+from shared.db.tables.system import billing_events, runs
 from shared.domain.calendar import Period
 from shared.domain.schedule import RunKey
 from shared.explain.explanation import Explanation, explain_payment
@@ -29,7 +29,7 @@ from shared.messaging.jobs import (
     ApplyBulkAction,
     ApplyStripeEvent,
     ChargePayment,
-    EndPayment,
+    ClosePayment,
     GenerateInvoices,
     Job,
     ReconcileCharges,
@@ -97,7 +97,7 @@ class Diary:
 
     def work(self) -> None:
         """Tick, then sweep and do what is found until nothing is."""
-        self.world.rung += self.tick()
+        self.world.enqueued += self.tick()
         for _ in range(ROUNDS):
             self.wait_for_webhooks()
             jobs = self.due_jobs()
@@ -113,14 +113,14 @@ class Diary:
         """What was rung for and what the sweep's sources find, each once."""
         world = self.world
         world.machine.now = max(world.machine.now, machine_now())
-        rung = [world.rung.pop(0) for _ in range(len(world.rung))]
+        enqueued = [world.enqueued.pop(0) for _ in range(len(world.enqueued))]
         pending = self.pending()  # one query instead of one for each source
-        parameters = Moment(self.now, world.machine()).parameters(webhook_rings_within=timedelta(0))
+        parameters = Moment(self.now, world.machine()).parameters(webhook_enqueues_within=timedelta(0))
         with world.engine.connect() as connection:
             for source in SOURCES:
                 if source.name in pending or source.query is STRIPE_EVENTS:  # echoes are done, not waited for
-                    rung += [source.job(row) for row in connection.execute(source.query, parameters)]
-        return list(dict.fromkeys(rung))
+                    enqueued += [source.job(row) for row in connection.execute(source.query, parameters)]
+        return list(dict.fromkeys(enqueued))
 
     def do(self, job: Job) -> None:
         """Do what a worker does with a message."""
@@ -138,8 +138,8 @@ class Diary:
                 use_cases.retry_payments(runtime, run_id)
             case ReconcileCharges(run_id):
                 use_cases.reconcile_charges(runtime, run_id)
-            case EndPayment(payment_id):
-                use_cases.end_payment(runtime, payment_id)
+            case ClosePayment(payment_id):
+                use_cases.close_payment(runtime, payment_id)
             case ApplyBulkAction(bulk_id):
                 use_cases.apply_bulk_action(runtime, bulk_id)
             case _:
@@ -312,7 +312,7 @@ class Diary:
 
     def requests(self, path_contains: str) -> int:
         """How many POSTs of a kind the processor has seen."""
-        return sum(seen.method == "POST" for seen in self.world.simulator.requests(path_contains))
+        return sum(snapshot.method == "POST" for snapshot in self.world.simulator.requests(path_contains))
 
     def not_asked(self, payment_id: UUID) -> list[str | None]:
         """Why it was not asked for, each time that this was written down."""
@@ -323,9 +323,9 @@ class Diary:
         return [(f"{event.at:%m-%d}", event.after["standing"]) for event in self.trail("standing_changed", account)]
 
     def trail(self, event_type: str, account: Account | None = None) -> list[Row[Any]]:
-        wanted = select(events).where(events.c.type == event_type).order_by(events.c.id)
+        wanted = select(billing_events).where(billing_events.c.type == event_type).order_by(billing_events.c.id)
         if account is not None:
-            wanted = wanted.where(events.c.account_id == account.id)
+            wanted = wanted.where(billing_events.c.account_id == account.id)
         with self.world.engine.connect() as connection:
             return list(connection.execute(wanted))
 

@@ -104,7 +104,7 @@ def test_two_schedulers_at_the_month_change_make_one_run_for_each_coverage(two_c
         return tick(diary.world.engine, diary.world.policy, diary.now)
 
     with ThreadPoolExecutor(2) as schedulers:
-        rung = [job for jobs in schedulers.map(tick_believing_to_lead, range(2)) for job in jobs]
+        enqueued = [job for jobs in schedulers.map(tick_believing_to_lead, range(2)) for job in jobs]
     due = Counter(
         (run.job, run.coverage)
         for job in ("monthly-invoices", "daily-retries", "reconciliation")
@@ -116,7 +116,7 @@ def test_two_schedulers_at_the_month_change_make_one_run_for_each_coverage(two_c
         ("daily-retries", "japan"): 1,  # it is nine in the morning there
         ("reconciliation", "japan"): 1,
     }
-    assert len(rung) == len(set(rung)) == 4, "and each was rung for by one of them"
+    assert len(enqueued) == len(set(enqueued)) == 4, "and each was rung for by one of them"
     assert len(diary.trail("run_scheduled")) == 4
 
     diary.day(2)
@@ -130,10 +130,10 @@ def test_two_whole_schedulers_side_by_side_live_a_month_change_as_one(two_covera
     anna = diary.account("A-1")
     diary.registers(anna)
     diary.fee(anna, 29_85)
-    rung: list[Job] = []
+    enqueued: list[Job] = []
 
-    def ring(jobs: Iterable[Job]) -> bool:
-        rung.extend(jobs)
+    def enqueue(jobs: Iterable[Job]) -> bool:
+        enqueued.extend(jobs)
         return True
 
     apps = [
@@ -143,7 +143,7 @@ def test_two_whole_schedulers_side_by_side_live_a_month_change_as_one(two_covera
             policy=world.policy,
             clock=world.clock,
             machine_now=world.machine,
-            ring=ring,
+            enqueue=enqueue,
             waiting_in=lambda _queue: 0,
         )
         for _ in range(2)
@@ -154,7 +154,7 @@ def test_two_whole_schedulers_side_by_side_live_a_month_change_as_one(two_covera
             for _ in range(3):
                 with ThreadPoolExecutor(2) as both:
                     list(both.map(lambda app: app.sweep(), apps))
-                diary.do_all([rung.pop(0) for _ in range(len(rung))])
+                diary.do_all([enqueued.pop(0) for _ in range(len(enqueued))])
                 world.machine.pass_(seconds=5)
     finally:
         for app in apps:

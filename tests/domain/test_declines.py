@@ -166,10 +166,10 @@ MASTERCARD = {"network": "mastercard"}
     ],
 )
 def test_the_first_fact_that_speaks_decides_and_is_named(
-    decline: Decline, category: DeclineCategory, because: str
+    decline: Decline, category: DeclineCategory, cause: str
 ) -> None:
     known = classify(decline)
-    assert (known.category, known.because, known.is_known) == (category, because, True)
+    assert (known.category, known.cause, known.is_known) == (category, cause, True)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every crash point is crashed at: stories.py says in what, plan.py in which file, `python -m` prints the table."""
+"""Every failpoint is crashed at: stories.py says in what, plan.py in which file, `python -m` prints the table."""
 
 import pytest
 

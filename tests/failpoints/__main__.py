@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy import Engine, create_engine
 
-from shared.failpoints import CrashPoint
+from shared.failpoints import Failpoint
 from tests.conftest import sqlalchemy_url, upgrade
 from tests.failpoints.company import settings_of_web
 from tests.failpoints.kept import KILLED, environment_of, kept_web
@@ -36,7 +36,7 @@ HELD = "held: each paid once, nothing open, books equal"
 class Row:
     """What came of one crash."""
 
-    point: CrashPoint
+    point: Failpoint
     how: str
     arrival: int
     lives: int
@@ -54,7 +54,7 @@ def fresh_engine(servers: Servers, template: str) -> Iterator[tuple[Engine, str]
             engine.dispose()
 
 
-def crash_in_process(servers: Servers, template: str, point: CrashPoint, arrival: int) -> Row:
+def crash_in_process(servers: Servers, template: str, point: Failpoint, arrival: int) -> Row:
     """Live the point's story with a crash in this process."""
     began, lived = time.monotonic(), None
     try:
@@ -66,7 +66,7 @@ def crash_in_process(servers: Servers, template: str, point: CrashPoint, arrival
     return Row(point, "exception", arrival, lived.lives if lived else 0, time.monotonic() - began, result)
 
 
-def crash_web(servers: Servers, template: str, point: CrashPoint, folder: Path) -> Row:
+def crash_web(servers: Servers, template: str, point: Failpoint, folder: Path) -> Row:
     """Live the story beside a web process that SIGKILL ends at the point."""
     began, log = time.monotonic(), folder / f"{point}.log"
     secrets = {name: json.dumps(value) for name, value in settings_of_web().items()}
@@ -87,9 +87,9 @@ def _verdict(lived: Lived) -> str:
     return f"BROKEN: the dead went on: {lived.after_death}" if lived.after_death else HELD
 
 
-def arrivals(servers: Servers, template: str, points: Iterable[CrashPoint]) -> Counter[CrashPoint]:
+def arrivals(servers: Servers, template: str, points: Iterable[Failpoint]) -> Counter[Failpoint]:
     """How often each point is passed in its story without a crash."""
-    found: Counter[CrashPoint] = Counter()
+    found: Counter[Failpoint] = Counter()
     for first in {story_of(point).tell: point for point in points}.values():
         with fresh_engine(servers, template) as (engine, url):
             lived = live(story_of(first), engine, url, first, arrival=0)
@@ -100,10 +100,10 @@ def arrivals(servers: Servers, template: str, points: Iterable[CrashPoint]) -> C
 def main(given: list[str]) -> int:
     """Print the table; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.failpoints", description=__doc__)
-    parser.add_argument("points", nargs="*", type=CrashPoint, help="only these")
+    parser.add_argument("points", nargs="*", type=Failpoint, help="only these")
     parser.add_argument("--every", action="store_true", help="at every arrival, not only the first")
     asked = parser.parse_args(given)
-    points: list[CrashPoint] = sorted(asked.points or CrashPoint)
+    points: list[Failpoint] = sorted(asked.points or Failpoint)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.disable(logging.CRITICAL)
     rows = []
@@ -122,7 +122,7 @@ def main(given: list[str]) -> int:
                 print(LINE.format(point, row.how, of, row.lives, f"{row.seconds:.1f}", row.result), flush=True)
     covered = {row.point for row in rows if row.result != "NOT REACHED"}
     held = sum(row.result == HELD for row in rows)
-    print(f"crash points: found {len(points)}, covered {len(covered)}; crashes {len(rows)}, held {held}")
+    print(f"failpoints: found {len(points)}, covered {len(covered)}; crashes {len(rows)}, held {held}")
     return 0 if held == len(rows) and len(covered) == len(points) else 1
 
 

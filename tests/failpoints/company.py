@@ -128,7 +128,7 @@ class Company(Diary):
             policy=self.world.policy,
             clock=self.world.clock,
             machine_now=self.world.machine,
-            ring=self.world.runtime.ring,
+            enqueue=self.world.runtime.enqueue,
             waiting_in=lambda _queue: 0,
         )
 
@@ -145,7 +145,7 @@ class Company(Diary):
         """
         self.crash.bury()
         self.end_life()
-        self.world.rung.clear()
+        self.world.enqueued.clear()
         self.begin_life()
         again, self._in_hand = self._in_hand, []
         if self.redelivers:
@@ -173,7 +173,7 @@ class Company(Diary):
         for _ in range(ROUNDS):
             self.wait_for_webhooks()
             self.sweep()
-            jobs = [self.world.rung.pop(0) for _ in range(len(self.world.rung))]
+            jobs = [self.world.enqueued.pop(0) for _ in range(len(self.world.enqueued))]
             self.do_all(dict.fromkeys(jobs))
             if jobs:
                 self._pass(BETWEEN_SWEEPS_S)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import Engine
 
-from shared.failpoints import CrashPoint
+from shared.failpoints import Failpoint
 from tests.failpoints.stories import story_of
 from tests.failpoints.story import Lived, live
 
@@ -16,7 +16,7 @@ Dies = Callable[..., Lived]
 def dies_at(engine: Engine, database_url: str) -> Dies:
     """Live the story with a crash at one arrival at a point; `-s` prints what came of it."""
 
-    def lived(point: CrashPoint, arrival: int = 1) -> Lived:
+    def lived(point: Failpoint, arrival: int = 1) -> Lived:
         story = live(story_of(point), engine, database_url, point, arrival)
         print(f"{point:<34} arrival {arrival}, lives {story.lives}: each paid once, nothing open, books equal")
         return story

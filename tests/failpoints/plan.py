@@ -1,6 +1,6 @@
 """Which file crashes at which points: by the first word of their names, so that a new one is taken by itself."""
 
-from shared.failpoints import CrashPoint
+from shared.failpoints import Failpoint
 
 CHARGES, RECORDS, EVENTS, RUNS, DECISIONS, WEB = "charges", "records", "events", "runs", "decisions", "web"
 
@@ -19,17 +19,17 @@ PLAN: dict[str, frozenset[str]] = {
 #: bank that wants its customer.
 WHERE_MONEY_MOVES = frozenset(
     {
-        CrashPoint.CHARGE_CLAIMED,
-        CrashPoint.CHARGE_CREATE_SENT,
-        CrashPoint.CHARGE_CONFIRM_ALLOWED,
-        CrashPoint.CHARGE_CONFIRM_SENDING,
-        CrashPoint.CHARGE_CONFIRM_SENT,
-        CrashPoint.RECORD_ANSWER_BEFORE_COMMIT,
+        Failpoint.CHARGE_CLAIMED,
+        Failpoint.CHARGE_CREATE_SENT,
+        Failpoint.CHARGE_CONFIRM_ALLOWED,
+        Failpoint.CHARGE_CONFIRM_SENDING,
+        Failpoint.CHARGE_CONFIRM_SENT,
+        Failpoint.RECORD_ANSWER_BEFORE_COMMIT,
     }
 )
 THIRD = 3
 
 
-def points_of(group: str) -> list[CrashPoint]:
+def points_of(group: str) -> list[Failpoint]:
     """The points of one file, sorted: every pytest worker must see the same list."""
-    return sorted(point for point in CrashPoint if point.partition(".")[0] in PLAN[group])
+    return sorted(point for point in Failpoint if point.partition(".")[0] in PLAN[group])

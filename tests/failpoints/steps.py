@@ -1,4 +1,4 @@
-"""Finds the steps of our own source that need a crash point on both sides, and says where one is missing.
+"""Finds the steps of our own source that need a failpoint on both sides, and says where one is missing.
 
 A step is a transaction or a request to the processor. The points of a function are read in the order of the text:
 before a step the nearest of points and steps must be a point, and after it too. What a transaction runs must
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from shared.failpoints import CrashPoint
+from shared.failpoints import Failpoint
 from shared.gateway.port import ProcessorGateway
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,13 +131,11 @@ def _examine(
         found.steps.append(where)
         others = [other for other in steps if other is not step]
         if not _has_point_before(step, points, others):
-            found.missing.append(f"{where} has no crash point before it: reach(CrashPoint.…) where it begins")
+            found.missing.append(f"{where} has no failpoint before it: reach(Failpoint.…) where it begins")
         if not _has_point_after(step, points, others):
-            found.missing.append(
-                f"{where} has no crash point after it: reach(CrashPoint.…) before anything follows"
-            )
+            found.missing.append(f"{where} has no failpoint after it: reach(Failpoint.…) before anything follows")
         if not _ends_in_a_point(step, function, functions):
-            found.missing.append(f"{where} runs nothing that reaches a CrashPoint.…{LAST_CHANCE}")
+            found.missing.append(f"{where} runs nothing that reaches a Failpoint.…{LAST_CHANCE}")
 
 
 def _has_point_before(step: Step, points: Sequence[Point], others: Sequence[Step]) -> bool:
@@ -211,7 +209,7 @@ def _point(node: ast.AST) -> Point | None:
     if not (isinstance(node, ast.Call) and _called(node) == "reach"):
         return None
     match node.args:
-        case [ast.Attribute(value=ast.Name(id="CrashPoint"), attr=name)]:
+        case [ast.Attribute(value=ast.Name(id="Failpoint"), attr=name)]:
             return Point((node.lineno, node.col_offset), name)
         case _:
             return Point((node.lineno, node.col_offset), None)
@@ -252,6 +250,6 @@ def _end(node: ast.stmt | ast.expr) -> Position:
     return node.end_lineno, node.end_col_offset
 
 
-def named_in_code(found: Findings) -> set[CrashPoint]:
+def named_in_code(found: Findings) -> set[Failpoint]:
     """The members that some step reaches."""
-    return {CrashPoint[name] for name in found.points if name is not None and name in CrashPoint.__members__}
+    return {Failpoint[name] for name in found.points if name is not None and name in Failpoint.__members__}

@@ -1,6 +1,6 @@
 """The three stories: a month's charges, what operators decide, and a night's reconciliation.
 
-Between them they pass every crash point.
+Between them they pass every failpoint.
 """
 
 from datetime import date
@@ -12,17 +12,17 @@ from shared.bulk.lifecycle import Begun, Wanted, begin
 from shared.bulk.preview import Preview, preview
 from shared.db.tables.payments import payments
 from shared.domain.states import PaymentState
-from shared.failpoints import CrashPoint
-from shared.messaging.jobs import EndPayment
-from shared.payments.operator.decisions import request_ending
-from shared.payments.state_changes import Because
+from shared.failpoints import Failpoint
+from shared.messaging.jobs import ClosePayment
+from shared.payments.operator.decisions import request_close
+from shared.payments.state_changes import Cause
 from simulator.issuer.stories import AlwaysDeclines, InsufficientFundsUntil, NeedsAuthentication, Pays
 from tests.failpoints.company import Company
 from tests.failpoints.story import Expected, People, Person, Story, new_card
 from tests.world import api_key
 
 
-def story_of(point: CrashPoint) -> Story:
+def story_of(point: Failpoint) -> Story:
     """The story that a point is crashed at in."""
     if point.startswith("reconcile."):
         return A_NIGHT
@@ -90,7 +90,7 @@ def _decisions(company: Company, people: People) -> None:
     _bulk(company, BulkAction.WRITE_OFF, people["hugo"], people["kurt"])
     _bulk(company, BulkAction.CHARGE, people["mona"])
     with company.world.engine.begin() as connection:
-        asked = request_ending(
+        asked = request_close(
             connection,
             company.world.policy,
             company.payment(people["ida"].account),
@@ -99,14 +99,15 @@ def _decisions(company: Company, people: People) -> None:
             "never ordered",
             company.now,
         )
-    assert isinstance(asked, EndPayment)
+    assert isinstance(asked, ClosePayment)
     company.work()
     with company.world.engine.connect() as connection:
         rows = connection.execute(
-            text("SELECT type, count(*) AS times FROM events WHERE actor = :who GROUP BY type"), {"who": OPERATOR}
+            text("SELECT type, count(*) AS times FROM billing_events WHERE actor = :who GROUP BY type"),
+            {"who": OPERATOR},
         )
         told = {row.type: row.times for row in rows}
-        booked = connection.execute(text("SELECT result ->> 'done' FROM actions ORDER BY id")).scalars().all()
+        booked = connection.execute(text("SELECT result ->> 'done' FROM audit_log ORDER BY id")).scalars().all()
     assert told["ending_requested"] == 3, "decided about once each"
     assert told["bulk_action_begun"] == 2
     assert sorted(booked) == ["1", "2"], "each was finished once"
@@ -116,11 +117,11 @@ def _bulk(company: Company, action: BulkAction, *people: Person) -> None:
     """An operator confirms what they see, on their page: the web process lives on."""
     ids = select(payments.c.id).where(payments.c.account_id.in_([person.account.id for person in people]))
     with company.world.engine.begin() as connection:
-        seen = preview(connection, action, ids, company.now)
-        assert isinstance(seen, Preview)
-        assert seen.count == len(people)
+        snapshot = preview(connection, action, ids, company.now)
+        assert isinstance(snapshot, Preview)
+        assert snapshot.count == len(people)
         begun = begin(
-            connection, Wanted(action, {}, None, seen.digest), ids, Because(OPERATOR, company.now, "month end")
+            connection, Wanted(action, {}, None, snapshot.digest), ids, Cause(OPERATOR, company.now, "month end")
         )
     assert isinstance(begun, Begun)
 

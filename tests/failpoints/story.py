@@ -1,6 +1,6 @@
 """What a story is, how it is lived with one crash in it, and what must be true at its end.
 
-A story goes over every step that the crash points of its families name: tests/failpoints/stories.py has them.
+A story goes over every step that the failpoints of its families name: tests/failpoints/stories.py has them.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from sqlalchemy import Engine, text
 
-from shared.failpoints import Crash, CrashPoint, armed
+from shared.failpoints import Crash, Failpoint, armed
 from simulator.client import RegisteredCard
 from simulator.issuer.stories import Story as CardStory
 from tests.diaries.conftest import assert_the_books_are_clean
@@ -69,14 +69,14 @@ class Story:
 class Lived:
     """How a story went: arrivals by point, lives it took, what the dead did."""
 
-    arrivals: Counter[CrashPoint]
+    arrivals: Counter[Failpoint]
     lives: int
     has_crashed: bool
     after_death: tuple[str, ...]
 
 
 def live(
-    story: Story, engine: Engine, database_url: str, point: CrashPoint, arrival: int = 1, web_url: str | None = None
+    story: Story, engine: Engine, database_url: str, point: Failpoint, arrival: int = 1, web_url: str | None = None
 ) -> Lived:
     """Live through a story with a crash at one arrival, and assert that at its end nobody can tell.
 
@@ -146,7 +146,7 @@ def _assert_nothing_is_open(company: Company, expected: Mapping[str, Expected]) 
         "payment_attempts WHERE state IN ('started', 'unknown')": 0,
         "runs WHERE state <> 'finished'": 0,
         "findings WHERE resolved_at IS NULL": 0,
-        "payments WHERE ending_as IS NOT NULL": 0,
+        "payments WHERE pending_close_as IS NOT NULL": 0,
         "bulk_actions WHERE state <> 'finished'": 0,
         "bulk_items WHERE state <> 'done'": 0,
     }

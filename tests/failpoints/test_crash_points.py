@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from shared import failpoints as crash_points
-from shared.failpoints import Crashed, CrashPoint, arm, crashing_at, reach, read_plan
+from shared import failpoints as failpoints
+from shared.failpoints import Crashed, Failpoint, arm, crashing_at, reach, read_plan
 from shared.settings import Settings, SettingsError, load_settings
 from tests.failpoints.kept import ROOT
 
@@ -21,25 +21,25 @@ CHEAP_NS = 1_000
 
 def test_off_a_step_costs_nanoseconds() -> None:
     times = 100_000
-    step = "reach(CrashPoint.CHARGE_CLAIMED)"
-    names = {"reach": reach, "CrashPoint": CrashPoint}
+    step = "reach(Failpoint.CHARGE_CLAIMED)"
+    names = {"reach": reach, "Failpoint": Failpoint}
     took_s = min(timeit.repeat(step, globals=names, timer=time.process_time, number=times, repeat=5))
     print(f"{step} when off: {took_s / times * 1e9:.0f} ns of processor time")
     assert took_s / times * 1e9 < CHEAP_NS
 
 
 def test_a_crash_comes_at_the_arrival_that_was_ordered_and_to_nobody_else() -> None:
-    with crashing_at(CrashPoint.CHARGE_CLAIMED, arrival=2) as crash:
-        reach(CrashPoint.CHARGE_CLAIMED)
-        reach(CrashPoint.CHARGE_BEGUN)
+    with crashing_at(Failpoint.CHARGE_CLAIMED, arrival=2) as crash:
+        reach(Failpoint.CHARGE_CLAIMED)
+        reach(Failpoint.CHARGE_BEGUN)
         with pytest.raises(Crashed):
-            reach(CrashPoint.CHARGE_CLAIMED)
+            reach(Failpoint.CHARGE_CLAIMED)
         with pytest.raises(Crashed):
-            reach(CrashPoint.CHARGE_RECORDED)
+            reach(Failpoint.CHARGE_RECORDED)
         assert (crash.happened, crash.after_death) == (True, ["charge.recorded"]), "the dead were seen to go on"
         crash.bury()
-        reach(CrashPoint.CHARGE_CLAIMED)
-    reach(CrashPoint.CHARGE_CLAIMED)
+        reach(Failpoint.CHARGE_CLAIMED)
+    reach(Failpoint.CHARGE_CLAIMED)
 
 
 def test_no_handler_of_errors_sees_a_crash() -> None:
@@ -47,11 +47,11 @@ def test_no_handler_of_errors_sees_a_crash() -> None:
 
     def step() -> None:
         try:
-            reach(CrashPoint.CHARGE_CLAIMED)
+            reach(Failpoint.CHARGE_CLAIMED)
         except Exception as error:  # as wide as handlers get
             caught.append(error)
 
-    with crashing_at(CrashPoint.CHARGE_CLAIMED), pytest.raises(Crashed):
+    with crashing_at(Failpoint.CHARGE_CLAIMED), pytest.raises(Crashed):
         step()
     assert caught == []
 
@@ -102,9 +102,7 @@ def test_settings_with_a_live_key_refuse_to_be_armed(
 
 def test_what_is_no_point_or_no_number_is_refused_with_what_there_is(set_environment: SetEnvironment) -> None:
     set_environment(DUECOURSE_CRASH_AT="charge.nowhere")
-    with pytest.raises(
-        SettingsError, match=r"'charge.nowhere' is not a valid CrashPoint; there are: charge.begun,"
-    ):
+    with pytest.raises(SettingsError, match=r"'charge.nowhere' is not a valid Failpoint; there are: charge.begun,"):
         load_settings()
     set_environment(DUECOURSE_CRASH_AT="charge.claimed:soon")
     with pytest.raises(SettingsError, match="'soon' is no number of an arrival"):
@@ -116,7 +114,7 @@ def test_what_is_no_point_or_no_number_is_refused_with_what_there_is(set_environ
 
 def test_without_a_plan_nothing_is_armed() -> None:
     arm(None)
-    assert crash_points._hook is None
+    assert failpoints._hook is None
 
 
 @pytest.mark.parametrize("plan", ['"charge.claimed:3", None', "None, 1.0"])
@@ -126,8 +124,8 @@ def test_an_armed_process_kills_itself_and_says_where(plan: str) -> None:
         f"arm(read_plan({plan}))\n"
         "for _ in range(3):\n"
         "    try:\n"
-        "        reach(CrashPoint.CHARGE_BEGUN) if 'claimed' in str(read_plan(" + plan + ")) else None\n"
-        "        reach(CrashPoint.CHARGE_CLAIMED)\n"
+        "        reach(Failpoint.CHARGE_BEGUN) if 'claimed' in str(read_plan(" + plan + ")) else None\n"
+        "        reach(Failpoint.CHARGE_CLAIMED)\n"
         "    finally:\n"
         "        print('lived', flush=True)\n"
     )
@@ -136,5 +134,5 @@ def test_an_armed_process_kills_itself_and_says_where(plan: str) -> None:
     )
     assert ended.returncode == -signal.SIGKILL
     assert ended.stdout.count("lived") == (2 if "claimed" in plan else 0), "no finally runs after it"
-    assert "crash point charge.claimed: process" in ended.stderr
-    assert "crash_points.armed" in ended.stdout + ended.stderr
+    assert "failpoint charge.claimed: process" in ended.stderr
+    assert "failpoints.armed" in ended.stdout + ended.stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from shared.failpoints import CrashPoint
+from shared.failpoints import Failpoint
 from tests.failpoints.company import settings_of_web
 from tests.failpoints.kept import KILLED, environment_of, kept_web
 from tests.failpoints.plan import WEB, points_of
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.processes
 
 @pytest.mark.parametrize("point", points_of(WEB))
 def test_the_web_process_dies_here_and_no_event_is_lost(
-    engine: Engine, database_url: str, redis_url: str, tmp_path: Path, point: CrashPoint
+    engine: Engine, database_url: str, redis_url: str, tmp_path: Path, point: Failpoint
 ) -> None:
     log = tmp_path / "web.log"
     secrets = {name: json.dumps(value) for name, value in settings_of_web().items()}
@@ -27,5 +27,5 @@ def test_the_web_process_dies_here_and_no_event_is_lost(
         story = live(story_of(point), engine, database_url, point, arrival=0, web_url=url)
         assert ends == [KILLED]
     assert story.lives == 1, "the workers lived on"
-    assert f"crash point {point}" in log.read_text()
-    assert "crash_points.armed" in log.read_text(), "it says so loudly"
+    assert f"failpoint {point}" in log.read_text()
+    assert "failpoints.armed" in log.read_text(), "it says so loudly"

@@ -16,9 +16,9 @@ from sqlalchemy import Engine, text
 
 from scheduler.app import SchedulerApp
 from shared.clock import machine_now
-from shared.failpoints import CrashPoint
+from shared.failpoints import Failpoint
 from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
-from shared.messaging.broker import make_broker, make_ring, waiting_messages
+from shared.messaging.broker import make_broker, make_enqueue, waiting_messages
 from shared.messaging.jobs import QUEUES
 from shared.reconciliation.verify import Scope, audit
 from shared.scheduling.pending_work import pending_work
@@ -104,7 +104,7 @@ def town(engine: Engine, database_url: str, redis_url: str, tmp_path: Path) -> I
             policy=world.policy,
             clock=world.clock,
             machine_now=machine_now,
-            ring=make_ring(broker),
+            enqueue=make_enqueue(broker),
             waiting_in=lambda queue: waiting_messages(broker, queue),
         )
         environment = environment_of(
@@ -151,7 +151,7 @@ def test_a_worker_that_kills_itself_is_made_good_by_the_next(town: Town, point: 
             wait_until(town.has_applied_all_events, PATIENCE_S)
         town.move_clock(NOVEMBER_1)
         wait_until(lambda: dying.process.poll() is not None, PATIENCE_S)
-        assert f"crash point {point.partition(':')[0]}" in dying.said()
+        assert f"failpoint {point.partition(':')[0]}" in dying.said()
         living = town.worker()
         wait_until(town.is_quiet, PATIENCE_S)
     finally:
@@ -176,4 +176,4 @@ def test_a_worker_that_kills_itself_is_made_good_by_the_next(town: Town, point: 
 
 
 def test_the_points_killed_for_real_exist() -> None:
-    assert {point.partition(":")[0] for point in POINTS} <= set(CrashPoint)
+    assert {point.partition(":")[0] for point in POINTS} <= set(Failpoint)

@@ -90,7 +90,7 @@ def work_until_quiet(world: World, rounds: int = 20) -> None:
 
 def asked(world: World) -> int:
     """How many confirms the processor has seen."""
-    return sum(seen.path.endswith("/confirm") for seen in world.simulator.requests(limit=1_000))
+    return sum(snapshot.path.endswith("/confirm") for snapshot in world.simulator.requests(limit=1_000))
 
 
 def assert_paid_once(world: World, payment_id: UUID) -> None:
@@ -116,10 +116,10 @@ class Commits:
     """Steps in at the commits of an engine, in their order: `at[2]` is called with the third one's connection."""
 
     at: dict[int, Callable[[Connection], None]] = field(default_factory=dict)
-    seen: int = 0
+    snapshot: int = 0
 
     def __call__(self, connection: Connection) -> None:
-        number, self.seen = self.seen, self.seen + 1
+        number, self.snapshot = self.snapshot, self.snapshot + 1
         self.at.get(number, lambda _: None)(connection)
 
 

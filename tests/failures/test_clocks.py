@@ -166,13 +166,13 @@ def test_our_own_waits_are_all_shorter_than_what_is_taken_for_a_wrong_clock() ->
 
 
 def test_what_was_rung_before_the_clock_was_set_back_is_rung_again(world: World, owed: UUID) -> None:
-    rung: list[Job] = []
-    sweep = Sweep(world.engine, lambda jobs: bool(rung.extend(jobs)) or True, lambda _: 0)
+    enqueued: list[Job] = []
+    sweep = Sweep(world.engine, lambda jobs: bool(enqueued.extend(jobs)) or True, lambda _: 0)
     sweep(Moment(world.clock.now(), world.machine()))
     jump(world, -HOUR)
     world.machine.pass_(seconds=PATIENCE.total_seconds())
     sweep(Moment(world.clock.now(), world.machine()))
-    assert len(rung) == 2, "the first message was lost meanwhile"
+    assert len(enqueued) == 2, "the first message was lost meanwhile"
 
 
 class SetBack(datetime):
@@ -204,7 +204,7 @@ def test_ticks_and_sweeps_go_on_at_once_when_the_clock_is_set_back(
         policy=default_policy(),
         clock=ManualClock(datetime(2026, 10, 15, tzinfo=UTC)),
         machine_now=lambda: SetBack.now(UTC),
-        ring=lambda _: True,
+        enqueue=lambda _: True,
         waiting_in=waiting_in,
     )
     app.start(0.2, 0.2)

@@ -49,9 +49,9 @@ def cut_after(connection: Connection) -> None:
 def test_a_session_that_ends_before_its_commit_is_written_again_and_nothing_is_sent_twice(
     world: World, owed: UUID, commits: Commits, another_session: Engine, number: int
 ) -> None:
-    commits.seen, commits.at = 0, {number: cut_before(another_session)}
+    commits.snapshot, commits.at = 0, {number: cut_before(another_session)}
     world.charge(owed)
-    assert commits.seen > number, "it was cut"
+    assert commits.snapshot > number, "it was cut"
     assert_paid_once(world, owed)
     assert [attempt.state for attempt in world.attempts(owed)] == ["succeeded"], "no lease had to run out for it"
     assert asked(world) == 1
@@ -61,9 +61,9 @@ def test_a_session_that_ends_before_its_commit_is_written_again_and_nothing_is_s
 def test_a_commit_whose_confirmation_is_lost_is_not_taken_for_one_that_was_not_made(
     world: World, owed: UUID, commits: Commits, number: int
 ) -> None:
-    commits.seen, commits.at = 0, {number: cut_after}
+    commits.snapshot, commits.at = 0, {number: cut_after}
     world.charge(owed)
-    assert commits.seen > number, "it was cut"
+    assert commits.snapshot > number, "it was cut"
     if number == CLAIM:  # whose attempt it is, is known to nobody now: it waits for its lease
         assert world.charged(owed) == []
         assert [attempt.state for attempt in world.attempts(owed)] == ["started"]
@@ -76,7 +76,7 @@ def test_a_claim_that_cannot_be_written_sends_nothing(
     world: World, owed: UUID, commits: Commits, another_session: Engine
 ) -> None:
     cut = cut_before(another_session)
-    commits.seen, commits.at = 0, {0: cut, 1: cut}
+    commits.snapshot, commits.at = 0, {0: cut, 1: cut}
     with pytest.raises(DBAPIError):
         world.charge(owed)
     assert world.simulator.requests("payment_intents") == []
@@ -89,7 +89,7 @@ def test_an_id_that_cannot_be_written_is_never_confirmed(
     world: World, owed: UUID, commits: Commits, another_session: Engine
 ) -> None:
     cut = cut_before(another_session)
-    commits.seen, commits.at = 0, {1: cut, 2: cut}
+    commits.snapshot, commits.at = 0, {1: cut, 2: cut}
     with pytest.raises(DBAPIError):
         world.charge(owed)
     assert asked(world) == 0

@@ -13,7 +13,7 @@ import shared.payments.record_outcome
 from scheduler.sweep import Sweep
 from shared.clock import machine_now
 from shared.db.session import LOCK_TIMEOUT_S, make_engine
-from shared.messaging.broker import make_broker, make_ring, waiting_messages
+from shared.messaging.broker import make_broker, make_enqueue, waiting_messages
 from shared.messaging.jobs import BATCH
 from shared.scheduling.due_work import Moment
 from shared.settings import Settings
@@ -100,7 +100,7 @@ def test_a_stuck_payment_keeps_no_worker_from_the_others(
 ) -> None:
     """The sweep rings for it every two seconds: with a long wait each, soon nobody would do anything else."""
     broker: RedisBroker = make_broker(redis_url)
-    sweep = Sweep(world.engine, make_ring(broker), lambda queue: waiting_messages(broker, queue))
+    sweep = Sweep(world.engine, make_enqueue(broker), lambda queue: waiting_messages(broker, queue))
     add_actor(broker, "charge_payment", BATCH, lambda payment_id: charge_payment(world.runtime, UUID(payment_id)))
     account = world.account("A-stuck")
     world.card_of(account)

@@ -18,7 +18,7 @@ from dramatiq import Message
 
 from benchmarks.sigterm import worker_environment
 from scheduler.sweep import PATIENCE, Sweep
-from shared.messaging.broker import make_broker, make_ring, waiting_messages
+from shared.messaging.broker import make_broker, make_enqueue, waiting_messages
 from shared.messaging.jobs import BATCH
 from shared.scheduling.due_work import Moment
 from tests.broker.conftest import (  # noqa: F401  # fixtures
@@ -74,7 +74,7 @@ class Upgrade:
         self.world = world
         self.broker = make_broker(redis_url)
         self._sweep = Sweep(
-            world.engine, make_ring(self.broker), lambda queue: waiting_messages(self.broker, queue)
+            world.engine, make_enqueue(self.broker), lambda queue: waiting_messages(self.broker, queue)
         )
         self._redis_url = redis_url
 
@@ -98,16 +98,16 @@ def upgrade(world: World, redis_url: str) -> Upgrade:
 
 
 def test_a_newer_worker_takes_what_an_older_release_sends(upgrade: Upgrade, owed: UUID, client: Any) -> None:  # noqa: F811
-    seen: list[str] = []
+    snapshot: list[str] = []
 
     def newer(payment_id: str, hint: str = "none") -> None:
-        seen.append(hint)
+        snapshot.append(hint)
         charge_payment(upgrade.world.runtime, UUID(payment_id))
 
     upgrade.sends(str(owed))
     with upgrade.worker_of(newer):
         eventually(lambda: is_at_rest(client, BATCH), "taken")
-    assert seen == ["none"]
+    assert snapshot == ["none"]
     assert dead_letters(client, BATCH) == {}
     assert upgrade.world.charged(owed) == [5_00]
 

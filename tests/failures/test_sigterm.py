@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from benchmarks.sigterm import THREADS, owe, stop_in_mid_charge, worker_environment
 from shared.domain.states import Lane
-from shared.messaging.broker import make_broker, ring
+from shared.messaging.broker import enqueue, make_broker
 from shared.messaging.jobs import BATCH, ChargePayment
 from simulator.testing import running_simulator
 from tests.broker.conftest import add_actor, eventually, running_worker
@@ -39,7 +39,7 @@ def test_from_the_signal_on_no_thread_begins_another_message(redis_url: str, tol
 
     add_actor(broker, "charge_payment", BATCH, work)
     broker.emit_after("process_boot")  # type: ignore[no-untyped-call]
-    ring(broker, [ChargePayment(uuid4(), Lane.BATCH) for _ in range(6)])
+    enqueue(broker, [ChargePayment(uuid4(), Lane.BATCH) for _ in range(6)])
     with running_worker(broker, BATCH, threads=1) as worker:
         eventually(lambda: len(begun) == 1 and worker.work_queue.qsize() == 5, "one in hand, the others wait", 60)
         for _ in range(2):

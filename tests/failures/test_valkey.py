@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from local import embedded
 from scheduler.sweep import PATIENCE, Sweep
 from shared.domain.states import Lane
-from shared.messaging.broker import make_broker, make_ring, ring, waiting_messages
+from shared.messaging.broker import enqueue, make_broker, make_enqueue, waiting_messages
 from shared.messaging.jobs import BATCH, ChargePayment, SettleAttempt
 from shared.scheduling.due_work import Moment
 from simulator.issuer.stories import Pays
@@ -84,7 +84,7 @@ class Shop:
         self.world = world
         self.broker = make_impatient_broker(redis_url)
         self._sweep = Sweep(
-            world.engine, make_ring(self.broker), lambda queue: waiting_messages(self.broker, queue)
+            world.engine, make_enqueue(self.broker), lambda queue: waiting_messages(self.broker, queue)
         )
         add_actor(self.broker, "charge_payment", BATCH, lambda one: charge_payment(world.runtime, UUID(one)))
         self.owed: list[UUID] = []
@@ -150,7 +150,7 @@ def test_killed_and_frozen_again_and_again_while_workers_charge(world: World, va
                 valkey.kill()
             else:
                 with valkey.frozen():
-                    assert not ring(shop.broker, [SettleAttempt(uuid4())]), "given up after the socket's timeout"
+                    assert not enqueue(shop.broker, [SettleAttempt(uuid4())]), "given up after the socket's timeout"
         world.simulator.set_latency(0)
         shop.sweep_until_paid()
 
@@ -214,7 +214,7 @@ def test_a_full_valkey_while_workers_charge_loses_and_doubles_nothing(world: Wor
             lambda: any(world.payment(payment).state == "paid" for payment in shop.owed), "the first is paid"
         )
         valkey.client.config_set("maxmemory", 1)
-        assert not ring(shop.broker, [ChargePayment(shop.owed[-1], Lane.BATCH)])
+        assert not enqueue(shop.broker, [ChargePayment(shop.owed[-1], Lane.BATCH)])
         shop.sweep()
         valkey.client.config_set("maxmemory", 0)
         world.simulator.set_latency(0)

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from shared.gateway.outcomes import OUTCOMES, Status, Trouble, observed_outcome, status_of
-from shared.gateway.port import Outcome, PaymentIntentSeen
+from shared.gateway.port import Outcome, PaymentIntentSnapshot
 
 PAIRS = list(product(Trouble, Status))
 LEAVES_IT_OPEN = {
@@ -19,8 +19,8 @@ NEVER_ARRIVED = {Trouble.NOT_CONNECTED, Trouble.RATE_LIMITED, Trouble.KEY_REFUSE
 WAITS = {Status.REQUIRES_PAYMENT_METHOD, Status.REQUIRES_CONFIRMATION, Status.NOT_SHOWN}
 
 
-def seen(status: str, charge: str | None = None) -> PaymentIntentSeen:
-    return PaymentIntentSeen("pi_1", status, 500, 0, "USD", latest_charge_id=charge)
+def snapshot(status: str, charge: str | None = None) -> PaymentIntentSnapshot:
+    return PaymentIntentSnapshot("pi_1", status, 500, 0, "USD", latest_charge_id=charge)
 
 
 def test_the_table_has_a_row_for_every_pair() -> None:
@@ -60,7 +60,7 @@ def test_what_is_pending_stays_unknown(trouble: Trouble, status: Status) -> None
 
 
 def test_a_status_that_this_release_does_not_know_has_a_column() -> None:
-    assert status_of(seen("requires_moon_phase")) is Status.NEVER_SEEN
+    assert status_of(snapshot("requires_moon_phase")) is Status.NEVER_SEEN
     assert status_of(None) is Status.NOT_SHOWN
 
 
@@ -79,4 +79,4 @@ def test_a_status_that_this_release_does_not_know_has_a_column() -> None:
 def test_an_observation_is_told_from_the_attempt_before_by_its_charge(
     status: str, is_charge_new: bool, outcome: Outcome
 ) -> None:
-    assert observed_outcome(seen(status, "ch_1"), is_charge_new=is_charge_new) is outcome
+    assert observed_outcome(snapshot(status, "ch_1"), is_charge_new=is_charge_new) is outcome

@@ -125,7 +125,7 @@ class Desk:
     def trail(self) -> list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]]:
         """Type, before, after and data of every event."""
         with self.engine.connect() as connection:
-            rows = connection.execute(text("SELECT type, before, after, data FROM events ORDER BY id"))
+            rows = connection.execute(text("SELECT type, before, after, data FROM billing_events ORDER BY id"))
             return [tuple(row) for row in rows]
 
     def everything(self) -> list[Any]:

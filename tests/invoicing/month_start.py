@@ -29,7 +29,7 @@ class MonthStart:
     clock: ManualClock = field(default_factory=lambda: ManualClock(NOVEMBER))
     policy: Policy = field(default_factory=seed.default_policy)
     machine_now: Callable[[], datetime] = machine_now
-    rung: list[Job] = field(default_factory=list)
+    enqueued: list[Job] = field(default_factory=list)
     accounts_per_chunk: int = CHUNK_ACCOUNTS
 
     def runtime(self) -> Runtime:
@@ -39,7 +39,7 @@ class MonthStart:
             clock=self.clock,
             machine_now=self.machine_now,
             gateways={},
-            ring=self._ring,
+            enqueue=self._enqueue,
             lease=timedelta(seconds=300),
         )
 
@@ -53,9 +53,9 @@ class MonthStart:
     def deliver(self, run_id: UUID) -> None:
         """Deliver the run's message, and the ones that it rings for itself."""
         self.deliver_once(run_id)
-        while self.rung:
-            assert self.rung == [GenerateInvoices(run_id)]
-            self.rung.clear()
+        while self.enqueued:
+            assert self.enqueued == [GenerateInvoices(run_id)]
+            self.enqueued.clear()
             self.deliver_once(run_id)
 
     def deliver_once(self, run_id: UUID) -> None:
@@ -64,8 +64,8 @@ class MonthStart:
     def counts(self, run_id: UUID) -> dict[str, Any]:
         return dict(one(self.engine, "SELECT counts FROM runs WHERE id = :id", id=run_id)["counts"])
 
-    def _ring(self, jobs: Iterable[Job]) -> bool:
-        self.rung.extend(jobs)
+    def _enqueue(self, jobs: Iterable[Job]) -> bool:
+        self.enqueued.extend(jobs)
         return True
 
 

@@ -108,7 +108,10 @@ def test_asking_stores_the_run_with_its_reason_and_rings(world: MonthStart, redi
     assert (str(stored["id"]), stored["job"], stored["reason"]) == (run["run_id"], "monthly-invoices", "a test")
     assert stored["requested_by"].startswith("operator:")
     assert stored["scheduled_for_at"] == datetime(2026, 11, 1, tzinfo=UTC)
-    assert one(world.engine, "SELECT type, reason FROM events") == {"type": "run_scheduled", "reason": "a test"}
+    assert one(world.engine, "SELECT type, reason FROM billing_events") == {
+        "type": "run_scheduled",
+        "reason": "a test",
+    }
     assert waiting_messages(make_broker(redis_url), RUNS) == 1
 
 

@@ -80,7 +80,9 @@ def assert_complete(world: MonthStart, run_id: UUID, expected: dict[str, object]
         "have_payments": True,
         "agree": True,
     }
-    told = rows(world.engine, "SELECT type, count(*) FROM events WHERE run_id = :id GROUP BY type", id=run_id)
+    told = rows(
+        world.engine, "SELECT type, count(*) FROM billing_events WHERE run_id = :id GROUP BY type", id=run_id
+    )
     assert {row["type"]: row["count"] for row in told} == {
         "run_started": 1,
         "run_finished": 1,
@@ -142,7 +144,7 @@ def test_a_run_that_somebody_is_on_is_left_to_them(world: MonthStart) -> None:
         somebody.execute(text("SELECT 1 FROM runs WHERE id = :id FOR UPDATE"), {"id": run_id})
         world.deliver(run_id)
     assert issued(world.engine) == {}
-    assert world.rung == []
+    assert world.enqueued == []
 
 
 def test_after_its_time_a_message_rings_for_the_next_one(world: MonthStart) -> None:
@@ -150,9 +152,9 @@ def test_after_its_time_a_message_rings_for_the_next_one(world: MonthStart) -> N
     world.machine_now = lambda: began + timedelta(seconds=8 * next(looks))  # two chunks fit into 20 s
     run_id = add_run(world)
     world.deliver_once(run_id)
-    assert world.rung == [GenerateInvoices(run_id)]
+    assert world.enqueued == [GenerateInvoices(run_id)]
     assert world.counts(run_id)["accounts_seen"] == 20
-    world.rung.clear()
+    world.enqueued.clear()
     world.deliver(run_id)
     assert one(world.engine, "SELECT state FROM runs")["state"] == "finished"
 

@@ -52,7 +52,7 @@ def test_a_sum_that_overflows_is_reported_and_stops_nobody(world: MonthStart) ->
     found = {finding["subject"]: finding for finding in findings(world.engine)}
     assert set(found) == {f"{account.id}:2026-10" for account in (big, daily)}
     assert "huge" in found[f"{big.id}:2026-10"]["details"]["lines"]
-    told = one(world.engine, "SELECT * FROM events WHERE account_id = :id", id=big.id)
+    told = one(world.engine, "SELECT * FROM billing_events WHERE account_id = :id", id=big.id)
     assert (told["type"], told["reason"].partition(":")[0]) == ("invoice_not_issued", "amount_too_large")
 
 

@@ -308,7 +308,7 @@ def test_the_trail_tells_of_each_invoice_and_of_the_run(engine: Engine) -> None:
         seed.add_fee(connection, seed.add_account(connection, "ben"), 7)
     run_id = world.run()
     found = issued(engine)
-    told = rows(engine, "SELECT * FROM events WHERE run_id = :id ORDER BY id", id=run_id)
+    told = rows(engine, "SELECT * FROM billing_events WHERE run_id = :id ORDER BY id", id=run_id)
     assert sorted(event["type"] for event in told) == [
         "invoice_issued",
         "invoice_issued",

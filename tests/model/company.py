@@ -105,7 +105,7 @@ class Company:
             clock=self.clock,
             machine_now=self.machine,
             gateways={},
-            ring=watched_ring(self._ring),
+            enqueue=watched_ring(self._enqueue),
             lease=timedelta(minutes=5),
         )
         self.gateways: dict[str, StripeGateway] = {}
@@ -114,7 +114,7 @@ class Company:
         once = httpx.Limits(max_keepalive_connections=0)
         self._courier = stack.enter_context(httpx.Client(timeout=60, trust_env=False, limits=once))
         # The web process rings after its answer, in its own time; the model rings in its place, in its own order.
-        web = replace(self.runtime, ring=lambda _jobs: True, engine=create_engine(sqlalchemy_url(database_url)))
+        web = replace(self.runtime, enqueue=lambda _jobs: True, engine=create_engine(sqlalchemy_url(database_url)))
         self._web_url = stack.enter_context(running(build_app(web_settings(database_url), web)))
 
     # -- examples
@@ -218,7 +218,7 @@ class Company:
 
     # -- inside
 
-    def _ring(self, jobs: Iterable[Job]) -> bool:
+    def _enqueue(self, jobs: Iterable[Job]) -> bool:
         self.mailbox.extend(jobs)
         return True
 

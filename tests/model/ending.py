@@ -36,7 +36,7 @@ def come_to_an_end(model: "Model") -> None:
     model.everything_holds()
     model.sweep_rings()
     model.work_on(GenerateInvoices)
-    unpaid = {row.account_id for row in model.seen.payments.values() if row.state not in ENDED}
+    unpaid = {row.account_id for row in model.snapshot.payments.values() if row.state not in ENDED}
     for person in model.people:
         if person.account.id not in unpaid:
             continue
@@ -58,7 +58,7 @@ def _operator_asks_for_what_is_held(model: "Model") -> None:
     """
     for _ in range(ROUNDS):
         now = model.company.clock.now()
-        held = [row.id for row in model.seen.payments.values() if row.held_until and row.held_until > now]
+        held = [row.id for row in model.snapshot.payments.values() if row.held_until and row.held_until > now]
         if not held:
             return
         for payment_id in held:
@@ -73,29 +73,29 @@ def _work_until_quiet(model: "Model") -> None:
             return
         model.work_on(*ALL_KINDS)
         model.pass_machine_time(ROUND)
-    model.seen = model.look_without_news()
-    open_ones = [a for a in model.seen.all_attempts() if a.finished_at is None]
+    model.snapshot = model.look_without_news()
+    open_ones = [a for a in model.snapshot.all_attempts() if a.finished_at is None]
     payment_id = open_ones[0].payment_id if open_ones else None
-    raise model.seen.broken(f"never quiet: {model.company.mailbox}", payment_id)
+    raise model.snapshot.broken(f"never quiet: {model.company.mailbox}", payment_id)
 
 
 def _is_anything_under_way(model: "Model") -> bool:
-    seen = model.seen = model.look_without_news()
+    snapshot = model.snapshot = model.look_without_news()
     return (
-        any(attempt.finished_at is None for attempt in seen.all_attempts())
-        or any(event.state in ("received", "trouble") for event in seen.stripe_events)
-        or any(run.state in ("ready", "running") for run in seen.runs)
-        or any(row.backoff_until and row.backoff_until > seen.machine_now for row in seen.payments.values())
+        any(attempt.finished_at is None for attempt in snapshot.all_attempts())
+        or any(event.state in ("received", "trouble") for event in snapshot.stripe_events)
+        or any(run.state in ("ready", "running") for run in snapshot.runs)
+        or any(row.backoff_until and row.backoff_until > snapshot.machine_now for row in snapshot.payments.values())
     )
 
 
 def _assert_all_is_collected(model: "Model") -> None:
-    seen = model.seen
-    for payment in seen.payments.values():
-        times = len(seen.lines_of(payment.id))
+    snapshot = model.snapshot
+    for payment in snapshot.payments.values():
+        times = len(snapshot.lines_of(payment.id))
         is_charged = payment.state == PaymentState.PAID and payment.amount_minor > 0
         if payment.state not in (PaymentState.PAID, PaymentState.CARRIED_FORWARD) or times != is_charged:
-            raise seen.broken(f"at the end it is {payment.state} and was captured {times} times", payment.id)
+            raise snapshot.broken(f"at the end it is {payment.state} and was captured {times} times", payment.id)
 
 
 def _assert_the_audit_is_clean(model: "Model") -> None:
@@ -109,21 +109,21 @@ def _assert_the_audit_is_clean(model: "Model") -> None:
     for result in report.results:
         for found in result.breaks:
             what = f"audit, {result.check.name}: {found.what}"
-            raise model.seen.broken(what, _payment_in(model, found.ids.get("payment_id")))
+            raise model.snapshot.broken(what, _payment_in(model, found.ids.get("payment_id")))
         assert result.not_checked is None, result.not_checked
     found = company.look.execute("SELECT * FROM findings WHERE resolved_at IS NULL ORDER BY kind").fetchall()
     for finding in found:
         if finding.kind not in EXPECTED_FINDINGS:
-            raise model.seen.broken(f"an open finding: {finding}", _payment_in(model, finding.payment_id))
+            raise model.snapshot.broken(f"an open finding: {finding}", _payment_in(model, finding.payment_id))
 
 
 def _note_what_was_met(model: "Model") -> None:
-    seen = model.seen
-    model.met["payments"] += len(seen.payments)
-    for attempt in seen.all_attempts():
+    snapshot = model.snapshot
+    model.met["payments"] += len(snapshot.payments)
+    for attempt in snapshot.all_attempts():
         model.met[f"attempts {attempt.kind} {attempt.state}"] += 1
         model.met["looked up"] += attempt.look_ups > 0
-    for intents in seen.intents.values():
+    for intents in snapshot.intents.values():
         for intent in intents:
             model.met[f"PaymentIntents {intent.closed_reason}"] += 1
     for row in model.company.look.execute("SELECT kind FROM findings").fetchall():
@@ -131,4 +131,4 @@ def _note_what_was_met(model: "Model") -> None:
 
 
 def _payment_in(model: "Model", payment_id: object) -> UUID | None:
-    return next((known for known in model.seen.payments if str(known) == str(payment_id)), None)
+    return next((known for known in model.snapshot.payments if str(known) == str(payment_id)), None)

@@ -163,7 +163,7 @@ class Model(Surroundings):
 
     @rule(which=picks, step=steps)
     def worker_is_killed(self, which: int, step: Where) -> None:
-        """A worker is killed with -9 at a statement, commit, request, ring or crash point; its message is gone."""
+        """A worker is killed with -9 at a statement, commit, request, ring or failpoint; its message is gone."""
         job = self._take(which)
         if job is not None:
             self._kill_at(job, step)
@@ -175,7 +175,7 @@ class Model(Surroundings):
         if job is not None:
             self._stand_at(job, place)
 
-    @precondition(lambda self: self.seen.payments)
+    @precondition(lambda self: self.snapshot.payments)
     @rule(which=picks, lost=lost_answers, fate=fates)
     def charge_message_comes(self, which: int, lost: Lost, fate: Fate) -> None:
         """A message to charge any payment is delivered, though nobody may have rung; an answer may be lost, and
@@ -183,7 +183,7 @@ class Model(Surroundings):
         """
         self._charge_message_comes(self._payment(which), lost, fate)
 
-    @precondition(lambda self: self.seen.payments)
+    @precondition(lambda self: self.snapshot.payments)
     @rule(which=picks, lost=lost_answers, fate=fates)
     def operator_asks_for_a_charge(self, which: int, lost: Lost, fate: Fate) -> None:
         """An operator asks for a payment to be charged now; it is refused, or due at once and its message comes."""
@@ -191,11 +191,13 @@ class Model(Surroundings):
         self.operator_asks(payment.id)
         self._charge_message_comes(payment, lost, fate)
 
-    @precondition(lambda self: any(self.seen.attempts.values()))
+    @precondition(lambda self: any(self.snapshot.attempts.values()))
     @rule(which=picks)
     def settle_message_comes(self, which: int) -> None:
         """A message to settle any attempt is delivered, whether or not its lease is over: some are old."""
-        attempts = [attempt for payment_id in self.seen.payments for attempt in self.seen.attempts[payment_id]]
+        attempts = [
+            attempt for payment_id in self.snapshot.payments for attempt in self.snapshot.attempts[payment_id]
+        ]
         self.company.do(SettleAttempt(attempts[which % len(attempts)].id))
 
     @precondition(lambda self: self.standing)
@@ -229,12 +231,12 @@ class Model(Surroundings):
         self._note_late(weather.late[index].path)
         self.company.let_late_request_arrive(index)
 
-    @precondition(lambda self: self.seen.payments)
+    @precondition(lambda self: self.snapshot.payments)
     @rule(which=picks, reason=st.sampled_from(["requested_by_customer", "duplicate", "fraudulent"]))
     def person_cancels_at_the_processor(self, which: int, reason: str) -> None:
         """Somebody cancels a payment's PaymentIntent in Stripe's own dashboard."""
         payment = self._payment(which)
-        intents = [i for i in self.seen.intents[payment.id] if i.stripe_payment_intent_id is not None]
+        intents = [i for i in self.snapshot.intents[payment.id] if i.stripe_payment_intent_id is not None]
         if intents:
             account = self.company.account_of(payment.coverage)
             stripe_id = intents[-1].stripe_payment_intent_id
@@ -250,7 +252,9 @@ class Model(Surroundings):
         """
         payment = self._payment(which)
         person = next(one for one in self.people if one.account.id == payment.account_id)
-        live = [i for i in self.seen.intents[payment.id] if i.closed_reason is None and i.stripe_payment_intent_id]
+        live = [
+            i for i in self.snapshot.intents[payment.id] if i.closed_reason is None and i.stripe_payment_intent_id
+        ]
         if person.story != "needs authentication" or not live:
             return
         stripe_id, card = live[0].stripe_payment_intent_id, person.cards[-1].payment_method
@@ -296,10 +300,10 @@ class Model(Surroundings):
         self.pass_machine_time(timedelta(minutes=21))
         self.sweep_rings()
         self.work_on(SettleAttempt)
-        self.seen = self.look_without_news()
-        still_open = [a for a in self.seen.all_attempts() if a.state in ("started", "unknown")]
+        self.snapshot = self.look_without_news()
+        still_open = [a for a in self.snapshot.all_attempts() if a.state in ("started", "unknown")]
         if still_open:
-            raise self.seen.broken(
+            raise self.snapshot.broken(
                 "still open after settlement with the processor answering", still_open[0].payment_id
             )
 
@@ -308,9 +312,9 @@ class Model(Surroundings):
     @invariant()
     def everything_holds(self) -> None:
         """All of INVARIANTS, after every step."""
-        self.seen = self._look()
+        self.snapshot = self._look()
         for holds in INVARIANTS:
-            holds(self.seen)
+            holds(self.snapshot)
 
     def teardown(self) -> None:
         """The end of each example: see `come_to_an_end`."""

@@ -27,7 +27,7 @@ from shared.scheduling.due_work import Moment
 from simulator.client import RegisteredCard, SimulatorError
 from simulator.issuer.stories import Story
 from tests.model.company import COVERAGES, Company, is_for_us
-from tests.model.seen import Looker, Seen
+from tests.model.snapshot import ChargeSnapshot, Looker
 from tests.model.workers import Where, Worker, work_or_die
 from tests.seed import Account, add_account, add_card, add_fee
 
@@ -71,7 +71,7 @@ class Surroundings(RuleBasedStateMachine):
         self.mail: list[tuple[str, dict[str, Any]]] = []
         self.last_event: dict[str, str] = {}
         self.event_order: dict[str, int] = {}
-        self.seen: Seen = self._look()
+        self.snapshot: ChargeSnapshot = self._look()
 
     def _join(self, external_id: str, coverage: str, story_name: str, story: Story) -> Person:
         company = self.company
@@ -95,15 +95,15 @@ class Surroundings(RuleBasedStateMachine):
         """A leader's sweep, without memory."""
         company = self.company
         waiting = [job.queue for job in company.mailbox]
-        Sweep(company.engine, company.runtime.ring, waiting.count)(self._moment())
+        Sweep(company.engine, company.runtime.enqueue, waiting.count)(self._moment())
 
-    def _look(self) -> Seen:
+    def _look(self) -> ChargeSnapshot:
         in_hand = {job.payment_id for job in (w.job for w in self.standing) if isinstance(job, ChargePayment)}
         return self.looker.look(in_hand | self._settling())
 
     def _settling(self) -> set[UUID]:
         attempts = {w.job.attempt_id for w in self.standing if isinstance(w.job, SettleAttempt)}
-        return {a.payment_id for a in self.seen.all_attempts() if a.id in attempts} if attempts else set()
+        return {a.payment_id for a in self.snapshot.all_attempts() if a.id in attempts} if attempts else set()
 
     def _moment(self) -> Moment:
         return Moment(self.company.clock.now(), self.company.machine.now())
@@ -112,7 +112,7 @@ class Surroundings(RuleBasedStateMachine):
         return self.people[which % len(self.people)]
 
     def _payment(self, which: int) -> Any:
-        return list(self.seen.payments.values())[which % len(self.seen.payments)]
+        return list(self.snapshot.payments.values())[which % len(self.snapshot.payments)]
 
     def at_processor(self, person: Person, token: str, intent: str = "replace") -> RegisteredCard:
         # Which of two cards was registered later is known to the second: that is as fine as Stripe's events tell.
@@ -132,7 +132,7 @@ class Surroundings(RuleBasedStateMachine):
             return
 
     def _months_left(self) -> int:
-        return MAX_MONTHS - len({payment.period for payment in self.seen.payments.values()})
+        return MAX_MONTHS - len({payment.period for payment in self.snapshot.payments.values()})
 
     def _month_passes(self, amounts: Sequence[int]) -> None:
         now = self.company.clock.now()
@@ -182,7 +182,7 @@ class Surroundings(RuleBasedStateMachine):
         job = ChargePayment(payment.id, payment.lane)
         if lost is not None:
             kind, operation = lost
-            is_known = any(intent.closed_reason is None for intent in self.seen.intents[payment.id])
+            is_known = any(intent.closed_reason is None for intent in self.snapshot.intents[payment.id])
             self.company.weather.add(kind, "confirm" if is_known else operation, times=1)
         match fate:
             case ("killed", where):
@@ -205,29 +205,29 @@ class Surroundings(RuleBasedStateMachine):
         return mailbox.pop(which % len(mailbox))
 
     def _label(self, job: Job) -> tuple[str, ...]:
-        seen = self.seen
+        snapshot = self.snapshot
         match job:
             case ChargePayment(payment_id):
                 return (job.name, *self._name_of(payment_id), job.lane)
             case SettleAttempt(attempt_id):
-                attempt = next((a for a in seen.all_attempts() if a.id == attempt_id), None)
+                attempt = next((a for a in snapshot.all_attempts() if a.id == attempt_id), None)
                 assert attempt is not None, "a message about a row that isn't committed"
                 return (job.name, *self._name_of(attempt.payment_id), f"{attempt.number:03}")
             case ApplyStripeEvent(_, stripe_event_id):
                 return (job.name, f"{self.event_order[stripe_event_id]:05}")
             case GenerateInvoices(run_id) | RetryPayments(run_id) | ReconcileCharges(run_id):
-                run = next(run for run in seen.runs if run.id == run_id)
+                run = next(run for run in snapshot.runs if run.id == run_id)
                 return (job.name, run.period, run.coverage)
         raise AssertionError(job)
 
     def _name_of(self, payment_id: UUID) -> tuple[str, str]:
-        payment = self.seen.payments[payment_id]
+        payment = self.snapshot.payments[payment_id]
         return payment.external_id, str(payment.period)
 
     def work_on(self, *kinds: type) -> None:
         """Do the messages of these kinds that wait, and those of the same kinds that come of it."""
         for _ in range(ROUNDS):
-            self.seen = self.look_without_news()
+            self.snapshot = self.look_without_news()
             waiting = [job for job in self.company.mailbox if isinstance(job, kinds)]
             if not waiting:
                 return
@@ -236,7 +236,7 @@ class Surroundings(RuleBasedStateMachine):
                 self.company.do(job)
         raise AssertionError(f"never done: {self.company.mailbox}")
 
-    def look_without_news(self) -> Seen:
+    def look_without_news(self) -> ChargeSnapshot:
         """Look at the rows; the trail is left for the invariants to play."""
         return self.looker.look(set(), plays=False)
 
@@ -270,13 +270,13 @@ class Surroundings(RuleBasedStateMachine):
     def _note_if_overtaken(self, worker: Worker) -> None:
         """A frozen worker whose attempt was closed meanwhile may still ask, and its answer may be lost."""
         if isinstance(worker.job, ChargePayment):
-            attempts = self.seen.attempts[worker.job.payment_id]
+            attempts = self.snapshot.attempts[worker.job.payment_id]
             if any(a.id == worker.attempt_id and a.finished_at is not None for a in attempts):
                 self.met["overtaken workers"] += 1
                 self.looker.loose.add(worker.job.payment_id)
 
     def _note_late(self, path: str) -> None:
-        for intents in self.seen.intents.values():
+        for intents in self.snapshot.intents.values():
             for intent in intents:
                 if intent.stripe_payment_intent_id and f"/{intent.stripe_payment_intent_id}/" in path:
                     self.looker.loose.add(intent.payment_id)

@@ -5,7 +5,7 @@ import pytest
 from tests.model.company import Company
 from tests.model.invariants import INVARIANTS
 from tests.model.machine import Model
-from tests.model.seen import BrokenError
+from tests.model.snapshot import BrokenError
 
 PAID = "(SELECT id FROM payments WHERE state = 'paid')"
 RETRIED = "(SELECT id FROM payments WHERE state = 'retry_scheduled')"
@@ -26,7 +26,7 @@ BREAKS = {
     ),
     "leases_are_respected": (
         (
-            "INSERT INTO events (at, type, actor, payment_id, attempt_id, before, after, data) SELECT now(),"
+            "INSERT INTO billing_events (at, type, actor, payment_id, attempt_id, before, after, data) SELECT now(),"
             " 'attempt_settled', 'settlement', payment_id, id, '{}', '{\"state\": \"not_sent\"}', '{}'"
             " FROM payment_attempts WHERE state = 'declined'"
         ),
@@ -42,7 +42,7 @@ BREAKS = {
     ),
     "newest_card_is_asked": (
         (
-            "INSERT INTO events (at, type, actor, account_id, before, after, data) SELECT now(), 'card_registered',"
+            "INSERT INTO billing_events (at, type, actor, account_id, before, after, data) SELECT now(), 'card_registered',"
             " 'customer', account_id, '{}', '{\"card_revision\": 2}', '{\"coverage\": \"japan\"}'"
             f" FROM payments WHERE id = {RETRIED}"
         ),
@@ -74,7 +74,7 @@ def test_an_invariant_sees_its_break(model: Model, name: str) -> None:
 
 
 def test_a_second_charge_is_seen_and_told_with_the_trail_of_its_payment(model: Model) -> None:
-    payment = next(one for one in model.seen.payments.values() if one.state == "paid")
+    payment = next(one for one in model.snapshot.payments.values() if one.state == "paid")
     card = model.people[0].cards[-1].payment_method
     again = {
         "amount": 5_00,

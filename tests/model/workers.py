@@ -1,5 +1,5 @@
 """Workers that stand still or are killed at a step of their work: a statement, a commit, a request, a ring, a
-named crash point.
+named failpoint.
 
 A worker may stand still only where no transaction is open, as a slow or frozen process would be met by others:
 before a transaction, before a request leaves, after its answer came, before it rings. It may be killed anywhere:
@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import Engine, event
 
-from shared.failpoints import CrashPoint, armed
+from shared.failpoints import Failpoint, armed
 from shared.messaging.jobs import Job
 
 #: Machine seconds of the real clock: a worker that takes longer hangs, and the test says where.
@@ -63,9 +63,9 @@ def reach(name: str, *, may_stand: bool = False) -> None:
 
 
 def crash_points_are_steps() -> AbstractContextManager[None]:
-    """As long as this lasts, every named crash point of the product is a step."""
+    """As long as this lasts, every named failpoint of the product is a step."""
 
-    def at(point: CrashPoint) -> None:
+    def at(point: Failpoint) -> None:
         reach(point)
 
     return armed(at)
@@ -96,10 +96,10 @@ class WatchedGateway:
         return watched
 
 
-def watched_ring(ring: Callable[[Iterable[Job]], bool]) -> Callable[[Iterable[Job]], bool]:
+def watched_ring(enqueue: Callable[[Iterable[Job]], bool]) -> Callable[[Iterable[Job]], bool]:
     def watched(jobs: Iterable[Job]) -> bool:
         reach("ring", may_stand=True)
-        return ring(jobs)
+        return enqueue(jobs)
 
     return watched
 

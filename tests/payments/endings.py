@@ -7,17 +7,17 @@ from uuid import UUID
 import httpx
 from sqlalchemy import select
 
-from shared.db.tables.system import events
+from shared.db.tables.system import billing_events
 from shared.domain.states import PaymentState
 from shared.messaging.jobs import Job
 from shared.payments.operator.charge import Refused
-from shared.payments.operator.decisions import TakenBack, cancel_ending, request_ending
+from shared.payments.operator.decisions import CloseWithdrawn, request_close, withdraw_close
 from shared.reconciliation.verify import Scope, audit
 from shared.scheduling.due_work import SOURCES, Moment
 from simulator.issuer.stories import AlwaysDeclines, Pays
 from tests.seed import Account
 from tests.world import World, api_key
-from workers.use_cases.close_payment import end_payment
+from workers.use_cases.close_payment import close_payment
 
 ANNA = "operator:anna"
 VOID, WRITTEN_OFF = PaymentState.VOID, PaymentState.UNCOLLECTIBLE
@@ -31,16 +31,16 @@ def account_with_a_bad_card(world: World) -> Account:
 
 def ask_to_end(world: World, payment: UUID, as_: PaymentState = VOID, reason: str = "billed by mistake") -> Any:
     with world.engine.begin() as connection:
-        return request_ending(connection, world.policy, payment, as_, ANNA, reason, world.clock.now())
+        return request_close(connection, world.policy, payment, as_, ANNA, reason, world.clock.now())
 
 
-def take_back(world: World, payment: UUID, reason: str = "it was right") -> TakenBack | Refused:
+def take_back(world: World, payment: UUID, reason: str = "it was right") -> CloseWithdrawn | Refused:
     with world.engine.begin() as connection:
-        return cancel_ending(connection, payment, "operator:bob", reason, world.clock.now())
+        return withdraw_close(connection, payment, "operator:bob", reason, world.clock.now())
 
 
 def end(world: World, payment: UUID) -> None:
-    end_payment(world.runtime, payment)
+    close_payment(world.runtime, payment)
 
 
 def declined(world: World, account: Account) -> UUID:
@@ -83,7 +83,7 @@ def confirms_there(world: World, payment: UUID, account: Account) -> None:
 
 def told(world: World, payment: UUID, kind: str) -> list[Any]:
     with world.engine.connect() as connection:
-        return list(connection.execute(select(events).filter_by(payment_id=payment, type=kind)))
+        return list(connection.execute(select(billing_events).filter_by(payment_id=payment, type=kind)))
 
 
 def assert_clean(world: World, payment: UUID) -> None:

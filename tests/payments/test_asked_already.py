@@ -10,7 +10,7 @@ from sqlalchemy import update
 from shared.db.tables.accounts import payment_settings
 from shared.db.tables.payments import payments
 from shared.messaging.jobs import ChargePayment
-from shared.payments.operator.charge import Refused, Seen, WouldCharge, preview_charge, request_charge
+from shared.payments.operator.charge import ChargeSnapshot, Refused, WouldCharge, preview_charge, request_charge
 from simulator.issuer.stories import DeclinesThenPays
 from tests.seed import Account
 from tests.world import World
@@ -23,9 +23,11 @@ def account(world: World) -> Account:
     return account
 
 
-def ask(world: World, payment: UUID, who: str = "anna", seen: Seen | None = None) -> ChargePayment | Refused:
+def ask(
+    world: World, payment: UUID, who: str = "anna", snapshot: ChargeSnapshot | None = None
+) -> ChargePayment | Refused:
     with world.engine.begin() as connection:
-        return request_charge(connection, payment, f"operator:{who}", "she called", world.clock.now(), seen)
+        return request_charge(connection, payment, f"operator:{who}", "she called", world.clock.now(), snapshot)
 
 
 def look(world: World, payment: UUID) -> WouldCharge:
@@ -42,10 +44,10 @@ def refusal(answer: ChargePayment | Refused) -> str:
 
 def test_who_asks_second_is_told_who_did_and_when_and_money_moves_once(world: World, account: Account) -> None:
     payment = world.owes(account)
-    seen = look(world, payment).seen
-    assert isinstance(ask(world, payment, seen=seen), ChargePayment)
+    snapshot = look(world, payment).snapshot
+    assert isinstance(ask(world, payment, snapshot=snapshot), ChargePayment)
     world.clock.set(world.clock.now() + timedelta(seconds=5))
-    second = ask(world, payment, "ben", seen)
+    second = ask(world, payment, "ben", snapshot)
     assert refusal(second) == "operator:anna asked for it already, at 2026-11-01 09:00:00 UTC"
     assert world.trail(payment)[-1] == ("charge_not_attempted", refusal(second))
     with world.engine.connect() as connection:
@@ -98,38 +100,38 @@ def test_an_attempt_under_way_names_who_asked_for_it(world: World, account: Acco
 
 def test_another_amount_than_was_seen_is_refused(world: World, account: Account) -> None:
     payment = world.owes(account)
-    seen = look(world, payment).seen
+    snapshot = look(world, payment).snapshot
     with world.engine.begin() as connection:
         connection.execute(update(payments).where(payments.c.id == payment).values(amount_minor=7_00))
-    said = refusal(ask(world, payment, seen=seen))
+    said = refusal(ask(world, payment, snapshot=snapshot))
     assert said == "it isn't what you saw any more: the amount was USD 5.00 and is USD 7.00 now"
     assert world.payment(payment).requested_by is None
-    assert isinstance(ask(world, payment, seen=look(world, payment).seen), ChargePayment)
+    assert isinstance(ask(world, payment, snapshot=look(world, payment).snapshot), ChargePayment)
 
 
 def test_another_card_than_was_seen_is_refused(world: World, account: Account) -> None:
     payment = world.owes(account)
-    seen = look(world, payment).seen
+    snapshot = look(world, payment).snapshot
     world.card_of(account, "pm_card_mastercard", brand="mastercard")
-    said = refusal(ask(world, payment, seen=seen))
+    said = refusal(ask(world, payment, snapshot=snapshot))
     assert "the card was visa ending in 4242 and is mastercard ending in 4444 now" in said
 
 
 def test_new_data_of_the_same_card_are_refused(world: World, account: Account) -> None:
     payment = world.owes(account)
-    seen = look(world, payment).seen
+    snapshot = look(world, payment).snapshot
     with world.engine.begin() as connection:
         connection.execute(update(payment_settings).values(card_revision=payment_settings.c.card_revision + 1))
-    assert refusal(ask(world, payment, seen=seen)).endswith("any more: the card's data changed")
+    assert refusal(ask(world, payment, snapshot=snapshot)).endswith("any more: the card's data changed")
 
 
 def test_an_attempt_made_meanwhile_is_refused_so_that_a_form_sent_twice_charges_once(world: World) -> None:
     account = world.account("A-1")
     world.card_of(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
     payment = world.owes(account)
-    seen = look(world, payment).seen
-    ask(world, payment, seen=seen)
+    snapshot = look(world, payment).snapshot
+    ask(world, payment, snapshot=snapshot)
     world.charge(payment)
     assert world.payment(payment).state == "retry_scheduled"
-    assert refusal(ask(world, payment, seen=seen)).endswith("any more: attempt 1 was made since")
-    assert isinstance(ask(world, payment, seen=replace(seen, attempt_count=1)), ChargePayment)
+    assert refusal(ask(world, payment, snapshot=snapshot)).endswith("any more: attempt 1 was made since")
+    assert isinstance(ask(world, payment, snapshot=replace(snapshot, attempt_count=1)), ChargePayment)

@@ -18,7 +18,7 @@ from shared.domain.states import Lane, Trigger
 from shared.gateway.port import Answer, Outcome, ProcessorGateway
 from shared.payments.claim import Claimed, NotClaimed, claim_charge
 from shared.payments.record_outcome import record_answer, record_observation
-from shared.payments.state_changes import Because, lock_payment, make_due_now
+from shared.payments.state_changes import Cause, lock_payment, make_due_now
 from simulator.faults.scripted_answers import Arrival, NoFaults
 from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays
 from tests.invoicing.month_start import wait_for_waiter
@@ -76,7 +76,7 @@ def test_when_a_request_leaves_its_attempt_is_committed_and_no_transaction_is_op
     account = world.account("A-1")
     world.card_of(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
     payment = world.owes(account)
-    seen: list[tuple[str, int, str | None, int]] = []
+    snapshot: list[tuple[str, int, str | None, int]] = []
 
     def look(request: str) -> None:
         with other_engine.connect() as connection:
@@ -85,13 +85,13 @@ def test_when_a_request_leaves_its_attempt_is_committed_and_no_transaction_is_op
             known = connection.execute(
                 text("SELECT count(*) FROM payment_intents WHERE stripe_payment_intent_id IS NOT NULL")
             ).scalar_one()
-        seen.append((request, still_open, state, known))
+        snapshot.append((request, still_open, state, known))
 
     watch(world, look)
     world.charge(payment)
     world.clock.set(world.payment(payment).next_attempt_at)
     world.charge(payment)
-    assert seen == [
+    assert snapshot == [
         ("create_payment_intent", 0, "started", 0),
         ("confirm_payment_intent", 0, "started", 1),  # its id is committed before it can move money
         ("confirm_payment_intent", 0, "started", 1),
@@ -246,9 +246,9 @@ def test_a_person_is_refused_while_an_attempt_is_under_way(world: World, account
     payment = world.owes(account)
     claim(world, payment)
     with world.engine.begin() as connection:
-        because = Because("operator:anna", world.clock.now(), "customer called")
+        cause = Cause("operator:anna", world.clock.now(), "customer called")
         assert not make_due_now(
-            connection, lock_payment(connection, payment), Lane.INTERACTIVE, Trigger.OPERATOR, because
+            connection, lock_payment(connection, payment), Lane.INTERACTIVE, Trigger.OPERATOR, cause
         )
 
 
@@ -311,9 +311,9 @@ def test_a_second_charge_of_a_paid_payment_is_booked_and_found(world: World, acc
     world.charge(payment)
     (intent,) = world.intents(payment)
     gateway = world.runtime.gateways["global"]
-    seen = gateway.retrieve_payment_intent(intent.stripe_payment_intent_id).payment_intent
-    assert seen is not None
-    another = replace(seen, latest_charge_id="ch_another", amount_received_minor=4_00)
+    snapshot = gateway.retrieve_payment_intent(intent.stripe_payment_intent_id).payment_intent
+    assert snapshot is not None
+    another = replace(snapshot, latest_charge_id="ch_another", amount_received_minor=4_00)
     for _ in range(2):  # told twice, found once
         record_observation(
             world.runtime, intent.id, Answer(Outcome.SUCCEEDED, "seen", payment_intent=another), actor="stripe"

@@ -43,9 +43,9 @@ def test_create_and_confirm_are_two_requests_with_their_own_keys(world: World) -
     world.card_of(account)
     payment = world.owes(account)
     world.charge(payment)
-    sent = [seen for seen in world.simulator.requests("payment_intents") if seen.method == "POST"]
-    assert [seen.path.rsplit("/", 1)[-1] for seen in sent] == ["payment_intents", "confirm"]
-    assert [seen.idempotency_key for seen in sent] == [
+    sent = [snapshot for snapshot in world.simulator.requests("payment_intents") if snapshot.method == "POST"]
+    assert [snapshot.path.rsplit("/", 1)[-1] for snapshot in sent] == ["payment_intents", "confirm"]
+    assert [snapshot.idempotency_key for snapshot in sent] == [
         f"duecourse-create-{payment}-1",
         f"duecourse-charge-{payment}-1",
     ]
@@ -179,7 +179,9 @@ def test_what_meets_the_cancellation_goes_on_at_once(world: World) -> None:
     assert row.state == "due"
     assert row.next_attempt_at < world.clock.now()
     assert row.decline_count == 10, "a canceled PaymentIntent asked no issuer"
-    assert ChargePayment(payment, "batch") in world.rung or ChargePayment(payment, "interactive") in world.rung
+    assert (
+        ChargePayment(payment, "batch") in world.enqueued or ChargePayment(payment, "interactive") in world.enqueued
+    )
 
 
 def test_a_person_who_cancels_at_the_processor_is_not_overruled(world: World) -> None:
@@ -220,7 +222,7 @@ def test_a_card_registered_while_the_old_one_declines_is_charged(world: World) -
     world.charge(payment)
     row = world.payment(payment)
     assert (row.state, row.lane, row.trigger) == ("due", "interactive", "card_registered")
-    assert ChargePayment(payment, "interactive") in world.rung
+    assert ChargePayment(payment, "interactive") in world.enqueued
     world.charge(payment)
     assert world.charged(payment) == [5_00]
 
@@ -250,6 +252,6 @@ def test_paying_the_last_unpaid_payment_makes_the_standing_good_again(world: Wor
     assert standings == ["past_due"] * 6 + ["marked_for_suspension", "good"]
     with world.engine.connect() as connection:
         told = connection.execute(
-            text("SELECT after ->> 'standing' FROM events WHERE type = 'standing_changed' ORDER BY id")
+            text("SELECT after ->> 'standing' FROM billing_events WHERE type = 'standing_changed' ORDER BY id")
         )
         assert [row[0] for row in told] == ["past_due", "marked_for_suspension", "good"]

@@ -10,14 +10,14 @@ from sqlalchemy import select, text
 from shared.accounts.standing import lock_account, update_standing
 from shared.accounts.suspension_marks import LONGEST_SPARED, SPARED_FOR, Stands, mark_account, unmark_account
 from shared.db.tables.accounts import accounts
-from shared.db.tables.system import events
+from shared.db.tables.system import billing_events
 from shared.domain.states import Lane, PaymentState, Standing
 from shared.explain.explanation import explain_payment
 from shared.messaging.jobs import ChargePayment, RetryPayments
 from shared.payments.operator.charge import Refused, request_charge
-from shared.payments.operator.decisions import Held, Released, hold_payment, release_payment, request_ending
+from shared.payments.operator.decisions import Held, Released, hold_payment, release_payment, request_close
 from shared.payments.outcome_handlers import UNTIL_RELEASED
-from shared.payments.state_changes import Because
+from shared.payments.state_changes import Cause
 from simulator.issuer.stories import AlwaysDeclines
 from tests.seed import Account, add_run
 from tests.world import World
@@ -58,7 +58,7 @@ def unmark(
 
 def told(world: World, **where: Any) -> list[Any]:
     with world.engine.connect() as connection:
-        return list(connection.execute(select(events).filter_by(**where).order_by(events.c.id)))
+        return list(connection.execute(select(billing_events).filter_by(**where).order_by(billing_events.c.id)))
 
 
 def comes_next(world: World, payment: UUID) -> str:
@@ -163,7 +163,7 @@ def test_the_first_and_the_last_day_of_a_hold_are_taken(world: World, account: A
 def test_what_is_paid_or_being_ended_is_not_held_and_what_is_not_held_is_not_released(
     world: World, account: Account
 ) -> None:
-    paid, ending, free = world.owes(account), world.owes(account, ending_as="void"), world.owes(account)
+    paid, ending, free = world.owes(account), world.owes(account, pending_close_as="void"), world.owes(account)
     world.charge(paid)
     for payment, refused in (
         (paid, hold(world, paid)),
@@ -206,9 +206,9 @@ def daily_run(world: World, day: str) -> None:
     with world.engine.begin() as connection:
         run_id = add_run(connection, day, job="daily-retries")
     for _ in range(5):
-        world.rung.clear()
+        world.enqueued.clear()
         retry_payments(world.runtime, run_id)
-        if RetryPayments(run_id) not in world.rung:
+        if RetryPayments(run_id) not in world.enqueued:
             return
     raise AssertionError("the run isn't through")
 
@@ -328,8 +328,8 @@ def test_the_machine_and_a_person_at_once_wait_for_each_other(world: World, acco
     in_trouble(world, account)
     with world.engine.begin() as connection:
         row = lock_account(connection, account.id)
-        because = Because("scheduler", world.clock.now(), "daily run")
-        update_standing(connection, row, world.policy, date(2026, 11, 1), because)
+        cause = Cause("scheduler", world.clock.now(), "daily run")
+        update_standing(connection, row, world.policy, date(2026, 11, 1), cause)
     refused = mark(world, account)
     assert isinstance(refused, Refused)
 
@@ -339,7 +339,7 @@ def test_ending_a_payment_in_trouble_gives_the_account_its_standing_back(world: 
     daily_run(world, "2026-11-01")
     assert world.standing(account) == "marked_for_suspension"
     with world.engine.begin() as connection:
-        request_ending(
+        request_close(
             connection, world.policy, payment, PaymentState.UNCOLLECTIBLE, ANNA, "bankrupt", world.clock.now()
         )
     assert world.payment(payment).state == "uncollectible"

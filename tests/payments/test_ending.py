@@ -13,11 +13,11 @@ from shared.accounts.registrations import Registration
 from shared.db.tables.accounts import invoices
 from shared.db.tables.payments import payments
 from shared.domain.states import Lane, PaymentState
-from shared.messaging.jobs import ChargePayment, EndPayment
-from shared.payments.cancellation import Ended
+from shared.messaging.jobs import ChargePayment, ClosePayment
+from shared.payments.cancellation import Closed
 from shared.payments.daily_retries import preview_retries
 from shared.payments.operator.charge import Refused, preview_charge, request_charge
-from shared.payments.operator.decisions import TakenBack, hold_payment
+from shared.payments.operator.decisions import CloseWithdrawn, hold_payment
 from shared.payments.record_outcome import record_observation
 from shared.reconciliation.verify import Scope, audit
 from simulator.issuer.stories import AlwaysDeclines, Pays
@@ -60,9 +60,9 @@ def test_a_payment_that_was_never_asked_for_ends_at_once(
     world: World, account: Account, as_: PaymentState, word: str
 ) -> None:
     payment = world.owes(account)
-    assert ask_to_end(world, payment, as_) == Ended(payment, as_)
+    assert ask_to_end(world, payment, as_) == Closed(payment, as_)
     row = world.payment(payment)
-    assert (row.state, row.ending_as, row.next_attempt_at) == (as_, None, None)
+    assert (row.state, row.pending_close_as, row.next_attempt_at) == (as_, None, None)
     assert row.state_reason == f"{word} by operator:anna: billed by mistake"
     assert [kind for kind, _ in world.trail(payment)] == ["ending_requested", "payment_moved"]
     (moved,) = told(world, payment, "payment_moved")
@@ -80,7 +80,7 @@ def test_a_payment_without_a_card_and_one_that_waits_for_a_transfer_end_at_once(
     )
     world.charge(waiting)
     for payment in (waiting, transfer):
-        assert isinstance(ask_to_end(world, payment), Ended)
+        assert isinstance(ask_to_end(world, payment), Closed)
         assert world.payment(payment).state == "void"
 
 
@@ -88,7 +88,7 @@ def test_a_held_payment_may_be_ended(world: World, account: Account) -> None:
     payment = declined(world, account)
     with world.engine.begin() as connection:
         hold_payment(connection, world.policy, payment, None, ANNA, "disputed", world.clock.now())
-    assert ask_to_end(world, payment) == EndPayment(payment)
+    assert ask_to_end(world, payment) == ClosePayment(payment)
     end(world, payment)
     assert (world.payment(payment).state, world.payment(payment).held_until) == ("void", None)
 
@@ -102,8 +102,8 @@ def test_void_voids_the_invoice_and_a_write_off_leaves_it(world: World) -> None:
     with world.engine.begin() as connection:
         run_id = add_run(connection)
     generate_invoices(world.runtime, run_id)
-    while world.rung:
-        world.rung.clear()
+    while world.enqueued:
+        world.enqueued.clear()
         generate_invoices(world.runtime, run_id)
     with world.engine.connect() as connection:
         for row in connection.execute(
@@ -137,14 +137,14 @@ def test_void_voids_the_invoice_and_a_write_off_leaves_it(world: World) -> None:
 
 def test_a_payment_ends_only_when_its_payment_intent_was_seen_canceled(world: World, account: Account) -> None:
     payment = declined(world, account)
-    assert ask_to_end(world, payment, WRITTEN_OFF) == EndPayment(payment)
+    assert ask_to_end(world, payment, WRITTEN_OFF) == ClosePayment(payment)
     waiting = world.payment(payment)
-    assert (waiting.state, waiting.ending_as) == ("retry_scheduled", "uncollectible")
-    assert due(world) == {EndPayment(payment)}
+    assert (waiting.state, waiting.pending_close_as) == ("retry_scheduled", "uncollectible")
+    assert due(world) == {ClosePayment(payment)}
     end(world, payment)
     assert status_there(world, payment) == "canceled"
     row = world.payment(payment)
-    assert (row.state, row.ending_as) == ("uncollectible", None)
+    assert (row.state, row.pending_close_as) == ("uncollectible", None)
     assert row.state_reason == "written off by operator:anna: billed by mistake"
     (intent,) = world.intents(payment)
     cancel = world.attempts(payment)[-1]
@@ -165,7 +165,7 @@ def test_from_the_request_on_nothing_charges_it(world: World, account: Account) 
         assert isinstance(refused, Refused)
         assert "wants it voided" in refused.reason
         assert isinstance(preview_charge(connection, payment, world.clock.now()), Refused)
-    assert due(world) == {EndPayment(payment)}, "neither the lane nor the daily run has it"
+    assert due(world) == {ClosePayment(payment)}, "neither the lane nor the daily run has it"
     assert sent(world, "/confirm") == confirms
 
 
@@ -175,8 +175,11 @@ def test_the_daily_run_leaves_it_alone(world: World, account: Account) -> None:
     world.clock.set(world.clock.now() + timedelta(days=1))
     with world.engine.begin() as connection:
         run_id = add_run(connection, "2026-11-02", job="daily-retries")
-        seen = preview_retries(connection, world.policy.coverage("global"), world.clock.now())
-    assert (seen.payments, [(one.reason, one.payments) for one in seen.skipped]) == (1, [("being_ended", 1)])
+        snapshot = preview_retries(connection, world.policy.coverage("global"), world.clock.now())
+    assert (snapshot.payments, [(one.reason, one.payments) for one in snapshot.skipped]) == (
+        1,
+        [("being_ended", 1)],
+    )
     retry_payments(world.runtime, run_id)
     assert (world.payment(payment).state, world.payment(other).state) == ("retry_scheduled", "due")
 
@@ -208,12 +211,12 @@ def test_a_card_registered_meanwhile_does_not_charge_it_and_charges_it_once_it_i
     ask_to_end(world, payment)
     register(world, account)
     world.charge(payment)
-    assert (world.payment(payment).state, due(world)) == ("needs_payment_method", {EndPayment(payment)})
+    assert (world.payment(payment).state, due(world)) == ("needs_payment_method", {ClosePayment(payment)})
     assert world.trail(payment)[-1] == (
         "charge_not_attempted",
         "a card was registered, but an operator is ending the payment",
     )
-    assert take_back(world, payment) == TakenBack(payment, None)
+    assert take_back(world, payment) == CloseWithdrawn(payment, None)
     assert ChargePayment(payment, Lane.INTERACTIVE) in due(world), "no wake-up is lost (I15)"
     world.charge(payment)
     assert world.charged(payment) == [5_00]
@@ -228,7 +231,7 @@ def test_it_waits_for_an_attempt_that_may_be_taking_the_money(world: World, wire
     refused = ask_to_end(world, payment)
     assert isinstance(refused, Refused)
     assert refused.reason == "attempt 1 may be taking the money (unknown)"
-    assert world.payment(payment).ending_as is None
+    assert world.payment(payment).pending_close_as is None
     (event,) = told(world, payment, "decision_refused")
     assert event.data == {"asked_for": "be voided", "asked_because": "billed by mistake"}
 
@@ -267,7 +270,7 @@ def test_money_that_came_in_first_is_booked_and_the_wish_is_over(
         record_observation(world.runtime, intent.id, answer, "stripe")
     end(world, payment)
     row = world.payment(payment)
-    assert (row.state, row.ending_as) == ("paid", None)
+    assert (row.state, row.pending_close_as) == ("paid", None)
     assert world.charged(payment) == [5_00]
     (event,) = told(world, payment, "ending_overtaken")
     assert event.reason == "the money came in before it was voided, as operator:anna wanted"
@@ -290,7 +293,7 @@ def test_a_webhook_of_success_while_the_cancellation_is_under_way_pays_it(
 
     wire.before["cancel_payment_intent"] = pays_and_we_are_told
     end(world, payment)
-    assert (world.payment(payment).state, world.payment(payment).ending_as) == ("paid", None)
+    assert (world.payment(payment).state, world.payment(payment).pending_close_as) == ("paid", None)
     assert world.charged(payment) == [5_00]
     assert [attempt.state for attempt in world.attempts(payment)] == ["declined", "succeeded"]
     assert_clean(world, payment)
@@ -306,7 +309,7 @@ def test_of_a_charge_and_a_request_at_once_one_comes_first_and_the_other_sees_it
     (refused,) = answers
     assert isinstance(refused, Refused), "the attempt was committed before its request left"
     wire.before.clear()
-    assert isinstance(ask_to_end(world, payment), EndPayment)
+    assert isinstance(ask_to_end(world, payment), ClosePayment)
     world.clock.set(world.clock.now() + timedelta(days=3))
     wire.before["cancel_payment_intent"] = lambda: world.charge(payment)
     end(world, payment)

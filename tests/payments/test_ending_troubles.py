@@ -8,9 +8,9 @@ import pytest
 from shared.domain.states import Lane
 from shared.explain.explanation import explain_payment
 from shared.gateway.port import Answer, Outcome
-from shared.messaging.jobs import ChargePayment, EndPayment, SettleAttempt
+from shared.messaging.jobs import ChargePayment, ClosePayment, SettleAttempt
 from shared.payments.operator.charge import Refused
-from shared.payments.operator.decisions import TakenBack
+from shared.payments.operator.decisions import CloseWithdrawn
 from simulator.issuer.stories import NeedsAuthentication
 from tests.payments.endings import (
     WRITTEN_OFF,
@@ -70,9 +70,9 @@ def test_a_cancellation_without_an_answer_is_settled_and_the_payment_ends(
     settle_last(world, payment)
     if "before" in when:
         assert world.attempts(payment)[-1].state == "not_sent"
-        assert world.payment(payment).ending_as == "void"
+        assert world.payment(payment).pending_close_as == "void"
         world.machine.pass_(seconds=30)
-        assert due(world) == {EndPayment(payment)}
+        assert due(world) == {ClosePayment(payment)}
         end(world, payment)
     assert world.payment(payment).state == "void"
     assert status_there(world, payment) == "canceled"
@@ -89,7 +89,7 @@ def test_a_processor_that_is_away_is_asked_again_after_a_pause(world: World, wir
     assert len(world.attempts(payment)) == 2
     wire.after.clear()
     world.machine.pass_(seconds=10)
-    assert due(world) == {EndPayment(payment)}
+    assert due(world) == {ClosePayment(payment)}
     end(world, payment)
     assert world.payment(payment).state == "void"
     assert [attempt.state for attempt in world.attempts(payment)] == ["declined", "not_sent", "canceled"]
@@ -112,15 +112,17 @@ def test_a_create_without_an_answer_is_repeated_under_its_key_and_what_it_made_i
     world: World, wire: Wire, account: Account
 ) -> None:
     payment = with_an_unanswered_create(world, wire, account)
-    assert ask_to_end(world, payment) == EndPayment(payment), "it may be there, and nobody knows its id"
+    assert ask_to_end(world, payment) == ClosePayment(payment), "it may be there, and nobody knows its id"
     assert world.payment(payment).state == "due"
     end(world, payment)
     assert world.payment(payment).state == "void"
     (intent,) = world.intents(payment)
     assert intent.closed_reason == "canceled"
     assert status_there(world, payment) == "canceled"
-    made = [seen for seen in world.simulator.requests(limit=10_000) if seen.path == "/v1/payment_intents"]
-    assert len({seen.idempotency_key for seen in made}) == 1
+    made = [
+        snapshot for snapshot in world.simulator.requests(limit=10_000) if snapshot.path == "/v1/payment_intents"
+    ]
+    assert len({snapshot.idempotency_key for snapshot in made}) == 1
     assert_clean(world, payment)
 
 
@@ -135,7 +137,7 @@ def test_killed_between_that_create_and_its_cancellation_it_goes_on_by_itself(
     wire.after.clear()
     let_the_lease_run_out(world)
     settle_last(world, payment)
-    assert world.payment(payment).ending_as == "void"
+    assert world.payment(payment).pending_close_as == "void"
     world.machine.pass_(seconds=30)
     end(world, payment)
     assert (world.payment(payment).state, status_there(world, payment)) == ("void", "canceled")
@@ -162,7 +164,7 @@ def test_a_person_takes_it_back_until_the_cancellation_has_begun(world: World, a
     payment = declined(world, account)
     before = world.payment(payment)
     ask_to_end(world, payment)
-    assert take_back(world, payment) == TakenBack(payment, None)
+    assert take_back(world, payment) == CloseWithdrawn(payment, None)
     assert world.payment(payment) == before
     (event,) = told(world, payment, "ending_taken_back")
     assert (event.actor, event.reason) == ("operator:bob", "it was right")
@@ -178,7 +180,7 @@ def test_what_is_due_when_it_is_taken_back_is_rung_for(world: World, account: Ac
     payment = declined(world, account)
     ask_to_end(world, payment)
     world.clock.set(world.clock.now() + timedelta(days=2))
-    assert take_back(world, payment) == TakenBack(payment, ChargePayment(payment, Lane.BATCH))
+    assert take_back(world, payment) == CloseWithdrawn(payment, ChargePayment(payment, Lane.BATCH))
 
 
 @pytest.mark.parametrize("reason", ["", "  "])
@@ -187,7 +189,7 @@ def test_without_a_reason_nothing_is_ended_or_taken_back(world: World, account: 
     assert isinstance(ask_to_end(world, payment, reason=reason), Refused)
     ask_to_end(world, payment)
     assert isinstance(take_back(world, payment, reason), Refused)
-    assert world.payment(payment).ending_as == "void"
+    assert world.payment(payment).pending_close_as == "void"
     for other in (ask_to_end(world, payment, WRITTEN_OFF), ask_to_end(world, uuid4()), take_back(world, uuid4())):
         assert isinstance(other, Refused)
 

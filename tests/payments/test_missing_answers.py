@@ -13,7 +13,7 @@ from shared.domain.states import Lane, Trigger
 from shared.gateway.port import Answer, Outcome
 from shared.payments.claim import Claimed, claim_charge
 from shared.payments.record_outcome import record_answer, record_observation
-from shared.payments.state_changes import Because, lock_payment, make_due_now
+from shared.payments.state_changes import Cause, lock_payment, make_due_now
 from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays
 from tests.payments.wire import (
     UNANSWERED,
@@ -62,9 +62,9 @@ def test_an_unknown_attempt_blocks_every_other_path(world: World, wire: Wire, ac
     for _ in range(3):
         world.charge(payment)
     with world.engine.begin() as connection:
-        because = Because("operator:anna", world.clock.now(), "customer called")
+        cause = Cause("operator:anna", world.clock.now(), "customer called")
         row = lock_payment(connection, payment)
-        assert not make_due_now(connection, row, Lane.INTERACTIVE, Trigger.OPERATOR, because)
+        assert not make_due_now(connection, row, Lane.INTERACTIVE, Trigger.OPERATOR, cause)
     assert sent(world, "/confirm") == 1
 
 
@@ -348,6 +348,6 @@ def test_a_late_event_of_a_closed_payment_intent_changes_nothing(world: World, a
     first, second = world.intents(payment)
     before = world.payment(payment)
     assert (first.closed_reason, second.closed_reason, before.state) == ("canceled", None, "retry_scheduled")
-    seen = world.runtime.gateways["global"].retrieve_payment_intent(first.stripe_payment_intent_id)
-    record_observation(world.runtime, first.id, seen, actor="stripe")
+    snapshot = world.runtime.gateways["global"].retrieve_payment_intent(first.stripe_payment_intent_id)
+    record_observation(world.runtime, first.id, snapshot, actor="stripe")
     assert world.payment(payment) == before

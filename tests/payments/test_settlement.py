@@ -10,8 +10,8 @@ from sqlalchemy import text, update
 
 from shared.db.session import in_transaction
 from shared.db.tables.payments import payment_attempts
-from shared.explain.unknown_attempts import attempts_in_doubt
-from shared.gateway.port import Answer, PaymentIntentSeen
+from shared.explain.unknown_attempts import unknown_attempts
+from shared.gateway.port import Answer, PaymentIntentSnapshot
 from shared.messaging.jobs import SettleAttempt
 from shared.payments.operator.charge import Refused, request_charge, request_look_up
 from simulator.issuer.stories import AlwaysDeclines, NeedsAuthentication
@@ -33,8 +33,8 @@ def shows(status: str, **changes: Any) -> Any:
 
     def change(answer: Answer) -> Answer:
         assert answer.payment_intent is not None
-        seen: PaymentIntentSeen = replace(answer.payment_intent, status=status, **changes)
-        return replace(answer, payment_intent=seen)
+        snapshot: PaymentIntentSnapshot = replace(answer.payment_intent, status=status, **changes)
+        return replace(answer, payment_intent=snapshot)
 
     return change
 
@@ -156,7 +156,7 @@ def test_a_look_at_something_the_processor_does_not_know_leaves_it_in_doubt(
 
 def attempts_in_doubt_ids(world: World) -> list[UUID]:
     with world.engine.connect() as connection:
-        return [one.attempt_id for one in attempts_in_doubt(connection, world.machine())]
+        return [one.attempt_id for one in unknown_attempts(connection, world.machine())]
 
 
 def test_an_outage_of_days_calls_for_a_person_after_an_hour_and_then_daily(
@@ -240,7 +240,7 @@ def test_what_is_in_doubt_is_listed_with_its_age_until_it_is_settled(
     in_doubt(world, wire, payment)
     world.machine.pass_(hours=5)
     with world.engine.connect() as connection:
-        (one,) = attempts_in_doubt(connection, world.machine())
+        (one,) = unknown_attempts(connection, world.machine())
     assert (one.payment_id, one.amount_minor, one.currency) == (payment, 12_34, "USD")
     assert abs(one.age - timedelta(hours=5)) < timedelta(minutes=5)
     settle_last(world, payment)

@@ -13,7 +13,7 @@ from tests.world import World
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE events SET reason = 'another'",
+        "UPDATE billing_events SET reason = 'another'",
         "UPDATE receipts SET amount_minor = amount_minor + 1",
         "DELETE FROM receipts",
     ],

@@ -50,5 +50,6 @@ def settle_last(world: World, payment: UUID) -> None:
 
 def sent(world: World, what: str) -> int:
     return sum(
-        seen.path.endswith(what) and seen.method == "POST" for seen in world.simulator.requests(limit=10_000)
+        snapshot.path.endswith(what) and snapshot.method == "POST"
+        for snapshot in world.simulator.requests(limit=10_000)
     )

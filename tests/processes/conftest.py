@@ -85,7 +85,7 @@ class LivingCompany(Company):
             time.sleep(POLL_S)
 
     @cached_property
-    def people(self) -> list[str]:
+    def users(self) -> list[str]:
         """Accounts in `global`, imported, each with a card of its own; the first ones' cards are bad."""
         names = [f"A-{number:03d}" for number in range(ACCOUNTS)]
         self._import(
@@ -109,7 +109,7 @@ class LivingCompany(Company):
 
     @property
     def good_people(self) -> list[str]:
-        return self.people[len(BAD_CARDS) :]
+        return self.users[len(BAD_CARDS) :]
 
     def import_fees(self, accounts: Sequence[str]) -> None:
         """What a company does at the end of a month."""

@@ -12,7 +12,7 @@ from shared.bulk.progress import CHUNK
 from shared.clock import machine_now
 from shared.domain.roles import Role
 from shared.operations.sessions import begin_session
-from shared.operations.users import add_person
+from shared.operations.users import add_user
 from tests.dashboard.conftest import Browser
 from tests.processes.conftest import LivingCompany
 from web.dashboard.auth import SESSION_COOKIE
@@ -25,16 +25,16 @@ REASON = "the outage is over"
 def operator(company: LivingCompany, stack: ExitStack) -> Browser:
     """Somebody at the dashboard of the running web process."""
     with company.engine.begin() as connection:
-        person = add_person(connection, "anna", Role.OPERATOR, None, "test", machine_now())
-        token = begin_session(connection, person.id, None, "test", machine_now())
+        user = add_user(connection, "anna", Role.OPERATOR, None, "test", machine_now())
+        token = begin_session(connection, user.id, None, "test", machine_now())
     client = httpx.Client(base_url=company.stack.web_url, timeout=30, cookies={SESSION_COOKIE: token})
-    return Browser(stack.enter_context(client), person)
+    return Browser(stack.enter_context(client), user)
 
 
 def confirm_charge_of_all_that_is_due(anna: Browser) -> str:
     """See the preview, confirm it, and return the bulk action's id."""
-    seen = anna.get("/bulk/new", action="charge", state="due").text
-    form = seen.split('action="/dashboard/bulk/new"')[1].split("</form>")[0]
+    snapshot = anna.get("/bulk/new", action="charge", state="due").text
+    form = snapshot.split('action="/dashboard/bulk/new"')[1].split("</form>")[0]
     fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', form))
     fields.pop("token")
     answer = anna.post("/bulk/new", reason=REASON, **{name: html.unescape(value) for name, value in fields.items()})
@@ -71,13 +71,14 @@ def test_a_worker_is_killed_between_two_chunks_of_a_bulk_action(company: LivingC
         company.wait_until(lambda: company.scalar(through), "the bulk action is through")
         assert {row.state: row.n for row in company.rows(items)} == {"done": len(names)}
         moved = company.rows(
-            "SELECT payment_id FROM events WHERE type = 'payment_rescheduled' AND reason = :reason", reason=REASON
+            "SELECT payment_id FROM billing_events WHERE type = 'payment_rescheduled' AND reason = :reason",
+            reason=REASON,
         )
         assert len(moved) == len({row.payment_id for row in moved}) == len(names), "decided about once each"
         company.duecourse("queues", "resume", "batch", "--reason", "it is back")
         company.wait_until_quiet()
         company.assert_each_paid_once(period, len(names))
-        book = company.rows("SELECT * FROM actions WHERE subject = :id ORDER BY id", id=bulk_id)
+        book = company.rows("SELECT * FROM audit_log WHERE subject = :id ORDER BY id", id=bulk_id)
         assert [(line.action, line.actor, line.reason, line.outcome) for line in book] == [
             ("bulk.start", "operator:anna", REASON, "started"),
             ("bulk.finish", "operator:anna", REASON, "finished"),

@@ -50,7 +50,7 @@ def is_waiting_for_lines(company: LivingCompany) -> bool:
 
 
 def test_invoicing_worker_charging_worker_and_scheduler_are_killed_once_each(company: LivingCompany) -> None:
-    company.import_fees(company.people)
+    company.import_fees(company.users)
     restarts = {name: company.supervisor.restarts(name) for name in ("worker-batch", "scheduler")}
     company.set_latency(LATENCY_MS)
 
@@ -88,7 +88,7 @@ def test_invoicing_worker_charging_worker_and_scheduler_are_killed_once_each(com
 
 def test_a_worker_that_is_told_twice_to_stop_finishes_the_charges_in_its_hands(company: LivingCompany) -> None:
     company.add_fees(company.good_people[:40])
-    unknown = "SELECT count(*) FROM events WHERE type = 'attempt_became_unknown'"
+    unknown = "SELECT count(*) FROM billing_events WHERE type = 'attempt_became_unknown'"
     before, restarts = company.scalar(unknown), company.supervisor.restarts("worker-batch")
     company.set_latency(1_000)
     period = company.end_month()

@@ -19,10 +19,10 @@ from shared.db.tables.accounts import payment_settings
 from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import runs
 from shared.domain.states import ENDED, OPEN_ATTEMPT, AttemptState, Lane, RunState, Trigger
-from shared.gateway.port import StripeEventSeen
+from shared.gateway.port import StripeEventSnapshot
 from shared.messaging.jobs import DAILY_RETRIES, ChargePayment, Job, RetryPayments
 from shared.payments.operator.charge import request_charge
-from shared.payments.state_changes import Because, lock_payment, make_due_now
+from shared.payments.state_changes import Cause, lock_payment, make_due_now
 from shared.runtime import Runtime
 from simulator.client import SimulatorClient
 from tests.diaries.conftest import only
@@ -119,7 +119,7 @@ class Contender:
             clock=moment,
             machine_now=machine_now,
             gateways=make_gateways(simulator_url, [coverage], read_timeout_s=60.0),
-            ring=self._ring,
+            enqueue=self._enqueue,
             lease=LEASE,
         )
         self._slow_workers: dict[UUID, SlowWorker] = {}
@@ -148,7 +148,7 @@ class Contender:
             if isinstance(job, ChargePayment):
                 charge_payment(self.runtime, job.payment_id)
 
-    def _ring(self, jobs: Iterable[Job]) -> bool:
+    def _enqueue(self, jobs: Iterable[Job]) -> bool:
         self._rung.extend(jobs)
         return True
 
@@ -198,8 +198,8 @@ class Contender:
             payment = lock_payment(connection, bound.payment_id)
             if payment.state in ENDED or payment.held_until is not None:
                 return False
-            because = Because("customer", bound.at, "Activate was clicked")
-            return make_due_now(connection, payment, Lane.INTERACTIVE, Trigger.CUSTOMER, because)
+            cause = Cause("customer", bound.at, "Activate was clicked")
+            return make_due_now(connection, payment, Lane.INTERACTIVE, Trigger.CUSTOMER, cause)
 
         if in_transaction(self._engine, work):
             charge_payment(self.runtime, bound.payment_id)
@@ -241,7 +241,7 @@ class Contender:
             time.sleep(0.002)
         self._slow_workers[bound.payment_id].go_on()
 
-    def tell(self, event: StripeEventSeen) -> None:
+    def tell(self, event: StripeEventSnapshot) -> None:
         """Stripe tells us: the web process stores it, a worker applies it."""
         store_event(self._engine, self._coverage, event)
         runtime = self._with_clock(ANSWER_IS_LATE + self.index * CLOCKS_DIFFER)
@@ -266,16 +266,16 @@ class Contender:
         found = self._http.get("/v1/payment_intents", params={"limit": 20}).raise_for_status().json()["data"]
         return [one["id"] for one in found if _is_of(one, payment_id)]
 
-    def _events_of(self, payment_id: UUID) -> list[StripeEventSeen]:
+    def _events_of(self, payment_id: UUID) -> list[StripeEventSnapshot]:
         types = {f"types[{place}]": f"payment_intent.{word}" for place, word in enumerate(PAYMENT_INTENT_EVENTS)}
         found = self._http.get("/v1/events", params={"limit": 20, **types}).raise_for_status().json()["data"]
         return [read_event(one) for one in reversed(found) if _is_of(one["data"]["object"], payment_id)]
 
 
-def read_event(raw: dict[str, Any]) -> StripeEventSeen:
+def read_event(raw: dict[str, Any]) -> StripeEventSnapshot:
     """An event of the processor's list, as a webhook's envelope."""
     created_at = datetime.fromtimestamp(raw["created"], UTC)
-    return StripeEventSeen(raw["id"], raw["type"], raw["data"]["object"]["id"], raw["livemode"], created_at)
+    return StripeEventSnapshot(raw["id"], raw["type"], raw["data"]["object"]["id"], raw["livemode"], created_at)
 
 
 def _is_of(raw: dict[str, Any], payment_id: UUID) -> bool:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import structlog
 
-from shared.gateway.port import StripeEventSeen
+from shared.gateway.port import StripeEventSnapshot
 from tests.races.plan import Round
 
 #: Seconds until a process that doesn't come to the start, or back from it, is given up; a loaded machine is slow.
@@ -44,7 +44,7 @@ class Bound:
     round: Round
     at: datetime
     payment_id: UUID
-    registration: tuple[StripeEventSeen, ...]  # what Stripe tells of the new card
+    registration: tuple[StripeEventSnapshot, ...]  # what Stripe tells of the new card
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Deliveries:
     database_url: str
     simulator_url: str
     coverage: str
-    events: tuple[StripeEventSeen, ...]
+    events: tuple[StripeEventSnapshot, ...]
 
 
 @dataclass(frozen=True)

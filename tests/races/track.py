@@ -15,7 +15,7 @@ from scheduler.tick import tick
 from shared.clock import machine_now
 from shared.db.tables.payments import payments
 from shared.domain.calendar import Period
-from shared.gateway.port import StripeEventSeen
+from shared.gateway.port import StripeEventSnapshot
 from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
 from shared.messaging.jobs import (
     ApplyStripeEvent,
@@ -142,7 +142,7 @@ class Track:
 
     def _deliver_late(self) -> None:
         """Everything that Stripe has to tell comes now, in any order, some of it to two processes at once."""
-        shares: list[list[StripeEventSeen]] = [[] for _ in range(len(self.racers))]
+        shares: list[list[StripeEventSnapshot]] = [[] for _ in range(len(self.racers))]
         newest = next(self.listed("events"))["id"]
         for event in self._events():
             for index in self.chance.sample(range(len(shares)), self.chance.choice((1, 1, 2))):
@@ -161,7 +161,7 @@ class Track:
             day = self.now.date() + timedelta(days=1)
             self.world.clock.set(datetime.combine(day, ROUND_AT, UTC))
             self.world.machine.now = max(self.world.machine.now, machine_now()) + LONG
-            self.world.rung += tick(self.world.engine, self.world.policy, self.now)
+            self.world.enqueued += tick(self.world.engine, self.world.policy, self.now)
             for _ in range(SWEEPS):
                 jobs = self._due_jobs()
                 if not jobs:
@@ -173,12 +173,12 @@ class Track:
 
     def _due_jobs(self) -> list[Job]:
         """What was rung for and what the sweep finds, each once."""
-        rung = [self.world.rung.pop(0) for _ in range(len(self.world.rung))]
-        parameters = Moment(self.now, self.world.machine()).parameters(webhook_rings_within=timedelta(0))
+        enqueued = [self.world.enqueued.pop(0) for _ in range(len(self.world.enqueued))]
+        parameters = Moment(self.now, self.world.machine()).parameters(webhook_enqueues_within=timedelta(0))
         with self.world.engine.connect() as connection:
             for source in SOURCES:
-                rung += [source.job(row) for row in connection.execute(source.query, parameters)]
-        return list(dict.fromkeys(rung))
+                enqueued += [source.job(row) for row in connection.execute(source.query, parameters)]
+        return list(dict.fromkeys(enqueued))
 
     def _do(self, job: Job) -> None:
         runtime = self.world.runtime
@@ -200,9 +200,9 @@ class Track:
 
     # -- the processor's lists
 
-    def _events(self) -> list[StripeEventSeen]:
+    def _events(self) -> list[StripeEventSnapshot]:
         """What happened at the processor since all was delivered the last time, of what we are told."""
-        found: list[StripeEventSeen] = []
+        found: list[StripeEventSnapshot] = []
         for raw in self.listed("events"):
             if raw["id"] == self.delivered_up_to:
                 break
@@ -227,19 +227,19 @@ def running_track(engine: Engine, database_url: str, racers: Racers, seed: int) 
     policy, machine = only(COVERAGE), MachineClock()
     racers.moment.set(OPENS_AT)
     with running_simulator(clock=racers.moment, faults=Jitter(seed)) as simulator:
-        rung: list[Job] = []
+        enqueued: list[Job] = []
         runtime = Runtime(
             policy=policy,
             engine=engine,
             clock=racers.moment,
             machine_now=machine,
             gateways=make_gateways(simulator.url, [COVERAGE], read_timeout_s=60.0),
-            ring=lambda jobs: bool(rung.extend(jobs)),
+            enqueue=lambda jobs: bool(enqueued.extend(jobs)),
             lease=LEASE,
         )
         tick(engine, policy, OPENS_AT)
         with httpx.Client(
             base_url=simulator.url, auth=(api_key(COVERAGE), ""), trust_env=False, timeout=60
         ) as http:
-            world = World(engine, policy, racers.moment, machine, simulator, runtime, rung)
+            world = World(engine, policy, racers.moment, machine, simulator, runtime, enqueued)
             yield Track(world, racers, database_url, http, random.Random(seed))

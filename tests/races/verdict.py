@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import select, text
 
 from shared.db.tables.payments import payment_attempts, payments
-from shared.db.tables.system import events, stripe_events
+from shared.db.tables.system import billing_events, stripe_events
 from shared.domain.states import (
     ATTEMPT_MOVES,
     OPEN_ATTEMPT,
@@ -78,9 +78,9 @@ def _charges(track: Track, raced: list[Bound]) -> Iterator[str]:
 
 def _declines(track: Track) -> Iterator[str]:
     """A decline counts once, whoever told of it: dunning and the marking for suspension go by the count."""
-    became_declined = select(events.c.payment_id).where(
-        events.c.type.in_(("attempt_answered", "attempt_settled")),
-        events.c.after["state"].astext == AttemptState.DECLINED,
+    became_declined = select(billing_events.c.payment_id).where(
+        billing_events.c.type.in_(("attempt_answered", "attempt_settled")),
+        billing_events.c.after["state"].astext == AttemptState.DECLINED,
     )
     with track.world.engine.connect() as connection:
         declines = Counter(connection.scalars(became_declined))
@@ -96,8 +96,8 @@ def _moves(track: Track) -> Iterator[str]:
     """The trail holds only moves that the tables of states allow; whether it has gaps is the audit's question."""
     with track.world.engine.connect() as connection:
         for event in connection.execute(
-            select(events).where(
-                events.c.type.in_(
+            select(billing_events).where(
+                billing_events.c.type.in_(
                     ("payment_moved", "attempt_answered", "attempt_settled", "attempt_became_unknown")
                 )
             )
@@ -124,11 +124,11 @@ def _open_ends(track: Track) -> Iterator[str]:
 
 def _events(track: Track) -> Iterator[str]:
     """Each of Stripe's events was applied, and once."""
-    event_id = events.c.data["stripe_event_id"].astext.label("stripe_event_id")
+    event_id = billing_events.c.data["stripe_event_id"].astext.label("stripe_event_id")
     with track.world.engine.connect() as connection:
         applied = Counter(
             row.stripe_event_id
-            for row in connection.execute(select(event_id).where(events.c.type == "stripe_event_applied"))
+            for row in connection.execute(select(event_id).where(billing_events.c.type == "stripe_event_applied"))
         )
         for row in connection.execute(select(stripe_events)):
             times = applied[row.stripe_event_id]

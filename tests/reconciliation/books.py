@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Row, text
 
-from shared.gateway.port import Answer, ChargeSeen, Outcome, Page, PaymentIntentSeen
+from shared.gateway.port import Answer, ChargeReadBack, Outcome, Page, PaymentIntentSnapshot
 from shared.messaging.jobs import RECONCILIATION
 from tests.seed import Account, add_run
 from tests.world import World
@@ -58,7 +58,7 @@ class Night:
 
     def intent_there(
         self, payment: UUID | str | None, amount_minor: int = 5_00, ordinal: int = 1, **more: Any
-    ) -> PaymentIntentSeen:
+    ) -> PaymentIntentSnapshot:
         """An unconfirmed PaymentIntent with our metadata, or without any, that our books know nothing of."""
         self.made += 1
         metadata = {}
@@ -77,16 +77,16 @@ class Night:
             **more,
         }
         gateway = self.world.runtime.gateways[self.account.coverage]
-        seen = gateway.create_payment_intent(parameters, f"test-{uuid4()}").payment_intent
-        assert seen is not None
-        return seen
+        snapshot = gateway.create_payment_intent(parameters, f"test-{uuid4()}").payment_intent
+        assert snapshot is not None
+        return snapshot
 
     def charge_there(self, payment: UUID | str | None, amount_minor: int = 5_00, **more: Any) -> str:
         """A charge that our books know nothing of; its id."""
-        seen = self.intent_there(payment, amount_minor, **more)
+        snapshot = self.intent_there(payment, amount_minor, **more)
         gateway = self.world.runtime.gateways[self.account.coverage]
         card = "pm_card_visa" if more.get("customer", "") is None else self.card
-        answer = gateway.confirm_payment_intent(seen.stripe_id, card, f"test-{uuid4()}")
+        answer = gateway.confirm_payment_intent(snapshot.stripe_id, card, f"test-{uuid4()}")
         assert answer.charge_id is not None, answer
         return answer.charge_id
 
@@ -112,11 +112,11 @@ class Night:
         gateway = self.world.runtime.gateways[self.account.coverage]
         page, retrieve = gateway.charge_page, gateway.retrieve_charge
 
-        def charge_page(*arguments: Any) -> Page[ChargeSeen]:
+        def charge_page(*arguments: Any) -> Page[ChargeReadBack]:
             listed = page(*arguments)
             return Page(tuple(replace(one, stripe_payment_intent_id=None) for one in listed.items), listed.after)
 
-        def retrieve_charge(stripe_id: str) -> ChargeSeen:
+        def retrieve_charge(stripe_id: str) -> ChargeReadBack:
             return replace(retrieve(stripe_id), stripe_payment_intent_id=None)
 
         gateway.charge_page = charge_page  # type: ignore[method-assign]
@@ -124,9 +124,9 @@ class Night:
 
     def status_there(self, stripe_id: str) -> str:
         gateway = self.world.runtime.gateways[self.account.coverage]
-        seen = gateway.retrieve_payment_intent(stripe_id).payment_intent
-        assert seen is not None
-        return seen.status
+        snapshot = gateway.retrieve_payment_intent(stripe_id).payment_intent
+        assert snapshot is not None
+        return snapshot.status
 
     # -- the night
 

@@ -16,7 +16,7 @@ from cli import findings_commands, reconcile_commands
 from shared.db.session import in_transaction
 from shared.explain.descriptions import MEANING_OF_FINDING
 from shared.payments.receipts import Finding, write_finding
-from shared.payments.state_changes import Because
+from shared.payments.state_changes import Cause
 from shared.reconciliation.classify import Kind
 from shared.settings import Settings
 from tests.cli.terminal import variables_of
@@ -68,7 +68,9 @@ def test_reconcile_mends_in_the_name_of_who_typed_it(night: Night, terminal: Ter
     assert result.exit_code == 0, result.output
     assert night.world.payment(payment).state == "paid"
     with night.world.engine.connect() as connection:
-        latest = "SELECT actor FROM events WHERE payment_id = :id AND type = 'payment_moved' ORDER BY id DESC"
+        latest = (
+            "SELECT actor FROM billing_events WHERE payment_id = :id AND type = 'payment_moved' ORDER BY id DESC"
+        )
         actor = connection.execute(text(latest), {"id": payment}).scalars().first()
         assert connection.scalar(text("SELECT count(*) FROM listed_charges")) == 0
     assert str(actor).startswith("operator:")
@@ -95,7 +97,8 @@ def test_what_is_found_is_listed_with_its_meaning_and_resolved_by_name(night: Ni
     assert again.exit_code == 1
     with night.world.engine.connect() as connection:
         types = connection.scalars(
-            text("SELECT type FROM events WHERE data ->> 'subject' = :subject ORDER BY id"), {"subject": charge}
+            text("SELECT type FROM billing_events WHERE data ->> 'subject' = :subject ORDER BY id"),
+            {"subject": charge},
         ).all()
     assert types == ["finding_opened", "finding_resolved"]
     assert reconcile(terminal).exit_code == 1, "it is counted still"
@@ -128,8 +131,8 @@ def test_a_processor_that_is_away_makes_reconcile_unfinished(
 def test_a_resolved_finding_comes_back_only_with_other_facts(night: Night) -> None:
     def write(received_minor: int) -> None:
         found = Finding("amount_differs", "global", "ch_1", {"received_minor": received_minor, "currency": "USD"})
-        because = Because("reconciliation", night.world.clock.now(), "a test")
-        in_transaction(night.world.engine, lambda connection: write_finding(connection, found, because))
+        cause = Cause("reconciliation", night.world.clock.now(), "a test")
+        in_transaction(night.world.engine, lambda connection: write_finding(connection, found, cause))
 
     def resolve(who: str) -> None:
         night.plant("UPDATE findings SET resolved_at = now(), resolved_by = :who, resolution = 'x'", who=who)
@@ -148,7 +151,9 @@ def test_a_resolved_finding_comes_back_only_with_other_facts(night: Night) -> No
     write(7)
     assert len(night.findings()) == 1, "what the machine put right and sees again is open again"
     with night.world.engine.connect() as connection:
-        told = connection.scalars(text("SELECT type FROM events WHERE type LIKE 'finding%' ORDER BY id")).all()
+        told = connection.scalars(
+            text("SELECT type FROM billing_events WHERE type LIKE 'finding%' ORDER BY id")
+        ).all()
     assert told == ["finding_opened", "finding_reopened", "finding_changed", "finding_reopened"]
 
 

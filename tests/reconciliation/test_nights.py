@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from scheduler.tick import tick
 from shared.domain.schedule import RunKey
-from shared.gateway.port import Answer, ChargeSeen, GatewayUnavailableError, Outcome, Page
+from shared.gateway.port import Answer, ChargeReadBack, GatewayUnavailableError, Outcome, Page
 from shared.messaging.jobs import RECONCILIATION, ReconcileCharges
 from shared.reconciliation import charges as charges_phase
 from shared.reconciliation import repair as act
@@ -163,7 +163,7 @@ def test_a_processor_that_gives_no_answer_leaves_the_run_unfinished_and_said(
     planted = plant_one_of_each(night)
     run_id = night.ask()
 
-    def away(*_arguments: object) -> Page[ChargeSeen]:
+    def away(*_arguments: object) -> Page[ChargeReadBack]:
         raise GatewayUnavailableError("APIConnectionError: no message")
 
     with monkeypatch.context() as patched:
@@ -178,7 +178,7 @@ def test_a_processor_that_gives_no_answer_leaves_the_run_unfinished_and_said(
         assert _is_due(night)
         reconcile_charges(night.world.runtime, run_id)  # in trouble still
     with night.world.engine.connect() as connection:
-        told = connection.scalar(text("SELECT count(*) FROM events WHERE type = 'run_in_trouble'"))
+        told = connection.scalar(text("SELECT count(*) FROM billing_events WHERE type = 'run_in_trouble'"))
     assert told == 1, "not at each repetition"
     night.world.machine.pass_(seconds=REST.total_seconds() + 1)
     _assert_each_once(night, night.go_on(run_id), planted)
@@ -235,7 +235,7 @@ def test_a_finding_is_not_written_on_the_lists_word_alone(night: Night) -> None:
     gateway = night.world.runtime.gateways["global"]
     page = gateway.charge_page
 
-    def stale(*arguments: Any) -> Page[ChargeSeen]:
+    def stale(*arguments: Any) -> Page[ChargeReadBack]:
         listed = page(*arguments)
         return Page(tuple(replace(one, amount_captured_minor=1) for one in listed.items), listed.after)
 
@@ -292,7 +292,7 @@ def test_a_second_worker_on_the_same_run_writes_nothing(night: Night, monkeypatc
     page = gateway.charge_page
     counts: list[dict[str, Any]] = []
 
-    def page_while_another_finishes(*arguments: Any) -> Page[ChargeSeen]:
+    def page_while_another_finishes(*arguments: Any) -> Page[ChargeReadBack]:
         monkeypatch.setattr(gateway, "charge_page", page)
         counts.append(night.go_on(run_id))
         return page(*arguments)

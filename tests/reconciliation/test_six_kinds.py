@@ -191,8 +191,8 @@ def test_payment_intents_of_payments_that_are_not_here_are_counted_and_left_alon
     counts = night.reconcile()
     assert counts["payment_intents_of_unknown_payments"] == 1
     assert counts["payment_intents_of_others"] == 1
-    for seen in (theirs, strangers):
-        assert night.status_there(seen.stripe_id) == "requires_payment_method"
+    for snapshot in (theirs, strangers):
+        assert night.status_there(snapshot.stripe_id) == "requires_payment_method"
     assert night.findings() == []
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, Row, select
 
 from scheduler.app import SchedulerApp
 from shared.clock import BusinessClock, ManualClock
-from shared.db.tables.system import events, runs
+from shared.db.tables.system import billing_events, runs
 from shared.messaging.jobs import Job
 from shared.policy import Policy
 from tests.seed import default_policy
@@ -21,11 +21,11 @@ class Bell:
     """What was rung for, and how many messages it says are waiting in each queue."""
 
     def __init__(self) -> None:
-        self.rung: list[Job] = []
+        self.enqueued: list[Job] = []
         self.waiting: dict[str, int] = {}
 
-    def ring(self, jobs: Iterable[Job]) -> bool:
-        self.rung.extend(jobs)
+    def enqueue(self, jobs: Iterable[Job]) -> bool:
+        self.enqueued.extend(jobs)
         return True
 
     def waiting_in(self, queue: str) -> int:
@@ -33,7 +33,7 @@ class Bell:
 
     def taken(self) -> list[Job]:
         """What was rung for since the last time."""
-        taken, self.rung = self.rung, []
+        taken, self.enqueued = self.enqueued, []
         return taken
 
 
@@ -81,7 +81,7 @@ def make_app(
     made: list[SchedulerApp] = []
 
     def make(
-        clock: BusinessClock = clock, ring: Any = bell.ring, waiting_in: Any = bell.waiting_in
+        clock: BusinessClock = clock, enqueue: Any = bell.enqueue, waiting_in: Any = bell.waiting_in
     ) -> SchedulerApp:
         app = SchedulerApp(
             database_url=database_url,
@@ -89,7 +89,7 @@ def make_app(
             policy=policy,
             clock=clock,
             machine_now=machine,
-            ring=ring,
+            enqueue=enqueue,
             waiting_in=waiting_in,
         )
         made.append(app)
@@ -108,4 +108,8 @@ def all_runs(engine: Engine) -> list[tuple[str, str, str, str]]:
 
 def trail(engine: Engine, event_type: str) -> list[Row[Any]]:
     with engine.connect() as connection:
-        return list(connection.execute(select(events).where(events.c.type == event_type).order_by(events.c.id)))
+        return list(
+            connection.execute(
+                select(billing_events).where(billing_events.c.type == event_type).order_by(billing_events.c.id)
+            )
+        )

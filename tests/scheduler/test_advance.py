@@ -35,12 +35,12 @@ class Hands:
     def __init__(self, engine: Engine, policy: Policy) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._runtime = Runtime(
-            policy, engine, VirtualClock(engine), machine_now, {}, self.ring, timedelta(minutes=5)
+            policy, engine, VirtualClock(engine), machine_now, {}, self.enqueue, timedelta(minutes=5)
         )
         self._thread = threading.Thread(target=self._work)
         self._thread.start()
 
-    def ring(self, jobs: Iterable[Job]) -> bool:
+    def enqueue(self, jobs: Iterable[Job]) -> bool:
         for job in jobs:
             self._jobs.put(job)
         return True
@@ -87,7 +87,7 @@ def living(database_url: str, engine: Engine, policy: Policy) -> Iterator[Schedu
         policy=policy,
         clock=VirtualClock(engine),
         machine_now=machine_now,
-        ring=hands.ring,
+        enqueue=hands.enqueue,
         waiting_in=lambda _queue: 0,
     )
     # Intervals far apart: whatever happens within the test's seconds happened because the clock moved.
@@ -207,7 +207,7 @@ def test_work_that_nobody_does_is_named_and_the_clock_stays_at_its_stop(
         policy=policy,
         clock=VirtualClock(engine),
         machine_now=machine_now,
-        ring=lambda jobs: bool(list(jobs)) or True,
+        enqueue=lambda jobs: bool(list(jobs)) or True,
         waiting_in=lambda _queue: 0,
     )
     app.start(60, 60, listens=True)

@@ -35,7 +35,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def runtime(engine: Engine, policy: Policy, clock: ManualClock, machine: MachineTime, bell: Bell) -> Runtime:
-    return Runtime(policy, engine, clock, machine, {}, bell.ring, timedelta(minutes=5))
+    return Runtime(policy, engine, clock, machine, {}, bell.enqueue, timedelta(minutes=5))
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_a_run_killed_after_any_chunk_and_started_again_ends_the_same(
         pass
 
     def ring_and_die(jobs: Any) -> bool:
-        bell.ring(jobs)
+        bell.enqueue(jobs)
         raise KilledError
 
     dying = Runtime(runtime.policy, engine, runtime.clock, runtime.machine_now, {}, ring_and_die, runtime.lease)
@@ -225,18 +225,18 @@ def test_a_long_run_rings_for_its_next_turn_and_leaves_the_mass_of_charges_to_th
     monkeypatch: Any,
 ) -> None:
     monkeypatch.setattr(use_case, "CHUNK_MOVED", 2)
-    monkeypatch.setattr(use_case, "RING_AT_MOST", 4)
+    monkeypatch.setattr(use_case, "ENQUEUE_AT_MOST", 4)
     for _ in range(6):
         add_retry(engine, account)
 
     def slowly(jobs: Any) -> bool:
         machine.pass_(11)
-        return bell.ring(jobs)
+        return bell.enqueue(jobs)
 
     slow = Runtime(runtime.policy, engine, runtime.clock, machine, {}, slowly, runtime.lease)
     retry_payments(slow, run_id)
     assert run_row(engine, run_id).state == RunState.RUNNING
-    assert bell.rung[-1].name == "retry_payments"
+    assert bell.enqueued[-1].name == "retry_payments"
     for _ in range(10):
         retry_payments(slow, run_id)
     assert run_row(engine, run_id).state == RunState.FINISHED
@@ -258,12 +258,18 @@ def test_days_past_due_count_without_any_attempt(
             waiting_for_revision_after=0,
             due_on=date(2026, 11, 1),
         )
-    seen: dict[str, str] = {}
+    snapshot: dict[str, str] = {}
     for day in range(1, 17):
         clock_at = datetime(2026, 11, day, 9, tzinfo=UTC)
         if clock_at < NINE:
             runtime_today = Runtime(
-                runtime.policy, engine, ManualClock(clock_at), runtime.machine_now, {}, runtime.ring, runtime.lease
+                runtime.policy,
+                engine,
+                ManualClock(clock_at),
+                runtime.machine_now,
+                {},
+                runtime.enqueue,
+                runtime.lease,
             )
         else:
             clock.set(clock_at)
@@ -271,10 +277,10 @@ def test_days_past_due_count_without_any_attempt(
         with engine.begin() as connection:
             run_id = add_run(connection, f"2026-11-{day:02d}", job=DAILY_RETRIES, scheduled_for_at=clock_at)
         retry_payments(runtime_today, run_id)
-        seen[f"{day:02d}"] = standing(engine, account)
+        snapshot[f"{day:02d}"] = standing(engine, account)
         marked = 1 if day == 15 else 0
         assert run_row(engine, run_id).counts["marked"] == marked
-    assert seen == {
+    assert snapshot == {
         "01": Standing.GOOD,
         **{f"{day:02d}": Standing.PAST_DUE for day in range(2, 15)},
         "15": Standing.MARKED_FOR_SUSPENSION,

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from scheduler.tick import tick
 from shared.clock import ManualClock, VirtualClock
-from shared.db.billing_events import TrailEvent, record_event
+from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.system import business_clock
 from shared.domain.schedule import RunKey
 from shared.domain.states import AttemptState, Lane
@@ -46,7 +46,7 @@ def test_two_schedulers_and_a_month_change_make_one_run_per_coverage(
     for thread in threads:
         thread.join()
     assert monthly(engine) == OCTOBER
-    assert len([job for job in bell.rung if isinstance(job, GenerateInvoices)]) == 2
+    assert len([job for job in bell.enqueued if isinstance(job, GenerateInvoices)]) == 2
     assert len(trail(engine, "run_scheduled")) == len(all_runs(engine))
 
 
@@ -194,7 +194,7 @@ def test_a_defect_in_one_turn_does_not_end_the_scheduler(
     def ring_badly(jobs: object) -> bool:
         raise RuntimeError("a defect")
 
-    app = make_app(ring=ring_badly)
+    app = make_app(enqueue=ring_badly)
     app.tick()
     clock.set(OCTOBER_ENDS)
     app.tick()
@@ -241,8 +241,8 @@ def test_a_pause_that_an_outage_made_long_ends_when_others_are_answered(
             confirm_allowed_at=now - timedelta(seconds=80),
             finished_at=now,
         )
-        event = TrailEvent("attempt_answered", now, "worker", attempt_id=attempt, after={"state": "succeeded"})
+        event = BillingEvent("attempt_answered", now, "worker", attempt_id=attempt, after={"state": "succeeded"})
         record_event(connection, event)
     app.sweep()
-    assert ChargePayment(pausing, Lane.BATCH) in bell.rung
+    assert ChargePayment(pausing, Lane.BATCH) in bell.enqueued
     assert len(trail(engine, "backoff_ended")) == 1

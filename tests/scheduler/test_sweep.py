@@ -9,12 +9,12 @@ import pytest
 import redis
 from sqlalchemy import Connection, Engine, insert, update
 
-from scheduler.sweep import PATIENCE, REMEMBER_AT_MOST, RING_BELOW, RungLately, Sweep
+from scheduler.sweep import ENQUEUE_BELOW, PATIENCE, REMEMBER_AT_MOST, RecentlyEnqueued, Sweep
 from shared.db.tables.accounts import payment_settings
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.db.tables.system import runs, stripe_events
 from shared.domain.states import AttemptState, Lane, PaymentState, RunState, StripeEventState
-from shared.messaging.broker import make_broker, make_ring, waiting_messages
+from shared.messaging.broker import make_broker, make_enqueue, waiting_messages
 from shared.messaging.jobs import (
     BATCH,
     DAILY_RETRIES,
@@ -37,7 +37,7 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture
 def sweep(engine: Engine, bell: Bell) -> Sweep:
-    return Sweep(engine, bell.ring, bell.waiting_in)
+    return Sweep(engine, bell.enqueue, bell.waiting_in)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_a_payment_whose_time_has_come_is_rung_for_on_its_lane(
         ({"held_until": NOW + HOUR}, False),
         ({"held_until": datetime(9999, 12, 31, tzinfo=UTC)}, False),
         ({"held_until": NOW}, True),
-        ({"state": PaymentState.VOID, "ending_as": "void"}, False),
+        ({"state": PaymentState.VOID, "pending_close_as": "void"}, False),
         ({"state": PaymentState.AWAITING_TRANSFER}, False),
         ({"state": PaymentState.VOID}, False),
         ({"state": PaymentState.PAID, "paid_at": NOW}, False),
@@ -276,10 +276,10 @@ def test_a_full_queue_is_left_alone_and_the_others_are_not(
     with engine.begin() as connection:
         add_payment(connection, account, 100)
         urgent = add_payment(connection, account, 100, lane=Lane.INTERACTIVE)
-    bell.waiting = {BATCH: RING_BELOW}
+    bell.waiting = {BATCH: ENQUEUE_BELOW}
     assert sweep(Moment(NOW, machine())) == {"due payments, interactive": 1}
     assert bell.taken() == [ChargePayment(urgent, Lane.INTERACTIVE)]
-    bell.waiting = {BATCH: RING_BELOW - 1, INTERACTIVE: 1}
+    bell.waiting = {BATCH: ENQUEUE_BELOW - 1, INTERACTIVE: 1}
     assert sweep(Moment(NOW, machine())) == {"due payments, batch": 1}
 
 
@@ -303,7 +303,7 @@ def test_another_leader_without_the_memory_rings_again(
     with engine.begin() as connection:
         add_payment(connection, account, 100)
     sweep(Moment(NOW, machine()))
-    Sweep(engine, bell.ring, bell.waiting_in)(Moment(NOW, machine()))
+    Sweep(engine, bell.enqueue, bell.waiting_in)(Moment(NOW, machine()))
     assert len(bell.taken()) == 2
 
 
@@ -311,7 +311,7 @@ def test_what_redis_did_not_take_is_rung_again_at_once(
     engine: Engine, account: Account, machine: MachineTime, bell: Bell
 ) -> None:
     answers = iter([False, True])
-    sweep = Sweep(engine, lambda jobs: bell.ring(jobs) and next(answers), bell.waiting_in)
+    sweep = Sweep(engine, lambda jobs: bell.enqueue(jobs) and next(answers), bell.waiting_in)
     with engine.begin() as connection:
         add_payment(connection, account, 100)
     for _ in range(2):
@@ -320,7 +320,7 @@ def test_what_redis_did_not_take_is_rung_again_at_once(
 
 
 def test_the_memory_is_bounded(machine: MachineTime) -> None:
-    lately = RungLately()
+    lately = RecentlyEnqueued()
     start = machine()
     for _ in range(12):
         lately.note([ChargePayment(uuid4(), Lane.BATCH) for _ in range(10_000)], machine.pass_(1))
@@ -333,7 +333,7 @@ def test_a_flushed_redis_heals_at_the_next_sweep(
     engine: Engine, account: Account, machine: MachineTime, redis_url: str
 ) -> None:
     broker = make_broker(redis_url)
-    sweep = Sweep(engine, make_ring(broker), lambda queue: waiting_messages(broker, queue))
+    sweep = Sweep(engine, make_enqueue(broker), lambda queue: waiting_messages(broker, queue))
     with engine.begin() as connection:
         for _ in range(20):
             add_payment(connection, account, 100)
@@ -353,7 +353,7 @@ def test_a_redis_that_is_away_is_waited_for(
         raise redis.ConnectionError("away")
 
     waiting_in: list[Callable[[str], int]] = [away]
-    sweep = Sweep(engine, bell.ring, lambda queue: waiting_in[0](queue))
+    sweep = Sweep(engine, bell.enqueue, lambda queue: waiting_in[0](queue))
     with engine.begin() as connection:
         add_payment(connection, account, 100)
     assert sweep(Moment(NOW, machine())) == {}

@@ -7,7 +7,7 @@ from sqlalchemy import Engine, insert
 
 from shared.db.tables.operators import bulk_actions
 from shared.domain.states import AttemptState, PaymentState
-from shared.messaging.jobs import ApplyBulkAction, EndPayment
+from shared.messaging.jobs import ApplyBulkAction, ClosePayment
 from tests.scheduler.conftest import MachineTime
 from tests.scheduler.test_sweep import HOUR, NOW, add_attempt, due_jobs
 from tests.seed import Account, add_account, add_card, add_payment
@@ -29,12 +29,12 @@ def test_what_a_person_wants_ended_is_ended_and_not_charged_whatever_its_state_a
             account,
             100,
             state=state,
-            ending_as="void",
+            pending_close_as="void",
             held_until=NOW + HOUR,
             backoff_until=machine() + timedelta(seconds=10),
         )
     assert due_jobs(engine, machine()) == set(), "it backs off from an outage"
-    assert due_jobs(engine, machine.pass_(10)) == {EndPayment(payment_id)}
+    assert due_jobs(engine, machine.pass_(10)) == {ClosePayment(payment_id)}
     with engine.begin() as connection:
         add_attempt(connection, account, payment_id, AttemptState.STARTED, lease_expires_at=machine() + HOUR)
     assert due_jobs(engine, machine()) == set(), "its cancellation is under way"
@@ -50,10 +50,10 @@ def test_what_waits_for_a_card_and_is_to_be_ended_is_not_woken_by_one(
             100,
             state=PaymentState.NEEDS_PAYMENT_METHOD,
             waiting_for_revision_after=0,
-            ending_as="uncollectible",
+            pending_close_as="uncollectible",
         )
         add_card(connection, account)
-    assert due_jobs(engine, machine()) == {EndPayment(payment_id)}
+    assert due_jobs(engine, machine()) == {ClosePayment(payment_id)}
 
 
 @pytest.mark.parametrize(("state", "is_due"), [("running", True), ("stopped", False), ("finished", False)])

@@ -67,8 +67,8 @@ def make_books(world: World) -> Books:
             add_fee(connection, accounts[name], amount)
         run_id = add_run(connection)
     generate_invoices(world.runtime, run_id)
-    while world.rung:
-        world.rung.clear()
+    while world.enqueued:
+        world.enqueued.clear()
         generate_invoices(world.runtime, run_id)
     with world.engine.connect() as connection:
         of_account = {

@@ -31,7 +31,7 @@ A_RECEIPT = """
 """
 LONG_AGO = "'2026-01-01T00:00:00Z'"
 #: The row's own trail was written a moment ago by the machine's clock; a forgotten one's was not.
-SILENCE = f"UPDATE events SET created_at = {LONG_AGO}"
+SILENCE = f"UPDATE billing_events SET created_at = {LONG_AGO}"
 
 
 def charge_twice(books: Books) -> None:
@@ -177,7 +177,7 @@ FAULTS = (
     ),
     fault(
         "no-ending-forgotten",
-        "UPDATE payments SET ending_as = 'uncollectible' WHERE id = :declined",
+        "UPDATE payments SET pending_close_as = 'uncollectible' WHERE id = :declined",
         SILENCE,
         says="is retry_scheduled and is to be uncollectible; nobody cancels its PaymentIntent",
     ),
@@ -238,19 +238,19 @@ FAULTS = (
     ),
     fault(
         "trail-has-no-gap",
-        "DELETE FROM events WHERE payment_id = :paid AND type = 'payment_moved'",
-        "INSERT INTO events (at, type, actor, payment_id, before, after) "
+        "DELETE FROM billing_events WHERE payment_id = :paid AND type = 'payment_moved'",
+        "INSERT INTO billing_events (at, type, actor, payment_id, before, after) "
         f"""VALUES ({NOW}, 'payment_moved', 'x', :paid, '{{"state": "void"}}', '{{"state": "paid"}}')""",
         says="from void, where its trail was at due",
     ),
     fault(
         "trail-of-attempts",
-        "DELETE FROM events WHERE payment_id = :declined AND type IN ('attempt_started', 'attempt_answered')",
+        "DELETE FROM billing_events WHERE payment_id = :declined AND type IN ('attempt_started', 'attempt_answered')",
         says="is declined; its trail begins it 0 times, ends started",
     ),
     fault(
         "trail-of-invoices",
-        "INSERT INTO events (at, type, actor, payment_id, after) "
+        "INSERT INTO billing_events (at, type, actor, payment_id, after) "
         f"""VALUES ({NOW}, 'invoice_issued', 'x', :transfer, '{{"state": "awaiting_transfer"}}')""",
         says="was issued 2 times in the trail",
     ),
@@ -333,7 +333,7 @@ def test_every_check_has_a_planted_fault() -> None:
 
 
 def test_what_is_paid_and_still_waits_for_an_end_is_found(books: Books) -> None:
-    books.plant("UPDATE payments SET ending_as = 'void' WHERE id = :paid")
+    books.plant("UPDATE payments SET pending_close_as = 'void' WHERE id = :paid")
     assert names_broken(books.run()) == ["no-ending-forgotten"]
 
 
@@ -365,17 +365,17 @@ def test_a_charge_on_its_way_into_the_books_is_no_break(world: World) -> None:
     world.clock.set(world.clock.now() + timedelta(days=1))
     world.card_of(books.accounts["declined"])
     confirm = world.runtime.gateways["global"].confirm_payment_intent
-    seen: list[Report] = []
+    snapshot: list[Report] = []
 
     def confirm_and_audit(*arguments: str) -> object:
         answer = confirm(*arguments)
-        seen.append(books.run())
+        snapshot.append(books.run())
         return answer
 
     world.runtime.gateways["global"].confirm_payment_intent = confirm_and_audit
     world.charge(books.declined)
     assert world.charged(books.declined) == [12_00]
-    assert [names_broken(report) for report in seen] == [[]]
+    assert [names_broken(report) for report in snapshot] == [[]]
     assert books.run().is_clean
 
 

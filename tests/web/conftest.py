@@ -26,10 +26,10 @@ NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 class Bell:
     """A doorbell that remembers who rang."""
 
-    rung: list[Job] = field(default_factory=list)
+    enqueued: list[Job] = field(default_factory=list)
 
     def __call__(self, jobs: Iterable[Job]) -> bool:
-        self.rung += jobs
+        self.enqueued += jobs
         return True
 
 
@@ -74,7 +74,7 @@ def make_runtime(engine: Engine, bell: Callable[[Iterable[Job]], bool]) -> Runti
         clock=ManualClock(NOW),
         machine_now=machine_now,
         gateways={},
-        ring=bell,
+        enqueue=bell,
         lease=timedelta(seconds=300),
     )
 

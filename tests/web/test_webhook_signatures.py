@@ -48,7 +48,7 @@ def test_what_stripe_did_not_sign_just_now_is_refused_and_not_stored(
 ) -> None:
     assert web.post(body, signed) == 400
     assert web.stored() == []
-    assert web.bell.rung == []
+    assert web.bell.enqueued == []
 
 
 def test_a_signature_header_of_strange_bytes_is_refused(web: Web) -> None:

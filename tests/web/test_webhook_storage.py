@@ -11,7 +11,7 @@ from sqlalchemy import Engine, select, text
 
 from shared.db.tables.system import stripe_events
 from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
-from shared.messaging.broker import make_broker, make_ring, waiting_messages
+from shared.messaging.broker import make_broker, make_enqueue, waiting_messages
 from shared.messaging.jobs import INTERACTIVE, ApplyStripeEvent
 from tests.web.conftest import Bell, MakeWeb, Web, make_runtime, web_settings
 from tests.web.serving import running, wait_until
@@ -30,7 +30,7 @@ def test_web_stores_exactly_what_workers_handle() -> None:
 def test_an_event_sent_three_times_is_stored_and_rung_once(web: Web) -> None:
     assert [web.post_signed() for _ in range(3)] == [200, 200, 200]
     assert len(web.stored()) == 1
-    assert web.bell.rung == [ApplyStripeEvent("global", "evt_1")]
+    assert web.bell.enqueued == [ApplyStripeEvent("global", "evt_1")]
 
 
 def test_the_same_event_id_in_two_coverages_is_two_events(web: Web) -> None:
@@ -51,7 +51,7 @@ def test_an_event_sent_again_after_it_was_applied_stays_applied(web: Web, engine
 def test_a_type_without_a_handler_is_stored_as_ignored_and_rings_nobody(web: Web) -> None:
     assert web.post_signed(event_type="invoice.created") == 200
     assert [row.state for row in web.stored()] == ["ignored"]
-    assert web.bell.rung == []
+    assert web.bell.enqueued == []
 
 
 def test_a_database_that_is_down_makes_stripe_send_again(make_web: MakeWeb, dead_engine: Engine) -> None:
@@ -62,7 +62,7 @@ def test_a_database_that_is_down_makes_stripe_send_again(make_web: MakeWeb, dead
     )
     assert answer.status_code == 503
     assert answer.headers["Retry-After"] == "5"
-    assert down.bell.rung == []
+    assert down.bell.enqueued == []
 
 
 def test_connections_cut_by_a_restarted_database_cost_no_event(web: Web, engine: Engine) -> None:
@@ -77,8 +77,8 @@ def test_connections_cut_by_a_restarted_database_cost_no_event(web: Web, engine:
 
 
 def test_an_event_is_stored_though_redis_is_away(database_url: str, engine: Engine) -> None:
-    ring = make_ring(make_broker("redis://127.0.0.1:1/0"))
-    app = build_app(web_settings(database_url), make_runtime(engine, ring))
+    enqueue = make_enqueue(make_broker("redis://127.0.0.1:1/0"))
+    app = build_app(web_settings(database_url), make_runtime(engine, enqueue))
     with running(app) as url:
         assert post(url, event_body()) == 200
     with engine.connect() as connection:
@@ -87,7 +87,7 @@ def test_an_event_is_stored_though_redis_is_away(database_url: str, engine: Engi
 
 def test_a_stored_event_rings_on_the_interactive_lane(database_url: str, engine: Engine, redis_url: str) -> None:
     broker = make_broker(redis_url)
-    with running(build_app(web_settings(database_url), make_runtime(engine, make_ring(broker)))) as url:
+    with running(build_app(web_settings(database_url), make_runtime(engine, make_enqueue(broker)))) as url:
         assert post(url, event_body()) == 200
         wait_until(lambda: waiting_messages(broker, INTERACTIVE) == 1)
 

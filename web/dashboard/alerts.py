@@ -8,12 +8,12 @@ from shared.domain.states import RunState
 from shared.explain.descriptions import MEANING_OF_FINDING
 from shared.messaging.queue_depths import Depth
 from web.dashboard.formatting import count, span, words
-from web.dashboard.queries.alerts import COUNT_UP_TO, Troubles
-from web.dashboard.request_context import Visit
+from web.dashboard.queries.alerts import COUNT_UP_TO, AlertFigures
+from web.dashboard.request_context import RequestContext
 
 
 @dataclass(frozen=True)
-class Alarm:
+class Alert:
     """What is wrong and what to do; `link` is an address of ours with the words that lead there."""
 
     title: str
@@ -21,110 +21,112 @@ class Alarm:
     link: tuple[str, str] | None = None
 
 
-def alarms_of(
-    visit: Visit, troubles: Troubles, depths: Mapping[str, Depth] | None, *, has_doorbell: bool
-) -> list[Alarm]:
+def alerts_of(
+    context: RequestContext, figures: AlertFigures, depths: Mapping[str, Depth] | None, *, has_doorbell: bool
+) -> list[Alert]:
     """Return what needs somebody, the worst first."""
     return [
-        *_processes(troubles),
-        *_doorbell(visit, depths, has_doorbell=has_doorbell),
-        *_unknown(visit, troubles),
-        *_due(visit, troubles),
-        *_runs(visit, troubles),
-        *_pauses(visit, troubles),
-        *_findings(visit, troubles),
-        *_calls(visit, troubles),
+        *_processes(figures),
+        *_doorbell(context, depths, has_doorbell=has_doorbell),
+        *_unknown(context, figures),
+        *_due(context, figures),
+        *_runs(context, figures),
+        *_pauses(context, figures),
+        *_findings(context, figures),
+        *_calls(context, figures),
     ]
 
 
-def _processes(troubles: Troubles) -> Iterator[Alarm]:
-    if not troubles.is_scheduler_alive:
-        yield Alarm(
+def _processes(figures: AlertFigures) -> Iterator[Alert]:
+    if not figures.is_scheduler_alive:
+        yield Alert(
             "No scheduler leads: nothing becomes due by itself.",
             "Start the Procfile’s scheduler, or look into its log. What was due meanwhile is made up for.",
         )
-    if not troubles.has_worker:
-        yield Alarm(
+    if not figures.has_worker:
+        yield Alert(
             "No worker was heard of in the last 30 seconds: nobody is charged.",
             "Start the Procfile’s workers, or look into their log. What is due waits for them.",
         )
 
 
-def _doorbell(visit: Visit, depths: Mapping[str, Depth] | None, *, has_doorbell: bool) -> Iterator[Alarm]:
+def _doorbell(
+    context: RequestContext, depths: Mapping[str, Depth] | None, *, has_doorbell: bool
+) -> Iterator[Alert]:
     if has_doorbell and depths is None:
-        yield Alarm(
+        yield Alert(
             "Redis doesn't answer: workers aren't rung for.",
             "Start it again. Nothing is lost: the rows know what is due, and the scheduler rings anew.",
         )
     dead = {queue: depth.dead for queue, depth in (depths or {}).items() if depth.dead}
     if dead:
         where = ", ".join(f"{count(number)} in {queue}" for queue, number in dead.items())
-        yield Alarm(
+        yield Alert(
             f"Dead letters: {where}.",
             "Read their tracebacks. The rows come back by themselves; a letter that returns is a defect.",
-            (visit.url("/queues"), "Queues"),
+            (context.url("/queues"), "Queues"),
         )
 
 
-def _unknown(visit: Visit, troubles: Troubles) -> Iterator[Alarm]:
-    if troubles.unknown_too_long:
-        yield Alarm(
-            f"{_many(troubles.unknown_too_long)} of unknown outcome for more than 15 minutes "
-            f"(the oldest for {_long(troubles.unknown.oldest)}).",
+def _unknown(context: RequestContext, figures: AlertFigures) -> Iterator[Alert]:
+    if figures.unknown_too_long:
+        yield Alert(
+            f"{_many(figures.unknown_too_long)} of unknown outcome for more than 15 minutes "
+            f"(the oldest for {_long(figures.unknown.oldest)}).",
             "Settlement asks the processor again and again. See what it is told, and whether it is answered.",
-            (visit.url("/unknown"), "Unknown attempts"),
+            (context.url("/unknown"), "Unknown attempts"),
         )
 
 
-def _due(visit: Visit, troubles: Troubles) -> Iterator[Alarm]:
-    due = troubles.due_too_long
+def _due(context: RequestContext, figures: AlertFigures) -> Iterator[Alert]:
+    due = figures.due_too_long
     if due.rows:
-        yield Alarm(
+        yield Alert(
             f"{_many(due.rows, 'payment')} due for more than 15 minutes (the oldest for {_long(due.oldest)}).",
             "Normal while a month start is worked through. Otherwise see whether workers run, lanes are paused, "
             "or the processor doesn't answer.",
-            (visit.url("/payments", state="due"), "Due payments"),
+            (context.url("/payments", state="due"), "Due payments"),
         )
 
 
-def _runs(visit: Visit, troubles: Troubles) -> Iterator[Alarm]:
-    for run in troubles.runs:
+def _runs(context: RequestContext, figures: AlertFigures) -> Iterator[Alert]:
+    for run in figures.runs:
         name = f"{run.job} {run.period} {run.coverage}"
-        there = (visit.url(f"/runs/{run.id}"), "The run")
+        there = (context.url(f"/runs/{run.id}"), "The run")
         if run.state == RunState.AWAITING_CONFIRMATION:
-            yield Alarm(f"{name} was late and awaits confirmation.", "Look at its preview and confirm it.", there)
+            yield Alert(f"{name} was late and awaits confirmation.", "Look at its preview and confirm it.", there)
         else:
-            yield Alarm(
+            yield Alert(
                 f"{name} can't get on: {run.trouble}.", "It tries again by itself; mend what it names.", there
             )
 
 
-def _pauses(visit: Visit, troubles: Troubles) -> Iterator[Alarm]:
-    for pause in troubles.pauses:
-        yield Alarm(
+def _pauses(context: RequestContext, figures: AlertFigures) -> Iterator[Alert]:
+    for pause in figures.pauses:
+        yield Alert(
             f"The lane {pause.queue} is paused by {pause.paused_by}: {pause.reason}.",
             "Resume it once the reason is gone; until then its work waits.",
-            (visit.url("/queues"), "Queues"),
+            (context.url("/queues"), "Queues"),
         )
 
 
-def _findings(visit: Visit, troubles: Troubles) -> Iterator[Alarm]:
-    for row in troubles.findings:
+def _findings(context: RequestContext, figures: AlertFigures) -> Iterator[Alert]:
+    for row in figures.findings:
         meaning = MEANING_OF_FINDING.get(row.kind)
-        yield Alarm(
+        yield Alert(
             f"{_many(row.findings, 'open finding')}: {words(row.kind)}{f' – {meaning.means}' if meaning else ''}.",
             f"{_sentence(meaning.to_do)}." if meaning else "Look at it and resolve it with a reason.",
-            (visit.url("/findings", kind=row.kind), "Findings"),
+            (context.url("/findings", kind=row.kind), "Findings"),
         )
 
 
-def _calls(visit: Visit, troubles: Troubles) -> Iterator[Alarm]:
-    for call in troubles.calls:
+def _calls(context: RequestContext, figures: AlertFigures) -> Iterator[Alert]:
+    for call in figures.calls:
         payment = next((each for each in reversed(call.payments) if each is not None), None)
-        yield Alarm(
+        yield Alert(
             f"{_many(call.calls, 'call')} for attention in the last 24 hours: {call.reason}.",
             "Look at the payment: is it the card, or our request?",
-            None if payment is None else (visit.url(f"/payments/{payment}"), "A payment it is about"),
+            None if payment is None else (context.url(f"/payments/{payment}"), "A payment it is about"),
         )
 
 

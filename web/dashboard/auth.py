@@ -30,13 +30,13 @@ from shared.operations.sessions import (
     is_to_be_touched,
     touch_session,
 )
-from shared.operations.users import find_person, person_of
-from web.dashboard.request_context import ROOT, PageError, Visit
+from shared.operations.users import find_user, user_of
+from web.dashboard.request_context import ROOT, PageError, RequestContext
 from web.dashboard.site import Site
 
 log = structlog.get_logger()
 
-Handler = Callable[[Visit], Response]
+Handler = Callable[[RequestContext], Response]
 
 #: Pages at work at once; the pool of connections has as many.
 WORKERS = 8
@@ -75,117 +75,117 @@ class Guard:
         async def endpoint(request: Request) -> Response:
             if self._limiter is None:
                 self._limiter = anyio.CapacityLimiter(WORKERS)
-            visit = _visit(request, self._site)
+            context = _visit(request, self._site)
             try:
                 if request.method == "POST":
-                    visit.form = await _read_form(request)
-                response = await anyio.to_thread.run_sync(self._answer, page, visit, limiter=self._limiter)
-                if visit.new_session is not None:
-                    keep_session(visit, response, visit.new_session)
+                    context.form = await _read_form(request)
+                response = await anyio.to_thread.run_sync(self._answer, page, context, limiter=self._limiter)
+                if context.new_session is not None:
+                    keep_session(context, response, context.new_session)
                 return response
             except PageError as error:
-                return _explain(visit, error)
+                return _explain(context, error)
 
         return endpoint
 
-    def _answer(self, page: Page, visit: Visit) -> Response:
+    def _answer(self, page: Page, context: RequestContext) -> Response:
         try:
-            if any("\x00" in str(said) for said in visit.request.path_params.values()):
-                visit.missing("such page")  # PostgreSQL takes no NUL, and none of our ids has one
-            self._identify(visit)
-            if request_is_foreign(visit):
+            if any("\x00" in str(said) for said in context.request.path_params.values()):
+                context.missing("such page")  # PostgreSQL takes no NUL, and none of our ids has one
+            self._identify(context)
+            if request_is_foreign(context):
                 raise PageError(
                     403, "This form was sent from another site.", "Open the dashboard itself and try there."
                 )
             if page.role is not None:
-                if visit.person is None:
-                    return self._to_sign_in(visit)
-                if not visit.person.role.may(page.role):
+                if context.user is None:
+                    return self._to_sign_in(context)
+                if not context.user.role.may(page.role):
                     raise PageError(
                         403,
-                        f"This needs the role {page.role}; yours is {visit.person.role}.",
+                        f"This needs the role {page.role}; yours is {context.user.role}.",
                         "Ask an admin, or somebody who has it, to do it.",
                     )
             if page.method == "POST":
-                _check_token(visit)
-            return page.handler(visit)
+                _check_token(context)
+            return page.handler(context)
         except PageError as error:
-            return _explain(visit, error)
+            return _explain(context, error)
         except SQLAlchemyError as error:
             if not (is_outage(error) or is_locked(error)):
                 raise
-            log.warning("dashboard.database_away", path=visit.path, error=type(error).__name__)
+            log.warning("dashboard.database_away", path=context.path, error=type(error).__name__)
             what = "The database can't be reached." if is_outage(error) else "Somebody is at work on this row."
             trouble = PageError(503, what, "Nothing was changed. Try again in a few seconds.")
-            return _explain(visit, trouble)
+            return _explain(context, trouble)
 
-    def _identify(self, visit: Visit) -> None:
+    def _identify(self, context: RequestContext) -> None:
         """By the session; or, only if a company says so, by the name that its own proxy gives."""
-        now = visit.machine_now
-        token = visit.request.cookies.get(cookie_name(SESSION_COOKIE, is_https=visit.is_https), "")
+        now = context.machine_now
+        token = context.request.cookies.get(cookie_name(SESSION_COOKIE, is_https=context.is_https), "")
         if self._site.user_header is not None:
-            token = self._session_of_proxy(visit, token)
+            token = self._session_of_proxy(context, token)
         if not token or len(token) > LONGEST_TOKEN:
             return
-        with visit.read() as connection:
+        with context.read() as connection:
             found = find_session(connection, token, now)
         if found is None:
             return
-        visit.signed_in, visit.person = found, person_of(found.person)
+        context.signed_in, context.user = found, user_of(found.user)
         if is_to_be_touched(found, now):
-            visit.write(lambda connection: touch_session(connection, found, now))
+            context.write(lambda connection: touch_session(connection, found, now))
 
-    def _session_of_proxy(self, visit: Visit, token: str) -> str:
+    def _session_of_proxy(self, context: RequestContext, token: str) -> str:
         """Return the session of the person that a trusted proxy names, a new one if need be; empty for nobody.
 
         So that forms are tied to a session there too, and signing out everywhere means something.
         """
-        if not _is_proxy(visit.request, self._site):
+        if not _is_proxy(context.request, self._site):
             return ""
-        name = visit.request.headers.get(self._site.user_header or "", "")[:100]
-        with visit.read() as connection:
-            row = find_person(connection, name)
-            found = find_session(connection, token, visit.machine_now) if token else None
+        name = context.request.headers.get(self._site.user_header or "", "")[:100]
+        with context.read() as connection:
+            row = find_user(connection, name)
+            found = find_session(connection, token, context.machine_now) if token else None
         if row is None or row.is_disabled:
             return ""
-        if found is not None and found.person.id == row.id:
+        if found is not None and found.user.id == row.id:
             return token
-        agent, now = visit.request.headers.get("user-agent"), visit.machine_now
-        visit.new_session = visit.write(lambda c: begin_session(c, row.id, visit.address, agent, now))
-        return visit.new_session
+        agent, now = context.request.headers.get("user-agent"), context.machine_now
+        context.new_session = context.write(lambda c: begin_session(c, row.id, context.address, agent, now))
+        return context.new_session
 
-    def _to_sign_in(self, visit: Visit) -> Response:
+    def _to_sign_in(self, context: RequestContext) -> Response:
         if self._site.user_header is not None:
             raise PageError(
                 403,
                 "Your proxy doesn't name anybody who may come in.",
                 "An admin adds people with `duecourse users add`; the name must be the one that the proxy gives.",
             )
-        if visit.is_fragment:  # htmx follows no redirect to another page by itself
+        if context.is_fragment:  # htmx follows no redirect to another page by itself
             return Response(status_code=204, headers={"HX-Redirect": f"{ROOT}/sign-in"})
         after = ""
-        if visit.request.method == "GET":
-            after = visit.path + (f"?{visit.request.url.query}" if visit.request.url.query else "")
-        return RedirectResponse(visit.url("/sign-in", next=after if len(after) < 1_000 else ""), 303)
+        if context.request.method == "GET":
+            after = context.path + (f"?{context.request.url.query}" if context.request.url.query else "")
+        return RedirectResponse(context.url("/sign-in", next=after if len(after) < 1_000 else ""), 303)
 
 
-def keep_session(visit: Visit, response: Response, token: str) -> None:
+def keep_session(context: RequestContext, response: Response, token: str) -> None:
     """Put a session's token into the browser, out of reach of scripts and of other sites' requests."""
     response.set_cookie(
-        cookie_name(SESSION_COOKIE, is_https=visit.is_https),
+        cookie_name(SESSION_COOKIE, is_https=context.is_https),
         token,
         max_age=int(LASTS_FOR.total_seconds()),
         path="/",
-        secure=visit.is_https,
+        secure=context.is_https,
         httponly=True,
         samesite="lax",  # a link in a chat to a payment's page works; forms of other sites don't
     )
 
 
-def request_is_foreign(visit: Visit) -> bool:
+def request_is_foreign(context: RequestContext) -> bool:
     """Whether the browser itself says that a request which may change something comes from elsewhere."""
-    headers = visit.request.headers
-    if visit.request.method in ("GET", "HEAD"):
+    headers = context.request.headers
+    if context.request.method in ("GET", "HEAD"):
         return False
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return True
@@ -201,22 +201,22 @@ def safe_next(said: str) -> str:
     return said if is_ours and is_plain and ".." not in parts.path else ROOT
 
 
-def visitor_token(visit: Visit) -> tuple[str, str]:
+def visitor_token(context: RequestContext) -> tuple[str, str]:
     """For forms before anybody is signed in: the cookie's value and what the form carries."""
-    name = cookie_name(VISITOR_COOKIE, is_https=visit.is_https)
-    key = visit.request.cookies.get(name, "")
+    name = cookie_name(VISITOR_COOKIE, is_https=context.is_https)
+    key = context.request.cookies.get(name, "")
     if len(key) < 32:
         key = secrets.token_hex(32)
-    return key, form_token(key, visit.path)
+    return key, form_token(key, context.path)
 
 
-def _check_token(visit: Visit) -> None:
-    said = visit.form.get("token", "")
-    if visit.signed_in is not None:
-        key = visit.signed_in.csrf_key
+def _check_token(context: RequestContext) -> None:
+    said = context.form.get("token", "")
+    if context.signed_in is not None:
+        key = context.signed_in.csrf_key
     else:
-        key = visit.request.cookies.get(cookie_name(VISITOR_COOKIE, is_https=visit.is_https), "")
-    is_ours = isinstance(said, str) and len(key) >= 32 and is_form_token(key, visit.path, said)
+        key = context.request.cookies.get(cookie_name(VISITOR_COOKIE, is_https=context.is_https), "")
+    is_ours = isinstance(said, str) and len(key) >= 32 and is_form_token(key, context.path, said)
     if not is_ours:
         raise PageError(
             403,
@@ -225,13 +225,13 @@ def _check_token(visit: Visit) -> None:
         )
 
 
-def _visit(request: Request, site: Site) -> Visit:
+def _visit(request: Request, site: Site) -> RequestContext:
     peer = request.client.host if request.client else ""
     scheme, address = request.url.scheme, peer
     if _is_proxy(request, site):
         scheme = request.headers.get("x-forwarded-proto", scheme).split(",")[-1].strip()
         address = request.headers.get("x-forwarded-for", peer).split(",")[-1].strip()
-    return Visit(request, site, address=address[:64], is_https=scheme == "https")
+    return RequestContext(request, site, address=address[:64], is_https=scheme == "https")
 
 
 def _is_proxy(request: Request, site: Site) -> bool:
@@ -267,6 +267,6 @@ async def _read_form(request: Request) -> FormData:
         raise PageError(400, "The form can't be read.", f"Nothing was changed ({error.detail}).") from None
 
 
-def _explain(visit: Visit, error: PageError) -> Response:
-    log.info("dashboard.refused", path=visit.path, status=error.status, why=error.title)
-    return visit.page("error.html", error.status, error=error)
+def _explain(context: RequestContext, error: PageError) -> Response:
+    log.info("dashboard.refused", path=context.path, status=error.status, why=error.title)
+    return context.page("error.html", error.status, error=error)

@@ -25,7 +25,7 @@ class _Answer(Generic[Value]):
     at: datetime
 
 
-class Kept(Generic[Value]):
+class CachedValue(Generic[Value]):
     """`get` makes the value or returns the kept one; who comes while there is none waits for it."""
 
     def __init__(self, kept_for: timedelta = KEPT_FOR, renewed_after: timedelta = RENEWED_AFTER) -> None:

@@ -17,10 +17,10 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from shared.db.session import in_transaction
 from shared.domain.roles import Role
-from shared.operations.audit_log import Act, Action, write_down
+from shared.operations.audit_log import AuditAction, AuditEntry, record_action
 from shared.operations.sessions import SignedIn, form_token
-from shared.operations.users import Person
-from shared.payments.state_changes import Because
+from shared.operations.users import User
+from shared.payments.state_changes import Cause
 from shared.policy import Policy
 from web.dashboard.site import Site
 
@@ -81,13 +81,13 @@ class PageError(Exception):
 
 
 @dataclass
-class Visit:
+class RequestContext:
     """One request. Handlers are plain functions `(visit) -> Response` and run in a thread."""
 
     request: Request
     site: Site
     signed_in: SignedIn | None = None
-    person: Person | None = None
+    user: User | None = None
     address: str = ""
     is_https: bool = False
     form: FormData = field(default_factory=FormData)
@@ -136,14 +136,14 @@ class Visit:
     # Who asks, and when.
 
     @property
-    def who(self) -> Person:
-        if self.person is None:
+    def who(self) -> User:
+        if self.user is None:
             raise PageError(401, "You are not signed in.", "Sign in first.")
-        return self.person
+        return self.user
 
     def may(self, role: str) -> bool:
         """For templates: whether to show what needs this role."""
-        return self.person is not None and self.person.role.may(Role(role))
+        return self.user is not None and self.user.role.may(Role(role))
 
     @property
     def now(self) -> datetime:
@@ -161,8 +161,8 @@ class Visit:
     @cached_property
     def zone(self) -> tzinfo:
         """In which the person reads times: as they chose, else as their browser says, else UTC."""
-        if self.person is not None and self.person.zone is not None:
-            return self.person.zone
+        if self.user is not None and self.user.zone is not None:
+            return self.user.zone
         said = self.request.cookies.get(ZONE_COOKIE, "")
         return ZoneInfo(said if said in _known_zones() else "UTC")
 
@@ -171,8 +171,8 @@ class Visit:
         """The pages in the navigation, path and name, that this person may see."""
         return [(path, name) for path, name, role in NAVIGATION if self.may(role)]
 
-    def because(self, reason: str) -> Because:
-        return Because(self.who.actor, self.now, reason)
+    def cause(self, reason: str) -> Cause:
+        return Cause(self.who.actor, self.now, reason)
 
     # Reading and writing.
 
@@ -200,19 +200,19 @@ class Visit:
         """Run `work` in one transaction, again after a deadlock; it must look before it acts."""
         return in_transaction(self.site.engine, work)
 
-    def write_down(self, connection: Connection, action: Act, **facts: Any) -> None:
+    def record_action(self, connection: Connection, action: AuditAction, **facts: Any) -> None:
         """Add a line to the book of actions, with who and from where."""
         who = self.who
-        write_down(
+        record_action(
             connection,
-            Action(action=action, actor=who.actor, role=who.role, address=self.address, at=self.now, **facts),
+            AuditEntry(action=action, actor=who.actor, role=who.role, address=self.address, at=self.now, **facts),
         )
 
     # Answering.
 
     def page(self, template: str, status: int = 200, **data: Any) -> Response:
         """Render a page."""
-        html = self.site.templates.get_template(template).render(visit=self, **data)
+        html = self.site.templates.get_template(template).render(context=self, **data)
         response = HTMLResponse(html, status, HEADERS_OF_PAGES)
         if SAID_COOKIE in self.request.cookies and not self.is_fragment:
             response.delete_cookie(SAID_COOKIE, path=ROOT)

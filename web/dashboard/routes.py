@@ -25,7 +25,7 @@ from web.dashboard.pages import audit_log as book
 from web.dashboard.pages import profile as you
 from web.dashboard.pages import rerun as run_again
 from web.dashboard.pages import unknown_attempts as unknown
-from web.dashboard.pages import users as people
+from web.dashboard.pages import users as users
 from web.dashboard.request_context import ROOT
 from web.dashboard.site import Site
 from web.dashboard.static import serve
@@ -59,7 +59,7 @@ PAGES = (
     Page("POST", "/payments/{id}/release", decisions.release, OPERATOR),
     Page("POST", "/payments/{id}/write-off", decisions.write_off, OPERATOR),
     Page("POST", "/payments/{id}/void", decisions.void, OPERATOR),
-    Page("POST", "/payments/{id}/cancel-ending", decisions.keep, OPERATOR),
+    Page("POST", "/payments/{id}/withdraw-close", decisions.keep, OPERATOR),
     Page("GET", "/bulk", bulk.show, VIEWER),
     Page("GET", "/bulk/new", bulk.show_new, OPERATOR),
     Page("POST", "/bulk/new", bulk.submit, OPERATOR),
@@ -70,17 +70,17 @@ PAGES = (
     Page("GET", "/accounts/{id}", account.show, VIEWER),
     Page("POST", "/accounts/{id}/mark", decisions.mark, OPERATOR),
     Page("POST", "/accounts/{id}/unmark", decisions.unmark, OPERATOR),
-    Page("GET", "/people", people.show, ADMIN),
-    Page("POST", "/people/add", people.add, ADMIN),
-    Page("POST", "/people/{id}/role", people.change_role, ADMIN),
-    Page("POST", "/people/{id}/lock", people.change_lock, ADMIN),
-    Page("POST", "/people/{id}/password", people.give_password, ADMIN),
+    Page("GET", "/people", users.show, ADMIN),
+    Page("POST", "/people/add", users.add, ADMIN),
+    Page("POST", "/people/{id}/role", users.change_role, ADMIN),
+    Page("POST", "/people/{id}/lock", users.change_lock, ADMIN),
+    Page("POST", "/people/{id}/password", users.give_password, ADMIN),
     Page("GET", "/queues", queues.show, VIEWER),
     Page("POST", "/queues/{queue}/pause", queues.pause, OPERATOR),
     Page("POST", "/queues/{queue}/resume", queues.resume, OPERATOR),
-    Page("GET", "/queues/{queue}/dead-letters", queues.letters, VIEWER),
-    Page("GET", "/queues/{queue}/dead-letters/all", queues.all_letters, OPERATOR),
-    Page("POST", "/queues/{queue}/dead-letters", queues.settle_letters, OPERATOR),
+    Page("GET", "/queues/{queue}/dead-letters", queues.dead_letters, VIEWER),
+    Page("GET", "/queues/{queue}/dead-letters/all", queues.all_dead_letters, OPERATOR),
+    Page("POST", "/queues/{queue}/dead-letters", queues.resolve_dead_letters, OPERATOR),
     Page("GET", "/stripe-events", stripe_events.show, VIEWER),
     Page("GET", "/stripe-events/{coverage}/{id}", stripe_events.show_one, VIEWER),
     Page("POST", "/stripe-events/{coverage}/{id}/read", stripe_events.read, OPERATOR),
@@ -92,7 +92,7 @@ PAGES = (
 )
 
 #: Any other address under the dashboard.
-NOWHERE = Page("GET", "/{rest:path}", lambda visit: visit.missing("such page"), VIEWER)
+NOWHERE = Page("GET", "/{rest:path}", lambda context: context.missing("such page"), VIEWER)
 
 
 def dashboard_routes(site: Site) -> list[BaseRoute]:

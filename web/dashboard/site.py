@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from shared.policy import Policy
 from shared.runtime import Runtime
-from web.dashboard.cache import Drawn, Kept
+from web.dashboard.cache import CachedValue, Drawn
 from web.dashboard.queries.overview import Overview
 
 
@@ -29,7 +29,7 @@ class Site:
     #: Depths of queues and dead letters are read from the doorbell itself; None where a test needs none.
     broker: RedisBroker | None = None
     #: The overview's figures, a few seconds old at most, and its plots as they were drawn last.
-    overview: Kept[Overview] = field(default_factory=Kept)
+    overview: CachedValue[Overview] = field(default_factory=CachedValue)
     drawn: Drawn = field(default_factory=Drawn)
 
     @property

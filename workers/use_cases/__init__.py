@@ -3,7 +3,7 @@
 from workers.use_cases.apply_bulk_action import apply_bulk_action
 from workers.use_cases.apply_stripe_event import apply_stripe_event
 from workers.use_cases.charge_payment import charge_payment
-from workers.use_cases.close_payment import end_payment
+from workers.use_cases.close_payment import close_payment
 from workers.use_cases.generate_invoices import generate_invoices
 from workers.use_cases.reconcile_charges import reconcile_charges
 from workers.use_cases.retry_payments import retry_payments
@@ -13,7 +13,7 @@ __all__ = [
     "apply_bulk_action",
     "apply_stripe_event",
     "charge_payment",
-    "end_payment",
+    "close_payment",
     "generate_invoices",
     "reconcile_charges",
     "retry_payments",

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from shared.bulk.progress import work_on_chunk
 from shared.db.session import in_transaction
-from shared.failpoints import CrashPoint, reach
+from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import ApplyBulkAction
 from shared.runtime import Runtime
 
@@ -20,12 +20,12 @@ def apply_bulk_action(runtime: Runtime, bulk_id: UUID) -> None:
     """
     stop_at = runtime.machine_now() + WORK_FOR
     while runtime.machine_now() < stop_at:
-        reach(CrashPoint.BULK_CHUNK_BEGUN)
+        reach(Failpoint.BULK_CHUNK_BEGUN)
         jobs = in_transaction(runtime.engine, lambda connection: work_on_chunk(connection, runtime, bulk_id))
-        reach(CrashPoint.BULK_CHUNK_COMMITTED)
+        reach(Failpoint.BULK_CHUNK_COMMITTED)
         if jobs is None:
             return
-        runtime.ring(jobs)
-        reach(CrashPoint.BULK_CHUNK_RUNG)
-    reach(CrashPoint.BULK_RINGING)
-    runtime.ring([ApplyBulkAction(bulk_id)])
+        runtime.enqueue(jobs)
+        reach(Failpoint.BULK_CHUNK_RUNG)
+    reach(Failpoint.BULK_RINGING)
+    runtime.enqueue([ApplyBulkAction(bulk_id)])

@@ -15,11 +15,11 @@ from sqlalchemy.exc import DBAPIError
 
 from shared.accounts.cards import CardMovedError
 from shared.clock import FARTHEST_AHEAD
-from shared.db.billing_events import TrailEvent, record_event
+from shared.db.billing_events import BillingEvent, record_event
 from shared.db.session import in_transaction
 from shared.db.tables.system import stripe_events
 from shared.domain.states import StripeEventState
-from shared.failpoints import CrashPoint, reach
+from shared.failpoints import Failpoint, reach
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
 from shared.logs import redact
 from shared.runtime import Runtime
@@ -50,11 +50,11 @@ def apply_stripe_event(runtime: Runtime, coverage: str, stripe_event_id: str) ->
     A processor that can't be reached leaves the event for later. Any other error is noted on the event's row
     and raised, so that it is seen.
     """
-    reach(CrashPoint.EVENT_BEGUN)
+    reach(Failpoint.EVENT_BEGUN)
     event = in_transaction(
         runtime.engine, lambda connection: _claim(connection, runtime, coverage, stripe_event_id)
     )
-    reach(CrashPoint.EVENT_CLAIMED)
+    reach(Failpoint.EVENT_CLAIMED)
     if event is None:
         return
     try:
@@ -69,8 +69,8 @@ def apply_stripe_event(runtime: Runtime, coverage: str, stripe_event_id: str) ->
         _note_trouble(runtime, event, error)
         raise
     if effect is not None:
-        runtime.ring(effect.jobs)
-        reach(CrashPoint.EVENT_RUNG)
+        runtime.enqueue(effect.jobs)
+        reach(Failpoint.EVENT_RUNG)
         log.info(
             "stripe_event.applied",
             coverage=coverage,
@@ -103,7 +103,7 @@ def _claim(connection: Connection, runtime: Runtime, coverage: str, stripe_event
         return None
     if known is not None:
         _mark_applied(connection, runtime, _read(row), known)
-        reach(CrashPoint.EVENT_ECHO_BEFORE_COMMIT)
+        reach(Failpoint.EVENT_ECHO_BEFORE_COMMIT)
         return None
     tries = row.tries + 1
     claimed = connection.execute(
@@ -112,7 +112,7 @@ def _claim(connection: Connection, runtime: Runtime, coverage: str, stripe_event
         .values(tries=tries, try_again_at=machine_now + max(CLAIM, _wait(tries)))
         .returning(stripe_events)
     ).one()
-    reach(CrashPoint.EVENT_CLAIM_BEFORE_COMMIT)
+    reach(Failpoint.EVENT_CLAIM_BEFORE_COMMIT)
     return _read(claimed)
 
 
@@ -120,14 +120,14 @@ def _look_and_apply(runtime: Runtime, event: StripeEvent) -> Effect | None:
     """Fetch and apply; again if the card changed in between. None if another worker was faster."""
     for look in range(1, MAX_LOOKS + 1):
         apply = _fetch(runtime, event)
-        reach(CrashPoint.EVENT_FETCHED)
+        reach(Failpoint.EVENT_FETCHED)
         try:
             effect = in_transaction(runtime.engine, partial(_apply, runtime=runtime, event=event, apply=apply))
         except CardMovedError:
             if look == MAX_LOOKS:
                 raise
             continue
-        reach(CrashPoint.EVENT_APPLIED)
+        reach(Failpoint.EVENT_APPLIED)
         return effect
     raise AssertionError("unreachable: the last look returns or raises")
 
@@ -156,7 +156,7 @@ def _apply(connection: Connection, runtime: Runtime, event: StripeEvent, apply: 
         return None
     effect = apply(connection)
     _mark_applied(connection, runtime, event, effect)
-    reach(CrashPoint.EVENT_APPLY_BEFORE_COMMIT)
+    reach(Failpoint.EVENT_APPLY_BEFORE_COMMIT)
     return effect
 
 
@@ -168,7 +168,7 @@ def _mark_applied(connection: Connection, runtime: Runtime, event: StripeEvent, 
     )
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type="stripe_event_applied",
             at=runtime.clock.now(),
             actor="stripe",
@@ -185,11 +185,11 @@ def _mark_applied(connection: Connection, runtime: Runtime, event: StripeEvent, 
 def _come_back(runtime: Runtime, event: StripeEvent, at: datetime, why: str) -> None:
     """Leave the event as it is and look at it again at `at`, machine time."""
     log.warning("stripe_event.later", stripe_event_id=event.stripe_event_id, type=event.type, at=at, why=why)
-    reach(CrashPoint.EVENT_POSTPONING)
+    reach(Failpoint.EVENT_POSTPONING)
     with runtime.engine.begin() as connection:
         connection.execute(_still_open(event).values(try_again_at=at))
-        reach(CrashPoint.EVENT_POSTPONE_BEFORE_COMMIT)
-    reach(CrashPoint.EVENT_POSTPONED)
+        reach(Failpoint.EVENT_POSTPONE_BEFORE_COMMIT)
+    reach(Failpoint.EVENT_POSTPONED)
 
 
 def _note_trouble(runtime: Runtime, event: StripeEvent, error: Exception) -> None:
@@ -199,7 +199,7 @@ def _note_trouble(runtime: Runtime, event: StripeEvent, error: Exception) -> Non
     trouble = _named(error)
     try:
         at = runtime.clock.now()
-        reach(CrashPoint.EVENT_TROUBLE_BEGUN)
+        reach(Failpoint.EVENT_TROUBLE_BEGUN)
         with runtime.engine.begin() as connection:
             noted = connection.execute(
                 _still_open(event).values(
@@ -210,7 +210,7 @@ def _note_trouble(runtime: Runtime, event: StripeEvent, error: Exception) -> Non
                 return
             record_event(
                 connection,
-                TrailEvent(
+                BillingEvent(
                     type="stripe_event_in_trouble",
                     at=at,
                     actor="worker",
@@ -220,8 +220,8 @@ def _note_trouble(runtime: Runtime, event: StripeEvent, error: Exception) -> Non
                     data={**_ids(event), "tries": tries},
                 ),
             )
-            reach(CrashPoint.EVENT_TROUBLE_BEFORE_COMMIT)
-        reach(CrashPoint.EVENT_TROUBLE_NOTED)
+            reach(Failpoint.EVENT_TROUBLE_BEFORE_COMMIT)
+        reach(Failpoint.EVENT_TROUBLE_NOTED)
     except DBAPIError as also:  # the database may be the trouble; the claim's end brings the event back
         log.warning("stripe_event.trouble_not_noted", stripe_event_id=event.stripe_event_id, why=_named(also))
 

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, or_, update
 from shared.db.session import in_transaction, in_turn
 from shared.db.tables.payments import payment_attempts, payment_intents
 from shared.domain.states import AttemptKind, AttemptState
-from shared.failpoints import CrashPoint, reach
-from shared.gateway.port import Answer, Outcome, PaymentIntentSeen, ProcessorGateway
+from shared.failpoints import Failpoint, reach
+from shared.gateway.port import Answer, Outcome, PaymentIntentSnapshot, ProcessorGateway
 from shared.payments.claim import Claimed, NotClaimed, claim_charge
 from shared.payments.record_outcome import record_answer
 from shared.runtime import Runtime
@@ -25,13 +25,13 @@ LEASE_MARGIN = timedelta(seconds=60)
 
 def charge_payment(runtime: Runtime, payment_id: UUID) -> None:
     """Ask for one payment's money if that is due. Safe to deliver twice: the attempt is claimed first."""
-    reach(CrashPoint.CHARGE_BEGUN)
+    reach(Failpoint.CHARGE_BEGUN)
     claimed = in_turn(
         runtime.engine, lambda connection: claim_charge(connection, runtime, payment_id), f"charge of {payment_id}"
     )
     if claimed is None:
         return
-    reach(CrashPoint.CHARGE_CLAIMED)
+    reach(Failpoint.CHARGE_CLAIMED)
     if isinstance(claimed, NotClaimed):
         log.debug("charge.not_claimed", payment_id=str(payment_id), reason=claimed.reason)
         return
@@ -45,7 +45,7 @@ def carry_out(runtime: Runtime, claimed: Claimed) -> None:
         log.warning("charge.overtaken", attempt_id=str(claimed.attempt_id), consequence="settlement owns it")
         return
     record_answer(runtime, claimed.attempt_id, answer)
-    reach(CrashPoint.CHARGE_RECORDED)
+    reach(Failpoint.CHARGE_RECORDED)
     log.info(
         "charge.answered",
         payment_id=str(claimed.payment_id),
@@ -65,9 +65,9 @@ def _ask(runtime: Runtime, claimed: Claimed) -> Answer | None:
         return Answer(Outcome.NOT_SENT, reason, needs_attention=True)
     stripe_id = claimed.stripe_payment_intent_id
     if stripe_id is None:
-        reach(CrashPoint.CHARGE_CREATE_SENDING)
+        reach(Failpoint.CHARGE_CREATE_SENDING)
         created = gateway.create_payment_intent(claimed.create_parameters, claimed.create_key)
-        reach(CrashPoint.CHARGE_CREATE_SENT)
+        reach(Failpoint.CHARGE_CREATE_SENT)
         if created.payment_intent is None:
             # It isn't confirmed, so it moves no money, whatever became of it. The same key finds it again, unless
             # it is spent: then the record gives this one up, and the next claim makes another.
@@ -82,19 +82,19 @@ def _ask(runtime: Runtime, claimed: Claimed) -> Answer | None:
 
 def _send(gateway: ProcessorGateway, claimed: Claimed, stripe_id: str) -> Answer:
     if claimed.kind is AttemptKind.CANCEL:
-        reach(CrashPoint.CHARGE_CANCEL_SENDING)
+        reach(Failpoint.CHARGE_CANCEL_SENDING)
         answer = gateway.cancel_payment_intent(stripe_id, claimed.attempt_key)
-        reach(CrashPoint.CHARGE_CANCEL_SENT)
+        reach(Failpoint.CHARGE_CANCEL_SENT)
         return answer
     if claimed.stripe_payment_method_id is None:
         raise AssertionError("a charge is claimed with its card")
-    reach(CrashPoint.CHARGE_CONFIRM_SENDING)
+    reach(Failpoint.CHARGE_CONFIRM_SENDING)
     answer = gateway.confirm_payment_intent(stripe_id, claimed.stripe_payment_method_id, claimed.attempt_key)
-    reach(CrashPoint.CHARGE_CONFIRM_SENT)
+    reach(Failpoint.CHARGE_CONFIRM_SENT)
     return answer
 
 
-def _allow_confirm(runtime: Runtime, claimed: Claimed, seen: PaymentIntentSeen) -> bool:
+def _allow_confirm(runtime: Runtime, claimed: Claimed, snapshot: PaymentIntentSnapshot) -> bool:
     """Commit the PaymentIntent's id before anything confirms it; False if the attempt isn't ours any more."""
 
     def work(connection: Connection) -> bool:
@@ -109,14 +109,16 @@ def _allow_confirm(runtime: Runtime, claimed: Claimed, seen: PaymentIntentSeen) 
         known = payment_intents.c.stripe_payment_intent_id
         committed = connection.execute(
             update(payment_intents)
-            .where(payment_intents.c.id == claimed.payment_intent_id, or_(known.is_(None), known == seen.stripe_id))
-            .values(stripe_payment_intent_id=seen.stripe_id, status=seen.status)
+            .where(
+                payment_intents.c.id == claimed.payment_intent_id, or_(known.is_(None), known == snapshot.stripe_id)
+            )
+            .values(stripe_payment_intent_id=snapshot.stripe_id, status=snapshot.status)
             .returning(payment_intents.c.id)
         ).one_or_none()
-        reach(CrashPoint.CHARGE_CONFIRM_ALLOW_BEFORE_COMMIT)
+        reach(Failpoint.CHARGE_CONFIRM_ALLOW_BEFORE_COMMIT)
         return committed is not None
 
-    reach(CrashPoint.CHARGE_CONFIRM_ALLOWING)
+    reach(Failpoint.CHARGE_CONFIRM_ALLOWING)
     is_allowed = in_transaction(runtime.engine, work)
-    reach(CrashPoint.CHARGE_CONFIRM_ALLOWED)
+    reach(Failpoint.CHARGE_CONFIRM_ALLOWED)
     return is_allowed

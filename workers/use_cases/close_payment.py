@@ -5,8 +5,8 @@ from uuid import UUID
 import structlog
 
 from shared.db.session import in_turn
-from shared.failpoints import CrashPoint, reach
-from shared.payments.cancellation import claim_ending
+from shared.failpoints import Failpoint, reach
+from shared.payments.cancellation import claim_cancellation
 from shared.payments.claim import Claimed
 from shared.runtime import Runtime
 from workers.use_cases.charge_payment import carry_out
@@ -14,17 +14,19 @@ from workers.use_cases.charge_payment import carry_out
 log = structlog.get_logger()
 
 
-def end_payment(runtime: Runtime, payment_id: UUID) -> None:
+def close_payment(runtime: Runtime, payment_id: UUID) -> None:
     """Bring one payment nearer to the end that a person asked for. Safe to deliver twice: the attempt is claimed.
 
     What the cancellation's record finds decides: canceled, and the payment ends; money, and it is paid. Without
     either it stays as it is, and the sweep rings again.
     """
-    reach(CrashPoint.END_BEGUN)
+    reach(Failpoint.END_BEGUN)
     claimed = in_turn(
-        runtime.engine, lambda connection: claim_ending(connection, runtime, payment_id), f"end of {payment_id}"
+        runtime.engine,
+        lambda connection: claim_cancellation(connection, runtime, payment_id),
+        f"end of {payment_id}",
     )
-    reach(CrashPoint.END_CLAIMED)
+    reach(Failpoint.END_CLAIMED)
     if not isinstance(claimed, Claimed):
         log.debug("end.not_claimed", payment_id=str(payment_id), what=str(claimed))
         return

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from shared.db.session import in_transaction
-from shared.failpoints import CrashPoint, reach
+from shared.failpoints import Failpoint, reach
 from shared.invoicing.bills import SkipReason
 from shared.invoicing.chunk import IssuedChunk, Issuing, issue_chunk
 from shared.invoicing.counts import Counts
@@ -57,7 +57,7 @@ def generate_invoices(runtime: Runtime, run_id: UUID, *, accounts_per_chunk: int
     accounts = accounts_per_chunk
     while runtime.machine_now() < stop_at:
         work = partial(_work_on_chunk, runtime, run_id, accounts, runtime.clock.now())
-        reach(CrashPoint.GENERATE_CHUNK_BEGUN)
+        reach(Failpoint.GENERATE_CHUNK_BEGUN)
         try:
             has_more = in_transaction(runtime.engine, work)
         except DBAPIError as error:
@@ -66,12 +66,12 @@ def generate_invoices(runtime: Runtime, run_id: UUID, *, accounts_per_chunk: int
             accounts = max(1, accounts // SMALLER)
             log.warning("invoices.chunk_refused", run_id=str(run_id), sqlstate=_sqlstate(error), next_size=accounts)
             continue
-        reach(CrashPoint.GENERATE_CHUNK_COMMITTED)
+        reach(Failpoint.GENERATE_CHUNK_COMMITTED)
         if not has_more:
             return
         accounts = min(accounts_per_chunk, accounts * SMALLER)
-    reach(CrashPoint.GENERATE_RINGING)
-    runtime.ring([GenerateInvoices(run_id)])
+    reach(Failpoint.GENERATE_RINGING)
+    runtime.enqueue([GenerateInvoices(run_id)])
 
 
 def _work_on_chunk(runtime: Runtime, run_id: UUID, accounts: int, now: datetime, connection: Connection) -> bool:
@@ -90,7 +90,7 @@ def _work_on_chunk(runtime: Runtime, run_id: UUID, accounts: int, now: datetime,
     counts.add(chunk.counts)
     if chunk.last_account_id is not None:
         save_run_progress(connection, run, cursor_after(chunk.last_account_id), counts.stored())
-        reach(CrashPoint.GENERATE_CHUNK_BEFORE_COMMIT)
+        reach(Failpoint.GENERATE_CHUNK_BEFORE_COMMIT)
         return True
     without_settings = report_accounts_without_settings(connection, issuing.parameters())
     counts.add_skipped(SkipReason.NO_PAYMENT_SETTINGS, without_settings)

@@ -15,7 +15,7 @@ from shared.clock import has_come
 from shared.db.columns import instant
 from shared.db.session import in_transaction
 from shared.db.tables.system import runs
-from shared.failpoints import CrashPoint, reach
+from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import RECONCILIATION, ReconcileCharges
 from shared.reconciliation.chunk import Reconciliation
 from shared.reconciliation.client import Processor, ProcessorAwayError
@@ -42,9 +42,9 @@ def reconcile_charges(runtime: Runtime, run_id: UUID) -> None:
     database raises when it is away; the sweep brings the run back.
     """
     stop_at = runtime.machine_now() + WORK_FOR
-    reach(CrashPoint.RECONCILE_BEGUN)
+    reach(Failpoint.RECONCILE_BEGUN)
     begun = in_transaction(runtime.engine, partial(_begin, runtime, run_id))
-    reach(CrashPoint.RECONCILE_STARTED)
+    reach(Failpoint.RECONCILE_STARTED)
     if begun is None:
         return
     run, progress = begun
@@ -71,8 +71,8 @@ def _walk(reconciliation: Reconciliation, progress: Progress, stop_at: datetime)
             log.info("reconciliation.finished", coverage=reconciliation.coverage, **moved_on.counted())
             return
         progress = moved_on
-    reach(CrashPoint.RECONCILE_RINGING)
-    runtime.ring([ReconcileCharges(reconciliation.id)])
+    reach(Failpoint.RECONCILE_RINGING)
+    runtime.enqueue([ReconcileCharges(reconciliation.id)])
 
 
 def _begin(runtime: Runtime, run_id: UUID, connection: Connection) -> tuple[RunRow, Progress] | None:
@@ -80,7 +80,7 @@ def _begin(runtime: Runtime, run_id: UUID, connection: Connection) -> tuple[RunR
     if run is None or (run.backoff_until is not None and not has_come(run.backoff_until, runtime.machine_now())):
         return None
     progress = begin_run(connection, run, _window(connection, run), runtime.clock.now())
-    reach(CrashPoint.RECONCILE_START_BEFORE_COMMIT)
+    reach(Failpoint.RECONCILE_START_BEFORE_COMMIT)
     return run, progress
 
 
@@ -105,8 +105,8 @@ def _rest(runtime: Runtime, run_id: UUID, trouble: str) -> None:
         run = lock_workable_run(connection, run_id, RECONCILIATION)
         if run is not None:
             back_off_run(connection, run, runtime.machine_now() + REST, trouble, runtime.clock.now())
-        reach(CrashPoint.RECONCILE_REST_BEFORE_COMMIT)
+        reach(Failpoint.RECONCILE_REST_BEFORE_COMMIT)
 
-    reach(CrashPoint.RECONCILE_RESTING)
+    reach(Failpoint.RECONCILE_RESTING)
     in_transaction(runtime.engine, work)
-    reach(CrashPoint.RECONCILE_RESTED)
+    reach(Failpoint.RECONCILE_RESTED)

@@ -16,11 +16,11 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, true, tuple_
 
 from shared.accounts.standing import lock_account, update_standing
-from shared.db.billing_events import TrailEvent, record_event
+from shared.db.billing_events import BillingEvent, record_event
 from shared.db.session import in_transaction
 from shared.db.tables.accounts import accounts
 from shared.db.tables.payments import payment_attempts, payments
-from shared.db.tables.system import events
+from shared.db.tables.system import billing_events
 from shared.domain.calendar import local_date
 from shared.domain.dunning import UnpaidPayment, decide_standing
 from shared.domain.states import (
@@ -34,11 +34,11 @@ from shared.domain.states import (
     Standing,
     Trigger,
 )
-from shared.failpoints import CrashPoint, reach
+from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import DAILY_RETRIES, ChargePayment, Job, RetryPayments
 from shared.payments.daily_retries import retryable
 from shared.payments.outcome_handlers import UNTIL_RELEASED
-from shared.payments.state_changes import Because, move_payment
+from shared.payments.state_changes import Cause, move_payment
 from shared.policy import Policy
 from shared.runtime import Runtime
 from shared.scheduling.due_work import is_, one_of, one_of_not
@@ -51,7 +51,7 @@ CHUNK_LOOKED_AT = 1_000
 #: How long one message works before it rings for the next, so that a worker told to stop isn't waited for.
 WORK_FOR = timedelta(seconds=20)
 #: Rung for by the run itself, so that a small one starts at once; the sweep rings for the rest in its own measure.
-RING_AT_MOST = 1_000
+ENQUEUE_AT_MOST = 1_000
 
 NOT_ATTEMPTED = "charge_not_attempted"
 
@@ -68,8 +68,8 @@ class Daily:
     now: datetime
     today: date
 
-    def because(self, reason: str) -> Because:
-        return Because("scheduler", self.now, reason, run_id=self.run.id)
+    def cause(self, reason: str) -> Cause:
+        return Cause("scheduler", self.now, reason, run_id=self.run.id)
 
 
 @dataclass
@@ -90,15 +90,15 @@ def retry_payments(runtime: Runtime, run_id: UUID) -> None:
     """
     stop_at = runtime.machine_now() + WORK_FOR
     while runtime.machine_now() < stop_at:
-        reach(CrashPoint.RETRY_CHUNK_BEGUN)
+        reach(Failpoint.RETRY_CHUNK_BEGUN)
         jobs = in_transaction(runtime.engine, partial(_work_on_chunk, runtime, run_id))
-        reach(CrashPoint.RETRY_CHUNK_COMMITTED)
+        reach(Failpoint.RETRY_CHUNK_COMMITTED)
         if jobs is None:
             return
-        runtime.ring(jobs)
-        reach(CrashPoint.RETRY_CHUNK_RUNG)
-    reach(CrashPoint.RETRY_RINGING)
-    runtime.ring([RetryPayments(run_id)])
+        runtime.enqueue(jobs)
+        reach(Failpoint.RETRY_CHUNK_RUNG)
+    reach(Failpoint.RETRY_RINGING)
+    runtime.enqueue([RetryPayments(run_id)])
 
 
 def _work_on_chunk(runtime: Runtime, run_id: UUID, connection: Connection) -> list[Job] | None:
@@ -116,8 +116,8 @@ def _work_on_chunk(runtime: Runtime, run_id: UUID, connection: Connection) -> li
     else:
         after = {} if chunk.after is None else {"after": _written(chunk.after)}
         save_run_progress(connection, run, {"phase": phase} | after, counts)
-        reach(CrashPoint.RETRY_CHUNK_BEFORE_COMMIT)
-    return chunk.jobs if counts["retried"] <= RING_AT_MOST else []
+        reach(Failpoint.RETRY_CHUNK_BEFORE_COMMIT)
+    return chunk.jobs if counts["retried"] <= ENQUEUE_AT_MOST else []
 
 
 def _next_chunk(connection: Connection, daily: Daily) -> tuple[Chunk, int]:
@@ -155,7 +155,7 @@ def _stamp(lane: Lane, connection: Connection, daily: Daily, after: After | None
             connection,
             payment,
             PaymentState.DUE,
-            daily.because(f"daily retry of {daily.today}, after: {payment.state_reason}"),
+            daily.cause(f"daily retry of {daily.today}, after: {payment.state_reason}"),
             next_attempt_at=daily.now,
             backoff_until=payment.backoff_until,
             lane=Lane.BATCH,
@@ -212,7 +212,7 @@ def _mark(connection: Connection, daily: Daily, after: After | None) -> Chunk:
     for account_id in changing:
         account = lock_account(connection, account_id)
         decision = update_standing(
-            connection, account, daily.policy, daily.today, daily.because(f"daily run of {daily.today}")
+            connection, account, daily.policy, daily.today, daily.cause(f"daily run of {daily.today}")
         )
         if decision.standing != account.standing and decision.standing is Standing.MARKED_FOR_SUSPENSION:
             chunk.counts["marked"] += 1
@@ -249,9 +249,9 @@ def _changing(connection: Connection, daily: Daily, account_ids: Sequence[UUID])
 def _explain(connection: Connection, daily: Daily, after: After | None) -> Chunk:
     """Say of each payment not asked for today why not, and when next: once for each reason, not each day."""
     last = (
-        select(events.c.reason)
-        .where(events.c.payment_id == payments.c.id, events.c.type == NOT_ATTEMPTED)
-        .order_by(events.c.id.desc())
+        select(billing_events.c.reason)
+        .where(billing_events.c.payment_id == payments.c.id, billing_events.c.type == NOT_ATTEMPTED)
+        .order_by(billing_events.c.id.desc())
         .limit(1)
         .lateral()
     )
@@ -287,7 +287,7 @@ def _record_not_attempted(
     zone = daily.policy.coverage(payment.coverage).zone
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type=NOT_ATTEMPTED,
             at=daily.now,
             actor="scheduler",

@@ -9,12 +9,12 @@ import structlog
 from sqlalchemy import Connection, Row, func, select, update
 
 from shared.clock import has_come
-from shared.db.billing_events import TrailEvent, record_event
+from shared.db.billing_events import BillingEvent, record_event
 from shared.db.session import in_turn
 from shared.db.tables.payments import payment_attempts, payment_intents
-from shared.db.tables.system import events
+from shared.db.tables.system import billing_events
 from shared.domain.states import OPEN_ATTEMPT, AttemptState
-from shared.failpoints import CrashPoint, reach
+from shared.failpoints import Failpoint, reach
 from shared.gateway.port import Answer, Outcome
 from shared.payments.record_outcome import FIRST_LOOK_UP, LONGEST_LOOK_UP, record_answer, record_observation
 from shared.payments.state_changes import PaymentRow, lock_payment
@@ -44,11 +44,11 @@ class NeverAsked:
 
 def settle_attempt(runtime: Runtime, attempt_id: UUID) -> None:
     """Find out what became of an attempt. Safe to deliver twice: the first takes the look-up's turn."""
-    reach(CrashPoint.SETTLE_BEGUN)
+    reach(Failpoint.SETTLE_BEGUN)
     step = in_turn(
         runtime.engine, lambda connection: _take_turn(connection, runtime, attempt_id), f"look-up of {attempt_id}"
     )
-    reach(CrashPoint.SETTLE_TURN_TAKEN)
+    reach(Failpoint.SETTLE_TURN_TAKEN)
     match step:
         case None:
             return
@@ -57,7 +57,7 @@ def settle_attempt(runtime: Runtime, attempt_id: UUID) -> None:
             record_answer(runtime, attempt_id, answer, actor="settlement")
         case LookUp():
             _look_up(runtime, attempt_id, step)
-    reach(CrashPoint.SETTLE_RECORDED)
+    reach(Failpoint.SETTLE_RECORDED)
 
 
 def _take_turn(connection: Connection, runtime: Runtime, attempt_id: UUID) -> LookUp | NeverAsked | None:
@@ -85,7 +85,7 @@ def _take_turn(connection: Connection, runtime: Runtime, attempt_id: UUID) -> Lo
     if is_expired:
         record_event(
             connection,
-            TrailEvent(
+            BillingEvent(
                 type="attempt_became_unknown",
                 at=runtime.clock.now(),
                 actor="settlement",
@@ -101,7 +101,7 @@ def _take_turn(connection: Connection, runtime: Runtime, attempt_id: UUID) -> Lo
     intent = connection.execute(
         select(payment_intents).where(payment_intents.c.id == attempt.payment_intent_id)
     ).one()
-    reach(CrashPoint.SETTLE_TURN_BEFORE_COMMIT)
+    reach(Failpoint.SETTLE_TURN_BEFORE_COMMIT)
     if attempt.confirm_allowed_at is None or intent.stripe_payment_intent_id is None:
         return NeverAsked()
     return LookUp(attempt.coverage, intent.id, intent.stripe_payment_intent_id)
@@ -128,7 +128,9 @@ def _raise_alarm(connection: Connection, runtime: Runtime, payment: PaymentRow, 
         return
     given: int = connection.execute(
         select(func.count()).where(
-            events.c.payment_id == payment.id, events.c.attempt_id == attempt.id, events.c.type == ALARM
+            billing_events.c.payment_id == payment.id,
+            billing_events.c.attempt_id == attempt.id,
+            billing_events.c.type == ALARM,
         )
     ).scalar_one()
     if given >= due:
@@ -138,7 +140,7 @@ def _raise_alarm(connection: Connection, runtime: Runtime, payment: PaymentRow, 
     log.error("settlement.long_in_doubt", payment_id=str(payment.id), attempt_id=str(attempt.id), hours=hours)
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type=ALARM,
             at=runtime.clock.now(),
             actor="settlement",
@@ -161,9 +163,9 @@ def _look_up(runtime: Runtime, attempt_id: UUID, step: LookUp) -> None:
     if gateway is None:
         log.error("settlement.no_key", coverage=step.coverage, do="add it to STRIPE_API_KEYS")
         return
-    reach(CrashPoint.SETTLE_LOOK_UP_SENDING)
+    reach(Failpoint.SETTLE_LOOK_UP_SENDING)
     answer = gateway.retrieve_payment_intent(step.stripe_payment_intent_id)
-    reach(CrashPoint.SETTLE_LOOKED_UP)
+    reach(Failpoint.SETTLE_LOOKED_UP)
     if answer.payment_intent is None:
         log.warning("settlement.no_answer", attempt_id=str(attempt_id), reason=answer.reason)
         return

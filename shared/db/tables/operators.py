@@ -28,8 +28,8 @@ from shared.db.columns import (
 )
 from shared.domain.roles import Role
 
-people = Table(
-    "people",
+users = Table(
+    "users",
     metadata,
     primary_key(),
     string("name"),  # lower case; never given twice, since the book and the trail name people by it
@@ -48,7 +48,7 @@ sessions = Table(
     "sessions",
     metadata,
     string("token_hash"),  # the token itself is only in the browser
-    reference("person_id", "people.id"),
+    reference("user_id", "users.id"),
     string("csrf_key"),
     instant("began_at"),  # machine time, as all of this table
     instant("last_seen_at"),
@@ -56,7 +56,7 @@ sessions = Table(
     string("address", nullable=True),
     string("agent", nullable=True),
     PrimaryKeyConstraint("token_hash"),
-    Index("ix_sessions_person_id", "person_id"),
+    Index("ix_sessions_user_id", "user_id"),
     Index("ix_sessions_expires_at", "expires_at"),
 )
 
@@ -71,8 +71,8 @@ sign_in_failures = Table(
     Index("ix_sign_in_failures_address", "address", "at"),
 )
 
-actions = Table(  # the book: rows can't be changed or deleted (trigger)
-    "actions",
+audit_log = Table(  # the book: rows can't be changed or deleted (trigger)
+    "audit_log",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     instant("at"),  # business time
@@ -85,12 +85,12 @@ actions = Table(  # the book: rows can't be changed or deleted (trigger)
     string("subject", nullable=True),
     string("reason", nullable=True),
     string("outcome"),
-    json("seen"),
+    json("snapshot"),
     json("result"),
-    Index("ix_actions_actor", "actor", "id"),
-    Index("ix_actions_action", "action", "id"),
-    Index("ix_actions_subject", "subject", "id"),
-    Index("ix_actions_at", "at"),
+    Index("ix_audit_log_actor", "actor", "id"),
+    Index("ix_audit_log_action", "action", "id"),
+    Index("ix_audit_log_subject", "subject", "id"),
+    Index("ix_audit_log_at", "at"),
     one_of("outcome", ("done", "refused", "started", "finished")),
 )
 
@@ -133,8 +133,8 @@ bulk_items = Table(
     Index("ix_bulk_items_of_bulk", "bulk_id", "payment_id", postgresql_where=text("state = 'waiting'")),
 )
 
-lane_pauses = Table(  # a row stops the workers from taking messages of a queue
-    "lane_pauses",
+queue_pauses = Table(  # a row stops the workers from taking messages of a queue
+    "queue_pauses",
     metadata,
     string("queue"),
     string("paused_by"),
@@ -144,8 +144,8 @@ lane_pauses = Table(  # a row stops the workers from taking messages of a queue
     PrimaryKeyConstraint("queue"),
 )
 
-process_beats = Table(  # each process says every few seconds that it lives
-    "process_beats",
+heartbeats = Table(  # each process says every few seconds that it lives
+    "heartbeats",
     metadata,
     string("process"),  # kind, host, pid and start: one life of one process
     string("kind"),  # web, scheduler, worker
@@ -153,5 +153,5 @@ process_beats = Table(  # each process says every few seconds that it lives
     instant("started_at"),  # machine time
     instant("seen_at"),  # machine time
     PrimaryKeyConstraint("process"),
-    Index("ix_process_beats_seen_at", "seen_at"),
+    Index("ix_heartbeats_seen_at", "seen_at"),
 )

@@ -62,14 +62,16 @@ payments = Table(
     instant("paid_at", nullable=True),
     day("period", nullable=True),  # of its invoice; here, so that a month is summed up without a join
     string("last_decline_code", nullable=True),  # what the last decline said; people look for it
-    string("ending_as", nullable=True),  # a person wants it ended so, once its PaymentIntent is seen canceled (I3)
+    string(
+        "pending_close_as", nullable=True
+    ),  # a person wants it ended so, once its PaymentIntent is seen canceled (I3)
     created_at(),
     UniqueConstraint("invoice_id"),
     one_of("kind", PaymentKind),
     one_of("state", PaymentState),
     one_of("lane", Lane),
     one_of("trigger", Trigger),
-    one_of("ending_as", (PaymentState.UNCOLLECTIBLE, PaymentState.VOID)),
+    one_of("pending_close_as", (PaymentState.UNCOLLECTIBLE, PaymentState.VOID)),
     CheckConstraint("amount_minor >= 0", name="amount_not_negative"),
     CheckConstraint("(state = 'paid') = (paid_at IS NOT NULL)", name="paid_has_a_time"),
     CheckConstraint(
@@ -129,7 +131,7 @@ payments = Table(
         "first_declined_at",
         postgresql_where=text("first_declined_at IS NOT NULL"),
     ),
-    Index("ix_payments_ending", "id", postgresql_where=text("ending_as IS NOT NULL")),
+    Index("ix_payments_pending_close", "id", postgresql_where=text("pending_close_as IS NOT NULL")),
 )
 
 payment_intents = Table(

@@ -62,31 +62,33 @@ stripe_events = Table(  # a hint that something happened; the truth is fetched
     Index("ix_stripe_events_created", "created_at", "stripe_event_id"),
 )
 
-events = Table(  # I10: the trail. Rows can't be changed or deleted (trigger); ids and codes, no personal data
-    "events",
-    metadata,
-    Column("id", BigInteger, Identity(always=True), primary_key=True),
-    instant("at"),  # business time
-    created_at(),
-    string("type"),  # past tense, permanent
-    string("actor"),  # scheduler, worker, stripe, customer, operator:<name>
-    string("reason", nullable=True),
-    identifier("account_id", nullable=True),
-    identifier("payment_id", nullable=True),
-    identifier("attempt_id", nullable=True),
-    identifier("run_id", nullable=True),
-    json("before"),
-    json("after"),
-    json("data"),
-    Index("ix_events_payment_id", "payment_id", "id"),
-    Index("ix_events_account_id", "account_id", "id"),
-    Index("ix_events_type", "type", "id"),
-    Index(  # what a run says of itself, without what it did to each payment
-        "ix_events_run_id",
-        "run_id",
-        "id",
-        postgresql_where=text("payment_id IS NULL AND run_id IS NOT NULL"),
-    ),
+billing_events = (
+    Table(  # I10: the trail. Rows can't be changed or deleted (trigger); ids and codes, no personal data
+        "billing_events",
+        metadata,
+        Column("id", BigInteger, Identity(always=True), primary_key=True),
+        instant("at"),  # business time
+        created_at(),
+        string("type"),  # past tense, permanent
+        string("actor"),  # scheduler, worker, stripe, customer, operator:<name>
+        string("reason", nullable=True),
+        identifier("account_id", nullable=True),
+        identifier("payment_id", nullable=True),
+        identifier("attempt_id", nullable=True),
+        identifier("run_id", nullable=True),
+        json("before"),
+        json("after"),
+        json("data"),
+        Index("ix_billing_events_payment_id", "payment_id", "id"),
+        Index("ix_billing_events_account_id", "account_id", "id"),
+        Index("ix_billing_events_type", "type", "id"),
+        Index(  # what a run says of itself, without what it did to each payment
+            "ix_billing_events_run_id",
+            "run_id",
+            "id",
+            postgresql_where=text("payment_id IS NULL AND run_id IS NOT NULL"),
+        ),
+    )
 )
 
 findings = Table(  # something in the books that a person must look at, and resolves with a reason

@@ -11,13 +11,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, select, update
 
-from shared.db.billing_events import TrailEvent, record_event
+from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.accounts import cards, payment_settings
 from shared.db.tables.payments import payment_attempts, payments
 from shared.domain.money import format_minor
 from shared.domain.states import (
     ENDED,
-    WORD_OF_ENDING,
+    WORD_OF_CLOSE,
     AttemptState,
     Lane,
     PaymentState,
@@ -26,7 +26,7 @@ from shared.domain.states import (
 )
 from shared.messaging.jobs import ChargePayment, SettleAttempt
 from shared.payments.network_budgets import find_block, over_budget
-from shared.payments.state_changes import Because, PaymentRow, lock_payment, make_due_now, open_attempt
+from shared.payments.state_changes import Cause, PaymentRow, lock_payment, make_due_now, open_attempt
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ChargeSnapshot:
     """What a person saw before they said yes: the money, the card as it was, and what had been tried so far."""
 
     amount_minor: int
@@ -59,7 +59,7 @@ class WouldCharge:
     card_brand: str
     card_last4: str
     warnings: tuple[str, ...]
-    seen: Seen
+    snapshot: ChargeSnapshot
 
 
 def preview_charge(connection: Connection, payment_id: UUID, now: datetime) -> WouldCharge | Refused:
@@ -83,7 +83,7 @@ def preview_charge(connection: Connection, payment_id: UUID, now: datetime) -> W
         card.brand,
         card.last4,
         tuple(_warnings(payment, settings, now)),
-        _seen(payment, settings, card),
+        _snapshot(payment, settings, card),
     )
 
 
@@ -93,7 +93,7 @@ def request_charge(
     who: str,
     reason: str,
     now: datetime,
-    seen: Seen | None = None,
+    snapshot: ChargeSnapshot | None = None,
     *,
     lane: Lane = Lane.INTERACTIVE,
     releases_hold: bool = True,
@@ -112,15 +112,15 @@ def request_charge(
     refused = _why_not(connection, payment, settings, now)
     if refused is None and not releases_hold:
         refused = _because_it_is_held(payment, now)
-    if refused is None and seen is not None:
-        refused = _because_it_changed(connection, payment, settings, seen)
+    if refused is None and snapshot is not None:
+        refused = _because_it_changed(connection, payment, settings, snapshot)
     if refused is not None:
         _record_refusal(connection, payment, refused, who, reason, now)
         return refused
     if payment.held_until is not None and payment.held_until > now:
         _record_release(connection, payment, who, reason, now)
-    because = Because(who, now, reason)
-    if not make_due_now(connection, payment, lane, Trigger.OPERATOR, because):
+    cause = Cause(who, now, reason)
+    if not make_due_now(connection, payment, lane, Trigger.OPERATOR, cause):
         raise AssertionError(f"payment {payment.id} is {payment.state} and was not refused")
     return ChargePayment(payment.id, lane)
 
@@ -152,7 +152,7 @@ def request_look_up(
     )
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type="look_up_requested",
             at=now,
             actor=who,
@@ -195,9 +195,9 @@ def _because_of_state(payment: PaymentRow) -> Refused | None:
         )
     if state in ENDED:
         return Refused(f"it is {state}: {payment.state_reason}", "nothing: collection has ended")
-    if payment.ending_as is not None:
+    if payment.pending_close_as is not None:
         return Refused(
-            f"an operator wants it {WORD_OF_ENDING[payment.ending_as]}, and its PaymentIntent is being canceled",
+            f"an operator wants it {WORD_OF_CLOSE[payment.pending_close_as]}, and its PaymentIntent is being canceled",
             "take that back on its page first, as long as it can be",
         )
     if state is PaymentState.AWAITING_TRANSFER:
@@ -248,31 +248,33 @@ def _because_somebody_asked(payment: PaymentRow, now: datetime) -> Refused | Non
     )
 
 
-def _seen(payment: PaymentRow, settings: Row[Any], card: Row[Any]) -> Seen:
-    return Seen(payment.amount_minor, payment.currency, card.id, settings.card_revision, payment.attempt_count)
+def _snapshot(payment: PaymentRow, settings: Row[Any], card: Row[Any]) -> ChargeSnapshot:
+    return ChargeSnapshot(
+        payment.amount_minor, payment.currency, card.id, settings.card_revision, payment.attempt_count
+    )
 
 
 def _because_it_changed(
-    connection: Connection, payment: PaymentRow, settings: Row[Any], seen: Seen
+    connection: Connection, payment: PaymentRow, settings: Row[Any], snapshot: ChargeSnapshot
 ) -> Refused | None:
     """What a person agreed to is what is done, or nothing is."""
     card = _card(connection, settings)
     if card is None:
         raise AssertionError("without a card it is refused")
-    found = _seen(payment, settings, card)
-    if found == seen:
+    found = _snapshot(payment, settings, card)
+    if found == snapshot:
         return None
     changes = []
-    if (found.amount_minor, found.currency) != (seen.amount_minor, seen.currency):
-        was = format_minor(seen.amount_minor, seen.currency)
+    if (found.amount_minor, found.currency) != (snapshot.amount_minor, snapshot.currency):
+        was = format_minor(snapshot.amount_minor, snapshot.currency)
         changes.append(f"the amount was {was} and is {format_minor(found.amount_minor, found.currency)} now")
-    if found.card_id != seen.card_id:
-        old = connection.execute(select(cards).where(cards.c.id == seen.card_id)).one_or_none()
+    if found.card_id != snapshot.card_id:
+        old = connection.execute(select(cards).where(cards.c.id == snapshot.card_id)).one_or_none()
         was = f"{old.brand} ending in {old.last4}" if old else "another one"
         changes.append(f"the card was {was} and is {card.brand} ending in {card.last4} now")
-    elif found.card_revision != seen.card_revision:
+    elif found.card_revision != snapshot.card_revision:
         changes.append("the card's data changed")
-    if found.attempt_count != seen.attempt_count:
+    if found.attempt_count != snapshot.attempt_count:
         changes.append(f"attempt {found.attempt_count} was made since")
     return Refused(f"it isn't what you saw any more: {', '.join(changes)}", "look at it again, and decide anew")
 
@@ -320,7 +322,7 @@ def _card(connection: Connection, settings: Row[Any]) -> Row[Any] | None:
 def _record_release(connection: Connection, payment: PaymentRow, who: str, reason: str, now: datetime) -> None:
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type="hold_released",
             at=now,
             actor=who,
@@ -338,7 +340,7 @@ def _record_refusal(
 ) -> None:
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type="charge_not_attempted",
             at=now,
             actor=who,

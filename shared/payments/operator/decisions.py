@@ -10,24 +10,24 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select, update
 
-from shared.db.billing_events import TrailEvent, record_event
+from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.payments import payments
-from shared.db.tables.system import events
+from shared.db.tables.system import billing_events
 from shared.domain.calendar import instant, local_date
-from shared.domain.states import ENDED, UNPAID, WORD_OF_ENDING, Lane, PaymentState
-from shared.messaging.jobs import ChargePayment, EndPayment
+from shared.domain.states import ENDED, UNPAID, WORD_OF_CLOSE, Lane, PaymentState
+from shared.messaging.jobs import ChargePayment, ClosePayment
 from shared.payments.cancellation import (
     REQUESTED,
-    Ended,
-    LockedForEnding,
-    Wish,
-    end_payment_as,
+    Closed,
+    CloseRequest,
+    LockedForClose,
+    close_payment_as,
     live_intent,
-    lock_for_ending,
+    lock_for_close,
 )
 from shared.payments.operator.charge import Refused
 from shared.payments.outcome_handlers import UNTIL_RELEASED
-from shared.payments.state_changes import Because, PaymentRow, lock_payment, open_attempt
+from shared.payments.state_changes import Cause, PaymentRow, lock_payment, open_attempt
 from shared.policy import Policy
 
 #: A hold for longer than a year is forgotten by everybody; until it is released is another thing.
@@ -54,7 +54,7 @@ class Released:
 
 
 @dataclass(frozen=True)
-class TakenBack:
+class CloseWithdrawn:
     """The payment is collected again, as before somebody wanted it ended."""
 
     payment_id: UUID
@@ -86,7 +86,7 @@ def hold_payment(
     earlier = _reason_without_hold(connection, payment)
     said = f"{reason.strip()} (held by {who} {f'until {until}' if until else 'until it is released'}"
     state_reason = f"{said}; before that: {earlier})" if earlier else f"{said})"
-    _change_hold(connection, payment, HELD, held_until, state_reason, Because(who, now, reason), earlier)
+    _change_hold(connection, payment, HELD, held_until, state_reason, Cause(who, now, reason), earlier)
     return Held(payment.id, held_until)
 
 
@@ -106,11 +106,11 @@ def release_payment(
         _write_down(connection, payment, "release", refused, who, reason, now)
         return refused
     earlier = _reason_without_hold(connection, payment)
-    _change_hold(connection, payment, RELEASED, None, earlier, Because(who, now, reason), earlier)
+    _change_hold(connection, payment, RELEASED, None, earlier, Cause(who, now, reason), earlier)
     return Released(payment.id, _job_if_due(payment, now))
 
 
-def request_ending(
+def request_close(
     connection: Connection,
     policy: Policy,
     payment_id: UUID,
@@ -118,33 +118,33 @@ def request_ending(
     who: str,
     reason: str,
     now: datetime,
-) -> Ended | EndPayment | Refused:
+) -> Closed | ClosePayment | Refused:
     """End a payment as uncollectible or void: at once, or once its PaymentIntent is seen canceled (ring the job).
 
     Void means that it was never owed: its invoice is voided with it. From here on no charge starts.
     """
-    locked = lock_for_ending(connection, payment_id)
+    locked = lock_for_close(connection, payment_id)
     if locked is None:
         return _no_payment(payment_id)
-    payment, what = locked.payment, WORD_OF_ENDING[as_]
+    payment, what = locked.payment, WORD_OF_CLOSE[as_]
     refused = NO_REASON if not reason.strip() else _why_no_ending(connection, payment, what)
     if refused is not None:
         _write_down(connection, payment, f"be {what}", refused, who, reason, now)
         return refused
-    because = Because(who, now, reason.strip())
-    _tell_ending(connection, payment, REQUESTED, because, before=None, after=as_)
+    cause = Cause(who, now, reason.strip())
+    _tell_ending(connection, payment, REQUESTED, cause, before=None, after=as_)
     if live_intent(connection, payment_id) is None:
-        _end(connection, locked, policy, as_, because)
-        return Ended(payment.id, as_)
+        _end(connection, locked, policy, as_, cause)
+        return Closed(payment.id, as_)
     connection.execute(
-        update(payments).where(payments.c.id == payment.id).values(ending_as=as_, backoff_until=None)
+        update(payments).where(payments.c.id == payment.id).values(pending_close_as=as_, backoff_until=None)
     )
-    return EndPayment(payment.id)
+    return ClosePayment(payment.id)
 
 
-def cancel_ending(
+def withdraw_close(
     connection: Connection, payment_id: UUID, who: str, reason: str, now: datetime
-) -> TakenBack | Refused:
+) -> CloseWithdrawn | Refused:
     """Take back that a payment is to be ended, as long as nobody is canceling its PaymentIntent."""
     payment = _lock(connection, payment_id)
     if payment is None:
@@ -152,7 +152,7 @@ def cancel_ending(
     refused = None
     if not reason.strip():
         refused = NO_REASON
-    elif payment.state in ENDED or payment.ending_as is None:
+    elif payment.state in ENDED or payment.pending_close_as is None:
         refused = Refused("nobody wants it ended", "nothing: see on its page where it stands")
     elif open_attempt(connection, payment.id) is not None:
         refused = Refused(
@@ -162,10 +162,10 @@ def cancel_ending(
     if refused is not None:
         _write_down(connection, payment, "stay in collection", refused, who, reason, now)
         return refused
-    because = Because(who, now, reason.strip())
-    _tell_ending(connection, payment, "ending_taken_back", because, before=payment.ending_as, after=None)
-    connection.execute(update(payments).where(payments.c.id == payment.id).values(ending_as=None))
-    return TakenBack(payment.id, _job_if_due(payment, now))
+    cause = Cause(who, now, reason.strip())
+    _tell_ending(connection, payment, "ending_taken_back", cause, before=payment.pending_close_as, after=None)
+    connection.execute(update(payments).where(payments.c.id == payment.id).values(pending_close_as=None))
+    return CloseWithdrawn(payment.id, _job_if_due(payment, now))
 
 
 # -- why not
@@ -178,9 +178,10 @@ def _why_no_hold(
         return NO_REASON
     if payment.state not in UNPAID:
         return Refused(f"it is {payment.state}", "nothing: it isn't asked for any more")
-    if payment.ending_as is not None:
+    if payment.pending_close_as is not None:
         return Refused(
-            f"it is being {WORD_OF_ENDING[payment.ending_as]}: it isn't asked for any more", "take that back first"
+            f"it is being {WORD_OF_CLOSE[payment.pending_close_as]}: it isn't asked for any more",
+            "take that back first",
         )
     if until is None:
         return None
@@ -202,8 +203,8 @@ def _why_no_ending(connection: Connection, payment: PaymentRow, what: str) -> Re
         )
     if state in ENDED:
         return Refused(f"it is {state}: {payment.state_reason}", "nothing: collection has ended")
-    if payment.ending_as is not None:
-        already = WORD_OF_ENDING[payment.ending_as]
+    if payment.pending_close_as is not None:
+        already = WORD_OF_CLOSE[payment.pending_close_as]
         return Refused(f"it is being {already} already", f"nothing; to have it {what} otherwise, take that back")
     if state is PaymentState.AUTHORISED:
         return Refused("the money is on hold at the bank", "release that hold first")
@@ -230,11 +231,9 @@ def _no_payment(payment_id: UUID) -> Refused:
     return Refused(f"there is no payment {payment_id}", "look it up by invoice number or account")
 
 
-def _end(
-    connection: Connection, locked: LockedForEnding, policy: Policy, as_: PaymentState, because: Because
-) -> None:
-    wish = Wish(because.actor, because.reason)
-    end_payment_as(connection, locked.account, locked.payment, policy, as_, wish, because)
+def _end(connection: Connection, locked: LockedForClose, policy: Policy, as_: PaymentState, cause: Cause) -> None:
+    close_request = CloseRequest(cause.actor, cause.reason)
+    close_payment_as(connection, locked.account, locked.payment, policy, as_, close_request, cause)
 
 
 def _job_if_due(payment: PaymentRow, now: datetime) -> ChargePayment | None:
@@ -246,9 +245,9 @@ def _job_if_due(payment: PaymentRow, now: datetime) -> ChargePayment | None:
 def _reason_without_hold(connection: Connection, payment: PaymentRow) -> str | None:
     """The reason of the payment's state as it was before a person's hold was written over it."""
     last = connection.execute(
-        select(events.c.data, events.c.after)
-        .where(events.c.payment_id == payment.id, events.c.type == HELD)
-        .order_by(events.c.id.desc())
+        select(billing_events.c.data, billing_events.c.after)
+        .where(billing_events.c.payment_id == payment.id, billing_events.c.type == HELD)
+        .order_by(billing_events.c.id.desc())
         .limit(1)
     ).one_or_none()
     if last is None or last.after.get("state_reason") != payment.state_reason:
@@ -263,7 +262,7 @@ def _change_hold(
     what: str,
     held_until: datetime | None,
     state_reason: str | None,
-    because: Because,
+    cause: Cause,
     earlier: str | None,
 ) -> None:
     connection.execute(
@@ -272,11 +271,11 @@ def _change_hold(
     before, after = payment.held_until, held_until
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type=what,
-            at=because.at,
-            actor=because.actor,
-            reason=because.reason,
+            at=cause.at,
+            actor=cause.actor,
+            reason=cause.reason,
             account_id=payment.account_id,
             payment_id=payment.id,
             before={
@@ -293,22 +292,22 @@ def _tell_ending(
     connection: Connection,
     payment: PaymentRow,
     what: str,
-    because: Because,
+    cause: Cause,
     *,
     before: str | None,
     after: str | None,
 ) -> None:
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type=what,
-            at=because.at,
-            actor=because.actor,
-            reason=because.reason,
+            at=cause.at,
+            actor=cause.actor,
+            reason=cause.reason,
             account_id=payment.account_id,
             payment_id=payment.id,
-            before={"ending_as": before},
-            after={"ending_as": after},
+            before={"pending_close_as": before},
+            after={"pending_close_as": after},
         ),
     )
 
@@ -316,27 +315,27 @@ def _tell_ending(
 def _write_down(
     connection: Connection, payment: PaymentRow, what: str, refused: Refused, who: str, reason: str, now: datetime
 ) -> None:
-    write_down_refusal(connection, what, refused, Because(who, now, reason), payment.account_id, payment.id)
+    write_down_refusal(connection, what, refused, Cause(who, now, reason), payment.account_id, payment.id)
 
 
 def write_down_refusal(
     connection: Connection,
     what: str,
     refused: Refused,
-    because: Because,
+    cause: Cause,
     account_id: UUID,
     payment_id: UUID | None = None,
 ) -> None:
     """A refusal is in the trail like every attempt that was not made; `because` says who asked for it, and why."""
     record_event(
         connection,
-        TrailEvent(
+        BillingEvent(
             type="decision_refused",
-            at=because.at,
-            actor=because.actor,
+            at=cause.at,
+            actor=cause.actor,
             reason=refused.reason,
             account_id=account_id,
             payment_id=payment_id,
-            data={"asked_for": what, "asked_because": because.reason},
+            data={"asked_for": what, "asked_because": cause.reason},
         ),
     )

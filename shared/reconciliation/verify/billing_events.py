@@ -14,7 +14,7 @@ TRAIL = (
         SELECT p.id AS payment_id, p.state, told.state AS told_state
         FROM {{payments}} p
         LEFT JOIN LATERAL (
-            SELECT e.after ->> 'state' AS state FROM events e
+            SELECT e.after ->> 'state' AS state FROM billing_events e
             WHERE e.payment_id = p.id AND e.type IN {_STATE_EVENTS} ORDER BY e.id DESC LIMIT 1
         ) told ON true
         WHERE told.state IS DISTINCT FROM p.state
@@ -31,7 +31,7 @@ TRAIL = (
         FROM (
             SELECT e.payment_id, e.id AS event_id, e.type, e.before ->> 'state' AS before_state,
                    lag(e.after ->> 'state') OVER (PARTITION BY e.payment_id ORDER BY e.id) AS ended_at_state
-            FROM events e JOIN {{payments}} p ON p.id = e.payment_id
+            FROM billing_events e JOIN {{payments}} p ON p.id = e.payment_id
             WHERE e.type IN {_STATE_EVENTS}
         ) moves
         WHERE moves.type IN ('payment_moved', 'payment_rescheduled')
@@ -51,7 +51,7 @@ TRAIL = (
             SELECT count(*) FILTER (WHERE e.type = 'attempt_started') AS begun,
                    coalesce((array_agg(e.after ->> 'state' ORDER BY e.id DESC)
                              FILTER (WHERE e.type <> 'attempt_started'))[1], 'started') AS state
-            FROM events e
+            FROM billing_events e
             WHERE e.payment_id = a.payment_id AND e.attempt_id = a.id
               AND e.type IN ('attempt_started', 'attempt_answered', 'attempt_settled', 'attempt_became_unknown')
         ) told
@@ -68,7 +68,7 @@ TRAIL = (
         SELECT i.id AS invoice_id, i.number, p.id AS payment_id, told.issued
         FROM {invoices} i JOIN payments p ON p.invoice_id = i.id
         CROSS JOIN LATERAL (
-            SELECT count(*) AS issued FROM events e WHERE e.payment_id = p.id AND e.type = 'invoice_issued'
+            SELECT count(*) AS issued FROM billing_events e WHERE e.payment_id = p.id AND e.type = 'invoice_issued'
         ) told
         WHERE told.issued <> 1
         """,
@@ -83,7 +83,7 @@ TRAIL = (
         SELECT a.id AS account_id, a.external_id, a.standing, coalesce(told.standing, 'good') AS told_standing
         FROM {accounts} a
         LEFT JOIN LATERAL (
-            SELECT e.after ->> 'standing' AS standing FROM events e
+            SELECT e.after ->> 'standing' AS standing FROM billing_events e
             WHERE e.account_id = a.id AND e.type = 'standing_changed' ORDER BY e.id DESC LIMIT 1
         ) told ON true
         WHERE a.standing <> coalesce(told.standing, 'good')

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from shared.gateway.port import ChargeSeen, GatewayUnavailableError, ProcessorGateway
+from shared.gateway.port import ChargeReadBack, GatewayUnavailableError, ProcessorGateway
 from shared.reconciliation.verify.check import Check
 from shared.reconciliation.verify.scope import Scope
 
@@ -100,13 +100,13 @@ def _window(connection: Connection, scope: Scope, coverage: str) -> tuple[dateti
     return (first or scope.now) - MARGIN, (scope.ends_at or scope.now) + MARGIN
 
 
-def _batches(charges: Iterator[ChargeSeen]) -> Iterator[list[ChargeSeen]]:
+def _batches(charges: Iterator[ChargeReadBack]) -> Iterator[list[ChargeReadBack]]:
     paid = (charge for charge in charges if charge.is_paid and charge.amount_captured_minor > 0)
     while batch := list(islice(paid, BATCH)):
         yield batch
 
 
-def _row(coverage: str, charge: ChargeSeen) -> dict[str, Any]:
+def _row(coverage: str, charge: ChargeReadBack) -> dict[str, Any]:
     said = charge.metadata.get("duecourse_payment_id")
     return {
         "coverage": charge.metadata.get("duecourse_coverage", coverage),

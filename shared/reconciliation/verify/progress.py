@@ -6,7 +6,7 @@ LOOK = "run `duecourse doctor`: do scheduler and workers run, do Redis and the p
 
 #: A payment's own trail has been silent for longer than patience (machine time).
 _SILENT = """NOT EXISTS (
-    SELECT FROM events e WHERE e.payment_id = p.id AND e.created_at > :machine_now - CAST(:patience AS interval)
+    SELECT FROM billing_events e WHERE e.payment_id = p.id AND e.created_at > :machine_now - CAST(:patience AS interval)
 )"""
 
 _OPEN = """EXISTS (
@@ -37,7 +37,7 @@ PROGRESS = (
         WHERE p.state IN ('due', 'retry_scheduled')
           AND p.next_attempt_at <= :now - CAST(:patience AS interval)
           AND (p.held_until IS NULL OR p.held_until <= :now - CAST(:patience AS interval))
-          AND p.ending_as IS NULL
+          AND p.pending_close_as IS NULL
           AND (p.backoff_until IS NULL OR p.backoff_until <= :machine_now - CAST(:patience AS interval))
           AND NOT {_OPEN} AND {_SILENT}
         """,  # noqa: S608  # our own constants
@@ -49,13 +49,13 @@ PROGRESS = (
         "what a person wants written off or voided is ended within an hour, and what has ended waits for no end",
         "payments",
         f"""
-        SELECT p.id AS payment_id, p.state, p.ending_as, p.backoff_until FROM {{payments}} p
-        WHERE p.ending_as IS NOT NULL
+        SELECT p.id AS payment_id, p.state, p.pending_close_as, p.backoff_until FROM {{payments}} p
+        WHERE p.pending_close_as IS NOT NULL
           AND (p.state IN ('paid', 'carried_forward', 'uncollectible', 'void')
                OR ((p.backoff_until IS NULL OR p.backoff_until <= :machine_now - CAST(:patience AS interval))
                    AND NOT {_OPEN} AND {_SILENT}))
         """,  # noqa: S608  # our own constants
-        "payment {payment_id} is {state} and is to be {ending_as}; nobody cancels its PaymentIntent",
+        "payment {payment_id} is {state} and is to be {pending_close_as}; nobody cancels its PaymentIntent",
         LOOK,
     ),
     Check(
@@ -67,9 +67,9 @@ PROGRESS = (
         FROM {{payments}} p JOIN payment_settings s ON s.id = p.settings_id
         WHERE p.state IN ('needs_payment_method', 'needs_authentication')
           AND s.card_revision > p.waiting_for_revision_after AND s.primary_card_id IS NOT NULL
-          AND (p.held_until IS NULL OR p.held_until <= :now) AND p.ending_as IS NULL AND NOT {_OPEN}
+          AND (p.held_until IS NULL OR p.held_until <= :now) AND p.pending_close_as IS NULL AND NOT {_OPEN}
           AND NOT EXISTS (
-              SELECT FROM events e WHERE e.account_id = p.account_id
+              SELECT FROM billing_events e WHERE e.account_id = p.account_id
                 AND e.type IN ('card_registered', 'card_mended')
                 AND e.created_at > :machine_now - CAST(:patience AS interval))
         """,  # noqa: S608  # our own constants
@@ -101,7 +101,7 @@ PROGRESS = (
         WHERE r.state IN ('ready', 'running') AND r.created_at <= :machine_now - CAST(:patience AS interval)
           AND (r.backoff_until IS NULL OR r.backoff_until <= :machine_now)
           AND NOT EXISTS (
-              SELECT FROM events e WHERE e.type IN ('run_started', 'run_confirmed', 'run_reopened')
+              SELECT FROM billing_events e WHERE e.type IN ('run_started', 'run_confirmed', 'run_reopened')
                 AND e.run_id = r.id AND e.created_at > :machine_now - CAST(:patience AS interval))
         """,
         "run {job} {period} {coverage} is {state} since {created_at}",
@@ -116,7 +116,7 @@ PROGRESS = (
         FROM {bulk_actions} b
         WHERE b.state = 'running' AND b.created_at <= :machine_now - CAST(:patience AS interval)
           AND NOT EXISTS (
-              SELECT FROM events e WHERE e.type = 'bulk_action_resumed' AND e.data ->> 'bulk_id' = b.id::text
+              SELECT FROM billing_events e WHERE e.type = 'bulk_action_resumed' AND e.data ->> 'bulk_id' = b.id::text
                 AND e.created_at > :machine_now - CAST(:patience AS interval))
         """,
         "bulk action {bulk_id} ({action}, {requested_by}) is running since {created_at}, {waiting} still wait",

@@ -6,35 +6,35 @@ from web.dashboard.pages.payment import processor_url
 from web.dashboard.queries.one_account import events_of_account, look_at_account
 from web.dashboard.queries.paging import PAGE, Paging, parse_place
 from web.dashboard.queries.payments import PaymentFilter, find_page
-from web.dashboard.request_context import Visit
+from web.dashboard.request_context import RequestContext
 
 
-def show(visit: Visit) -> Response:
+def show(context: RequestContext) -> Response:
     """The account's payments and its trail are paged each by itself."""
-    account_id = visit.uuid()
-    paging = Paging(parse_place(visit.asked("after")), parse_place(visit.asked("before")))
-    event_id = _number(visit.asked("events_before"))
-    with visit.read() as connection:
+    account_id = context.uuid()
+    paging = Paging(parse_place(context.asked("after")), parse_place(context.asked("before")))
+    event_id = _number(context.asked("events_before"))
+    with context.read() as connection:
         try:
-            seen = look_at_account(connection, account_id)
+            snapshot = look_at_account(connection, account_id)
         except LookupError:
-            visit.missing("such account")
-        of_account = PaymentFilter(visit.now, account=seen.account.external_id)
+            context.missing("such account")
+        of_account = PaymentFilter(context.now, account=snapshot.account.external_id)
         found = find_page(connection, of_account, paging)
         events = events_of_account(connection, account_id, event_id)
-    older_events = visit.here(events_before=events[PAGE - 1].id) if len(events) > PAGE else None
-    return visit.page(
+    older_events = context.here(events_before=events[PAGE - 1].id) if len(events) > PAGE else None
+    return context.page(
         "account.html",
-        seen=seen,
-        account=seen.account,
+        snapshot=snapshot,
+        account=snapshot.account,
         found=found,
         events=events[:PAGE],
         older_events=older_events,
-        newest_events=visit.here(events_before=None) if event_id is not None else None,
-        newer=found.newer and visit.here(before=str(found.newer), after=None),
-        older=found.older and visit.here(after=str(found.older), before=None),
-        all_payments=visit.url("/payments", **of_account.to_query()),
-        processor=processor_url(visit),
+        newest_events=context.here(events_before=None) if event_id is not None else None,
+        newer=found.newer and context.here(before=str(found.newer), after=None),
+        older=found.older and context.here(after=str(found.older), before=None),
+        all_payments=context.url("/payments", **of_account.to_query()),
+        processor=processor_url(context),
     )
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from sqlalchemy import Row, Select, select
 from starlette.responses import Response
 
-from shared.db.tables.operators import actions
-from shared.operations.audit_log import Act
+from shared.db.tables.operators import audit_log
+from shared.operations.audit_log import AuditAction
 from web.dashboard.csv_export import stream_csv
-from web.dashboard.request_context import Visit
+from web.dashboard.request_context import RequestContext
 
 #: Rows of a page.
 PAGE = 50
@@ -35,58 +35,58 @@ COLUMNS = (
     "subject",
     "reason",
     "outcome",
-    "seen",
+    "snapshot",
     "result",
 )
 
 
-def show(visit: Visit) -> Response:
+def show(context: RequestContext) -> Response:
     """Newest first."""
-    after, before = _number(visit.asked("after")), _number(visit.asked("before"))
-    query = _filtered(visit)
+    after, before = _number(context.asked("after")), _number(context.asked("before"))
+    query = _filtered(context)
     if before is not None:
-        query = query.where(actions.c.id > before).order_by(actions.c.id)
+        query = query.where(audit_log.c.id > before).order_by(audit_log.c.id)
     else:
-        query = query.where(actions.c.id < after) if after is not None else query
-        query = query.order_by(actions.c.id.desc())
-    with visit.read() as connection:
+        query = query.where(audit_log.c.id < after) if after is not None else query
+        query = query.order_by(audit_log.c.id.desc())
+    with context.read() as connection:
         rows = list(connection.execute(query.limit(PAGE + 1)))
     has_more, rows = len(rows) > PAGE, rows[:PAGE]
     if before is not None:
         rows.reverse()
     is_first = (after is None and before is None) or (before is not None and not has_more)
     is_last = not has_more if before is None else False
-    return visit.page(
+    return context.page(
         "audit_log.html",
         rows=rows,
-        names=sorted(Act),
-        links={row.id: _link(visit, row) for row in rows},
-        newer=None if is_first or not rows else visit.here(before=rows[0].id, after=None),
-        older=None if is_last or not rows else visit.here(after=rows[-1].id, before=None),
+        names=sorted(AuditAction),
+        links={row.id: _link(context, row) for row in rows},
+        newer=None if is_first or not rows else context.here(before=rows[0].id, after=None),
+        older=None if is_last or not rows else context.here(after=rows[-1].id, before=None),
     )
 
 
-def export(visit: Visit) -> Response:
+def export(context: RequestContext) -> Response:
     """The same rows as CSV, all of them."""
 
     def rows() -> Iterator[tuple[Any, ...]]:
-        for row in visit.stream(_filtered(visit).order_by(actions.c.id)):
+        for row in context.stream(_filtered(context).order_by(audit_log.c.id)):
             yield tuple(getattr(row, name) for name in COLUMNS)
 
     return stream_csv("audit.csv", COLUMNS, rows())
 
 
-def _filtered(visit: Visit) -> Select[Any]:
-    query = select(actions)
+def _filtered(context: RequestContext) -> Select[Any]:
+    query = select(audit_log)
     for name in ("actor", "action", "subject"):
-        value = visit.asked(name)
+        value = context.asked(name)
         if value:
-            query = query.where(actions.c[name] == value)
-    since, until = _day(visit.asked("since", 10)), _day(visit.asked("until", 10))
+            query = query.where(audit_log.c[name] == value)
+    since, until = _day(context.asked("since", 10)), _day(context.asked("until", 10))
     if since is not None:
-        query = query.where(actions.c.at >= datetime.combine(since, time(0), visit.zone))
+        query = query.where(audit_log.c.at >= datetime.combine(since, time(0), context.zone))
     if until is not None:
-        query = query.where(actions.c.at < datetime.combine(until + timedelta(days=1), time(0), visit.zone))
+        query = query.where(audit_log.c.at < datetime.combine(until + timedelta(days=1), time(0), context.zone))
     return query
 
 
@@ -99,9 +99,9 @@ def _day(said: str) -> date | None:
     return day if 1970 <= day.year < 9000 else None
 
 
-def _link(visit: Visit, row: Row[Any]) -> str | None:
+def _link(context: RequestContext, row: Row[Any]) -> str | None:
     place = _PLACES.get(row.subject_kind or "")
-    return None if place is None else visit.url(place.format(row.subject))
+    return None if place is None else context.url(place.format(row.subject))
 
 
 def _number(said: str) -> int | None:

@@ -17,12 +17,12 @@ from shared.db.tables.accounts import invoices
 from shared.db.tables.operators import bulk_actions, bulk_items
 from shared.db.tables.payments import payments
 from shared.messaging.jobs import ApplyBulkAction
-from shared.operations.audit_log import Act
+from shared.operations.audit_log import AuditAction
 from shared.payments.operator.charge import Refused
 from web.dashboard.pages.decisions import day_said
 from web.dashboard.queries.paging import PAGE, Paging, found, parse_place
 from web.dashboard.queries.payments import PaymentFilter, describe, select_ids, too_broad
-from web.dashboard.request_context import PageError, Visit
+from web.dashboard.request_context import PageError, RequestContext
 
 #: A filter as an address carries it.
 LONGEST_FILTER = 4_000
@@ -51,62 +51,62 @@ NOTES = {
 }
 
 
-def show(visit: Visit) -> Response:
+def show(context: RequestContext) -> Response:
     """All bulk actions, the newest first."""
-    paging = Paging(parse_place(visit.asked("after")), parse_place(visit.asked("before")))
+    paging = Paging(parse_place(context.asked("after")), parse_place(context.asked("before")))
     at, id_ = bulk_actions.c.created_at, bulk_actions.c.id
-    with visit.read() as connection:
+    with context.read() as connection:
         rows = connection.execute(
             select(bulk_actions).where(*paging.where(at, id_)).order_by(*paging.order(at, id_)).limit(PAGE + 1)
         ).all()
     page = found(paging, rows, at.name)
-    return visit.page(
-        "bulk_fragment.html" if visit.is_fragment else "bulk.html",
+    return context.page(
+        "bulk_fragment.html" if context.is_fragment else "bulk.html",
         rows=page.rows,
         names=NAMES,
-        newer=page.newer and visit.here(before=str(page.newer), after=None),
-        older=page.older and visit.here(after=str(page.older), before=None),
+        newer=page.newer and context.here(before=str(page.newer), after=None),
+        older=page.older and context.here(after=str(page.older), before=None),
     )
 
 
-def show_new(visit: Visit) -> Response:
+def show_new(context: RequestContext) -> Response:
     """What an action would do to everything that matches a filter."""
-    action = _action(visit.asked("action"))
-    wanted = _filter(visit, [pair for pair in visit.query.multi_items() if pair[0] != "action"])
-    return _preview(visit, action, wanted)
+    action = _action(context.asked("action"))
+    wanted = _filter(context, [pair for pair in context.query.multi_items() if pair[0] != "action"])
+    return _preview(context, action, wanted)
 
 
-def submit(visit: Visit) -> Response:
+def submit(context: RequestContext) -> Response:
     """Begin what was seen, if it still is what there is."""
-    action, reason, until = _action(visit.said("action")), visit.reason(), day_said(visit, "until")
-    pairs = parse_qsl(visit.said("filter", LONGEST_FILTER))
-    wanted = _filter(visit, pairs)
-    confirmed = Wanted(action, _to_keep(wanted), until, visit.said("digest", LONGEST_DIGEST))
+    action, reason, until = _action(context.said("action")), context.reason(), day_said(context, "until")
+    pairs = parse_qsl(context.said("filter", LONGEST_FILTER))
+    wanted = _filter(context, pairs)
+    confirmed = Wanted(action, _to_keep(wanted), until, context.said("digest", LONGEST_DIGEST))
 
     def work(connection: Connection) -> Begun | Changed | Refused:
-        answer = begin(connection, confirmed, select_ids(wanted), visit.because(reason))
-        _write_down(connection, visit, confirmed, reason, answer)
+        answer = begin(connection, confirmed, select_ids(wanted), context.cause(reason))
+        _write_down(connection, context, confirmed, reason, answer)
         return answer
 
-    answer = _in_time(lambda: visit.write(work))
+    answer = _in_time(lambda: context.write(work))
     if isinstance(answer, Begun):
-        visit.site.runtime.ring([ApplyBulkAction(answer.bulk_id)])
-        return visit.go(f"/bulk/{answer.bulk_id}", "It has begun.")
+        context.site.runtime.enqueue([ApplyBulkAction(answer.bulk_id)])
+        return context.go(f"/bulk/{answer.bulk_id}", "It has begun.")
     if isinstance(answer, Refused):
         raise PageError(409, f"Nothing was begun: {answer.reason}.", f"To do: {answer.what_to_do}.")
-    return _preview(visit, action, wanted, answer.now)
+    return _preview(context, action, wanted, answer.now)
 
 
-def show_one(visit: Visit) -> Response:
+def show_one(context: RequestContext) -> Response:
     """How far a bulk action is, what was refused and why."""
-    bulk_id = visit.uuid()
-    with visit.read() as connection:
+    bulk_id = context.uuid()
+    with context.read() as connection:
         bulk = connection.execute(select(bulk_actions).where(bulk_actions.c.id == bulk_id)).one_or_none()
         if bulk is None:
-            visit.missing("such bulk action")
+            context.missing("such bulk action")
         refused, items = _refused(connection, bulk_id), _items(connection, bulk_id)
-    return visit.page(
-        "bulk_live.html" if visit.is_fragment else "bulk_action.html",
+    return context.page(
+        "bulk_live.html" if context.is_fragment else "bulk_action.html",
         bulk=bulk,
         name=NAMES[BulkAction(bulk.action)],
         filter_words=describe(PaymentFilter.from_json(bulk.filter)),
@@ -117,23 +117,25 @@ def show_one(visit: Visit) -> Response:
     )
 
 
-def stop_one(visit: Visit) -> Response:
+def stop_one(context: RequestContext) -> Response:
     """Stop a bulk action after the chunk that is under way."""
-    return _change(visit, Act.BULK_STOP, stop, "It is stopped.")
+    return _change(context, AuditAction.BULK_STOP, stop, "It is stopped.")
 
 
-def resume_one(visit: Visit) -> Response:
+def resume_one(context: RequestContext) -> Response:
     """Go on with a stopped bulk action."""
-    return _change(visit, Act.BULK_RESUME, resume, "It goes on.")
+    return _change(context, AuditAction.BULK_RESUME, resume, "It goes on.")
 
 
-def _change(visit: Visit, act: Act, do: Callable[..., Row[Any] | Refused], said: str) -> Response:
-    bulk_id, reason = visit.uuid(), visit.reason()
+def _change(
+    context: RequestContext, act: AuditAction, do: Callable[..., Row[Any] | Refused], said: str
+) -> Response:
+    bulk_id, reason = context.uuid(), context.reason()
 
     def work(connection: Connection) -> Row[Any] | Refused:
-        answer = do(connection, bulk_id, visit.because(reason))
+        answer = do(connection, bulk_id, context.cause(reason))
         is_refused = isinstance(answer, Refused)
-        visit.write_down(
+        context.record_action(
             connection,
             act,
             subject_kind="bulk",
@@ -144,27 +146,29 @@ def _change(visit: Visit, act: Act, do: Callable[..., Row[Any] | Refused], said:
         )
         return answer
 
-    answer = visit.write(work)
+    answer = context.write(work)
     if isinstance(answer, Refused):
         raise PageError(409, f"Nothing was changed: {answer.reason}.", f"To do: {answer.what_to_do}.")
-    if act is Act.BULK_RESUME:
-        visit.site.runtime.ring([ApplyBulkAction(bulk_id)])
-    return visit.go(f"/bulk/{bulk_id}", said)
+    if act is AuditAction.BULK_RESUME:
+        context.site.runtime.enqueue([ApplyBulkAction(bulk_id)])
+    return context.go(f"/bulk/{bulk_id}", said)
 
 
-def _preview(visit: Visit, action: BulkAction, wanted: PaymentFilter, changed: Preview | None = None) -> Response:
+def _preview(
+    context: RequestContext, action: BulkAction, wanted: PaymentFilter, changed: Preview | None = None
+) -> Response:
     """Show what it would do; `changed` is what there is now, instead of what the person confirmed."""
 
     def look() -> Preview | Refused:
-        with visit.read() as connection:
+        with context.read() as connection:
             errors = too_broad(connection, wanted)
             if errors:
                 raise PageError(400, "This filter is too broad.", f"The text {errors['text']}.")
-            return preview(connection, action, select_ids(wanted), visit.now)
+            return preview(connection, action, select_ids(wanted), context.now)
 
-    seen = changed or _in_time(look)
+    snapshot = changed or _in_time(look)
     query = wanted.to_query()
-    return visit.page(
+    return context.page(
         "bulk_new.html",
         409 if changed else 200,
         action=action,
@@ -172,9 +176,9 @@ def _preview(visit: Visit, action: BulkAction, wanted: PaymentFilter, changed: P
         note=NOTES[action],
         filter_words=describe(wanted),
         filter=urlencode(query, doseq=True),
-        payments_path=visit.url("/payments", **query),
-        preview=None if isinstance(seen, Refused) else seen,
-        refused=seen if isinstance(seen, Refused) else None,
+        payments_path=context.url("/payments", **query),
+        preview=None if isinstance(snapshot, Refused) else snapshot,
+        refused=snapshot if isinstance(snapshot, Refused) else None,
         has_changed=changed is not None,
     )
 
@@ -212,28 +216,32 @@ def _items(connection: Connection, bulk_id: UUID) -> list[Row[Any]]:
 
 
 def _write_down(
-    connection: Connection, visit: Visit, confirmed: Wanted, reason: str, answer: Begun | Changed | Refused
+    connection: Connection,
+    context: RequestContext,
+    confirmed: Wanted,
+    reason: str,
+    answer: Begun | Changed | Refused,
 ) -> None:
-    seen: dict[str, Any] = {"action": confirmed.action, "filter": dict(confirmed.filter)}
+    snapshot: dict[str, Any] = {"action": confirmed.action, "filter": dict(confirmed.filter)}
     result: dict[str, Any] = {}
     match answer:
-        case Begun(seen=found):
-            seen |= found.as_seen()
+        case Begun(snapshot=found):
+            snapshot |= found.as_snapshot()
         case Changed(now=now):
-            seen["digest"] = confirmed.digest
-            result = {"refused": "what matches changed since", "now": now.as_seen()}
+            snapshot["digest"] = confirmed.digest
+            result = {"refused": "what matches changed since", "now": now.as_snapshot()}
         case Refused():
             result = {"refused": answer.reason}
     if confirmed.until is not None:
-        seen["until"] = confirmed.until.isoformat()
-    visit.write_down(
+        snapshot["until"] = confirmed.until.isoformat()
+    context.record_action(
         connection,
-        Act.BULK_START,
+        AuditAction.BULK_START,
         subject_kind="bulk",
         subject=str(answer.bulk_id) if isinstance(answer, Begun) else None,
         reason=reason,
         outcome="started" if isinstance(answer, Begun) else "refused",
-        seen=seen,
+        snapshot=snapshot,
         result=result,
     )
 
@@ -245,8 +253,8 @@ def _action(said: str) -> BulkAction:
         raise PageError(400, "There is no such bulk action.", "Begin from the list of payments.") from None
 
 
-def _filter(visit: Visit, pairs: list[tuple[str, str]]) -> PaymentFilter:
-    asked = PaymentFilter.from_query(pairs, visit.policy, visit.now)
+def _filter(context: RequestContext, pairs: list[tuple[str, str]]) -> PaymentFilter:
+    asked = PaymentFilter.from_query(pairs, context.policy, context.now)
     if asked.errors:
         said = "; ".join(f"{name.replace('_', ' ')} {why}" for name, why in asked.errors.items())
         raise PageError(400, "This filter can't be understood.", f"{said}. Begin from the list of payments.")

@@ -9,9 +9,9 @@ from starlette.responses import Response
 
 from shared.db.tables.system import findings
 from shared.explain.descriptions import MEANING_OF_FINDING, details_of_finding
-from shared.operations.audit_log import Act
+from shared.operations.audit_log import AuditAction
 from shared.payments.receipts import resolve_finding_by_id
-from web.dashboard.request_context import Visit
+from web.dashboard.request_context import RequestContext
 
 #: Open findings shown at once. More of them have one cause, which the first show as well.
 MOST_OPEN = 200
@@ -19,15 +19,15 @@ MOST_OPEN = 200
 PAGE = 50
 
 
-def show(visit: Visit) -> Response:
+def show(context: RequestContext) -> Response:
     """Those that are open, by kind; below them those that are resolved, the latest found first."""
-    older_than = _place(visit.asked("older_than"))
+    older_than = _place(context.asked("older_than"))
     is_open = findings.c.resolved_at.is_(None)
     key = (findings.c.found_at, findings.c.id)
     resolved = select(findings).where(~is_open).order_by(*(column.desc() for column in key)).limit(PAGE + 1)
     if older_than is not None:
         resolved = resolved.where(tuple_(*key) < older_than)
-    with visit.read() as connection:
+    with context.read() as connection:
         found = connection.execute(
             select(findings).where(is_open).order_by(findings.c.found_at.desc(), findings.c.id).limit(MOST_OPEN + 1)
         ).all()
@@ -36,7 +36,7 @@ def show(visit: Visit) -> Response:
     for finding in found[:MOST_OPEN]:
         by_kind.setdefault(finding.kind, []).append(finding)
     has_more, closed = len(closed) > PAGE, closed[:PAGE]
-    return visit.page(
+    return context.page(
         "findings.html",
         by_kind=by_kind,
         has_more_open=len(found) > MOST_OPEN,
@@ -44,38 +44,38 @@ def show(visit: Visit) -> Response:
         closed=closed,
         meanings=MEANING_OF_FINDING,
         details=details_of_finding,
-        newest=None if older_than is None else visit.here(older_than=None),
-        older=visit.here(older_than=f"{closed[-1].found_at.isoformat()}~{closed[-1].id}") if has_more else None,
+        newest=None if older_than is None else context.here(older_than=None),
+        older=context.here(older_than=f"{closed[-1].found_at.isoformat()}~{closed[-1].id}") if has_more else None,
     )
 
 
-def resolve(visit: Visit) -> Response:
+def resolve(context: RequestContext) -> Response:
     """Close one, with the reason that is kept for good; whoever comes second is told who did."""
-    finding_id, because = visit.uuid(), visit.because(visit.reason())
+    finding_id, cause = context.uuid(), context.cause(context.reason())
 
     def work(connection: Connection) -> tuple[bool, Row[Any]]:
         known = connection.execute(
             select(findings).where(findings.c.id == finding_id).with_for_update()
         ).one_or_none()
         if known is None:
-            visit.missing("such finding")
-        is_resolved = resolve_finding_by_id(connection, finding_id, because)
-        visit.write_down(
+            context.missing("such finding")
+        is_resolved = resolve_finding_by_id(connection, finding_id, cause)
+        context.record_action(
             connection,
-            Act.FINDING_RESOLVE,
+            AuditAction.FINDING_RESOLVE,
             subject_kind="finding",
             subject=str(finding_id),
-            reason=because.reason,
+            reason=cause.reason,
             outcome="done" if is_resolved else "refused",
-            seen={"kind": known.kind, "subject": known.subject},
+            snapshot={"kind": known.kind, "subject": known.subject},
             result={} if is_resolved else {"resolved_already_by": known.resolved_by},
         )
         return is_resolved, known
 
-    is_resolved, known = visit.write(work)
+    is_resolved, known = context.write(work)
     if is_resolved:
-        return visit.go("/findings", f"{known.kind} is resolved. It comes back only if its facts change.")
-    return visit.go("/findings", f"{known.resolved_by} resolved this already: {known.resolution}")
+        return context.go("/findings", f"{known.kind} is resolved. It comes back only if its facts change.")
+    return context.go("/findings", f"{known.resolved_by} resolved this already: {known.resolution}")
 
 
 def _place(said: str) -> tuple[datetime, UUID] | None:

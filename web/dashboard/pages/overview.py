@@ -8,25 +8,25 @@ from dramatiq.brokers.redis import RedisBroker
 from starlette.responses import Response
 
 from shared.messaging.queue_depths import Depth, message_depths
-from web.dashboard.alerts import alarms_of
+from web.dashboard.alerts import alerts_of
 from web.dashboard.pages.plots import attempt_plots, rate_in_words, recovery_plots
-from web.dashboard.queries.alerts import gather_troubles
+from web.dashboard.queries.alerts import gather_alerts
 from web.dashboard.queries.overview import Overview, gather_overview
-from web.dashboard.request_context import Visit
+from web.dashboard.request_context import RequestContext
 
 log = structlog.get_logger()
 
 
-def show(visit: Visit) -> Response:
+def show(context: RequestContext) -> Response:
     """Everything at a glance. Alarms are as of now; figures may be a few seconds old, and say so."""
-    with visit.read() as connection:
-        troubles = gather_troubles(connection, visit.now, visit.machine_now)
-    figures = present_figures(visit)
-    depths = depths_of(visit.site.broker)
-    return visit.page(
-        "overview_figures.html" if visit.is_fragment else "overview.html",
-        alarms=alarms_of(visit, troubles, depths, has_doorbell=visit.site.broker is not None),
-        troubles=troubles,
+    with context.read() as connection:
+        waiting = gather_alerts(connection, context.now, context.machine_now)
+    figures = present_figures(context)
+    depths = depths_of(context.site.broker)
+    return context.page(
+        "overview_figures.html" if context.is_fragment else "overview.html",
+        troubles=waiting,
+        alerts=alerts_of(context, waiting, depths, has_doorbell=context.site.broker is not None),
         figures=figures,
         depths=depths or {},
         months=figures.money.months,
@@ -37,14 +37,14 @@ def show(visit: Visit) -> Response:
     )
 
 
-def present_figures(visit: Visit) -> Overview:
+def present_figures(context: RequestContext) -> Overview:
     """Return the figures, gathered at most ten seconds ago."""
 
     def gather() -> Overview:
-        with visit.read() as connection:
-            return gather_overview(connection, visit.policy, visit.now, visit.machine_now)
+        with context.read() as connection:
+            return gather_overview(connection, context.policy, context.now, context.machine_now)
 
-    return visit.site.overview.get(lambda: visit.machine_now, gather)
+    return context.site.overview.get(lambda: context.machine_now, gather)
 
 
 def depths_of(broker: RedisBroker | None) -> Mapping[str, Depth] | None:

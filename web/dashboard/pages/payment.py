@@ -12,10 +12,10 @@ from shared.domain.money import EXPONENTS, format_minor
 from shared.domain.states import ENDED, AttemptState, PaymentState
 from shared.explain.explanation import explain_payment
 from shared.messaging.jobs import Job
-from shared.operations.audit_log import Act
+from shared.operations.audit_log import AuditAction
 from shared.payments.operator.charge import (
+    ChargeSnapshot,
     Refused,
-    Seen,
     WouldCharge,
     preview_charge,
     request_charge,
@@ -23,20 +23,20 @@ from shared.payments.operator.charge import (
 )
 from shared.payments.state_changes import open_attempt
 from web.dashboard.pages.payment_formatting import changes, for_the_page, kind_of
-from web.dashboard.request_context import PageError, Visit
+from web.dashboard.request_context import PageError, RequestContext
 
 #: Digits of the numbers that a form of ours carries.
 _DIGITS = 19
 
 
-def show(visit: Visit) -> Response:
+def show(context: RequestContext) -> Response:
     """The whole page, or the part of it that changes by itself."""
-    payment_id = visit.uuid()
-    with visit.read() as connection:
+    payment_id = context.uuid()
+    with context.read() as connection:
         try:
-            told = explain_payment(connection, visit.policy, payment_id, visit.now, visit.machine_now)
+            told = explain_payment(connection, context.policy, payment_id, context.now, context.machine_now)
         except LookupError:
-            visit.missing("such payment")
+            context.missing("such payment")
         payment = connection.execute(select(payments).where(payments.c.id == payment_id)).one()
         customer = connection.scalar(
             select(payment_settings.c.stripe_customer_id).where(payment_settings.c.id == payment.settings_id)
@@ -48,10 +48,10 @@ def show(visit: Visit) -> Response:
         ).all()
         attempt = open_attempt(connection, payment_id)
     is_in_doubt = attempt is not None and (
-        attempt.state == AttemptState.UNKNOWN or attempt.lease_expires_at <= visit.machine_now
+        attempt.state == AttemptState.UNKNOWN or attempt.lease_expires_at <= context.machine_now
     )
-    return visit.page(
-        "payment_live.html" if visit.is_fragment else "payment.html",
+    return context.page(
+        "payment_live.html" if context.is_fragment else "payment.html",
         told=told,
         payment=payment,
         customer=customer,
@@ -59,61 +59,63 @@ def show(visit: Visit) -> Response:
         attempt=attempt,
         is_in_doubt=is_in_doubt,
         has_ended=PaymentState(payment.state) in ENDED,
-        processor=processor_url(visit),
+        processor=processor_url(context),
         kind_of=kind_of,
         changes=changes,
         for_the_page=for_the_page,
     )
 
 
-def processor_url(visit: Visit) -> str:
+def processor_url(context: RequestContext) -> str:
     """Where the processor's own pages are, for its test data or for real money."""
-    return "https://dashboard.stripe.com" + ("/test" if visit.site.is_test_mode else "")
+    return "https://dashboard.stripe.com" + ("/test" if context.site.is_test_mode else "")
 
 
-def show_charge(visit: Visit) -> Response:
+def show_charge(context: RequestContext) -> Response:
     """What a charge would do at this moment, or why it isn't possible."""
-    return _preview(visit, visit.uuid())
+    return _preview(context, context.uuid())
 
 
-def charge(visit: Visit) -> Response:
+def charge(context: RequestContext) -> Response:
     """Do what was shown, if it is still that; else show what changed."""
-    payment_id, reason, seen = visit.uuid(), visit.reason(), _seen(visit)
+    payment_id, reason, snapshot = context.uuid(), context.reason(), _snapshot(context)
 
     def work(connection: Connection) -> Job | Refused:
-        answer = request_charge(connection, payment_id, visit.who.actor, reason, visit.now, seen)
-        _write_down(connection, visit, Act.PAYMENT_CHARGE, payment_id, reason, answer, seen)
+        answer = request_charge(connection, payment_id, context.who.actor, reason, context.now, snapshot)
+        _write_down(connection, context, AuditAction.PAYMENT_CHARGE, payment_id, reason, answer, snapshot)
         return answer
 
-    answer = visit.write(work)
+    answer = context.write(work)
     if isinstance(answer, Refused):
-        return _preview(visit, payment_id, answer)
-    return _go_back(visit, payment_id, answer, "It is due now: a worker asks the card in a moment.")
+        return _preview(context, payment_id, answer)
+    return _go_back(context, payment_id, answer, "It is due now: a worker asks the card in a moment.")
 
 
-def look_up(visit: Visit) -> Response:
+def look_up(context: RequestContext) -> Response:
     """Have an attempt in doubt looked up at the processor now."""
-    payment_id, reason = visit.uuid(), visit.reason()
+    payment_id, reason = context.uuid(), context.reason()
 
     def work(connection: Connection) -> Job | Refused:
-        answer = request_look_up(connection, payment_id, visit.who.actor, reason, visit.now, visit.machine_now)
-        _write_down(connection, visit, Act.PAYMENT_LOOK_UP, payment_id, reason, answer)
+        answer = request_look_up(
+            connection, payment_id, context.who.actor, reason, context.now, context.machine_now
+        )
+        _write_down(connection, context, AuditAction.PAYMENT_LOOK_UP, payment_id, reason, answer)
         return answer
 
-    answer = visit.write(work)
+    answer = context.write(work)
     if isinstance(answer, Refused):
         raise PageError(409, f"Nothing was looked up: {answer.reason}.", _to_do(answer))
-    return _go_back(visit, payment_id, answer, "It is being looked up at the processor.")
+    return _go_back(context, payment_id, answer, "It is being looked up at the processor.")
 
 
-def _preview(visit: Visit, payment_id: UUID, refused: Refused | None = None) -> Response:
+def _preview(context: RequestContext, payment_id: UUID, refused: Refused | None = None) -> Response:
     """Show what a charge would do; `refused` is why what was confirmed just now wasn't done."""
-    with visit.read() as connection:
+    with context.read() as connection:
         payment = connection.execute(select(payments).where(payments.c.id == payment_id)).one_or_none()
         if payment is None:
-            visit.missing("such payment")
-        would = preview_charge(connection, payment_id, visit.now)
-    return visit.page(
+            context.missing("such payment")
+        would = preview_charge(connection, payment_id, context.now)
+    return context.page(
         "payment_charge.html",
         200 if refused is None else 409,
         payment=payment,
@@ -123,10 +125,10 @@ def _preview(visit: Visit, payment_id: UUID, refused: Refused | None = None) -> 
     )
 
 
-def _seen(visit: Visit) -> Seen:
+def _snapshot(context: RequestContext) -> ChargeSnapshot:
     """Read what the person had before them when they confirmed."""
-    numbers = [visit.said(name, _DIGITS) for name in ("amount_minor", "card_revision", "attempts")]
-    currency, card = visit.said("currency", 3), visit.said("card", 36)
+    numbers = [context.said(name, _DIGITS) for name in ("amount_minor", "card_revision", "attempts")]
+    currency, card = context.said("currency", 3), context.said("card", 36)
     try:
         card_id = UUID(card)
     except ValueError:
@@ -136,7 +138,7 @@ def _seen(visit: Visit) -> Seen:
             400, "The form doesn't say what you saw.", "Nothing was changed. Open the payment and try again there."
         )
     amount_minor, revision, attempts = map(int, numbers)
-    return Seen(amount_minor, currency, card_id, revision, attempts)
+    return ChargeSnapshot(amount_minor, currency, card_id, revision, attempts)
 
 
 def _to_do(refused: Refused) -> str:
@@ -146,34 +148,34 @@ def _to_do(refused: Refused) -> str:
 
 def _write_down(
     connection: Connection,
-    visit: Visit,
-    action: Act,
+    context: RequestContext,
+    action: AuditAction,
     payment_id: UUID,
     reason: str,
     answer: Job | Refused,
-    seen: Seen | None = None,
+    snapshot: ChargeSnapshot | None = None,
 ) -> None:
     is_refused = isinstance(answer, Refused)
     shown = {}
-    if seen is not None:
+    if snapshot is not None:
         shown = {
-            "amount": format_minor(seen.amount_minor, seen.currency),
-            **{name: value for name, value in asdict(seen).items() if name not in ("amount_minor", "currency")},
-            "card_id": str(seen.card_id),
+            "amount": format_minor(snapshot.amount_minor, snapshot.currency),
+            **{name: value for name, value in asdict(snapshot).items() if name not in ("amount_minor", "currency")},
+            "card_id": str(snapshot.card_id),
         }
-    visit.write_down(
+    context.record_action(
         connection,
         action,
         subject_kind="payment",
         subject=str(payment_id),
         reason=reason,
         outcome="refused" if is_refused else "done",
-        seen=shown,
+        snapshot=shown,
         result={"refused": answer.reason} if isinstance(answer, Refused) else {},
     )
 
 
-def _go_back(visit: Visit, payment_id: UUID, job: Job, said: str) -> Response:
-    is_rung = visit.site.runtime.ring([job])
-    later = "" if is_rung else " Redis doesn't answer, so it may take a few seconds longer."
-    return visit.go(f"/payments/{payment_id}", said + later)
+def _go_back(context: RequestContext, payment_id: UUID, job: Job, said: str) -> Response:
+    is_enqueued = context.site.runtime.enqueue([job])
+    later = "" if is_enqueued else " Redis doesn't answer, so it may take a few seconds longer."
+    return context.go(f"/payments/{payment_id}", said + later)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from shared.domain.declines import DeclineCategory, category_of_code
 from shared.domain.states import PaymentState, Trigger
-from shared.operations.audit_log import Act
+from shared.operations.audit_log import AuditAction
 from web.dashboard.csv_export import stream_csv
 from web.dashboard.queries.paging import Found, Paging, parse_place
 from web.dashboard.queries.payments import (
@@ -24,7 +24,7 @@ from web.dashboard.queries.payments import (
     select_rows,
     too_broad,
 )
-from web.dashboard.request_context import PageError, Visit
+from web.dashboard.request_context import PageError, RequestContext
 
 #: Counting is a kindness: where no index makes it quick, the page comes without it (ms).
 COUNT_WITHIN_MS = 500
@@ -61,29 +61,29 @@ COLUMNS = (
 )
 
 
-def show(visit: Visit) -> Response:
+def show(context: RequestContext) -> Response:
     """Newest first. What can't be understood is said beside its field, and nothing is shown in its stead."""
-    asked = _asked(visit)
-    paging = Paging(parse_place(visit.asked("after")), parse_place(visit.asked("before")))
+    asked = _asked(context)
+    paging = Paging(parse_place(context.asked("after")), parse_place(context.asked("before")))
     found, matches = Found((), None, None), None
     if not asked.errors:
-        with visit.read() as connection:
+        with context.read() as connection:
             asked.errors.update(too_broad(connection, asked.filter))
             if not asked.errors:
                 found = _page(connection, asked.filter, paging)
     if not asked.errors:
-        matches = _count(visit, asked.filter)
+        matches = _count(context, asked.filter)
     query = asked.filter.to_query()
-    return visit.page(
+    return context.page(
         "payments.html",
         400 if asked.errors else 200,
         asked=asked,
         found=found,
         matches=matches,
-        newer=found.newer and visit.url("/payments", **query, before=str(found.newer)),
-        older=found.older and visit.url("/payments", **query, after=str(found.older)),
-        bulk=[(name, visit.url("/bulk/new", action=action, **query)) for action, name in BULK],
-        csv=visit.url("/payments.csv", **query),
+        newer=found.newer and context.url("/payments", **query, before=str(found.newer)),
+        older=found.older and context.url("/payments", **query, after=str(found.older)),
+        bulk=[(name, context.url("/bulk/new", action=action, **query)) for action, name in BULK],
+        csv=context.url("/payments.csv", **query),
         states=list(PaymentState),
         categories=list(DeclineCategory),
         triggers=list(Trigger),
@@ -91,23 +91,23 @@ def show(visit: Visit) -> Response:
     )
 
 
-def export(visit: Visit) -> Response:
+def export(context: RequestContext) -> Response:
     """All that matches, as CSV. Who took it with which filter is in the book before the first row leaves."""
-    asked = _asked(visit)
+    asked = _asked(context)
     if asked.errors:
         said = "; ".join(f"{name.replace('_', ' ')} {why}" for name, why in asked.errors.items())
         raise PageError(400, "This filter can't be understood.", f"{said}.")
     kept = asked.filter.as_json()
     if "@" in kept.get("text", ""):
         kept["text"] = "(an e-mail address)"  # the book is kept for good and holds no personal data
-    visit.write(
-        lambda connection: visit.write_down(
-            connection, Act.EXPORT, subject_kind="export", subject="payments.csv", seen=kept
+    context.write(
+        lambda connection: context.record_action(
+            connection, AuditAction.EXPORT, subject_kind="export", subject="payments.csv", snapshot=kept
         )
     )
 
     def rows() -> Iterator[tuple[Any, ...]]:
-        for row in visit.stream(select_rows(asked.filter)):
+        for row in context.stream(select_rows(asked.filter)):
             yield tuple(_cell(row, name) for name in COLUMNS)
 
     return stream_csv("payments.csv", COLUMNS, rows())
@@ -117,8 +117,8 @@ def _cell(row: Row[Any], name: str) -> Any:
     return decimal_text(row.amount_minor, row.currency) if name == "amount" else getattr(row, name)
 
 
-def _asked(visit: Visit) -> Asked:
-    return PaymentFilter.from_query(visit.query.multi_items(), visit.policy, visit.now)
+def _asked(context: RequestContext) -> Asked:
+    return PaymentFilter.from_query(context.query.multi_items(), context.policy, context.now)
 
 
 def _page(connection: Connection, wanted: PaymentFilter, paging: Paging) -> Found:
@@ -134,10 +134,10 @@ def _page(connection: Connection, wanted: PaymentFilter, paging: Paging) -> Foun
         ) from None
 
 
-def _count(visit: Visit, wanted: PaymentFilter) -> Matches | None:
+def _count(context: RequestContext, wanted: PaymentFilter) -> Matches | None:
     """In a transaction of its own, which may be given up."""
     try:
-        with visit.read() as connection:
+        with context.read() as connection:
             connection.execute(text(f"SET LOCAL statement_timeout = '{COUNT_WITHIN_MS}ms'"))
             return count_matches(connection, wanted)
     except DBAPIError as error:

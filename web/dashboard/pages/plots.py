@@ -13,7 +13,7 @@ from web.dashboard.plotting import THEMES, Theme
 from web.dashboard.queries.attempt_metrics import AttemptFigures, Attempts, Slot
 from web.dashboard.queries.money_metrics import Curve
 from web.dashboard.queries.overview import Overview
-from web.dashboard.request_context import Visit
+from web.dashboard.request_context import RequestContext
 
 #: matplotlib writes styles into the document; nothing else is let in, and nothing out.
 POLICY_OF_PLOTS = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
@@ -36,16 +36,16 @@ class Plot:
         return hashlib.sha256(repr((self.title, self.columns, self.rows)).encode()).hexdigest()[:16]
 
 
-def draw(visit: Visit) -> Response:
+def draw(context: RequestContext) -> Response:
     """Answer with one plot, `light` or `dark`."""
     from web.dashboard.pages.overview import present_figures
 
-    name, said = visit.request.path_params["name"], visit.asked("theme", 10)
+    name, said = context.request.path_params["name"], context.asked("theme", 10)
     theme = said if said in THEMES else "light"
-    plot = next((each for each in plots_of(present_figures(visit)) if each.name == name), None)
+    plot = next((each for each in plots_of(present_figures(context)) if each.name == name), None)
     if plot is None:
-        visit.missing("such plot")
-    svg = visit.site.drawn.get((name, theme, plot.version), lambda: plot.draw(THEMES[theme]))
+        context.missing("such plot")
+    svg = context.site.drawn.get((name, theme, plot.version), lambda: plot.draw(THEMES[theme]))
     return Response(svg, media_type="image/svg+xml", headers={"Content-Security-Policy": POLICY_OF_PLOTS})
 
 

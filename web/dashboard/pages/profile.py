@@ -6,24 +6,24 @@ from sqlalchemy import Connection, select
 from starlette.responses import Response
 
 from shared.db.tables.operators import sessions
-from shared.operations.audit_log import Act
+from shared.operations.audit_log import AuditAction
 from shared.operations.passwords import PasswordError, is_password
 from shared.operations.sessions import end_sessions
-from shared.operations.users import PersonError, find_person, set_password, set_time_zone
-from web.dashboard.request_context import Visit
+from shared.operations.users import UserError, find_user, set_password, set_time_zone
+from web.dashboard.request_context import RequestContext
 
 
-def show(visit: Visit, trouble: str = "", status: int = 200) -> Response:
+def show(context: RequestContext, trouble: str = "", status: int = 200) -> Response:
     """What a person may change about themselves."""
-    with visit.read() as connection:
+    with context.read() as connection:
         found = connection.execute(
             select(sessions)
-            .where(sessions.c.person_id == visit.who.id, sessions.c.expires_at > visit.machine_now)
+            .where(sessions.c.user_id == context.who.id, sessions.c.expires_at > context.machine_now)
             .order_by(sessions.c.last_seen_at.desc())
             .limit(50)
         ).all()
-        row = find_person(connection, visit.who.name)
-    return visit.page(
+        row = find_user(connection, context.who.name)
+    return context.page(
         "profile.html",
         status,
         sessions=found,
@@ -33,47 +33,49 @@ def show(visit: Visit, trouble: str = "", status: int = 200) -> Response:
     )
 
 
-def change_zone(visit: Visit) -> Response:
+def change_zone(context: RequestContext) -> Response:
     """Keep the zone in which the person reads times."""
 
     def work(connection: Connection) -> None:
-        set_time_zone(connection, visit.who, visit.said("zone", 64))
-        visit.write_down(connection, Act.PERSON_ZONE, result={"zone": visit.said("zone", 64)})
+        set_time_zone(connection, context.who, context.said("zone", 64))
+        context.record_action(connection, AuditAction.USER_ZONE, result={"zone": context.said("zone", 64)})
 
     try:
-        visit.write(work)
-    except PersonError as error:
-        return show(visit, str(error), 400)
-    return visit.go("/you", "Kept.")
+        context.write(work)
+    except UserError as error:
+        return show(context, str(error), 400)
+    return context.go("/you", "Kept.")
 
 
-def change_password(visit: Visit) -> Response:
+def change_password(context: RequestContext) -> Response:
     """Change the password, after the present one; then every session ends, this one too."""
-    present, new = visit.form.get("present", ""), visit.form.get("new", "")
-    with visit.read() as connection:
-        row = find_person(connection, visit.who.name)
+    present, new = context.form.get("present", ""), context.form.get("new", "")
+    with context.read() as connection:
+        row = find_user(connection, context.who.name)
     if row is None or not isinstance(present, str) or not is_password(present, row.password_hash):
-        return show(visit, "Your present password is another one.", 400)
-    if not isinstance(new, str) or new != visit.form.get("again"):
-        return show(visit, "The new password isn't the same both times.", 400)
+        return show(context, "Your present password is another one.", 400)
+    if not isinstance(new, str) or new != context.form.get("again"):
+        return show(context, "The new password isn't the same both times.", 400)
 
     def work(connection: Connection) -> None:
-        set_password(connection, visit.who, new, visit.machine_now)
-        visit.write_down(connection, Act.PERSON_PASSWORD, subject_kind="person", subject=visit.who.name)
+        set_password(connection, context.who, new, context.machine_now)
+        context.record_action(
+            connection, AuditAction.USER_PASSWORD, subject_kind="person", subject=context.who.name
+        )
 
     try:
-        visit.write(work)
+        context.write(work)
     except PasswordError as error:
-        return show(visit, f"{error}.", 400)
-    return visit.go("/sign-in")
+        return show(context, f"{error}.", 400)
+    return context.go("/sign-in")
 
 
-def sign_out_everywhere(visit: Visit) -> Response:
+def sign_out_everywhere(context: RequestContext) -> Response:
     """End all sessions of this person."""
 
     def work(connection: Connection) -> None:
-        ended = end_sessions(connection, visit.who.id)
-        visit.write_down(connection, Act.SESSION_END_ALL, result={"sessions": ended})
+        ended = end_sessions(connection, context.who.id)
+        context.record_action(connection, AuditAction.SESSION_END_ALL, result={"sessions": ended})
 
-    visit.write(work)
-    return visit.go("/sign-in")
+    context.write(work)
+    return context.go("/sign-in")

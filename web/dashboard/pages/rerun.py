@@ -15,13 +15,13 @@ from shared.invoicing.bills import MEANING, SkipReason
 from shared.invoicing.month import Month
 from shared.invoicing.preview import Preview, Sum, preview_month
 from shared.messaging.jobs import DAILY_RETRIES, MONTHLY_INVOICES, job_of_run
-from shared.operations.audit_log import Act
+from shared.operations.audit_log import AuditAction
 from shared.payments.daily_retries import MEANING_OF_SKIP, RetryPreview, preview_retries
-from shared.scheduling.rerun import NEVER, AskedAlreadyError, RunAsked, RunSeen, ask_again, see_run, tell
+from shared.scheduling.rerun import NEVER, AskedAlreadyError, RunAsked, RunSnapshot, ask_again, read_run, tell
 from shared.scheduling.runs import Requester, RunError, requested_run
 from web.dashboard.formatting import count, money
 from web.dashboard.pages.runs import AGAIN_JOBS
-from web.dashboard.request_context import PageError, Visit
+from web.dashboard.request_context import PageError, RequestContext
 
 #: A million accounts are added up here, which takes longer than a page may elsewhere (s).
 LONGEST_S = 120
@@ -30,7 +30,11 @@ FIRST_YEAR, LAST_YEAR = 2000, 2999
 #: Examples named for a reason.
 NAMED = 5
 
-_ACTS = {None: Act.RUN_START, RunState.AWAITING_CONFIRMATION: Act.RUN_CONFIRM, RunState.FINISHED: Act.RUN_AGAIN}
+_ACTS = {
+    None: AuditAction.RUN_START,
+    RunState.AWAITING_CONFIRMATION: AuditAction.RUN_CONFIRM,
+    RunState.FINISHED: AuditAction.RUN_AGAIN,
+}
 _ASK = {
     None: "Run it",
     RunState.AWAITING_CONFIRMATION: "Confirm it",
@@ -62,28 +66,28 @@ class Plan:
     sums: list[Sum]
 
 
-def preview(visit: Visit) -> Response:
+def preview(context: RequestContext) -> Response:
     """Show what the run would do. Changes nothing, and the run may not even exist."""
-    key = _key(visit, visit.asked)
-    return _show(visit, key, _plan(visit, key, visit.now))
+    key = _key(context, context.asked)
+    return _show(context, key, _plan(context, key, context.now))
 
 
-def submit(visit: Visit) -> Response:
+def submit(context: RequestContext) -> Response:
     """Do it, if it would still do what the person saw; else show the preview anew and what changed."""
-    key, reason = _key(visit, visit.said), visit.reason()
-    plan = _plan(visit, key, visit.now)
-    seen = {"digest": visit.said("digest"), "rows": plan.rows, "amount_minor": plan.amount_minor}
-    requester = Requester(visit.who.actor, visit.now, reason)
+    key, reason = _key(context, context.said), context.reason()
+    plan = _plan(context, key, context.now)
+    snapshot = {"digest": context.said("digest"), "rows": plan.rows, "amount_minor": plan.amount_minor}
+    requester = Requester(context.who.actor, context.now, reason)
 
     def work(connection: Connection) -> RunAsked:
-        asked = ask_again(connection, visit.policy, key, requester, _number(visit, "event"))
-        visit.write_down(
+        asked = ask_again(connection, context.policy, key, requester, _number(context, "event"))
+        context.record_action(
             connection,
             _ACTS[asked.before],
             subject_kind="run",
             subject=str(asked.run_id),
             reason=reason,
-            seen=seen,
+            snapshot=snapshot,
             result={
                 "job": key.job,
                 "period": key.period,
@@ -94,47 +98,47 @@ def submit(visit: Visit) -> Response:
         return asked
 
     try:
-        if plan.digest != seen["digest"]:
-            raise _ChangedError(_what_changed(visit, plan))
-        asked = visit.write(work)
+        if plan.digest != snapshot["digest"]:
+            raise _ChangedError(_what_changed(context, plan))
+        asked = context.write(work)
     except (_ChangedError, AskedAlreadyError) as error:
-        _refuse(visit, key, seen, reason, str(error))
-        return _show(visit, key, plan, changed=f"Nothing was done. {error}", status=409)
+        _refuse(context, key, snapshot, reason, str(error))
+        return _show(context, key, plan, changed=f"Nothing was done. {error}", status=409)
     except RunError as error:
         raise PageError(400, "That run can't be asked for.", f"{_sentence(error)}.") from None
-    visit.site.runtime.ring([job_of_run(key.job, asked.run_id)])
-    return visit.go(f"/runs/{asked.run_id}", "Asked for. A worker takes it up within seconds.")
+    context.site.runtime.enqueue([job_of_run(key.job, asked.run_id)])
+    return context.go(f"/runs/{asked.run_id}", "Asked for. A worker takes it up within seconds.")
 
 
 class _ChangedError(Exception):
     """The run would do something else by now; the message says what."""
 
 
-def _refuse(visit: Visit, key: RunKey, seen: dict[str, Any], reason: str, why: str) -> None:
+def _refuse(context: RequestContext, key: RunKey, snapshot: dict[str, Any], reason: str, why: str) -> None:
     """Keep in the book that somebody wanted it, and why it wasn't done."""
 
     def work(connection: Connection) -> None:
-        found = see_run(connection, key)
-        visit.write_down(
+        found = read_run(connection, key)
+        context.record_action(
             connection,
-            Act.RUN_START if found.run is None else Act.RUN_AGAIN,
+            AuditAction.RUN_START if found.run is None else AuditAction.RUN_AGAIN,
             subject_kind="run",
             subject=" ".join(key) if found.run is None else str(found.run.id),
             reason=reason,
             outcome="refused",
-            seen=seen,
+            snapshot=snapshot,
             result={"why": why},
         )
 
-    visit.write(work)
+    context.write(work)
 
 
-def _show(visit: Visit, key: RunKey, plan: Plan, changed: str = "", status: int = 200) -> Response:
-    with visit.read() as connection:
-        seen = see_run(connection, key)
-    state = None if seen.run is None else RunState(seen.run.state)
+def _show(context: RequestContext, key: RunKey, plan: Plan, changed: str = "", status: int = 200) -> Response:
+    with context.read() as connection:
+        snapshot = read_run(connection, key)
+    state = None if snapshot.run is None else RunState(snapshot.run.state)
     title = dict(AGAIN_JOBS)[key.job]
-    return visit.page(
+    return context.page(
         "run_preview.html",
         status,
         title=f"{title} {key.period} {key.coverage}: what a run would do",
@@ -142,36 +146,36 @@ def _show(visit: Visit, key: RunKey, plan: Plan, changed: str = "", status: int 
         period=key.period,
         coverage=key.coverage,
         plan=plan,
-        seen=seen,
-        stands=tell(seen),
-        refused=_why_not(visit, key, seen),
+        snapshot=snapshot,
+        stands=tell(snapshot),
+        refused=_why_not(context, key, snapshot),
         changed=changed,
         ask_title=_ASK.get(state, "Run it"),
     )
 
 
-def _why_not(visit: Visit, key: RunKey, seen: RunSeen) -> str:
+def _why_not(context: RequestContext, key: RunKey, snapshot: RunSnapshot) -> str:
     """Why it can't be asked for at this moment; empty if it can."""
     try:
-        requested_run(visit.policy, key, visit.now)
+        requested_run(context.policy, key, context.now)
     except RunError as error:
         return f"{_sentence(error)}."
-    return "It is under way: there is nothing to confirm." if seen.is_under_way else ""
+    return "It is under way: there is nothing to confirm." if snapshot.is_under_way else ""
 
 
-def _plan(visit: Visit, key: RunKey, now: datetime) -> Plan:
+def _plan(context: RequestContext, key: RunKey, now: datetime) -> Plan:
     if key.job == MONTHLY_INVOICES:
-        month = Month.of(visit.policy, key.coverage, key.period)
-        return _plan_of_month(visit, preview_month(visit.site.engine, month, limit_s=LONGEST_S))
-    with visit.read() as connection:
+        month = Month.of(context.policy, key.coverage, key.period)
+        return _plan_of_month(context, preview_month(context.site.engine, month, limit_s=LONGEST_S))
+    with context.read() as connection:
         # Thousands of payments and their cards, each by its index: never the tables from end to end.
         by_index_only(connection, limit_s=LONGEST_S)
-        return _plan_of_day(visit, preview_retries(connection, visit.policy.coverage(key.coverage), now))
+        return _plan_of_day(context, preview_retries(connection, context.policy.coverage(key.coverage), now))
 
 
-def _plan_of_month(visit: Visit, found: Preview) -> Plan:
+def _plan_of_month(context: RequestContext, found: Preview) -> Plan:
     def link(external_id: str) -> str:
-        return visit.url("/accounts", text=external_id)
+        return context.url("/accounts", text=external_id)
 
     return Plan(
         rows=found.counts.invoices,
@@ -193,9 +197,9 @@ def _plan_of_month(visit: Visit, found: Preview) -> Plan:
     )
 
 
-def _plan_of_day(visit: Visit, found: RetryPreview) -> Plan:
+def _plan_of_day(context: RequestContext, found: RetryPreview) -> Plan:
     def link(payment_id: str) -> str:
-        return visit.url(f"/payments/{payment_id}")
+        return context.url(f"/payments/{payment_id}")
 
     return Plan(
         rows=found.payments,
@@ -217,8 +221,8 @@ def _plan_of_day(visit: Visit, found: RetryPreview) -> Plan:
     )
 
 
-def _what_changed(visit: Visit, plan: Plan) -> str:
-    rows, amount = _number(visit, "rows"), _number(visit, "amount")
+def _what_changed(context: RequestContext, plan: Plan) -> str:
+    rows, amount = _number(context, "rows"), _number(context, "amount")
     before = f"{count(rows)} over {money(amount, plan.currency)}"
     now = f"{count(plan.rows)} over {money(plan.amount_minor, plan.currency)}"
     if before == now:
@@ -226,12 +230,12 @@ def _what_changed(visit: Visit, plan: Plan) -> str:
     return f"What you saw has changed: it was {before}, and now it would be {now}."
 
 
-def _key(visit: Visit, read: Any) -> RunKey:
+def _key(context: RequestContext, read: Any) -> RunKey:
     job, period, coverage = read("job", 40), read("period", 10), read("coverage", 40)
     if job not in (MONTHLY_INVOICES, DAILY_RETRIES):
         raise PageError(400, "Which job?", "Choose monthly invoices or daily retries on the page of runs.")
-    if coverage not in visit.policy.coverages:
-        raise PageError(400, "Which coverage?", f"There are {', '.join(sorted(visit.policy.coverages))}.")
+    if coverage not in context.policy.coverages:
+        raise PageError(400, "Which coverage?", f"There are {', '.join(sorted(context.policy.coverages))}.")
     try:
         return RunKey(job, _as_written_by_us(job, period), coverage)
     except ValueError:
@@ -247,9 +251,9 @@ def _as_written_by_us(job: str, period: str) -> str:
     return str(Period.of(day)) if job == MONTHLY_INVOICES else str(day)
 
 
-def _number(visit: Visit, name: str) -> int:
+def _number(context: RequestContext, name: str) -> int:
     """A number that our own form carries; what isn't one is no number of ours."""
-    said = visit.said(name, 40)
+    said = context.said(name, 40)
     return int(said) if said.isascii() and said.isdigit() and len(said) < 25 else NEVER
 
 

@@ -6,50 +6,50 @@ from typing import Any
 from sqlalchemy import Row, select
 from starlette.responses import Response
 
-from shared.db.tables.system import events, runs
+from shared.db.tables.system import billing_events, runs
 from shared.domain.states import RunState
 from shared.invoicing.runs import cursor_of
 from shared.messaging.jobs import MONTHLY_INVOICES
 from web.dashboard.pages.runs import AGAIN_JOBS, counts_in_words, took
 from web.dashboard.queries.run_progress import share_before, time_left
-from web.dashboard.request_context import Visit
+from web.dashboard.request_context import RequestContext
 
 #: Events of a page: a run has a handful, one that passed over accounts has one for each of them too.
 PAGE = 100
 
 
-def show(visit: Visit) -> Response:
+def show(context: RequestContext) -> Response:
     """The run, its counts and its events, newest first."""
-    run_id, after = visit.uuid(), visit.asked("after", 20)
-    own = select(events).where(events.c.run_id == run_id, events.c.payment_id.is_(None))
+    run_id, after = context.uuid(), context.asked("after", 20)
+    own = select(billing_events).where(billing_events.c.run_id == run_id, billing_events.c.payment_id.is_(None))
     if after.isascii() and after.isdigit() and len(after) < 19:
-        own = own.where(events.c.id < int(after))
-    with visit.read() as connection:
+        own = own.where(billing_events.c.id < int(after))
+    with context.read() as connection:
         run = connection.execute(select(runs).where(runs.c.id == run_id)).one_or_none()
         if run is None:
-            visit.missing("such run")
-        told = list(connection.execute(own.order_by(events.c.id.desc()).limit(PAGE + 1)))
-    share, left = _progress(visit, run)
-    may_be_asked = run.job in dict(AGAIN_JOBS) and run.coverage in visit.policy.coverages
-    return visit.page(
+            context.missing("such run")
+        told = list(connection.execute(own.order_by(billing_events.c.id.desc()).limit(PAGE + 1)))
+    share, left = _progress(context, run)
+    may_be_asked = run.job in dict(AGAIN_JOBS) and run.coverage in context.policy.coverages
+    return context.page(
         "run.html",
         run=run,
-        zone_of=run.coverage if run.coverage in visit.policy.coverages else None,
-        counts=counts_in_words(visit, run),
-        took=took(visit, run),
+        zone_of=run.coverage if run.coverage in context.policy.coverages else None,
+        counts=counts_in_words(context, run),
+        took=took(context, run),
         share=share,
         left=left,
-        events=told[:PAGE],
-        older=visit.here(after=told[PAGE - 1].id) if len(told) > PAGE else None,
-        again=visit.url("/runs/again", job=run.job, period=run.period, coverage=run.coverage)
+        billing_events=told[:PAGE],
+        older=context.here(after=told[PAGE - 1].id) if len(told) > PAGE else None,
+        again=context.url("/runs/again", job=run.job, period=run.period, coverage=run.coverage)
         if may_be_asked
         else None,
     )
 
 
-def _progress(visit: Visit, run: Row[Any]) -> tuple[float | None, timedelta | None]:
+def _progress(context: RequestContext, run: Row[Any]) -> tuple[float | None, timedelta | None]:
     """Of a monthly run that is under way, the share of accounts done and about how long it still takes."""
     if run.job != MONTHLY_INVOICES or run.state != RunState.RUNNING:
         return None, None
     share = share_before(cursor_of(run))
-    return share, None if run.trouble else time_left(share, took(visit, run))
+    return share, None if run.trouble else time_left(share, took(context, run))

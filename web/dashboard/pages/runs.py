@@ -15,7 +15,7 @@ from shared.scheduling.runs import JOBS
 from web.dashboard.formatting import count, money, words
 from web.dashboard.queries.money_metrics import present_period
 from web.dashboard.queries.paging import PAGE, Paging, found, parse_place
-from web.dashboard.request_context import Visit
+from web.dashboard.request_context import RequestContext
 
 #: What a person may ask for again.
 AGAIN_JOBS = ((MONTHLY_INVOICES, "Monthly invoices"), (DAILY_RETRIES, "Daily retries"))
@@ -25,37 +25,37 @@ AGAIN_JOBS = ((MONTHLY_INVOICES, "Monthly invoices"), (DAILY_RETRIES, "Daily ret
 _ORDER = {name: place for place, name in enumerate(vars(Counts()))}
 
 
-def show(visit: Visit) -> Response:
+def show(context: RequestContext) -> Response:
     """Newest first."""
-    paging = Paging(parse_place(visit.asked("after")), parse_place(visit.asked("before")))
+    paging = Paging(parse_place(context.asked("after")), parse_place(context.asked("before")))
     place = (runs.c.created_at, runs.c.id)
-    query = _filtered(visit).where(*paging.where(*place)).order_by(*paging.order(*place)).limit(PAGE + 1)
-    with visit.read() as connection:
+    query = _filtered(context).where(*paging.where(*place)).order_by(*paging.order(*place)).limit(PAGE + 1)
+    with context.read() as connection:
         page = found(paging, connection.execute(query).all(), "created_at")
-    first = next(iter(visit.policy.coverages.values()))
-    return visit.page(
+    first = next(iter(context.policy.coverages.values()))
+    return context.page(
         "runs.html",
-        rows=[(run, counts_in_words(visit, run), took(visit, run)) for run in page.rows],
+        rows=[(run, counts_in_words(context, run), took(context, run)) for run in page.rows],
         jobs=JOBS,
         states=list(RunState),
         again_jobs=AGAIN_JOBS,
-        an_example=str(present_period(first, visit.now)),
-        newer=page.newer and visit.here(before=page.newer, after=None),
-        older=page.older and visit.here(after=page.older, before=None),
+        an_example=str(present_period(first, context.now)),
+        newer=page.newer and context.here(before=page.newer, after=None),
+        older=page.older and context.here(after=page.older, before=None),
     )
 
 
-def took(visit: Visit, run: Row[Any]) -> timedelta | None:
+def took(context: RequestContext, run: Row[Any]) -> timedelta | None:
     """How long a run took, or takes already, in business time; None if it never began."""
     if run.started_at is None:
         return None
-    length: timedelta = (run.finished_at or visit.now) - run.started_at
+    length: timedelta = (run.finished_at or context.now) - run.started_at
     return max(timedelta(0), length)
 
 
-def counts_in_words(visit: Visit, run: Row[Any]) -> list[tuple[str, str]]:
+def counts_in_words(context: RequestContext, run: Row[Any]) -> list[tuple[str, str]]:
     """What a run counted, by name, without what is zero; sums as money of the coverage."""
-    coverage = visit.policy.coverages.get(run.coverage)
+    coverage = context.policy.coverages.get(run.coverage)
     return _counted(run.counts, coverage.currency if coverage else None)
 
 
@@ -77,10 +77,10 @@ def _place(counted: tuple[str, Any]) -> tuple[bool, int, str]:
     return isinstance(value, Mapping), _ORDER.get(name, len(_ORDER)), name
 
 
-def _filtered(visit: Visit) -> Select[Any]:
+def _filtered(context: RequestContext) -> Select[Any]:
     query = select(runs)
     for name in ("job", "period", "coverage", "state"):
-        value = visit.asked(name)
+        value = context.asked(name)
         if value:
             query = query.where(runs.c[name] == value)
     return query

@@ -12,19 +12,19 @@ from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
 from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
 from shared.logs import redact
 from shared.messaging.jobs import ApplyStripeEvent
-from shared.operations.audit_log import Act
+from shared.operations.audit_log import AuditAction
 from shared.operations.stripe_events import (
     Wanted,
+    billing_events_of,
     events_page,
     find_event,
     is_parked,
     open_events,
     request_apply,
-    trail_of_event,
 )
 from shared.payments.operator.charge import Refused
 from web.dashboard.payload import show_payload
-from web.dashboard.request_context import ROOT, Visit
+from web.dashboard.request_context import ROOT, RequestContext
 
 log = structlog.get_logger()
 
@@ -34,21 +34,21 @@ PAGE = 50
 COUNT_UP_TO = 10_000
 
 
-def show(visit: Visit) -> Response:
+def show(context: RequestContext) -> Response:
     """Events, newest first."""
-    state = visit.asked("state")
+    state = context.asked("state")
     wanted = Wanted(
         state=state if state in set(StripeEventState) else "",
-        type=visit.asked("type", 80),
-        coverage=visit.asked("coverage", 40),
-        about=visit.asked("about", 80),
+        type=context.asked("type", 80),
+        coverage=context.asked("coverage", 40),
+        about=context.asked("about", 80),
     )
-    older_than = _place(visit.asked("older_than"))
-    with visit.read() as connection:
+    older_than = _place(context.asked("older_than"))
+    with context.read() as connection:
         page = events_page(connection, wanted, older_than, PAGE)
         counts = open_events(connection, COUNT_UP_TO)
     next_place = None if page.older_than is None else f"{page.older_than[0].isoformat()}~{page.older_than[1]}"
-    return visit.page(
+    return context.page(
         "stripe_events.html",
         rows=page.rows,
         wanted=wanted,
@@ -57,18 +57,18 @@ def show(visit: Visit) -> Response:
         counts=counts,
         is_parked=is_parked,
         is_first=older_than is None,
-        newest=visit.here(older_than=None),
-        older=None if next_place is None else visit.here(older_than=next_place),
+        newest=context.here(older_than=None),
+        older=None if next_place is None else context.here(older_than=next_place),
     )
 
 
-def show_one(visit: Visit, payload: str | None = None, trouble: str = "", status: int = 200) -> Response:
+def show_one(context: RequestContext, payload: str | None = None, trouble: str = "", status: int = 200) -> Response:
     """One event: where it stands, and what it did."""
-    with visit.read() as connection:
-        event = _event(visit, connection)
-        trail = trail_of_event(connection, event)
-    mode = "test/" if visit.site.is_test_mode else ""
-    return visit.page(
+    with context.read() as connection:
+        event = _event(context, connection)
+        trail = billing_events_of(connection, event)
+    mode = "test/" if context.site.is_test_mode else ""
+    return context.page(
         "stripe_event.html",
         status,
         event=event,
@@ -81,63 +81,69 @@ def show_one(visit: Visit, payload: str | None = None, trouble: str = "", status
     )
 
 
-def read(visit: Visit) -> Response:
+def read(context: RequestContext) -> Response:
     """Fetch what Stripe sent, and show it once: we keep none of it."""
 
     def note(connection: Connection) -> Row[Any]:
-        event = _event(visit, connection)
-        visit.write_down(connection, Act.STRIPE_EVENT_READ, subject_kind="stripe_event", subject=_subject(event))
+        event = _event(context, connection)
+        context.record_action(
+            connection, AuditAction.STRIPE_EVENT_READ, subject_kind="stripe_event", subject=_subject(event)
+        )
         return event
 
-    event = visit.write(note)
-    gateway = visit.site.runtime.gateways.get(event.coverage)
+    event = context.write(note)
+    gateway = context.site.runtime.gateways.get(event.coverage)
     if gateway is None:
-        return show_one(visit, trouble=f"No key of {event.coverage} is set: add it to STRIPE_API_KEYS.", status=503)
+        return show_one(
+            context, trouble=f"No key of {event.coverage} is set: add it to STRIPE_API_KEYS.", status=503
+        )
     try:
         payload = show_payload(gateway.retrieve_event(event.stripe_event_id))
     except GatewayMissingError:
         gone = "Stripe doesn’t have this event any more: it keeps them for 30 days. What it did is in the trail."
-        return show_one(visit, trouble=gone, status=404)
+        return show_one(context, trouble=gone, status=404)
     except GatewayUnavailableError as error:
         log.warning("dashboard.event_not_read", stripe_event_id=event.stripe_event_id, why=redact(str(error)))
         away = "Stripe doesn’t answer, or refuses our key. Nothing depends on this; try again in a minute."
-        return show_one(visit, trouble=away, status=502)
-    return show_one(visit, payload=payload)
+        return show_one(context, trouble=away, status=502)
+    return show_one(context, payload=payload)
 
 
-def apply_again(visit: Visit) -> Response:
+def apply_again(context: RequestContext) -> Response:
     """Have the event applied by a worker, at once."""
-    because = visit.because(visit.reason())
+    cause = context.cause(context.reason())
 
     def work(connection: Connection) -> ApplyStripeEvent | Refused:
-        event = _event(visit, connection)
-        answer = request_apply(connection, event.coverage, event.stripe_event_id, because)
+        event = _event(context, connection)
+        answer = request_apply(connection, event.coverage, event.stripe_event_id, cause)
         is_refused = isinstance(answer, Refused)
-        visit.write_down(
+        context.record_action(
             connection,
-            Act.STRIPE_EVENT_APPLY,
+            AuditAction.STRIPE_EVENT_APPLY,
             subject_kind="stripe_event",
             subject=_subject(event),
-            reason=because.reason,
+            reason=cause.reason,
             outcome="refused" if is_refused else "done",
-            seen={"state": event.state, "tries": event.tries},
+            snapshot={"state": event.state, "tries": event.tries},
             result={"why": answer.reason} if isinstance(answer, Refused) else {},
         )
         return answer
 
-    answer = visit.write(work)
-    path = visit.path.removeprefix(ROOT).removesuffix("/apply")
+    answer = context.write(work)
+    path = context.path.removeprefix(ROOT).removesuffix("/apply")
     if isinstance(answer, Refused):
-        return visit.go(path, f"Not applied: {answer.reason}. To do: {answer.what_to_do}.")
-    is_rung = visit.site.runtime.ring([answer])
-    return visit.go(path, "A worker applies it now." if is_rung else "Redis doesn’t answer: the next sweep rings.")
+        return context.go(path, f"Not applied: {answer.reason}. To do: {answer.what_to_do}.")
+    is_enqueued = context.site.runtime.enqueue([answer])
+    return context.go(
+        path, "A worker applies it now." if is_enqueued else "Redis doesn’t answer: the next sweep rings."
+    )
 
 
-def _event(visit: Visit, connection: Connection) -> Row[Any]:
-    parameters = visit.request.path_params
+def _event(context: RequestContext, connection: Connection) -> Row[Any]:
+    parameters = context.request.path_params
     event = find_event(connection, parameters["coverage"][:40], parameters["id"][:200])
     if event is None:
-        visit.missing("such event")
+        context.missing("such event")
     return event
 
 

@@ -6,50 +6,52 @@ from uuid import UUID
 from sqlalchemy import Connection
 from starlette.responses import Response
 
-from shared.explain.unknown_attempts import attempts_in_doubt
+from shared.explain.unknown_attempts import unknown_attempts
 from shared.messaging.jobs import Job, SettleAttempt
-from shared.operations.audit_log import Act
+from shared.operations.audit_log import AuditAction
 from shared.payments.operator.charge import Refused, request_look_up
-from web.dashboard.request_context import PageError, Visit
+from web.dashboard.request_context import PageError, RequestContext
 
 #: Attempts of a page. They settle by themselves within minutes: more than this is an outage, and one page of it
 #: shows as much as ten.
 PAGE = 100
 
 
-def show(visit: Visit) -> Response:
+def show(context: RequestContext) -> Response:
     """The oldest first."""
-    with visit.read() as connection:
-        found = attempts_in_doubt(connection, visit.machine_now, PAGE + 1)
-    return visit.page("unknown_attempts.html", found=found[:PAGE], has_more=len(found) > PAGE, page=PAGE)
+    with context.read() as connection:
+        found = unknown_attempts(connection, context.machine_now, PAGE + 1)
+    return context.page("unknown_attempts.html", found=found[:PAGE], has_more=len(found) > PAGE, page=PAGE)
 
 
-def look_up(visit: Visit) -> Response:
+def look_up(context: RequestContext) -> Response:
     """Have the chosen ones, or all that were shown, looked up now. Never a way to ask for the money again."""
-    reason, wanted = visit.reason(), _wanted(visit)
+    reason, wanted = context.reason(), _wanted(context)
     jobs: list[Job] = []
     refused: list[Refused] = []
     for payment_id in wanted:  # a transaction each: locks of one payment at a time
-        answer = visit.write(partial(_request, visit=visit, payment_id=payment_id, reason=reason))
+        answer = context.write(partial(_request, context=context, payment_id=payment_id, reason=reason))
         if isinstance(answer, Refused):
             refused.append(answer)
         else:
             jobs.append(answer)
-    is_rung = visit.site.runtime.ring(jobs) if jobs else True
+    is_enqueued = context.site.runtime.enqueue(jobs) if jobs else True
     said = [f"{len(jobs)} {'is' if len(jobs) == 1 else 'are'} looked up now."] if jobs else []
-    if not is_rung:
+    if not is_enqueued:
         said.append("Redis doesn’t answer, so it takes until the next sweep.")
     if refused:
         said.append(f"{len(refused)} not looked up: {refused[0].reason}. To do: {refused[0].what_to_do}.")
-    return visit.go("/unknown", " ".join(said))
+    return context.go("/unknown", " ".join(said))
 
 
-def _request(connection: Connection, visit: Visit, payment_id: UUID, reason: str) -> SettleAttempt | Refused:
-    answer = request_look_up(connection, payment_id, visit.who.actor, reason, visit.now, visit.machine_now)
+def _request(
+    connection: Connection, context: RequestContext, payment_id: UUID, reason: str
+) -> SettleAttempt | Refused:
+    answer = request_look_up(connection, payment_id, context.who.actor, reason, context.now, context.machine_now)
     is_refused = isinstance(answer, Refused)
-    visit.write_down(
+    context.record_action(
         connection,
-        Act.PAYMENT_LOOK_UP,
+        AuditAction.PAYMENT_LOOK_UP,
         subject_kind="payment",
         subject=str(payment_id),
         reason=reason,
@@ -59,11 +61,11 @@ def _request(connection: Connection, visit: Visit, payment_id: UUID, reason: str
     return answer
 
 
-def _wanted(visit: Visit) -> list[UUID]:
-    if visit.said("what") == "all":
-        said = visit.said("shown", 40 * PAGE).split()
+def _wanted(context: RequestContext) -> list[UUID]:
+    if context.said("what") == "all":
+        said = context.said("shown", 40 * PAGE).split()
     else:
-        said = [one for one in visit.form.getlist("payment") if isinstance(one, str)]
+        said = [one for one in context.form.getlist("payment") if isinstance(one, str)]
     try:
         wanted = list(dict.fromkeys(map(UUID, said)))[:PAGE]
     except ValueError:

@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import Connection, DateTime, Executable, Row, Select, bindparam, func, or_, select, union_all
 
 from shared.db.tables.payments import payment_attempts, payments
-from shared.db.tables.system import events, findings, runs
+from shared.db.tables.system import billing_events, findings, runs
 from shared.domain.states import CHARGEABLE, AttemptState, Lane, RunState
-from shared.messaging.queue_pauses import Pause, paused_lanes
+from shared.messaging.queue_pauses import Pause, paused_queues
 from shared.operations.heartbeats import WORKER, Alive, processes_alive
 from shared.scheduling.due_work import NOW, has_open_attempt, is_, one_of
 from shared.scheduling.pending_work import is_scheduler_alive
@@ -36,7 +36,7 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class Troubles:
+class AlertFigures:
     """Facts behind the alarms, and what is always shown fresh beside them."""
 
     is_scheduler_alive: bool
@@ -58,11 +58,11 @@ class Troubles:
         return any(process.kind == WORKER for process in self.processes)
 
 
-def gather_troubles(connection: Connection, now: datetime, machine_now: datetime) -> Troubles:
+def gather_alerts(connection: Connection, now: datetime, machine_now: datetime) -> AlertFigures:
     """Look for everything that needs somebody, at business time `now` and machine time `machine_now`."""
     unknown = connection.execute(_unknown(machine_now)).one()
     due = connection.execute(_DUE_TOO_LONG, {"now": now, "before": now - DUE_FOR_TOO_LONG}).one()
-    return Troubles(
+    return AlertFigures(
         is_scheduler_alive=is_scheduler_alive(connection),
         processes=tuple(processes_alive(connection, machine_now)),
         unknown=Waiting(unknown.rows, _since(unknown.oldest, machine_now)),
@@ -70,7 +70,7 @@ def gather_troubles(connection: Connection, now: datetime, machine_now: datetime
         due_too_long=Waiting(due.rows, _since(due.oldest, now)),
         runs=tuple(connection.execute(_RUNS).all()),
         findings=tuple(connection.execute(_FINDINGS).all()),
-        pauses=tuple(paused_lanes(connection).values()),
+        pauses=tuple(paused_queues(connection).values()),
         calls=tuple(connection.execute(_calls(now)).all()),
     )
 
@@ -118,9 +118,9 @@ def _due_too_long() -> Executable:
 
 def _calls(now: datetime) -> Select[Any]:
     newest = (
-        select(events.c.id, events.c.at, events.c.reason, events.c.payment_id)
-        .where(events.c.type == ATTENTION_NEEDED)
-        .order_by(events.c.id.desc())
+        select(billing_events.c.id, billing_events.c.at, billing_events.c.reason, billing_events.c.payment_id)
+        .where(billing_events.c.type == ATTENTION_NEEDED)
+        .order_by(billing_events.c.id.desc())
         .limit(CALLS_LOOKED_AT)
         .subquery()
     )

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, and_, func, select
 
 from shared.db.tables.accounts import accounts, card_blocks, cards, payment_settings
 from shared.db.tables.payments import payments
-from shared.db.tables.system import events
+from shared.db.tables.system import billing_events
 from shared.domain.states import ENDED
 from shared.scheduling.due_work import one_of_not
 from web.dashboard.queries.paging import PAGE
@@ -31,7 +31,7 @@ class Balance:
 
 
 @dataclass(frozen=True)
-class AccountSeen:
+class AccountSnapshot:
     """One account with everything around it."""
 
     account: Row[Any]
@@ -40,7 +40,7 @@ class AccountSeen:
     balances: Sequence[Balance]
 
 
-def look_at_account(connection: Connection, account_id: UUID) -> AccountSeen:
+def look_at_account(connection: Connection, account_id: UUID) -> AccountSnapshot:
     """Read one account; LookupError if there is none."""
     account = connection.execute(select(accounts).where(accounts.c.id == account_id)).one_or_none()
     if account is None:
@@ -50,17 +50,17 @@ def look_at_account(connection: Connection, account_id: UUID) -> AccountSeen:
         .where(payment_settings.c.account_id == account_id)
         .order_by(payment_settings.c.coverage)
     ).all()
-    return AccountSeen(
+    return AccountSnapshot(
         account, settings, _cards(connection, [row.id for row in settings]), _balances(connection, account_id)
     )
 
 
 def events_of_account(connection: Connection, account_id: UUID, before_id: int | None) -> Sequence[Row[Any]]:
     """Return the account's trail, its payments' included, the newest first; one row more than a page."""
-    query = select(events).where(events.c.account_id == account_id)
+    query = select(billing_events).where(billing_events.c.account_id == account_id)
     if before_id is not None:
-        query = query.where(events.c.id < before_id)
-    return connection.execute(query.order_by(events.c.id.desc()).limit(PAGE + 1)).all()
+        query = query.where(billing_events.c.id < before_id)
+    return connection.execute(query.order_by(billing_events.c.id.desc()).limit(PAGE + 1)).all()
 
 
 def _cards(connection: Connection, settings_ids: Sequence[UUID]) -> Sequence[Row[Any]]:

@@ -16,7 +16,7 @@ from sqlalchemy import (
     text,
 )
 
-from shared.db.tables.operators import lane_pauses
+from shared.db.tables.operators import queue_pauses
 from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import runs, stripe_events
 from shared.domain.states import CHARGEABLE, AttemptState, Lane, RunState
@@ -77,7 +77,7 @@ def gather_lanes(connection: Connection, now: datetime, machine_now: datetime) -
     done = connection.execute(_DONE, {"since": now - PACE_OVER, "minute_ago": now - PACE_OVER / 5, "now": now})
     paces = {each.queue: each for each in done}
     running = {each.job: each.runs for each in connection.execute(_RUNNING)}
-    paused = set(connection.scalars(select(lane_pauses.c.queue)))
+    paused = set(connection.scalars(select(queue_pauses.c.queue)))
     later = connection.execute(_LATER, {"now": now, "machine_now": machine_now}).one()._mapping
     in_flight: dict[str, int | None] = {
         **{queue: getattr(under_way.get(lane), "attempts", 0) for lane, queue in QUEUE_OF_LANE.items()},

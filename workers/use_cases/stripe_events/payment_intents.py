@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Row, and_, select
 
 from shared.db.tables.payments import payment_attempts, payment_intents
 from shared.domain.states import OPEN_ATTEMPT, AttemptState
-from shared.failpoints import CrashPoint, reach
+from shared.failpoints import Failpoint, reach
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
 from shared.payments.record_outcome import record_observation
 from shared.runtime import Runtime
@@ -51,9 +51,9 @@ def observe_payment_intent(runtime: Runtime, event: StripeEvent) -> Apply:
         ours = _find(connection, event)
     if ours is None:
         return nothing_but(NOT_OURS)
-    reach(CrashPoint.EVENT_PAYMENT_INTENT_SENDING)
+    reach(Failpoint.EVENT_PAYMENT_INTENT_SENDING)
     answer = runtime.gateways[event.coverage].retrieve_payment_intent(event.stripe_object_id)
-    reach(CrashPoint.EVENT_PAYMENT_INTENT_FETCHED)
+    reach(Failpoint.EVENT_PAYMENT_INTENT_FETCHED)
     if answer.payment_intent is None:
         error = GatewayMissingError if answer.http_status == 404 else GatewayUnavailableError
         raise error(answer.reason)

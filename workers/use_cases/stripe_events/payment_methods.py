@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from shared.accounts.cards import detach_card, find_card, refresh_card
-from shared.failpoints import CrashPoint, reach
+from shared.failpoints import Failpoint, reach
 from shared.gateway.port import GatewayMissingError
 from shared.runtime import Runtime
 from workers.use_cases.stripe_events.effect import Apply, Effect, LookLaterError, StripeEvent, effect_of
@@ -26,12 +26,12 @@ def refresh_stored_card(runtime: Runtime, event: StripeEvent) -> Apply:
     with runtime.engine.connect() as connection:
         known = find_card(connection, event.coverage, event.stripe_object_id)
     now = runtime.clock.now()
-    reach(CrashPoint.EVENT_STORED_CARD_SENDING)
+    reach(Failpoint.EVENT_STORED_CARD_SENDING)
     try:
         card = runtime.gateways[event.coverage].retrieve_card(event.stripe_object_id)
     except GatewayMissingError:
         return lambda connection: effect_of(detach_card(connection, known, now))
-    reach(CrashPoint.EVENT_STORED_CARD_FETCHED)
+    reach(Failpoint.EVENT_STORED_CARD_FETCHED)
     return lambda connection: effect_of(refresh_card(connection, event.coverage, card, known, now))
 
 

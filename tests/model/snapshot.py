@@ -26,7 +26,7 @@ from tests.model.company import COVERAGES, Company
 def _as_sent(source: Source) -> str:
     """The sweep's own query, in the form that the driver sends."""
     any_moment = datetime(2026, 1, 1, tzinfo=UTC)
-    query = source.query.params(Moment(any_moment, any_moment).parameters(webhook_rings_within=timedelta(0)))
+    query = source.query.params(Moment(any_moment, any_moment).parameters(webhook_enqueues_within=timedelta(0)))
     return str(query.compile(dialect=psycopg_dialect(), compile_kwargs={"render_postcompile": True}))
 
 
@@ -65,7 +65,7 @@ class Replay:
 
 
 @dataclass
-class Seen:
+class ChargeSnapshot:
     """All rows at one moment, between two steps. `news` are the trail's events since the look before."""
 
     company: Company
@@ -129,15 +129,15 @@ class Looker:
         self._ledger_as_of = -1
         self.loose: set[UUID] = set()
 
-    def look(self, in_hand: set[UUID], *, plays: bool = True) -> Seen:
+    def look(self, in_hand: set[UUID], *, plays: bool = True) -> ChargeSnapshot:
         """Look at everything, in one round trip; without `plays` the trail's news are left for the next look."""
         company, moment = self._company, Moment(self._company.clock.now(), self._company.machine.now())
-        parameters = moment.parameters(webhook_rings_within=timedelta(0))
+        parameters = moment.parameters(webhook_enqueues_within=timedelta(0))
         ledger = self._read_ledger()
         with company.look.pipeline():
             ask = company.look.execute
             last = self._replay.last_event_id if plays else LAST_OF_ALL
-            news = ask("SELECT * FROM events WHERE id > %s ORDER BY id", (last,))
+            news = ask("SELECT * FROM billing_events WHERE id > %s ORDER BY id", (last,))
             payments = ask(_PAYMENTS)
             attempts = ask("SELECT * FROM payment_attempts ORDER BY payment_id, number")
             intents = ask("SELECT * FROM payment_intents ORDER BY payment_id, ordinal")
@@ -146,7 +146,7 @@ class Looker:
             runs = ask("SELECT * FROM runs")
             stripe_events = ask("SELECT * FROM stripe_events")
             due = [(source, ask(query, parameters)) for source, query in _SOURCES]
-        seen = Seen(
+        seen = ChargeSnapshot(
             company=company,
             now=moment.now,
             machine_now=moment.machine_now,
