@@ -15,9 +15,10 @@ from cli.environment import connect_settings
 from cli.payment_text import print_explanation
 from shared.db.session import in_transaction
 from shared.domain.money import format_minor
+from shared.domain.refusals import Refused
 from shared.explain.explanation import explain_payment, find_payments
 from shared.explain.unknown_attempts import UnknownAttempt, unknown_attempts
-from shared.payments.operator.charge import Refused, request_look_up
+from shared.payments.operator.charge import request_look_up
 from shared.runtime import build_runtime
 
 app = typer.Typer(

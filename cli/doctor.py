@@ -33,7 +33,7 @@ from shared.messaging.jobs import QUEUES
 from shared.messaging.queue_pauses import paused_queues
 from shared.operations.heartbeats import processes_alive
 from shared.policy import Policy, PolicyError, load_policy
-from shared.scheduling.pending_work import is_scheduler_alive
+from shared.scheduling.leader_lock import is_scheduler_alive
 from shared.settings import ClockKind, Settings, SettingsError
 
 OLDEST_POSTGRES, OLDEST_REDIS = 15, 7

@@ -13,11 +13,11 @@ from sqlalchemy import Row, func, select
 
 from cli.console import clock_of, complain, operator, out, plain_errors
 from cli.environment import connect_settings
+from shared.db.billing_events import Cause
 from shared.db.session import in_transaction, make_engine
 from shared.db.tables.system import findings
 from shared.explain.descriptions import MEANING_OF_FINDING, details_of_finding
 from shared.payments.receipts import resolve_finding_by_id
-from shared.payments.state_changes import Cause
 
 app = typer.Typer(name="findings", help="What waits for a person's eye, and closing it.", no_args_is_help=True)
 

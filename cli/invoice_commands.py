@@ -27,9 +27,10 @@ from shared.invoicing.bills import MEANING, SkipReason
 from shared.invoicing.counts import Counts
 from shared.invoicing.month import Month
 from shared.invoicing.preview import Preview, preview_month
-from shared.invoicing.runs import Requested, RunRow, reopen_run, request_run
+from shared.invoicing.runs import Requested, RunRow, request_run
 from shared.messaging.jobs import GenerateInvoices
 from shared.runtime import Runtime, build_runtime
+from shared.scheduling.runs import reopen_run
 
 app = typer.Typer(name="invoices", help="Issue a month's invoices.", no_args_is_help=True)
 

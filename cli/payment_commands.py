@@ -17,9 +17,10 @@ from cli.payment_text import list_of_payments, print_explanation
 from shared.db.session import in_transaction
 from shared.db.tables.payments import payment_attempts
 from shared.domain.money import format_minor
+from shared.domain.refusals import Refused
 from shared.domain.states import OPEN_ATTEMPT
 from shared.explain.explanation import Explanation, explain_payment, find_payments
-from shared.payments.operator.charge import Refused, WouldCharge, preview_charge, request_charge
+from shared.payments.operator.charge import WouldCharge, preview_charge, request_charge
 from shared.runtime import Runtime, build_runtime
 
 app = typer.Typer(name="payment", help="Explain one payment, or ask for its money now.", no_args_is_help=True)

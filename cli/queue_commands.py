@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from cli.console import clock_of, complain, operator, out, plain_errors
 from cli.environment import connect_settings
 from shared.clock import machine_now
+from shared.db.billing_events import Cause
 from shared.db.session import in_transaction, make_engine
 from shared.logs import redact
 from shared.messaging.broker import make_broker
@@ -19,7 +20,6 @@ from shared.messaging.jobs import QUEUES
 from shared.messaging.queue_depths import message_depths
 from shared.messaging.queue_pauses import Pause, pause_queue, paused_queues, resume_queue
 from shared.operations.audit_log import AuditAction, AuditEntry, record_action
-from shared.payments.state_changes import Cause
 from shared.settings import Settings
 from web.dashboard.queries.queue_metrics import gather_lanes
 

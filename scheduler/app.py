@@ -18,13 +18,13 @@ from scheduler.leadership import Leadership, connect
 from scheduler.sweep import Sweep
 from scheduler.tick import tick
 from shared.clock import BusinessClock
+from shared.db.moment import Moment
 from shared.db.session import in_transaction
 from shared.failpoints import Failpoint, reach
 from shared.messaging.broker import Enqueue
 from shared.payments.outages import end_backoffs
 from shared.policy import Policy
-from shared.scheduling.due_work import Moment
-from shared.scheduling.pending_work import CLOCK_CHANNEL
+from shared.scheduling.leader_lock import CLOCK_CHANNEL
 
 log = structlog.get_logger()
 

@@ -10,7 +10,7 @@ import psycopg
 import structlog
 
 from shared.failpoints import Failpoint, reach
-from shared.scheduling.pending_work import LEADER_LOCK
+from shared.scheduling.leader_lock import LEADER_LOCK
 
 log = structlog.get_logger()
 

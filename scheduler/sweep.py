@@ -11,10 +11,11 @@ import redis
 import structlog
 from sqlalchemy import Engine
 
+from shared.db.moment import Moment
 from shared.failpoints import Failpoint, reach
 from shared.messaging.broker import Enqueue
 from shared.messaging.jobs import Job
-from shared.scheduling.due_work import SOURCES, Moment, Source
+from shared.scheduling.due_work import SOURCES, Source
 
 log = structlog.get_logger()
 

@@ -18,7 +18,8 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, Table, insert, select, update
 
-from shared.db.tables.accounts import accounts, cards, fees, payment_settings, services
+from shared.db.tables.accounts import accounts, cards, payment_settings
+from shared.db.tables.invoices import fees, services
 from shared.db.tables.payments import payments
 from shared.db.tables.system import runs
 from shared.domain.calendar import Period, instant

@@ -24,8 +24,8 @@ from cli.importing.fees import coverage_column
 from cli.importing.kind import FileKind, Parameters
 from cli.importing.layout import Column
 from cli.importing.rows import Row
+from shared.db.billing_events import Cause
 from shared.domain.states import SettingsKind
-from shared.payments.state_changes import Cause
 from shared.policy import Policy
 
 MAX_NAME = 300  # characters

@@ -22,8 +22,8 @@ from cli.importing.cells import (
 from cli.importing.kind import FileKind, Parameters
 from cli.importing.layout import Column
 from cli.importing.rows import Row
+from shared.db.billing_events import Cause
 from shared.domain.calendar import Period
-from shared.payments.state_changes import Cause
 from shared.policy import Policy
 
 MAX_DESCRIPTION = 500  # characters; two lines of an invoice

@@ -14,8 +14,7 @@ from cli.importing.rejects import RejectsError, write_rejects
 from cli.importing.rows import Problem, RowReader
 from cli.importing.source import ImportUsageError, Source
 from cli.importing.staging import BATCH_ROWS, Staging, lock_imports, repeat_transaction
-from shared.db.billing_events import BillingEvent, record_event
-from shared.payments.state_changes import Cause
+from shared.db.billing_events import BillingEvent, Cause, record_event
 
 #: What fits on a screen; the rejects file has them all.
 MAX_SHOWN_PROBLEMS = 50

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from cli.importing.layout import Column, Layout
 from cli.importing.rows import CompleteRow
-from shared.payments.state_changes import Cause
+from shared.db.billing_events import Cause
 
 Parameters = Mapping[str, Any]
 

@@ -25,8 +25,8 @@ from cli.importing.fees import (
 from cli.importing.kind import FileKind, Parameters
 from cli.importing.layout import Column
 from cli.importing.rows import Row
+from shared.db.billing_events import Cause
 from shared.domain.proration import Pricing
-from shared.payments.state_changes import Cause
 from shared.policy import Policy
 
 _STAGED = {

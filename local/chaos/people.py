@@ -7,7 +7,8 @@ from sqlalchemy import Row
 from local.chaos.context import ChaosContext, NotNow, Strikes
 from local.chaos.plan import Planned
 from shared.db.session import in_transaction
-from shared.payments.operator.charge import Refused, request_charge, request_look_up
+from shared.domain.refusals import Refused
+from shared.payments.operator.charge import request_charge, request_look_up
 from simulator.client import SimulatorError
 from simulator.issuer.stories import DeclinesThenPays, Pays
 

@@ -1,4 +1,4 @@
-"""Cards: what customers register and networks renew, and the unpaid payments that this wakes.
+"""Cards: what customers register and networks renew. What that makes due is `shared/payments/card_changes.py`.
 
 The processor's truth is fetched before the transaction, so it may be old when it is applied. `CardKnown` is what
 we knew of the card before we asked; where that is no longer so under the lock, somebody else was faster and
@@ -19,12 +19,10 @@ from sqlalchemy.dialects.postgresql import insert
 
 from shared.accounts.registrations import ADD, REPLACE, Registration
 from shared.accounts.standing import lock_account
-from shared.db.billing_events import BillingEvent, record_event
+from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.accounts import card_registrations, cards, payment_settings
-from shared.domain.states import WAITING_FOR_CARD, Lane, Trigger
 from shared.failpoints import Failpoint, reach
 from shared.gateway.port import CardSnapshot
-from shared.payments.state_changes import Cause, PaymentRow, lock_collectable_monthly, make_due_now
 
 _CARD_DATA = ("brand", "network", "last4", "exp_month", "exp_year", "fingerprint")
 
@@ -36,12 +34,21 @@ class CardMovedError(Exception):
 
 
 @dataclass(frozen=True)
+class WakesPayments:
+    """The unpaid payments that a new or changed primary card makes due: all of the settings, or the waiting ones."""
+
+    settings: Row[Any]
+    cause: Cause
+    is_only_for_waiting: bool
+
+
+@dataclass(frozen=True)
 class CardChange:
-    """What became of a card event: a note for people, and the payments that are due now because of it."""
+    """What became of a card event: a note for people, and which payments it wakes (`payments/card_changes.py`)."""
 
     note: str
     account_id: UUID | None = None
-    made_due: tuple[UUID, ...] = ()
+    wakes: WakesPayments | None = None
 
 
 def find_card(connection: Connection, coverage: str, stripe_payment_method_id: str) -> CardKnown | None:
@@ -275,9 +282,8 @@ def _make_primary(
         },
     )
     reach(Failpoint.EVENT_CARD_MADE_PRIMARY)
-    payments = lock_collectable_monthly(connection, settings.account_id, settings.coverage)
-    made_due = _wake(connection, payments, cause)
-    return CardChange(f"registered the primary card; {len(made_due)} made due", settings.account_id, made_due)
+    wakes = WakesPayments(settings, cause, is_only_for_waiting=False)
+    return CardChange("registered the primary card", settings.account_id, wakes)
 
 
 def _mend_primary(
@@ -286,44 +292,8 @@ def _mend_primary(
     revision = _change_primary(connection, settings, card.id)
     cause = Cause("stripe", now, "the card was mended")
     _record(connection, settings, "card_mended", cause, card.id, revision, {"changed": changed})
-    waiting = [
-        payment
-        for payment in lock_collectable_monthly(connection, settings.account_id, settings.coverage)
-        if payment.state in WAITING_FOR_CARD
-    ]
-    made_due = _wake(connection, waiting, cause)
-    return CardChange(f"mended the primary card; {len(made_due)} made due", settings.account_id, made_due)
-
-
-def _wake(connection: Connection, payments: list[PaymentRow], cause: Cause) -> tuple[UUID, ...]:
-    """Make locked payments due at once on the interactive lane. What an operator decided stands; it is said why."""
-    made_due: list[UUID] = []
-    for payment in payments:
-        if payment.held_until is not None and payment.held_until > cause.at:
-            _record_not_attempted(connection, payment, cause, "holds the payment")
-        elif payment.pending_close_as is not None:
-            _record_not_attempted(connection, payment, cause, "is ending the payment")
-        elif make_due_now(connection, payment, Lane.INTERACTIVE, Trigger.CARD_REGISTERED, cause):
-            made_due.append(payment.id)
-    return tuple(made_due)
-
-
-def _record_not_attempted(connection: Connection, payment: PaymentRow, cause: Cause, what: str) -> None:
-    record_event(
-        connection,
-        BillingEvent(
-            type="charge_not_attempted",
-            at=cause.at,
-            actor=cause.actor,
-            reason=f"{cause.reason}, but an operator {what}",
-            account_id=payment.account_id,
-            payment_id=payment.id,
-            data={
-                "held_until": payment.held_until.isoformat() if payment.held_until else None,
-                "trigger": Trigger.CARD_REGISTERED,
-            },
-        ),
-    )
+    wakes = WakesPayments(settings, cause, is_only_for_waiting=True)
+    return CardChange("updated the primary card", settings.account_id, wakes)
 
 
 def _change_primary(connection: Connection, settings: Row[Any], card_id: UUID | None) -> int:

@@ -7,13 +7,12 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, bindparam, select, update
 
-from shared.db.billing_events import BillingEvent, record_event
+from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.accounts import accounts
 from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events
 from shared.domain.dunning import StandingDecision, UnpaidPayment, decide_standing
 from shared.domain.states import ENDED, PaymentKind, Standing
-from shared.payments.state_changes import Cause
 from shared.policy import Policy
 
 _LOCK = select(accounts).where(accounts.c.id == bindparam("account_id")).with_for_update(key_share=True)

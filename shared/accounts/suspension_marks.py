@@ -11,12 +11,11 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, select
 
 from shared.accounts.standing import SPARED_UNTIL, change_standing, lock_account, unpaid_of
+from shared.db.billing_events import Cause, record_refusal
 from shared.db.tables.accounts import accounts
 from shared.domain.dunning import StandingDecision, decide_standing
+from shared.domain.refusals import NO_REASON, Refused
 from shared.domain.states import Standing
-from shared.payments.operator.charge import Refused
-from shared.payments.operator.decisions import NO_REASON, write_down_refusal
-from shared.payments.state_changes import Cause
 from shared.policy import Policy
 
 #: An unmarking keeps the machine away for so long, unless another day is given, and at most for so long.
@@ -42,7 +41,7 @@ def mark_account(
     if account.standing == Standing.MARKED_FOR_SUSPENSION:
         refused = Refused(f"it is marked already: {account.standing_reason}", "nothing, or take the mark away")
     if refused is not None:
-        write_down_refusal(connection, "mark", refused, Cause(who, now, reason), account.id)
+        record_refusal(connection, "mark", refused, Cause(who, now, reason), account.id)
         return refused
     said = f"marked by {who}: {reason.strip()}"
     decision = StandingDecision(Standing.MARKED_FOR_SUSPENSION, said)
@@ -71,7 +70,7 @@ def unmark_account(
     until = until or today + SPARED_FOR
     refused = _why_no_unmark(account, until, reason, today)
     if refused is not None:
-        write_down_refusal(connection, "unmark", refused, Cause(who, now, reason), account.id)
+        record_refusal(connection, "unmark", refused, Cause(who, now, reason), account.id)
         return refused
     stands = decide_standing(
         Standing.PAST_DUE, unpaid_of(connection, account.id), policy.dunning, today, is_spared=True

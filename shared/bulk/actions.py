@@ -9,11 +9,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row
 
+from shared.domain.refusals import Refused
 from shared.domain.states import Lane, PaymentState
 from shared.messaging.jobs import Job
 from shared.payments.cancellation import Closed
-from shared.payments.operator.charge import Refused, request_charge
-from shared.payments.operator.decisions import hold_payment, release_payment, request_close
+from shared.payments.operator.charge import request_charge
+from shared.payments.operator.close import request_close
+from shared.payments.operator.hold import hold_payment, release_payment
 from shared.policy import Policy
 
 

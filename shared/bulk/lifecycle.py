@@ -10,11 +10,10 @@ from sqlalchemy import Connection, Row, Select, exists, func, insert, literal, s
 
 from shared.bulk.actions import BulkAction
 from shared.bulk.preview import Preview, digest_of, judged, preview
-from shared.db.billing_events import BillingEvent, record_event
+from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.operators import bulk_actions, bulk_items
-from shared.payments.operator.charge import Refused
-from shared.payments.operator.decisions import LONGEST_HOLD, NO_REASON
-from shared.payments.state_changes import Cause
+from shared.domain.refusals import NO_REASON, Refused
+from shared.payments.operator.hold import LONGEST_HOLD
 
 #: Whoever begins or resumes waits for the other: the text "duebulk" as a number, so that nobody else takes it.
 BEGIN_LOCK = int.from_bytes(b"duebulk", "big")

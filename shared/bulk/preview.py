@@ -28,13 +28,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from shared.bulk.actions import BulkAction
+from shared.db.literals import is_, one_of
 from shared.db.session import by_index_only
 from shared.db.tables.accounts import card_blocks, cards, payment_settings
 from shared.db.tables.operators import bulk_actions, bulk_items
 from shared.db.tables.payments import payments
+from shared.domain.refusals import Refused
 from shared.domain.states import ENDED, Lane, PaymentState, SettingsKind, Trigger
-from shared.payments.operator.charge import Refused
-from shared.scheduling.due_work import has_open_attempt, is_, one_of
+from shared.scheduling.due_work import has_open_attempt
 
 #: A chunk of 50 takes some tenths of a second: so many are through in minutes, and can be looked at by a person.
 CAP = 20_000

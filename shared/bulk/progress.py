@@ -15,10 +15,10 @@ from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.accounts import accounts, payment_settings
 from shared.db.tables.operators import bulk_actions, bulk_items
 from shared.db.tables.payments import payments
+from shared.domain.refusals import Refused
 from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import Job
 from shared.operations.audit_log import AuditAction, AuditEntry, record_action
-from shared.payments.operator.charge import Refused
 from shared.runtime import Runtime
 
 #: Payments in one transaction, a dozen statements each: others wait for these for some tenths of a second.

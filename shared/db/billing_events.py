@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, insert
 
 from shared.db.tables.system import billing_events
+from shared.domain.refusals import Refused
 
 #: Statements of the money path are built once: building one costs as much as PostgreSQL's part of it.
 _INSERT = insert(billing_events)
@@ -34,3 +35,37 @@ class BillingEvent:
 def record_event(connection: Connection, event: BillingEvent) -> None:
     """Append to the trail, in the caller's transaction."""
     connection.execute(_INSERT, vars(event))
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Who changes something, when (business time) and why; it ends up in the trail."""
+
+    actor: str
+    at: datetime
+    reason: str
+    attempt_id: UUID | None = None
+    run_id: UUID | None = None
+
+
+def record_refusal(
+    connection: Connection,
+    what: str,
+    refused: Refused,
+    cause: Cause,
+    account_id: UUID,
+    payment_id: UUID | None = None,
+) -> None:
+    """A refusal is in the trail like every attempt that was not made; `because` says who asked for it, and why."""
+    record_event(
+        connection,
+        BillingEvent(
+            type="decision_refused",
+            at=cause.at,
+            actor=cause.actor,
+            reason=refused.reason,
+            account_id=account_id,
+            payment_id=payment_id,
+            data={"asked_for": what, "asked_because": cause.reason},
+        ),
+    )

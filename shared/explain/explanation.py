@@ -11,7 +11,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, select
 
-from shared.db.tables.accounts import accounts, cards, invoices, payment_settings
+from shared.db.tables.accounts import accounts, cards, payment_settings
+from shared.db.tables.invoices import invoices
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.db.tables.system import billing_events, findings
 from shared.explain.descriptions import meaning_of_attempt

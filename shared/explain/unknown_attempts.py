@@ -6,10 +6,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection, and_, or_, select
 
-from shared.db.tables.accounts import accounts, invoices
+from shared.db.literals import is_
+from shared.db.tables.accounts import accounts
+from shared.db.tables.invoices import invoices
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.domain.states import AttemptState
-from shared.scheduling.due_work import is_
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row
 
-from shared.db.billing_events import BillingEvent, record_event
-from shared.db.tables.system import runs
 from shared.domain.schedule import DueRun, RunKey
 from shared.domain.states import RunState
 from shared.invoicing.month import BEFORE_ALL, Month
@@ -32,35 +30,6 @@ def request_run(connection: Connection, month: Month, requested_by: str, reason:
     due = DueRun(*key, month.ends_at, RunState.READY)
     inserted = insert_run(connection, due, Requester(requested_by, now, reason))
     return Requested(find_run(connection, key), is_new=inserted is not None)
-
-
-def reopen_run(connection: Connection, run_id: UUID, requested_by: str, reason: str, now: datetime) -> bool:
-    """Let a finished run go over all accounts once more; False if it isn't finished.
-
-    For accounts that were in trouble and have been mended. Who has an invoice keeps it and gets no second one.
-    """
-    run = connection.execute(select(runs).where(runs.c.id == run_id).with_for_update()).one()
-    if run.state != RunState.FINISHED:
-        return False
-    connection.execute(
-        update(runs)
-        .where(runs.c.id == run_id)
-        .values(state=RunState.READY, started_at=None, finished_at=None, cursor={}, counts={})
-    )
-    record_event(
-        connection,
-        BillingEvent(
-            type="run_reopened",
-            at=now,
-            actor=requested_by,
-            reason=reason,
-            run_id=run.id,
-            before={"state": run.state},
-            after={"state": RunState.READY},
-            data={"job": run.job, "period": run.period, "coverage": run.coverage, "counts": run.counts},
-        ),
-    )
-    return True
 
 
 def cursor_of(run: RunRow) -> UUID:

@@ -14,10 +14,9 @@ from sqlalchemy import Connection, Engine, delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
-from shared.db.billing_events import BillingEvent, record_event
+from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.operators import queue_pauses
 from shared.messaging.jobs import QUEUES
-from shared.payments.state_changes import Cause
 
 log = structlog.get_logger()
 

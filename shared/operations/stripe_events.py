@@ -7,13 +7,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, func, select, tuple_, update
 
-from shared.db.billing_events import BillingEvent, record_event
+from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.literals import is_, one_of
 from shared.db.tables.system import billing_events, stripe_events
+from shared.domain.refusals import Refused
 from shared.domain.states import StripeEventState
 from shared.messaging.jobs import ApplyStripeEvent
-from shared.payments.operator.charge import Refused
-from shared.payments.state_changes import Cause
-from shared.scheduling.due_work import is_, one_of
 
 #: Events looked through for one page of a filter: some 20 ms. Whoever wants older ones goes on from there.
 WINDOW = 20_000

@@ -13,8 +13,9 @@ from sqlalchemy import Connection, Row, bindparam, select, update
 
 from shared.accounts.standing import lock_account, update_standing
 from shared.clock import has_come
-from shared.db.billing_events import BillingEvent, record_event
-from shared.db.tables.accounts import invoices, payment_settings
+from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.tables.accounts import payment_settings
+from shared.db.tables.invoices import invoices
 from shared.db.tables.payments import payment_intents, payments
 from shared.db.tables.system import billing_events
 from shared.domain.calendar import local_date
@@ -28,7 +29,7 @@ from shared.payments.claim import (
     is_create_key_stale,
     start_attempt,
 )
-from shared.payments.state_changes import Cause, PaymentRow, lock_payment, move_payment, open_attempt
+from shared.payments.state_changes import PaymentRow, lock_payment, move_payment, open_attempt
 from shared.policy import Policy
 from shared.runtime import Runtime
 

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, Row, and_, bindparam, exists, insert, select, update
 
 from shared.clock import has_come
-from shared.db.billing_events import BillingEvent, record_event
+from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.accounts import card_blocks, cards, payment_settings
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.domain.states import (
@@ -29,7 +29,7 @@ from shared.domain.states import (
 from shared.failpoints import Failpoint, reach
 from shared.gateway.stripe_version import API_VERSION
 from shared.payments.network_budgets import lock_card, over_budget
-from shared.payments.state_changes import Cause, PaymentRow, lock_payment, make_due_now, move_payment
+from shared.payments.state_changes import PaymentRow, lock_payment, make_due_now, move_payment
 from shared.runtime import Runtime
 
 ACTOR = "worker"

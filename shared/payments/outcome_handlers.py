@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, update
 
 from shared.accounts.standing import update_standing
-from shared.db.billing_events import BillingEvent, record_event
+from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.payments import payments
 from shared.domain.calendar import instant, local_date
 from shared.domain.declines import Decline
@@ -27,7 +27,7 @@ from shared.gateway.port import Answer, Outcome
 from shared.payments.cancellation import close_as_requested, record_close_overtaken
 from shared.payments.network_budgets import block_card
 from shared.payments.receipts import has_other_receipt, open_finding, record_receipt
-from shared.payments.state_changes import Cause, PaymentRow, move_payment
+from shared.payments.state_changes import PaymentRow, move_payment
 from shared.policy import Coverage, Policy
 
 #: Outages: the first wait and the longest, doubling in between; machine time.

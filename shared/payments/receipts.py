@@ -8,11 +8,11 @@ from uuid import UUID
 from sqlalchemy import Connection, exists, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from shared.db.billing_events import BillingEvent, record_event
+from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.payments import receipts
 from shared.db.tables.system import findings
 from shared.gateway.port import PaymentIntentSnapshot
-from shared.payments.state_changes import Cause, PaymentRow
+from shared.payments.state_changes import PaymentRow
 
 #: How the names of people begin, where a finding or the trail says who did something.
 PERSON = "operator:"

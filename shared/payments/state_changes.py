@@ -1,14 +1,12 @@
 """Moves of payments: the only code that writes `payments.state`. Machine and people come the same way (I14)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, bindparam, select, update
 
-from shared.db.billing_events import BillingEvent, record_event
+from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.payments import payment_attempts, payments
 from shared.domain.states import (
     CHARGEABLE,
@@ -27,17 +25,6 @@ PaymentRow = Row[Any]
 # Built once: the money path runs them for every charge.
 _LOCK = select(payments).where(payments.c.id == bindparam("payment_id")).with_for_update(key_share=True)
 _UPDATE = update(payments).where(payments.c.id == bindparam("payment_id"))
-
-
-@dataclass(frozen=True)
-class Cause:
-    """Who changes something, when (business time) and why; it ends up in the trail."""
-
-    actor: str
-    at: datetime
-    reason: str
-    attempt_id: UUID | None = None
-    run_id: UUID | None = None
 
 
 def lock_payment(connection: Connection, payment_id: UUID) -> PaymentRow:

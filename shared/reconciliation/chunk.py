@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from shared.payments.state_changes import Cause
+from shared.db.billing_events import Cause
 from shared.reconciliation.classify import Found
 from shared.reconciliation.client import Processor
 from shared.reconciliation.window import Window

@@ -5,27 +5,21 @@ machine time about leases, look-ups, outages and events; both are parameters, so
 States are written into the SQL as literals: a plan made for any state could not use the partial indexes.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
-    Column,
     ColumnElement,
-    DateTime,
     Row,
     Select,
-    and_,
-    bindparam,
     exists,
-    literal,
-    literal_column,
     or_,
     select,
 )
 
-from shared.clock import FARTHEST_AHEAD
+from shared.db.literals import is_, one_of, one_of_not
+from shared.db.moment import NOW, STAMPING_SINCE, STORED_BEFORE, TOO_FAR, has_come
 from shared.db.tables.accounts import payment_settings
 from shared.db.tables.operators import bulk_actions
 from shared.db.tables.payments import payment_attempts, payments
@@ -60,39 +54,6 @@ from shared.messaging.jobs import (
     job_of_run,
 )
 
-#: The webhook that stored an event rings for it itself; before this age the sweep would only double it.
-WEBHOOK_ENQUEUES_WITHIN = timedelta(seconds=2)
-#: The daily run stamps what is scheduled for retry before it is asked for; a run that doesn't get on in this
-#: time (machine) is in trouble, and money isn't left lying for that.
-DAILY_RUN_STAMPS_WITHIN = timedelta(minutes=10)
-
-#: What the queries compare with; `Moment.parameters` gives the values.
-NOW = bindparam("now", type_=DateTime(timezone=True))
-MACHINE_NOW = bindparam("machine_now", type_=DateTime(timezone=True))
-STORED_BEFORE = bindparam("stored_before", type_=DateTime(timezone=True))
-STAMPING_SINCE = bindparam("stamping_since", type_=DateTime(timezone=True))
-#: Written by a clock that was wrong (`has_come`), up to the 9999 that waits for a person.
-TOO_FAR = bindparam("too_far", type_=DateTime(timezone=True))
-NEVER_BEGINS: ColumnElement[datetime] = literal_column("TIMESTAMPTZ '9999-01-01'")
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Both clocks at once: what the queries compare with."""
-
-    now: datetime
-    machine_now: datetime
-
-    def parameters(self, webhook_enqueues_within: timedelta = WEBHOOK_ENQUEUES_WITHIN) -> dict[str, datetime]:
-        """Return the parameters of every source's query."""
-        return {
-            "now": self.now,
-            "machine_now": self.machine_now,
-            "stored_before": self.machine_now - webhook_enqueues_within,
-            "stamping_since": self.machine_now - DAILY_RUN_STAMPS_WITHIN,
-            "too_far": self.machine_now + FARTHEST_AHEAD,
-        }
-
 
 @dataclass(frozen=True)
 class Source:
@@ -102,26 +63,6 @@ class Source:
     queue: str
     query: Select[Any]
     job: Callable[[Row[Any]], Job]
-
-
-def one_of(column: Column[Any], words: Iterable[str]) -> ColumnElement[bool]:
-    """`column IN (…)` with literals, which partial indexes need."""
-    return column.in_([literal(str(word), literal_execute=True) for word in sorted(words)])
-
-
-def one_of_not(column: Column[Any], words: Iterable[str]) -> ColumnElement[bool]:
-    """`column NOT IN (…)` with literals."""
-    return column.not_in([literal(str(word), literal_execute=True) for word in sorted(words)])
-
-
-def is_(column: Column[Any], word: str) -> ColumnElement[bool]:
-    """`column = …` with a literal."""
-    return column == literal(str(word), literal_execute=True)
-
-
-def has_come(column: Column[Any]) -> ColumnElement[bool]:
-    """Whether an instant of machine time has come: `shared.clock.has_come` as SQL."""
-    return or_(column <= MACHINE_NOW, and_(column > TOO_FAR, column < NEVER_BEGINS))
 
 
 def has_open_attempt() -> ColumnElement[bool]:

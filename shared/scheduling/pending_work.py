@@ -8,38 +8,21 @@ from sqlalchemy import Connection, ScalarSelect, Select, bindparam, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Text
 
+from shared.db.literals import one_of
+from shared.db.moment import MACHINE_NOW, NOW, Moment
 from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import stripe_events
 from shared.domain.schedule import due_runs
 from shared.domain.states import CHARGEABLE, OPEN_ATTEMPT
 from shared.gateway.stripe_event_types import ECHO_EVENT_TYPES
 from shared.policy import Policy
-from shared.scheduling.due_work import MACHINE_NOW, NOW, SOURCES, STRIPE_EVENTS, Moment, one_of
+from shared.scheduling.due_work import SOURCES, STRIPE_EVENTS
 from shared.scheduling.runs import schedule_in_force_since, schedule_of
 
-#: Held by the leading scheduler on its own connection for as long as it leads: a PostgreSQL advisory lock of
-#: this database. The number is the text "duecours" as eight bytes, so that nobody else takes it by accident.
-LEADER_LOCK = int.from_bytes(b"duecours", "big")
-#: Rung on when the virtual clock was moved, so that the scheduler needn't be waited for.
-CLOCK_CHANNEL = "duecourse_clock"
 #: A back-off that ends this soon is worth waiting for: a worker was killed, or one request was lost.
 SHORT_BACKOFF = timedelta(seconds=20)
 #: Counting stops here: who waits wants to know whether there is work, not how many hundred thousand there are.
 COUNT_UP_TO = 1_000
-
-
-def is_scheduler_alive(connection: Connection) -> bool:
-    """Say whether a scheduler leads at this moment: its session holds the leader's lock."""
-    return bool(
-        connection.scalar(
-            text(
-                "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
-                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-                " AND classid = CAST(:high AS oid) AND objid = CAST(:low AS oid))"
-            ),
-            {"high": LEADER_LOCK >> 32, "low": LEADER_LOCK & 0xFFFFFFFF},
-        )
-    )
 
 
 def pending_work(

@@ -14,9 +14,8 @@ from sqlalchemy import Connection, Row, select
 from shared.db.tables.system import billing_events, runs
 from shared.domain.schedule import RunKey
 from shared.domain.states import RunState
-from shared.invoicing.runs import reopen_run
 from shared.policy import Policy
-from shared.scheduling.runs import Requester, RunError, confirm_run, insert_run, requested_run
+from shared.scheduling.runs import Requester, RunError, confirm_run, insert_run, reopen_run, requested_run
 
 #: Events by which somebody asked for a run.
 ASKED = ("run_scheduled", "run_confirmed", "run_reopened")

@@ -272,3 +272,32 @@ def _tell(
     record_event(
         connection, BillingEvent(type=what, at=now, actor="worker", reason=reason, run_id=run.id, data=data)
     )
+
+
+def reopen_run(connection: Connection, run_id: UUID, requested_by: str, reason: str, now: datetime) -> bool:
+    """Let a finished run go over all accounts once more; False if it isn't finished.
+
+    For accounts that were in trouble and have been mended. Who has an invoice keeps it and gets no second one.
+    """
+    run = connection.execute(select(runs).where(runs.c.id == run_id).with_for_update()).one()
+    if run.state != RunState.FINISHED:
+        return False
+    connection.execute(
+        update(runs)
+        .where(runs.c.id == run_id)
+        .values(state=RunState.READY, started_at=None, finished_at=None, cursor={}, counts={})
+    )
+    record_event(
+        connection,
+        BillingEvent(
+            type="run_reopened",
+            at=now,
+            actor=requested_by,
+            reason=reason,
+            run_id=run.id,
+            before={"state": run.state},
+            after={"state": RunState.READY},
+            data={"job": run.job, "period": run.period, "coverage": run.coverage, "counts": run.counts},
+        ),
+    )
+    return True

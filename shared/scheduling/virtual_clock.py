@@ -13,13 +13,14 @@ from sqlalchemy import Connection, Engine, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from shared.clock import machine_now as read_machine_clock
+from shared.db.literals import is_, one_of
 from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events, business_clock
 from shared.domain.schedule import next_moment
 from shared.domain.states import CHARGEABLE, Lane
 from shared.policy import Policy
-from shared.scheduling.due_work import is_, one_of
-from shared.scheduling.pending_work import CLOCK_CHANNEL, is_scheduler_alive, pending_work
+from shared.scheduling.leader_lock import CLOCK_CHANNEL, is_scheduler_alive
+from shared.scheduling.pending_work import pending_work
 from shared.scheduling.runs import begin_schedule, schedule_of
 
 #: Most steps are done within some 50 ms, so the first looks come fast; where much is to do, looking would take

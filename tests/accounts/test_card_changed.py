@@ -8,6 +8,7 @@ from shared.accounts.registrations import Registration
 from shared.db.tables.system import billing_events
 from shared.domain.states import Lane
 from shared.gateway.port import CardSnapshot
+from shared.payments.card_changes import wake_payments
 from simulator.client import RegisteredCard
 from tests.accounts.conftest import CardWorld, owe_with_a_lost_answer
 from tests.seed import Account
@@ -84,7 +85,10 @@ def test_a_card_detached_while_its_registration_was_under_way_is_retired_afterwa
     assert here.apply(detached) is None
     assert here.event(detached).state == "received"
     with world.engine.begin() as connection:
-        register_card(connection, registration_of(here, anna, card), snapshot, None, world.clock.now())
+        wake_payments(
+            connection,
+            register_card(connection, registration_of(here, anna, card), snapshot, None, world.clock.now()),
+        )
     assert here.primary(anna) == card.payment_method
     world.machine.pass_(seconds=130)
     assert here.apply(detached) == "detached the primary card"
@@ -112,7 +116,7 @@ def test_a_card_that_changed_while_we_looked_is_looked_at_again(here: CardWorld)
     world.simulator.automatically_update("global", card.payment_method, exp_month=1, exp_year=2039)
     here.live()
     with world.engine.begin() as connection, pytest.raises(CardMovedError):
-        refresh_card(connection, "global", old, known, world.clock.now())
+        wake_payments(connection, refresh_card(connection, "global", old, known, world.clock.now()))
     row = here.card(card)
     assert row is not None
     assert row.exp_year == 2039
@@ -220,6 +224,6 @@ def test_a_stored_card_of_another_customer_is_refused(here: CardWorld) -> None:
     stolen = CardSnapshot(**{**vars(snapshot), "stripe_customer_id": world.customer_id(bob)})
     with world.engine.begin() as connection:
         known = find_card(connection, "global", card.payment_method)
-        change = refresh_card(connection, "global", stolen, known, world.clock.now())
+        change = wake_payments(connection, refresh_card(connection, "global", stolen, known, world.clock.now()))
     assert change.note == "refused: the card is stored for another customer"
     assert here.primary(anna) == card.payment_method

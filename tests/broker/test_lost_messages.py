@@ -18,11 +18,11 @@ from structlog.testing import capture_logs
 
 import shared.messaging.broker
 from scheduler.sweep import PATIENCE, Sweep
+from shared.db.moment import Moment
 from shared.domain.states import Lane, PaymentState
 from shared.messaging.broker import NAMESPACE, DebounceSigterm, enqueue, make_broker, make_enqueue, waiting_messages
 from shared.messaging.jobs import BATCH, INTERACTIVE, QUEUES, ChargePayment
 from shared.messaging.middleware import KeepTraceback
-from shared.scheduling.due_work import Moment
 from tests.broker.conftest import (
     PREFETCH,
     add_actor,

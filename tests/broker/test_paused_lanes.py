@@ -13,6 +13,8 @@ from structlog.testing import capture_logs
 
 import scheduler.sweep
 from scheduler.sweep import PATIENCE, Sweep
+from shared.db.billing_events import Cause
+from shared.db.moment import Moment
 from shared.db.tables.system import billing_events
 from shared.domain.states import Lane, PaymentState
 from shared.messaging.broker import NAMESPACE, enqueue, make_broker, make_enqueue, waiting_messages
@@ -20,8 +22,6 @@ from shared.messaging.dead_letters import list_dead_letters
 from shared.messaging.jobs import BATCH, SETTLEMENT, ChargePayment, SettleAttempt
 from shared.messaging.middleware import LONGEST_TRACEBACK, bounded
 from shared.messaging.queue_pauses import PauseWatch, ask_pauses, pause_queue, paused_queues, resume_queue
-from shared.payments.state_changes import Cause
-from shared.scheduling.due_work import Moment
 from tests.broker.conftest import add_actor, dead_letters, eventually, is_at_rest, running_worker
 from tests.world import World
 from workers.use_cases.charge_payment import charge_payment

@@ -11,13 +11,13 @@ from sqlalchemy import Row, Select, select
 from shared.bulk.actions import BulkAction
 from shared.bulk.lifecycle import Begun, Changed, Wanted, begin, resume, stop
 from shared.bulk.preview import Preview, preview
+from shared.db.billing_events import Cause
 from shared.db.session import in_transaction
 from shared.db.tables.operators import audit_log, bulk_actions, bulk_items
 from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events
+from shared.domain.refusals import Refused
 from shared.messaging.jobs import ApplyBulkAction, ChargePayment, ClosePayment
-from shared.payments.operator.charge import Refused
-from shared.payments.state_changes import Cause
 from tests.seed import Account
 from tests.world import World
 from web.dashboard.queries.payments import PaymentFilter

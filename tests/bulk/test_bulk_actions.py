@@ -14,14 +14,15 @@ from shared.bulk import progress
 from shared.bulk.actions import BulkAction
 from shared.bulk.lifecycle import BEGIN_LOCK, Begun, Changed
 from shared.bulk.progress import CHUNK
+from shared.db.moment import Moment
 from shared.db.tables.payments import payments
+from shared.domain.refusals import Refused
 from shared.failpoints import Crashed, Failpoint, armed, crashing_at
 from shared.messaging.jobs import ApplyBulkAction, ChargePayment, ClosePayment
 from shared.operations.audit_log import AuditAction
-from shared.payments.operator.charge import Refused
-from shared.payments.operator.decisions import hold_payment
+from shared.payments.operator.hold import hold_payment
 from shared.runtime import Runtime
-from shared.scheduling.due_work import SOURCES, Moment
+from shared.scheduling.due_work import SOURCES
 from simulator.issuer.stories import AlwaysDeclines
 from tests.bulk.company import ANNA, Desk
 from tests.invoicing.month_start import wait_for_waiter

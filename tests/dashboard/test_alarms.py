@@ -12,7 +12,7 @@ from shared.db.tables.operators import heartbeats, queue_pauses
 from shared.db.tables.system import findings, runs
 from shared.domain.states import RunState
 from shared.operations.heartbeats import WORKER
-from shared.scheduling.pending_work import LEADER_LOCK
+from shared.scheduling.leader_lock import LEADER_LOCK
 from tests.dashboard.conftest import Dashboard
 from tests.scheduler.test_sweep import add_attempt
 from tests.seed import Account, add_account, add_payment, add_run

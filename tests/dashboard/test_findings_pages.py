@@ -5,12 +5,12 @@ from uuid import UUID
 
 from sqlalchemy import select, text
 
+from shared.db.billing_events import Cause
 from shared.db.tables.operators import audit_log
 from shared.db.tables.system import billing_events, findings
 from shared.explain.descriptions import MEANING_OF_FINDING
 from shared.messaging.jobs import SettleAttempt
 from shared.payments.receipts import Finding, resolve_finding_by_id, write_finding
-from shared.payments.state_changes import Cause
 from tests.cli.test_payment_commands import lose_answers
 from tests.dashboard.conftest import Dashboard
 from tests.world import World

@@ -15,7 +15,8 @@ import httpx
 import pytest
 from sqlalchemy import Row, func, insert, select, text
 
-from shared.db.tables.accounts import accounts, invoices
+from shared.db.tables.accounts import accounts
+from shared.db.tables.invoices import invoices
 from shared.db.tables.operators import audit_log
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.domain.declines import category_of_code

@@ -10,6 +10,7 @@ import pytest
 from dramatiq.brokers.redis import RedisBroker
 from sqlalchemy import select
 
+from shared.db.billing_events import Cause
 from shared.db.tables.operators import audit_log, queue_pauses
 from shared.db.tables.system import billing_events
 from shared.domain.states import Lane
@@ -18,7 +19,6 @@ from shared.messaging.dead_letters import list_dead_letters, requeue_dead_letter
 from shared.messaging.jobs import BATCH, SETTLEMENT, ChargePayment, SettleAttempt
 from shared.messaging.queue_pauses import pause_queue
 from shared.operations.heartbeats import WORKER, Heartbeats
-from shared.payments.state_changes import Cause
 from tests.broker.conftest import dead_letters
 from tests.dashboard.conftest import Dashboard
 from tests.web.conftest import web_settings

@@ -10,7 +10,8 @@ import httpx
 import pytest
 from sqlalchemy import Row, func, insert, select, text, update
 
-from shared.db.tables.accounts import card_blocks, fees
+from shared.db.tables.accounts import card_blocks
+from shared.db.tables.invoices import fees
 from shared.db.tables.operators import audit_log, sessions
 from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events, runs

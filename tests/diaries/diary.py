@@ -18,7 +18,9 @@ from sqlalchemy import Row, select
 
 from scheduler.tick import tick
 from shared.clock import machine_now
-from shared.db.tables.accounts import invoice_lines, invoices, payment_settings
+from shared.db.moment import Moment
+from shared.db.tables.accounts import payment_settings
+from shared.db.tables.invoices import invoice_lines, invoices
 from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events, runs
 from shared.domain.calendar import Period
@@ -37,7 +39,7 @@ from shared.messaging.jobs import (
     SettleAttempt,
 )
 from shared.policy import Coverage
-from shared.scheduling.due_work import SOURCES, STRIPE_EVENTS, Moment
+from shared.scheduling.due_work import SOURCES, STRIPE_EVENTS
 from shared.scheduling.pending_work import pending_work
 from shared.scheduling.runs import Requester, insert_run, requested_run
 from shared.scheduling.virtual_clock import next_stop

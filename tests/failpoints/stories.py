@@ -10,12 +10,12 @@ from sqlalchemy import select, text
 from shared.bulk.actions import BulkAction
 from shared.bulk.lifecycle import Begun, Wanted, begin
 from shared.bulk.preview import Preview, preview
+from shared.db.billing_events import Cause
 from shared.db.tables.payments import payments
 from shared.domain.states import PaymentState
 from shared.failpoints import Failpoint
 from shared.messaging.jobs import ClosePayment
-from shared.payments.operator.decisions import request_close
-from shared.payments.state_changes import Cause
+from shared.payments.operator.close import request_close
 from simulator.issuer.stories import AlwaysDeclines, InsufficientFundsUntil, NeedsAuthentication, Pays
 from tests.failpoints.company import Company
 from tests.failpoints.story import Expected, People, Person, Story, new_card

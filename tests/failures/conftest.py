@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.pool import NullPool
 
+from shared.db.moment import Moment
 from shared.db.session import make_engine
 from shared.messaging.jobs import ChargePayment, SettleAttempt
-from shared.scheduling.due_work import SOURCES, Moment
+from shared.scheduling.due_work import SOURCES
 from shared.settings import Settings
 from tests.diaries.gates import Gates
 from tests.world import World, running_world

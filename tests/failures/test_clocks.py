@@ -15,12 +15,13 @@ from scheduler.app import SchedulerApp
 from scheduler.sweep import PATIENCE, Sweep
 from scheduler.tick import tick
 from shared.clock import FARTHEST_AHEAD, ManualClock, has_come, machine_now
+from shared.db.moment import Moment
 from shared.db.session import in_transaction
 from shared.messaging.jobs import ApplyStripeEvent, ChargePayment, Job, SettleAttempt
 from shared.payments.claim import claim_charge
 from shared.payments.outcome_handlers import LONGEST_BACKOFF
 from shared.payments.record_outcome import LONGEST_LOOK_UP
-from shared.scheduling.due_work import SOURCES, Moment
+from shared.scheduling.due_work import SOURCES
 from shared.settings import Settings
 from tests.diaries.gates import Gate
 from tests.failures.conftest import PassableGates, asked, assert_paid_once, work_until_quiet

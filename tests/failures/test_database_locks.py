@@ -12,10 +12,10 @@ from sqlalchemy.exc import OperationalError
 import shared.payments.record_outcome
 from scheduler.sweep import Sweep
 from shared.clock import machine_now
+from shared.db.moment import Moment
 from shared.db.session import LOCK_TIMEOUT_S, make_engine
 from shared.messaging.broker import make_broker, make_enqueue, waiting_messages
 from shared.messaging.jobs import BATCH
-from shared.scheduling.due_work import Moment
 from shared.settings import Settings
 from tests.broker.conftest import add_actor, eventually, running_worker
 from tests.failures.conftest import asked, assert_paid_once, locked, work_until_quiet

@@ -17,10 +17,10 @@ from structlog.testing import capture_logs
 
 from local import embedded
 from scheduler.sweep import PATIENCE, Sweep
+from shared.db.moment import Moment
 from shared.domain.states import Lane
 from shared.messaging.broker import enqueue, make_broker, make_enqueue, waiting_messages
 from shared.messaging.jobs import BATCH, ChargePayment, SettleAttempt
-from shared.scheduling.due_work import Moment
 from simulator.issuer.stories import Pays
 from tests.broker.conftest import _soon, add_actor, eventually, running_worker  # noqa: F401  # a fixture
 from tests.broker.line import Line

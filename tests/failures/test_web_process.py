@@ -15,7 +15,8 @@ from sqlalchemy import Engine, text
 
 from benchmarks.sigterm import worker_environment
 from shared.clock import machine_now
-from shared.scheduling.due_work import SOURCES, STRIPE_EVENTS, Moment
+from shared.db.moment import Moment
+from shared.scheduling.due_work import SOURCES, STRIPE_EVENTS
 from tests.broker.line import Line
 from tests.web.serving import wait_until
 from tests.web.stripe_words import SECRET, event_body, signature

@@ -16,7 +16,8 @@ from sqlalchemy import Connection, Engine, insert, select, text, update
 from typer.testing import CliRunner
 
 from cli.import_commands import app
-from shared.db.tables.accounts import accounts, fees, invoice_lines, invoices, payment_settings, services
+from shared.db.tables.accounts import accounts, payment_settings
+from shared.db.tables.invoices import fees, invoice_lines, invoices, services
 
 BILLING_FILE = Path(__file__).resolve().parents[2] / "billing.toml"
 

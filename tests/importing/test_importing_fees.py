@@ -7,7 +7,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select, text
 
-from shared.db.tables.accounts import accounts, fees
+from shared.db.tables.accounts import accounts
+from shared.db.tables.invoices import fees
 from tests.importing.desk import Desk, add_invoice, wait_until_something_waits
 
 TWO_FEES = (

@@ -5,7 +5,7 @@ from datetime import date
 import pytest
 from sqlalchemy import select, text
 
-from shared.db.tables.accounts import services
+from shared.db.tables.invoices import services
 from tests.importing.desk import Desk, add_invoice, wait_until_something_waits
 
 HEADER = "id,account,coverage,description,price,pricing,starts_on,ends_on,protected\n"

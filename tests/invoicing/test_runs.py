@@ -14,9 +14,9 @@ from shared.clock import machine_now
 from shared.domain.states import RunState
 from shared.invoicing.month import Month
 from shared.invoicing.preview import preview_month
-from shared.invoicing.runs import reopen_run
 from shared.messaging.jobs import GenerateInvoices
 from shared.payments.state_changes import lock_collectable_monthly
+from shared.scheduling.runs import reopen_run
 from tests import seed
 from tests.invoicing.month_start import (
     NOVEMBER,

@@ -15,10 +15,11 @@ from rich.console import Console
 from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
 
 from cli.payment_text import print_explanation
+from shared.db.moment import Moment
 from shared.domain.states import OPEN_ATTEMPT
 from shared.explain.explanation import explain_payment
 from shared.messaging.jobs import Job
-from shared.scheduling.due_work import SOURCES, Moment, Source
+from shared.scheduling.due_work import SOURCES, Source
 from simulator.client import LedgerLine
 from tests.model.company import COVERAGES, Company
 

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 
 from scheduler.sweep import Sweep
 from scheduler.tick import tick
+from shared.db.moment import Moment
 from shared.domain.calendar import Period
 from shared.messaging.jobs import (
     ApplyStripeEvent,
@@ -23,7 +24,6 @@ from shared.messaging.jobs import (
     SettleAttempt,
 )
 from shared.payments.operator.charge import request_charge
-from shared.scheduling.due_work import Moment
 from simulator.client import RegisteredCard, SimulatorError
 from simulator.issuer.stories import Story
 from tests.model.company import COVERAGES, Company, is_for_us

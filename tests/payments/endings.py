@@ -7,13 +7,14 @@ from uuid import UUID
 import httpx
 from sqlalchemy import select
 
+from shared.db.moment import Moment
 from shared.db.tables.system import billing_events
+from shared.domain.refusals import Refused
 from shared.domain.states import PaymentState
 from shared.messaging.jobs import Job
-from shared.payments.operator.charge import Refused
-from shared.payments.operator.decisions import CloseWithdrawn, request_close, withdraw_close
+from shared.payments.operator.close import CloseWithdrawn, request_close, withdraw_close
 from shared.reconciliation.verify import Scope, audit
-from shared.scheduling.due_work import SOURCES, Moment
+from shared.scheduling.due_work import SOURCES
 from simulator.issuer.stories import AlwaysDeclines, Pays
 from tests.seed import Account
 from tests.world import World, api_key

@@ -9,8 +9,9 @@ from sqlalchemy import update
 
 from shared.db.tables.accounts import payment_settings
 from shared.db.tables.payments import payments
+from shared.domain.refusals import Refused
 from shared.messaging.jobs import ChargePayment
-from shared.payments.operator.charge import ChargeSnapshot, Refused, WouldCharge, preview_charge, request_charge
+from shared.payments.operator.charge import ChargeSnapshot, WouldCharge, preview_charge, request_charge
 from simulator.issuer.stories import DeclinesThenPays
 from tests.seed import Account
 from tests.world import World

@@ -13,12 +13,13 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
+from shared.db.billing_events import Cause
 from shared.db.session import MAX_REPETITIONS, in_transaction
 from shared.domain.states import Lane, Trigger
 from shared.gateway.port import Answer, Outcome, ProcessorGateway
 from shared.payments.claim import Claimed, NotClaimed, claim_charge
 from shared.payments.record_outcome import record_answer, record_observation
-from shared.payments.state_changes import Cause, lock_payment, make_due_now
+from shared.payments.state_changes import lock_payment, make_due_now
 from simulator.faults.scripted_answers import Arrival, NoFaults
 from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays
 from tests.invoicing.month_start import wait_for_waiter

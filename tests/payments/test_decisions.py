@@ -9,15 +9,17 @@ from sqlalchemy import select, text
 
 from shared.accounts.standing import lock_account, update_standing
 from shared.accounts.suspension_marks import LONGEST_SPARED, SPARED_FOR, Stands, mark_account, unmark_account
+from shared.db.billing_events import Cause
 from shared.db.tables.accounts import accounts
 from shared.db.tables.system import billing_events
+from shared.domain.refusals import Refused
 from shared.domain.states import Lane, PaymentState, Standing
 from shared.explain.explanation import explain_payment
 from shared.messaging.jobs import ChargePayment, RetryPayments
-from shared.payments.operator.charge import Refused, request_charge
-from shared.payments.operator.decisions import Held, Released, hold_payment, release_payment, request_close
+from shared.payments.operator.charge import request_charge
+from shared.payments.operator.close import request_close
+from shared.payments.operator.hold import Held, Released, hold_payment, release_payment
 from shared.payments.outcome_handlers import UNTIL_RELEASED
-from shared.payments.state_changes import Cause
 from simulator.issuer.stories import AlwaysDeclines
 from tests.seed import Account, add_run
 from tests.world import World

@@ -10,14 +10,17 @@ from sqlalchemy import select, text
 
 from shared.accounts.cards import find_card, register_card
 from shared.accounts.registrations import Registration
-from shared.db.tables.accounts import invoices
+from shared.db.tables.invoices import invoices
 from shared.db.tables.payments import payments
+from shared.domain.refusals import Refused
 from shared.domain.states import Lane, PaymentState
 from shared.messaging.jobs import ChargePayment, ClosePayment
 from shared.payments.cancellation import Closed
+from shared.payments.card_changes import wake_payments
 from shared.payments.daily_retries import preview_retries
-from shared.payments.operator.charge import Refused, preview_charge, request_charge
-from shared.payments.operator.decisions import CloseWithdrawn, hold_payment
+from shared.payments.operator.charge import preview_charge, request_charge
+from shared.payments.operator.close import CloseWithdrawn
+from shared.payments.operator.hold import hold_payment
 from shared.payments.record_outcome import record_observation
 from shared.reconciliation.verify import Scope, audit
 from simulator.issuer.stories import AlwaysDeclines, Pays
@@ -199,7 +202,7 @@ def register(world: World, account: Account) -> None:
             True,
             world.clock.now(),
         )
-        register_card(connection, registration, card, known, world.clock.now())
+        wake_payments(connection, register_card(connection, registration, card, known, world.clock.now()))
 
 
 def test_a_card_registered_meanwhile_does_not_charge_it_and_charges_it_once_it_is_taken_back(

@@ -5,12 +5,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from shared.domain.refusals import Refused
 from shared.domain.states import Lane
 from shared.explain.explanation import explain_payment
 from shared.gateway.port import Answer, Outcome
 from shared.messaging.jobs import ChargePayment, ClosePayment, SettleAttempt
-from shared.payments.operator.charge import Refused
-from shared.payments.operator.decisions import CloseWithdrawn
+from shared.payments.operator.close import CloseWithdrawn
 from simulator.issuer.stories import NeedsAuthentication
 from tests.payments.endings import (
     WRITTEN_OFF,

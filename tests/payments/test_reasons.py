@@ -2,7 +2,8 @@
 
 from datetime import timedelta
 
-from shared.payments.operator.charge import Refused, request_charge
+from shared.domain.refusals import Refused
+from shared.payments.operator.charge import request_charge
 from tests.world import World
 
 

@@ -10,10 +10,11 @@ from sqlalchemy import text, update
 
 from shared.db.session import in_transaction
 from shared.db.tables.payments import payment_attempts
+from shared.domain.refusals import Refused
 from shared.explain.unknown_attempts import unknown_attempts
 from shared.gateway.port import Answer, PaymentIntentSnapshot
 from shared.messaging.jobs import SettleAttempt
-from shared.payments.operator.charge import Refused, request_charge, request_look_up
+from shared.payments.operator.charge import request_charge, request_look_up
 from simulator.issuer.stories import AlwaysDeclines, NeedsAuthentication
 from tests.payments.wire import KilledError, Wire, kill, let_the_lease_run_out, lose, settle_last
 from tests.seed import Account

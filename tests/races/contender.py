@@ -14,6 +14,7 @@ from sqlalchemy import Connection, create_engine, select
 
 from scheduler.tick import tick
 from shared.clock import machine_now
+from shared.db.billing_events import Cause
 from shared.db.session import in_transaction
 from shared.db.tables.accounts import payment_settings
 from shared.db.tables.payments import payment_attempts, payments
@@ -22,7 +23,7 @@ from shared.domain.states import ENDED, OPEN_ATTEMPT, AttemptState, Lane, RunSta
 from shared.gateway.port import StripeEventSnapshot
 from shared.messaging.jobs import DAILY_RETRIES, ChargePayment, Job, RetryPayments
 from shared.payments.operator.charge import request_charge
-from shared.payments.state_changes import Cause, lock_payment, make_due_now
+from shared.payments.state_changes import lock_payment, make_due_now
 from shared.runtime import Runtime
 from simulator.client import SimulatorClient
 from tests.diaries.conftest import only

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, select
 
 from scheduler.tick import tick
 from shared.clock import machine_now
+from shared.db.moment import Moment
 from shared.db.tables.payments import payments
 from shared.domain.calendar import Period
 from shared.gateway.port import StripeEventSnapshot
@@ -27,7 +28,7 @@ from shared.messaging.jobs import (
     SettleAttempt,
 )
 from shared.runtime import Runtime
-from shared.scheduling.due_work import SOURCES, Moment
+from shared.scheduling.due_work import SOURCES
 from simulator.api.errors import Answer
 from simulator.faults.scripted_answers import Arrival, NoFaults
 from simulator.issuer.stories import Pays

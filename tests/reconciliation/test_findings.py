@@ -13,10 +13,10 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from cli import findings_commands, reconcile_commands
+from shared.db.billing_events import Cause
 from shared.db.session import in_transaction
 from shared.explain.descriptions import MEANING_OF_FINDING
 from shared.payments.receipts import Finding, write_finding
-from shared.payments.state_changes import Cause
 from shared.reconciliation.classify import Kind
 from shared.settings import Settings
 from tests.cli.terminal import variables_of

@@ -10,13 +10,14 @@ import pytest
 from sqlalchemy import text
 
 from scheduler.tick import tick
+from shared.db.moment import Moment
 from shared.domain.schedule import RunKey
 from shared.gateway.port import Answer, ChargeReadBack, GatewayUnavailableError, Outcome, Page
 from shared.messaging.jobs import RECONCILIATION, ReconcileCharges
 from shared.reconciliation import charges as charges_phase
 from shared.reconciliation import repair as act
 from shared.reconciliation import runner as walk
-from shared.scheduling.due_work import UNFINISHED_NIGHTS, Moment
+from shared.scheduling.due_work import UNFINISHED_NIGHTS
 from shared.scheduling.runs import find_run
 from tests.reconciliation.books import NIGHT, PAID_BY_HAND, UNBOOK, Night
 from workers.use_cases.reconcile_charges import REST, reconcile_charges

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, Select, create_engine, event, select, text
 
+from shared.db.moment import Moment
 from shared.db.tables.payments import payments
 from shared.policy import Policy
-from shared.scheduling.due_work import SOURCES, Moment, Source
+from shared.scheduling.due_work import SOURCES, Source
 from shared.scheduling.pending_work import pending_work
 from tests.conftest import sqlalchemy_url
 from tests.servers import Servers

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from shared.policy import Policy
-from shared.scheduling.pending_work import is_scheduler_alive
+from shared.scheduling.leader_lock import is_scheduler_alive
 from shared.scheduling.virtual_clock import set_clock
 from tests.scheduler.conftest import OCTOBER_ENDS, all_runs, trail
 

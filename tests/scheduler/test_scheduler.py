@@ -17,7 +17,7 @@ from shared.domain.schedule import RunKey
 from shared.domain.states import AttemptState, Lane
 from shared.messaging.jobs import ChargePayment, GenerateInvoices, ReconcileCharges, RetryPayments
 from shared.policy import Policy
-from shared.scheduling.pending_work import is_scheduler_alive
+from shared.scheduling.leader_lock import is_scheduler_alive
 from shared.scheduling.runs import Requester, RunError, confirm_run, find_run
 from tests.scheduler.conftest import OCTOBER_ENDS, Bell, MachineTime, MakeApp, all_runs, trail
 from tests.scheduler.test_sweep import add_attempt

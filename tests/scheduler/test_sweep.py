@@ -10,6 +10,7 @@ import redis
 from sqlalchemy import Connection, Engine, insert, update
 
 from scheduler.sweep import ENQUEUE_BELOW, PATIENCE, REMEMBER_AT_MOST, RecentlyEnqueued, Sweep
+from shared.db.moment import DAILY_RUN_STAMPS_WITHIN, Moment
 from shared.db.tables.accounts import payment_settings
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.db.tables.system import runs, stripe_events
@@ -27,7 +28,7 @@ from shared.messaging.jobs import (
     RetryPayments,
     SettleAttempt,
 )
-from shared.scheduling.due_work import DAILY_RUN_STAMPS_WITHIN, SOURCES, Moment
+from shared.scheduling.due_work import SOURCES
 from tests.scheduler.conftest import Bell, MachineTime
 from tests.seed import Account, add_account, add_card, add_payment, add_run
 

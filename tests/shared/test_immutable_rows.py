@@ -5,7 +5,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 
-@pytest.mark.parametrize("table", ["events", "invoice_lines", "receipts", "invoices"])
+@pytest.mark.parametrize("table", ["billing_events", "invoice_lines", "receipts", "invoices"])
 @pytest.mark.parametrize("statement", ["DELETE FROM {table}", "TRUNCATE {table} CASCADE"])
 def test_rows_that_are_forever_can_not_be_removed(engine: Engine, table: str, statement: str) -> None:
     with engine.connect() as connection, pytest.raises(DBAPIError, match="never changed or deleted"):

@@ -15,12 +15,12 @@ from starlette.datastructures import FormData, QueryParams
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from shared.db.billing_events import Cause
 from shared.db.session import in_transaction
 from shared.domain.roles import Role
 from shared.operations.audit_log import AuditAction, AuditEntry, record_action
 from shared.operations.sessions import SignedIn, form_token
 from shared.operations.users import User
-from shared.payments.state_changes import Cause
 from shared.policy import Policy
 from web.dashboard.site import Site
 

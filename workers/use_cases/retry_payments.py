@@ -16,7 +16,8 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, true, tuple_
 
 from shared.accounts.standing import lock_account, update_standing
-from shared.db.billing_events import BillingEvent, record_event
+from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.literals import is_, one_of, one_of_not
 from shared.db.session import in_transaction
 from shared.db.tables.accounts import accounts
 from shared.db.tables.payments import payment_attempts, payments
@@ -38,10 +39,9 @@ from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import DAILY_RETRIES, ChargePayment, Job, RetryPayments
 from shared.payments.daily_retries import retryable
 from shared.payments.outcome_handlers import UNTIL_RELEASED
-from shared.payments.state_changes import Cause, move_payment
+from shared.payments.state_changes import move_payment
 from shared.policy import Policy
 from shared.runtime import Runtime
-from shared.scheduling.due_work import is_, one_of, one_of_not
 from shared.scheduling.runs import RunRow, finish_run, lock_workable_run, save_run_progress, start_run
 
 #: Payments moved in one transaction, a few statements each: claims of these wait for it, so well under a second.

@@ -11,10 +11,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, select, update
 
-from shared.db.billing_events import BillingEvent, record_event
+from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.accounts import cards, payment_settings
 from shared.db.tables.payments import payment_attempts, payments
 from shared.domain.money import format_minor
+from shared.domain.refusals import Refused
 from shared.domain.states import (
     ENDED,
     WORD_OF_CLOSE,
@@ -26,16 +27,7 @@ from shared.domain.states import (
 )
 from shared.messaging.jobs import ChargePayment, SettleAttempt
 from shared.payments.network_budgets import find_block, over_budget
-from shared.payments.state_changes import Cause, PaymentRow, lock_payment, make_due_now, open_attempt
-
-
-@dataclass(frozen=True)
-class Refused:
-    """Why a request isn't followed, what to do instead, and when it may be (business time), where that is known."""
-
-    reason: str
-    what_to_do: str
-    free_at: datetime | None = None
+from shared.payments.state_changes import PaymentRow, lock_payment, make_due_now, open_attempt
 
 
 @dataclass(frozen=True)

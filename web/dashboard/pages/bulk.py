@@ -13,12 +13,12 @@ from starlette.responses import Response
 from shared.bulk.actions import BulkAction
 from shared.bulk.lifecycle import Begun, Changed, Wanted, begin, resume, stop
 from shared.bulk.preview import Preview, preview
-from shared.db.tables.accounts import invoices
+from shared.db.tables.invoices import invoices
 from shared.db.tables.operators import bulk_actions, bulk_items
 from shared.db.tables.payments import payments
+from shared.domain.refusals import Refused
 from shared.messaging.jobs import ApplyBulkAction
 from shared.operations.audit_log import AuditAction
-from shared.payments.operator.charge import Refused
 from web.dashboard.pages.decisions import day_said
 from web.dashboard.queries.paging import PAGE, Paging, found, parse_place
 from web.dashboard.queries.payments import PaymentFilter, describe, select_ids, too_broad

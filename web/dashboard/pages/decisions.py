@@ -9,20 +9,13 @@ from sqlalchemy import Connection
 from starlette.responses import Response
 
 from shared.accounts.suspension_marks import Stands, mark_account, unmark_account
+from shared.domain.refusals import Refused
 from shared.domain.states import PaymentState
 from shared.messaging.jobs import ClosePayment, Job
 from shared.operations.audit_log import AuditAction
 from shared.payments.cancellation import Closed
-from shared.payments.operator.charge import Refused
-from shared.payments.operator.decisions import (
-    CloseWithdrawn,
-    Held,
-    Released,
-    hold_payment,
-    release_payment,
-    request_close,
-    withdraw_close,
-)
+from shared.payments.operator.close import CloseWithdrawn, request_close, withdraw_close
+from shared.payments.operator.hold import Held, Released, hold_payment, release_payment
 from web.dashboard.request_context import PageError, RequestContext
 
 Answer = Held | Released | CloseWithdrawn | Closed | ClosePayment | Stands | Refused

@@ -6,16 +6,17 @@ from uuid import UUID
 from sqlalchemy import Connection, select
 from starlette.responses import Response
 
-from shared.db.tables.accounts import invoice_lines, payment_settings
+from shared.db.tables.accounts import payment_settings
+from shared.db.tables.invoices import invoice_lines
 from shared.db.tables.payments import payments
 from shared.domain.money import EXPONENTS, format_minor
+from shared.domain.refusals import Refused
 from shared.domain.states import ENDED, AttemptState, PaymentState
 from shared.explain.explanation import explain_payment
 from shared.messaging.jobs import Job
 from shared.operations.audit_log import AuditAction
 from shared.payments.operator.charge import (
     ChargeSnapshot,
-    Refused,
     WouldCharge,
     preview_charge,
     request_charge,

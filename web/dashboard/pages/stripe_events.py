@@ -7,6 +7,7 @@ import structlog
 from sqlalchemy import Connection, Row
 from starlette.responses import Response
 
+from shared.domain.refusals import Refused
 from shared.domain.states import StripeEventState
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
 from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
@@ -22,7 +23,6 @@ from shared.operations.stripe_events import (
     open_events,
     request_apply,
 )
-from shared.payments.operator.charge import Refused
 from web.dashboard.payload import show_payload
 from web.dashboard.request_context import ROOT, RequestContext
 

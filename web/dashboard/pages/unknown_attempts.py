@@ -6,10 +6,11 @@ from uuid import UUID
 from sqlalchemy import Connection
 from starlette.responses import Response
 
+from shared.domain.refusals import Refused
 from shared.explain.unknown_attempts import unknown_attempts
 from shared.messaging.jobs import Job, SettleAttempt
 from shared.operations.audit_log import AuditAction
-from shared.payments.operator.charge import Refused, request_look_up
+from shared.payments.operator.charge import request_look_up
 from web.dashboard.request_context import PageError, RequestContext
 
 #: Attempts of a page. They settle by themselves within minutes: more than this is an outage, and one page of it

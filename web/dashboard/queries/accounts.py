@@ -4,10 +4,10 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, Select, func, literal, select, union
 
+from shared.db.literals import is_
 from shared.db.session import by_index_only
 from shared.db.tables.accounts import accounts
 from shared.domain.states import Standing
-from shared.scheduling.due_work import is_
 from web.dashboard.queries.paging import PAGE, Found, Paging, found
 
 #: Nobody reads a list of more; who typed so little means something else.

@@ -6,13 +6,15 @@ from typing import Any
 
 from sqlalchemy import Connection, DateTime, Executable, Row, Select, bindparam, func, or_, select, union_all
 
+from shared.db.literals import is_, one_of
+from shared.db.moment import NOW
 from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import billing_events, findings, runs
 from shared.domain.states import CHARGEABLE, AttemptState, Lane, RunState
 from shared.messaging.queue_pauses import Pause, paused_queues
 from shared.operations.heartbeats import WORKER, Alive, processes_alive
-from shared.scheduling.due_work import NOW, has_open_attempt, is_, one_of
-from shared.scheduling.pending_work import is_scheduler_alive
+from shared.scheduling.due_work import has_open_attempt
+from shared.scheduling.leader_lock import is_scheduler_alive
 
 #: Settlement looks within seconds; what takes longer than this won't be settled by waiting.
 UNKNOWN_FOR_TOO_LONG = timedelta(minutes=15)

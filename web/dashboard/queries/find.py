@@ -9,7 +9,8 @@ from uuid import UUID
 from sqlalchemy import CompoundSelect, Connection, Select, select, union
 
 from shared.db.session import by_index_only
-from shared.db.tables.accounts import accounts, cards, invoices, payment_settings
+from shared.db.tables.accounts import accounts, cards, payment_settings
+from shared.db.tables.invoices import invoices
 from shared.db.tables.payments import payment_attempts, payment_intents, payments, receipts
 from shared.db.tables.system import runs
 from web.dashboard.queries.accounts import ids_beginning

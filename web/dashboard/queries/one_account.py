@@ -8,11 +8,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, and_, func, select
 
+from shared.db.literals import one_of_not
 from shared.db.tables.accounts import accounts, card_blocks, cards, payment_settings
 from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events
 from shared.domain.states import ENDED
-from shared.scheduling.due_work import one_of_not
 from web.dashboard.queries.paging import PAGE
 
 #: Cards of one account that are shown, the newest first: nobody looks for the one before these.

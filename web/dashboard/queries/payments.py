@@ -13,14 +13,15 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select, union, union_all
 
+from shared.db.literals import is_, one_of, one_of_not
 from shared.db.session import by_index_only
-from shared.db.tables.accounts import accounts, invoices
+from shared.db.tables.accounts import accounts
+from shared.db.tables.invoices import invoices
 from shared.db.tables.payments import payment_attempts, payments
 from shared.domain.declines import DeclineCategory, facts
 from shared.domain.money import Money, exponent
 from shared.domain.states import ENDED, OPEN_ATTEMPT, UNPAID, PaymentState, Trigger
 from shared.policy import Policy
-from shared.scheduling.due_work import is_, one_of, one_of_not
 from web.dashboard.queries.accounts import MOST_ACCOUNTS, ids_beginning, is_too_broad
 from web.dashboard.queries.filters import Reading
 from web.dashboard.queries.paging import PAGE, Found, Paging, found

@@ -16,12 +16,14 @@ from sqlalchemy import (
     text,
 )
 
+from shared.db.literals import is_, one_of
+from shared.db.moment import Moment
 from shared.db.tables.operators import queue_pauses
 from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import runs, stripe_events
 from shared.domain.states import CHARGEABLE, AttemptState, Lane, RunState
 from shared.messaging.jobs import NIGHT, QUEUE_OF_LANE, QUEUES, RECONCILIATION, RUNS, SETTLEMENT
-from shared.scheduling.due_work import SOURCES, Moment, Source, is_, one_of
+from shared.scheduling.due_work import SOURCES, Source
 
 #: Counting stops here: beyond it, "more than" is all that matters.
 COUNT_UP_TO = 10_000

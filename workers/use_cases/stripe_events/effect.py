@@ -7,9 +7,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from shared.accounts.cards import CardChange
 from shared.domain.states import Lane
 from shared.messaging.jobs import ChargePayment, Job
+from shared.payments.card_changes import Woken
 from shared.runtime import Runtime
 
 
@@ -68,7 +68,7 @@ def nothing_but(note: str) -> Apply:
     return lambda _connection: Effect(note)
 
 
-def effect_of(change: CardChange) -> Effect:
+def effect_of(change: Woken) -> Effect:
     """Return a card change's effect: whatever it made due is charged on the interactive lane."""
     jobs = tuple(ChargePayment(payment_id, Lane.INTERACTIVE) for payment_id in change.made_due)
     return Effect(change.note, account_id=change.account_id, jobs=jobs)

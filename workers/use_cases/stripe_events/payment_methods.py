@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 from shared.accounts.cards import detach_card, find_card, refresh_card
 from shared.failpoints import Failpoint, reach
 from shared.gateway.port import GatewayMissingError
+from shared.payments.card_changes import wake_payments
 from shared.runtime import Runtime
 from workers.use_cases.stripe_events.effect import Apply, Effect, LookLaterError, StripeEvent, effect_of
 
@@ -30,9 +31,11 @@ def refresh_stored_card(runtime: Runtime, event: StripeEvent) -> Apply:
     try:
         card = runtime.gateways[event.coverage].retrieve_card(event.stripe_object_id)
     except GatewayMissingError:
-        return lambda connection: effect_of(detach_card(connection, known, now))
+        return lambda connection: effect_of(wake_payments(connection, detach_card(connection, known, now)))
     reach(Failpoint.EVENT_STORED_CARD_FETCHED)
-    return lambda connection: effect_of(refresh_card(connection, event.coverage, card, known, now))
+    return lambda connection: effect_of(
+        wake_payments(connection, refresh_card(connection, event.coverage, card, known, now))
+    )
 
 
 def retire_card(runtime: Runtime, event: StripeEvent) -> Apply:

@@ -3,6 +3,7 @@
 from shared.accounts.cards import find_card, register_card
 from shared.accounts.registrations import read_registration
 from shared.failpoints import Failpoint, reach
+from shared.payments.card_changes import wake_payments
 from shared.runtime import Runtime
 from workers.use_cases.stripe_events.effect import Apply, StripeEvent, effect_of, nothing_but
 
@@ -22,4 +23,6 @@ def register_card_of_setup_intent(runtime: Runtime, event: StripeEvent) -> Apply
     card = gateway.retrieve_card(registration.stripe_payment_method_id)
     reach(Failpoint.EVENT_NEW_CARD_FETCHED)
     now = runtime.clock.now()
-    return lambda connection: effect_of(register_card(connection, registration, card, known, now))
+    return lambda connection: effect_of(
+        wake_payments(connection, register_card(connection, registration, card, known, now))
+    )

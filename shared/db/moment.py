@@ -1,0 +1,60 @@
+"""Both clocks as bind parameters, so that a query over due work is built once and asked at any moment."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, DateTime, and_, bindparam, literal_column, or_
+
+from shared.clock import FARTHEST_AHEAD
+
+#: The webhook that stored an event rings for it itself; before this age the sweep would only double it.
+WEBHOOK_ENQUEUES_WITHIN = timedelta(seconds=2)
+
+
+#: The daily run stamps what is scheduled for retry before it is asked for; a run that doesn't get on in this
+#: time (machine) is in trouble, and money isn't left lying for that.
+DAILY_RUN_STAMPS_WITHIN = timedelta(minutes=10)
+
+
+#: What the queries compare with; `Moment.parameters` gives the values.
+NOW = bindparam("now", type_=DateTime(timezone=True))
+
+
+MACHINE_NOW = bindparam("machine_now", type_=DateTime(timezone=True))
+
+
+STORED_BEFORE = bindparam("stored_before", type_=DateTime(timezone=True))
+
+
+STAMPING_SINCE = bindparam("stamping_since", type_=DateTime(timezone=True))
+
+
+#: Written by a clock that was wrong (`has_come`), up to the 9999 that waits for a person.
+TOO_FAR = bindparam("too_far", type_=DateTime(timezone=True))
+
+
+NEVER_BEGINS: ColumnElement[datetime] = literal_column("TIMESTAMPTZ '9999-01-01'")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Both clocks at once: what the queries compare with."""
+
+    now: datetime
+    machine_now: datetime
+
+    def parameters(self, webhook_enqueues_within: timedelta = WEBHOOK_ENQUEUES_WITHIN) -> dict[str, datetime]:
+        """Return the parameters of every source's query."""
+        return {
+            "now": self.now,
+            "machine_now": self.machine_now,
+            "stored_before": self.machine_now - webhook_enqueues_within,
+            "stamping_since": self.machine_now - DAILY_RUN_STAMPS_WITHIN,
+            "too_far": self.machine_now + FARTHEST_AHEAD,
+        }
+
+
+def has_come(column: Column[Any]) -> ColumnElement[bool]:
+    """Whether an instant of machine time has come: `shared.clock.has_come` as SQL."""
+    return or_(column <= MACHINE_NOW, and_(column > TOO_FAR, column < NEVER_BEGINS))

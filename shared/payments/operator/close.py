@@ -1,0 +1,152 @@
+"""Close a payment as uncollectible or void, or withdraw that (I14).
+
+The caller's transaction; a refusal says why and what to do instead and is recorded; jobs are enqueued after the
+commit. `now` is business time.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, update
+
+from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.tables.payments import payments
+from shared.domain.refusals import NO_REASON, Refused
+from shared.domain.states import ENDED, WORD_OF_CLOSE, PaymentState
+from shared.messaging.jobs import ChargePayment, ClosePayment
+from shared.payments.cancellation import (
+    REQUESTED,
+    Closed,
+    CloseRequest,
+    LockedForClose,
+    close_payment_as,
+    live_intent,
+    lock_for_close,
+)
+from shared.payments.operator.refusals import job_if_due, lock_if_known, no_such_payment, record_payment_refusal
+from shared.payments.state_changes import PaymentRow, open_attempt
+from shared.policy import Policy
+
+
+@dataclass(frozen=True)
+class CloseWithdrawn:
+    """The payment is collected again, as before somebody wanted it ended."""
+
+    payment_id: UUID
+    job: ChargePayment | None
+
+
+def request_close(
+    connection: Connection,
+    policy: Policy,
+    payment_id: UUID,
+    as_: PaymentState,
+    who: str,
+    reason: str,
+    now: datetime,
+) -> Closed | ClosePayment | Refused:
+    """End a payment as uncollectible or void: at once, or once its PaymentIntent is seen canceled (ring the job).
+
+    Void means that it was never owed: its invoice is voided with it. From here on no charge starts.
+    """
+    locked = lock_for_close(connection, payment_id)
+    if locked is None:
+        return no_such_payment(payment_id)
+    payment, what = locked.payment, WORD_OF_CLOSE[as_]
+    refused = NO_REASON if not reason.strip() else _why_no_ending(connection, payment, what)
+    if refused is not None:
+        record_payment_refusal(connection, payment, f"be {what}", refused, who, reason, now)
+        return refused
+    cause = Cause(who, now, reason.strip())
+    _tell_ending(connection, payment, REQUESTED, cause, before=None, after=as_)
+    if live_intent(connection, payment_id) is None:
+        _end(connection, locked, policy, as_, cause)
+        return Closed(payment.id, as_)
+    connection.execute(
+        update(payments).where(payments.c.id == payment.id).values(pending_close_as=as_, backoff_until=None)
+    )
+    return ClosePayment(payment.id)
+
+
+def withdraw_close(
+    connection: Connection, payment_id: UUID, who: str, reason: str, now: datetime
+) -> CloseWithdrawn | Refused:
+    """Take back that a payment is to be ended, as long as nobody is canceling its PaymentIntent."""
+    payment = lock_if_known(connection, payment_id)
+    if payment is None:
+        return no_such_payment(payment_id)
+    refused = None
+    if not reason.strip():
+        refused = NO_REASON
+    elif payment.state in ENDED or payment.pending_close_as is None:
+        refused = Refused("nobody wants it ended", "nothing: see on its page where it stands")
+    elif open_attempt(connection, payment.id) is not None:
+        refused = Refused(
+            "its PaymentIntent is being canceled at this moment",
+            "look again in a moment: if that came to nothing, it can be taken back then",
+        )
+    if refused is not None:
+        record_payment_refusal(connection, payment, "stay in collection", refused, who, reason, now)
+        return refused
+    cause = Cause(who, now, reason.strip())
+    _tell_ending(connection, payment, "ending_taken_back", cause, before=payment.pending_close_as, after=None)
+    connection.execute(update(payments).where(payments.c.id == payment.id).values(pending_close_as=None))
+    return CloseWithdrawn(payment.id, job_if_due(payment, now))
+
+
+# -- why not
+
+
+def _why_no_ending(connection: Connection, payment: PaymentRow, what: str) -> Refused | None:
+    state = PaymentState(payment.state)
+    if state is PaymentState.PAID:
+        return Refused(
+            f"it was paid at {payment.paid_at:%Y-%m-%d %H:%M} UTC", "nothing here: pay it back at the processor"
+        )
+    if state in ENDED:
+        return Refused(f"it is {state}: {payment.state_reason}", "nothing: collection has ended")
+    if payment.pending_close_as is not None:
+        already = WORD_OF_CLOSE[payment.pending_close_as]
+        return Refused(f"it is being {already} already", f"nothing; to have it {what} otherwise, take that back")
+    if state is PaymentState.AUTHORISED:
+        return Refused("the money is on hold at the bank", "release that hold first")
+    attempt = open_attempt(connection, payment.id)
+    if attempt is None:
+        return None
+    return Refused(
+        f"attempt {attempt.number} may be taking the money ({attempt.state})",
+        "wait until its outcome is known: that takes minutes at most, unless the processor is away",
+    )
+
+
+# -- rows and trail
+
+
+def _end(connection: Connection, locked: LockedForClose, policy: Policy, as_: PaymentState, cause: Cause) -> None:
+    close_request = CloseRequest(cause.actor, cause.reason)
+    close_payment_as(connection, locked.account, locked.payment, policy, as_, close_request, cause)
+
+
+def _tell_ending(
+    connection: Connection,
+    payment: PaymentRow,
+    what: str,
+    cause: Cause,
+    *,
+    before: str | None,
+    after: str | None,
+) -> None:
+    record_event(
+        connection,
+        BillingEvent(
+            type=what,
+            at=cause.at,
+            actor=cause.actor,
+            reason=cause.reason,
+            account_id=payment.account_id,
+            payment_id=payment.id,
+            before={"pending_close_as": before},
+            after={"pending_close_as": after},
+        ),
+    )

@@ -1,0 +1,160 @@
+"""Hold a payment, and release it: operators' actions, each with a name and a reason (I14)."""
+
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection, select, update
+
+from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.tables.payments import payments
+from shared.db.tables.system import billing_events
+from shared.domain.calendar import instant, local_date
+from shared.domain.refusals import NO_REASON, Refused
+from shared.domain.states import ENDED, UNPAID, WORD_OF_CLOSE
+from shared.messaging.jobs import ChargePayment
+from shared.payments.operator.refusals import job_if_due, lock_if_known, no_such_payment, record_payment_refusal
+from shared.payments.outcome_handlers import UNTIL_RELEASED
+from shared.payments.state_changes import PaymentRow
+from shared.policy import Policy
+
+#: A hold for longer than a year is forgotten by everybody; until it is released is another thing.
+LONGEST_HOLD = timedelta(days=366)
+
+
+HELD, RELEASED = "payment_held", "hold_released"
+
+
+@dataclass(frozen=True)
+class Held:
+    """The payment isn't asked for before that instant; UNTIL_RELEASED waits for a person."""
+
+    payment_id: UUID
+    until: datetime
+
+
+@dataclass(frozen=True)
+class Released:
+    """The hold is over. `job`, if it is due by now, is to be rung after the commit."""
+
+    payment_id: UUID
+    job: ChargePayment | None
+
+
+def hold_payment(
+    connection: Connection,
+    policy: Policy,
+    payment_id: UUID,
+    until: date | None,
+    who: str,
+    reason: str,
+    now: datetime,
+) -> Held | Refused:
+    """Keep a payment from being asked for until midnight of a day in its coverage, or until it is released (None).
+
+    A brake works at any time: what is under way goes its way, and what would follow it is held.
+    """
+    payment = lock_if_known(connection, payment_id)
+    if payment is None:
+        return no_such_payment(payment_id)
+    refused = _why_no_hold(policy, payment, until, reason, now)
+    if refused is not None:
+        record_payment_refusal(connection, payment, "hold", refused, who, reason, now)
+        return refused
+    zone = policy.coverage(payment.coverage).zone
+    held_until = UNTIL_RELEASED if until is None else instant(until, time(0), zone)
+    earlier = _reason_without_hold(connection, payment)
+    said = f"{reason.strip()} (held by {who} {f'until {until}' if until else 'until it is released'}"
+    state_reason = f"{said}; before that: {earlier})" if earlier else f"{said})"
+    _change_hold(connection, payment, HELD, held_until, state_reason, Cause(who, now, reason), earlier)
+    return Held(payment.id, held_until)
+
+
+def release_payment(
+    connection: Connection, payment_id: UUID, who: str, reason: str, now: datetime
+) -> Released | Refused:
+    """End a payment's hold, whoever holds it: what it waited for before, it waits for again."""
+    payment = lock_if_known(connection, payment_id)
+    if payment is None:
+        return no_such_payment(payment_id)
+    refused = None
+    if not reason.strip():
+        refused = NO_REASON
+    elif payment.held_until is None or payment.held_until <= now or payment.state in ENDED:
+        refused = Refused("it isn't held", "nothing: see on its page what comes next")
+    if refused is not None:
+        record_payment_refusal(connection, payment, "release", refused, who, reason, now)
+        return refused
+    earlier = _reason_without_hold(connection, payment)
+    _change_hold(connection, payment, RELEASED, None, earlier, Cause(who, now, reason), earlier)
+    return Released(payment.id, job_if_due(payment, now))
+
+
+def _why_no_hold(
+    policy: Policy, payment: PaymentRow, until: date | None, reason: str, now: datetime
+) -> Refused | None:
+    if not reason.strip():
+        return NO_REASON
+    if payment.state not in UNPAID:
+        return Refused(f"it is {payment.state}", "nothing: it isn't asked for any more")
+    if payment.pending_close_as is not None:
+        return Refused(
+            f"it is being {WORD_OF_CLOSE[payment.pending_close_as]}: it isn't asked for any more",
+            "take that back first",
+        )
+    if until is None:
+        return None
+    today = local_date(now, policy.coverage(payment.coverage).zone)
+    if until <= today:
+        return Refused(f"{until} has begun already (it is {today} in {payment.coverage})", "give a later day")
+    if until > today + LONGEST_HOLD:
+        return Refused(
+            f"{until} is more than {LONGEST_HOLD.days} days away", "hold it until it is released, or for less"
+        )
+    return None
+
+
+def _reason_without_hold(connection: Connection, payment: PaymentRow) -> str | None:
+    """The reason of the payment's state as it was before a person's hold was written over it."""
+    last = connection.execute(
+        select(billing_events.c.data, billing_events.c.after)
+        .where(billing_events.c.payment_id == payment.id, billing_events.c.type == HELD)
+        .order_by(billing_events.c.id.desc())
+        .limit(1)
+    ).one_or_none()
+    if last is None or last.after.get("state_reason") != payment.state_reason:
+        return payment.state_reason  # type: ignore[no-any-return]
+    earlier: str | None = last.data.get("reason_without_hold")
+    return earlier
+
+
+def _change_hold(
+    connection: Connection,
+    payment: PaymentRow,
+    what: str,
+    held_until: datetime | None,
+    state_reason: str | None,
+    cause: Cause,
+    earlier: str | None,
+) -> None:
+    connection.execute(
+        update(payments).where(payments.c.id == payment.id).values(held_until=held_until, state_reason=state_reason)
+    )
+    before, after = payment.held_until, held_until
+    record_event(
+        connection,
+        BillingEvent(
+            type=what,
+            at=cause.at,
+            actor=cause.actor,
+            reason=cause.reason,
+            account_id=payment.account_id,
+            payment_id=payment.id,
+            before={
+                "held_until": before.isoformat() if before else None,
+                "state_reason": payment.state_reason,
+            },
+            after={"held_until": after.isoformat() if after else None, "state_reason": state_reason},
+            data={"reason_without_hold": earlier},
+        ),
+    )

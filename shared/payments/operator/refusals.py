@@ -1,0 +1,35 @@
+"""What the operators' actions on one payment share: the locked row, refusals, and the job to enqueue after them."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from shared.db.billing_events import Cause, record_refusal
+from shared.domain.refusals import Refused
+from shared.domain.states import Lane
+from shared.messaging.jobs import ChargePayment
+from shared.payments.state_changes import PaymentRow, lock_payment
+
+
+def lock_if_known(connection: Connection, payment_id: UUID) -> PaymentRow | None:
+    try:
+        return lock_payment(connection, payment_id)
+    except LookupError:
+        return None
+
+
+def no_such_payment(payment_id: UUID) -> Refused:
+    return Refused(f"there is no payment {payment_id}", "look it up by invoice number or account")
+
+
+def job_if_due(payment: PaymentRow, now: datetime) -> ChargePayment | None:
+    """What to ring for after a brake is taken off; the sweep would find it, only later."""
+    is_due = payment.next_attempt_at is not None and payment.next_attempt_at <= now
+    return ChargePayment(payment.id, Lane(payment.lane)) if is_due else None
+
+
+def record_payment_refusal(
+    connection: Connection, payment: PaymentRow, what: str, refused: Refused, who: str, reason: str, now: datetime
+) -> None:
+    record_refusal(connection, what, refused, Cause(who, now, reason), payment.account_id, payment.id)
