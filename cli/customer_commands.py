@@ -17,6 +17,7 @@ from cli.environment import connect_settings
 from shared.db.billing_events import BillingEvent, record_event
 from shared.db.session import in_transaction
 from shared.db.tables.accounts import payment_settings
+from shared.domain.event_types import EventType
 from shared.domain.states import SettingsKind
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError, ProcessorGateway
 from shared.runtime import Runtime, build_runtime
@@ -162,7 +163,7 @@ def _create_one(runtime: Runtime, gateway: ProcessorGateway, row: Row[Any]) -> s
             record_event(
                 connection,
                 BillingEvent(
-                    type="stripe_customer_created",
+                    type=EventType.STRIPE_CUSTOMER_CREATED,
                     at=runtime.clock.now(),
                     actor=operator(),
                     account_id=row.account_id,

@@ -15,6 +15,7 @@ from cli.importing.rows import Problem, RowReader
 from cli.importing.source import ImportUsageError, Source
 from cli.importing.staging import BATCH_ROWS, Staging, lock_imports, repeat_transaction
 from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.domain.event_types import EventType
 
 #: What fits on a screen; the rejects file has them all.
 MAX_SHOWN_PROBLEMS = 50
@@ -166,7 +167,7 @@ def _decide(connection: Connection, order: Order, layout: Layout, report: Report
 
 def _import_event(report: Report, cause: Cause) -> BillingEvent:
     return BillingEvent(
-        type=f"{report.kind}_imported",
+        type=EventType(f"{report.kind}_imported"),
         at=cause.at,
         actor=cause.actor,
         reason=cause.reason,

@@ -21,6 +21,7 @@ from shared.accounts.registrations import ADD, REPLACE, Registration
 from shared.accounts.standing import lock_account
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.accounts import card_registrations, cards, payment_settings
+from shared.domain.event_types import EventType
 from shared.failpoints import Failpoint, reach
 from shared.gateway.port import CardSnapshot
 
@@ -35,7 +36,7 @@ class CardMovedError(Exception):
 
 @dataclass(frozen=True)
 class WakesPayments:
-    """The unpaid payments that a new or changed primary card makes due: all of the settings, or the waiting ones."""
+    """Unpaid payments that a new or changed primary card makes due: all of its settings, or the waiting ones."""
 
     settings: Row[Any]
     cause: Cause
@@ -133,7 +134,7 @@ def detach_card(connection: Connection, known: CardKnown | None, now: datetime) 
     _record(
         connection,
         settings,
-        "card_detached",
+        EventType.CARD_DETACHED,
         Cause("stripe", now, "the primary card was detached" if is_primary else "a second card was detached"),
         row.id,
         revision,
@@ -272,7 +273,7 @@ def _make_primary(
     _record(
         connection,
         settings,
-        "card_registered",
+        EventType.CARD_REGISTERED,
         cause,
         card.id,
         revision,
@@ -291,7 +292,7 @@ def _mend_primary(
 ) -> CardChange:
     revision = _change_primary(connection, settings, card.id)
     cause = Cause("stripe", now, "the card was mended")
-    _record(connection, settings, "card_mended", cause, card.id, revision, {"changed": changed})
+    _record(connection, settings, EventType.CARD_UPDATED, cause, card.id, revision, {"changed": changed})
     wakes = WakesPayments(settings, cause, is_only_for_waiting=True)
     return CardChange("updated the primary card", settings.account_id, wakes)
 
@@ -310,7 +311,7 @@ def _change_primary(connection: Connection, settings: Row[Any], card_id: UUID | 
 def _record(
     connection: Connection,
     settings: Row[Any],
-    event_type: str,
+    event_type: EventType,
     cause: Cause,
     card_id: UUID,
     revision: int,

@@ -12,11 +12,11 @@ from shared.db.tables.accounts import accounts
 from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events
 from shared.domain.dunning import StandingDecision, UnpaidPayment, decide_standing
+from shared.domain.event_types import EventType
 from shared.domain.states import ENDED, PaymentKind, Standing
 from shared.policy import Policy
 
 _LOCK = select(accounts).where(accounts.c.id == bindparam("account_id")).with_for_update(key_share=True)
-CHANGED = "standing_changed"
 #: In the data of an unmarking: the day from which on the machine may mark the account again.
 SPARED_UNTIL = "spared_until"
 
@@ -83,7 +83,7 @@ def change_standing(
     record_event(
         connection,
         BillingEvent(
-            type=CHANGED,
+            type=EventType.STANDING_CHANGED,
             at=cause.at,
             actor=cause.actor,
             reason=decision.reason,
@@ -102,7 +102,7 @@ def _is_spared(connection: Connection, account_id: UUID, today: date) -> bool:
     """Whether the account's last change was a person's unmarking, and the day that they gave hasn't come."""
     last = connection.scalar(
         select(billing_events.c.data)
-        .where(billing_events.c.account_id == account_id, billing_events.c.type == CHANGED)
+        .where(billing_events.c.account_id == account_id, billing_events.c.type == EventType.STANDING_CHANGED)
         .order_by(billing_events.c.id.desc())
         .limit(1)
     )

@@ -12,6 +12,7 @@ from shared.bulk.actions import BulkAction
 from shared.bulk.preview import Preview, digest_of, judged, preview
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.operators import bulk_actions, bulk_items
+from shared.domain.event_types import EventType
 from shared.domain.refusals import NO_REASON, Refused
 from shared.payments.operator.hold import LONGEST_HOLD
 
@@ -71,7 +72,9 @@ def begin(connection: Connection, wanted: Wanted, ids: Select[Any], cause: Cause
         found = preview(connection, wanted.action, ids, cause.at)
         return found if isinstance(found, Refused) else Changed(found)
     savepoint.commit()
-    _tell(connection, "bulk_action_begun", bulk_id, cause, {"action": wanted.action, **found.as_snapshot()})
+    _tell(
+        connection, EventType.BULK_ACTION_STARTED, bulk_id, cause, {"action": wanted.action, **found.as_snapshot()}
+    )
     return Begun(bulk_id, found)
 
 
@@ -88,7 +91,7 @@ def stop(connection: Connection, bulk_id: UUID, cause: Cause) -> Row[Any] | Refu
     ).rowcount
     counts = {**bulk.counts, "waiting": 0, "stopped": bulk.counts.get("stopped", 0) + stopped}
     _change(connection, bulk_id, state="stopped", counts=counts)
-    _tell(connection, "bulk_action_stopped", bulk_id, cause, {"counts": counts})
+    _tell(connection, EventType.BULK_ACTION_STOPPED, bulk_id, cause, {"counts": counts})
     return bulk
 
 
@@ -117,7 +120,7 @@ def resume(connection: Connection, bulk_id: UUID, cause: Cause) -> Row[Any] | Re
     waiting = connection.execute(update(bulk_items).where(*stopped).values(state="waiting")).rowcount
     counts = {**bulk.counts, "waiting": waiting, "stopped": 0, "refused": bulk.counts.get("refused", 0) + left}
     _change(connection, bulk_id, state="running", counts=counts)
-    _tell(connection, "bulk_action_resumed", bulk_id, cause, {"counts": counts})
+    _tell(connection, EventType.BULK_ACTION_RESUMED, bulk_id, cause, {"counts": counts})
     return bulk
 
 
@@ -179,7 +182,7 @@ def _change(connection: Connection, bulk_id: UUID, **values: Any) -> None:
     connection.execute(update(bulk_actions).where(bulk_actions.c.id == bulk_id).values(**values))
 
 
-def _tell(connection: Connection, what: str, bulk_id: UUID, cause: Cause, data: Mapping[str, Any]) -> None:
+def _tell(connection: Connection, what: EventType, bulk_id: UUID, cause: Cause, data: Mapping[str, Any]) -> None:
     record_event(
         connection,
         BillingEvent(

@@ -15,6 +15,7 @@ from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.accounts import accounts, payment_settings
 from shared.db.tables.operators import bulk_actions, bulk_items
 from shared.db.tables.payments import payments
+from shared.domain.event_types import EventType
 from shared.domain.refusals import Refused
 from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import Job
@@ -115,7 +116,7 @@ def _finish(connection: Connection, runtime: Runtime, bulk: Row[Any]) -> None:
     record_event(
         connection,
         BillingEvent(
-            type="bulk_action_finished",
+            type=EventType.BULK_ACTION_FINISHED,
             at=now,
             actor="worker",
             reason=bulk.reason,

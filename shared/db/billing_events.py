@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, insert
 
 from shared.db.tables.system import billing_events
+from shared.domain.event_types import EventType
 from shared.domain.refusals import Refused
 
 #: Statements of the money path are built once: building one costs as much as PostgreSQL's part of it.
@@ -19,7 +20,7 @@ _INSERT = insert(billing_events)
 class BillingEvent:
     """Who changed what, why, from what to what. Ids, codes and amounts only, never personal data."""
 
-    type: str
+    type: EventType
     at: datetime
     actor: str
     reason: str | None = None
@@ -60,7 +61,7 @@ def record_refusal(
     record_event(
         connection,
         BillingEvent(
-            type="decision_refused",
+            type=EventType.OPERATOR_ACTION_REFUSED,
             at=cause.at,
             actor=cause.actor,
             reason=refused.reason,

@@ -15,16 +15,15 @@ from shared.db.tables.accounts import accounts, cards, payment_settings
 from shared.db.tables.invoices import invoices
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.db.tables.system import billing_events, findings
+from shared.domain.event_types import STATE_EVENTS, EventType
 from shared.explain.descriptions import meaning_of_attempt
 from shared.explain.next_step import NextStep, Situation, next_step_of, suspension_outlook
 from shared.payments.network_budgets import find_block
 from shared.payments.state_changes import open_attempt
 from shared.policy import Policy
 
-#: Events that give a payment its state; the last one's `after.state` is the payment's (checked by the audit).
-STATE_EVENTS = ("invoice_issued", "payment_created", "payment_moved", "payment_rescheduled")
 #: Events that are told as part of their attempt.
-_ATTEMPT_EVENTS = ("attempt_answered", "attempt_settled", "attempt_became_unknown")
+_ATTEMPT_EVENTS = (EventType.ATTEMPT_ANSWERED, EventType.ATTEMPT_SETTLED, EventType.ATTEMPT_BECAME_UNKNOWN)
 _CODES = ("error_type", "code", "decline_code", "advice_code", "network_advice_code", "network_decline_code")
 
 
@@ -261,7 +260,7 @@ def _state_since(trail: Iterable[Row[Any]]) -> datetime | None:
     """When the payment came into its state: a mere rescheduling doesn't count."""
     since: datetime | None = None
     for event in trail:
-        if event.type in STATE_EVENTS and event.type != "payment_rescheduled":
+        if event.type in STATE_EVENTS and event.type != EventType.PAYMENT_RESCHEDULED:
             since = event.at
     return since
 
@@ -321,7 +320,7 @@ def _timeline(trail: Iterable[Row[Any]], attempts: dict[UUID, AttemptMade]) -> l
     untold = dict(attempts)
     for event in trail:
         match event.type:
-            case "attempt_started" if event.attempt_id in untold:
+            case EventType.ATTEMPT_STARTED if event.attempt_id in untold:
                 told.append(untold.pop(event.attempt_id))
             case "charge_not_attempted":
                 moved_to = None
@@ -330,7 +329,7 @@ def _timeline(trail: Iterable[Row[Any]], attempts: dict[UUID, AttemptMade]) -> l
                     told.pop()
                     moved_to = before.after.get("state")
                 told.append(_not_made(event, moved_to))
-            case "payment_moved" | "payment_rescheduled":
+            case EventType.PAYMENT_MOVED | EventType.PAYMENT_RESCHEDULED:
                 told.append(Moved(event.at, event.actor, event.reason, event.before, event.after))
             case kind if kind not in _ATTEMPT_EVENTS:
                 told.append(Told(event.at, event.type, event.actor, event.reason, event.data))

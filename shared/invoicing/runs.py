@@ -1,4 +1,4 @@
-"""Asking for a monthly run, and what a run's row says of its month. The row itself is `shared/scheduling/runs.py`'s."""
+"""Requests for a monthly run, and its cursor. The row itself belongs to `shared/scheduling/runs.py`."""
 
 from dataclasses import dataclass
 from datetime import datetime

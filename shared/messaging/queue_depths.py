@@ -1,4 +1,4 @@
-"""How full the queues are in Redis. What is due behind them is in the database: `web/dashboard/queries/queue_metrics.py`."""
+"""Depths of the queues in Redis. The rows that are due are in the database: `dashboard/queries/queue_metrics.py`."""
 
 from dataclasses import dataclass
 from typing import Any

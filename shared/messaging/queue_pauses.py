@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.operators import queue_pauses
+from shared.domain.event_types import EventType
 from shared.messaging.jobs import QUEUES
 
 log = structlog.get_logger()
@@ -51,7 +52,7 @@ def pause_queue(connection: Connection, queue: str, cause: Cause) -> bool:
     ).one_or_none()
     if paused is None:
         return False
-    _tell(connection, "lane_paused", queue, cause, before="open", after="paused")
+    _tell(connection, EventType.QUEUE_PAUSED, queue, cause, before="open", after="paused")
     return True
 
 
@@ -63,7 +64,7 @@ def resume_queue(connection: Connection, queue: str, cause: Cause) -> Pause | No
     ).one_or_none()
     if row is None:
         return None
-    _tell(connection, "lane_resumed", queue, cause, before="paused", after="open")
+    _tell(connection, EventType.QUEUE_RESUMED, queue, cause, before="paused", after="open")
     return Pause(row.queue, row.paused_by, row.reason, row.paused_at)
 
 
@@ -137,7 +138,7 @@ def _known(queue: str) -> None:
         raise LookupError(f"there is no lane {queue!r}; there are {', '.join(QUEUES)}")
 
 
-def _tell(connection: Connection, what: str, queue: str, cause: Cause, *, before: str, after: str) -> None:
+def _tell(connection: Connection, what: EventType, queue: str, cause: Cause, *, before: str, after: str) -> None:
     record_event(
         connection,
         BillingEvent(

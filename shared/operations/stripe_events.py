@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, Select, and_, func, select, tuple_, upda
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.literals import is_, one_of
 from shared.db.tables.system import billing_events, stripe_events
+from shared.domain.event_types import EventType
 from shared.domain.refusals import Refused
 from shared.domain.states import StripeEventState
 from shared.messaging.jobs import ApplyStripeEvent
@@ -124,7 +125,7 @@ def request_apply(
     record_event(
         connection,
         BillingEvent(
-            type="stripe_event_apply_requested",
+            type=EventType.STRIPE_EVENT_APPLY_REQUESTED,
             at=cause.at,
             actor=cause.actor,
             reason=cause.reason,
@@ -142,7 +143,7 @@ def billing_events_of(connection: Connection, event: Row[Any]) -> list[Row[Any]]
     The trail has no index by Stripe's ids: the place where it was applied is searched by time.
     """
     found: list[Row[Any]] = []
-    for rare in ("stripe_event_in_trouble", "stripe_event_apply_requested"):
+    for rare in (EventType.STRIPE_EVENT_NOT_APPLIED, EventType.STRIPE_EVENT_APPLY_REQUESTED):
         newest = (
             select(billing_events)
             .where(billing_events.c.type == rare)
@@ -151,10 +152,10 @@ def billing_events_of(connection: Connection, event: Row[Any]) -> list[Row[Any]]
         )
         found += _about(connection, event, newest)
     if event.applied_at is not None:
-        first = _first_since(connection, "stripe_event_applied", event.applied_at - CLOCKS_DIFFER)
+        first = _first_since(connection, EventType.STRIPE_EVENT_APPLIED, event.applied_at - CLOCKS_DIFFER)
         near = (
             select(billing_events)
-            .where(billing_events.c.type == "stripe_event_applied", billing_events.c.id >= first)
+            .where(billing_events.c.type == EventType.STRIPE_EVENT_APPLIED, billing_events.c.id >= first)
             .order_by(billing_events.c.id)
             .limit(WINDOW)
         )

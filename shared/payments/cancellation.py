@@ -19,6 +19,7 @@ from shared.db.tables.invoices import invoices
 from shared.db.tables.payments import payment_intents, payments
 from shared.db.tables.system import billing_events
 from shared.domain.calendar import local_date
+from shared.domain.event_types import EventType
 from shared.domain.states import ENDED, WORD_OF_CLOSE, AttemptKind, PaymentKind, PaymentState, Standing, Trigger
 from shared.failpoints import Failpoint, reach
 from shared.payments.claim import (
@@ -34,7 +35,6 @@ from shared.policy import Policy
 from shared.runtime import Runtime
 
 ACTOR = "worker"
-REQUESTED = "ending_requested"
 
 _IDS = select(payments.c.account_id, payments.c.settings_id).where(payments.c.id == bindparam("payment_id"))
 _LOCK_SETTINGS = select(payment_settings).where(payment_settings.c.id == bindparam("id")).with_for_update(read=True)
@@ -124,7 +124,7 @@ def close_request_of(connection: Connection, payment: PaymentRow) -> CloseReques
     """Who asked for the payment's end, and why: the last word about it in the trail."""
     row = connection.execute(
         select(billing_events.c.actor, billing_events.c.reason)
-        .where(billing_events.c.payment_id == payment.id, billing_events.c.type == REQUESTED)
+        .where(billing_events.c.payment_id == payment.id, billing_events.c.type == EventType.CLOSE_REQUESTED)
         .order_by(billing_events.c.id.desc())
         .limit(1)
     ).one_or_none()
@@ -171,10 +171,13 @@ def record_close_overtaken(connection: Connection, payment: PaymentRow, cause: C
     record_event(
         connection,
         BillingEvent(
-            type="ending_overtaken",
+            type=EventType.CLOSE_OVERTAKEN,
             at=cause.at,
             actor=cause.actor,
-            reason=f"the money came in before it was {WORD_OF_CLOSE[payment.pending_close_as]}, as {close_request.who} wanted",
+            reason=(
+                f"the money came in before it was {WORD_OF_CLOSE[payment.pending_close_as]}, "
+                f"as {close_request.who} wanted"
+            ),
             account_id=payment.account_id,
             payment_id=payment.id,
             attempt_id=cause.attempt_id,
@@ -197,7 +200,7 @@ def _void_invoice(connection: Connection, payment: PaymentRow, cause: Cause) -> 
     record_event(
         connection,
         BillingEvent(
-            type="invoice_voided",
+            type=EventType.INVOICE_VOIDED,
             at=cause.at,
             actor=cause.actor,
             reason=cause.reason,

@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from shared.accounts.cards import CardChange
 from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.domain.event_types import EventType
 from shared.domain.states import WAITING_FOR_CARD, Lane, Trigger
 from shared.payments.state_changes import PaymentRow, lock_collectable_monthly, make_due_now
 
@@ -55,7 +56,7 @@ def _record_not_attempted(connection: Connection, payment: PaymentRow, cause: Ca
     record_event(
         connection,
         BillingEvent(
-            type="charge_not_attempted",
+            type=EventType.CHARGE_NOT_ATTEMPTED,
             at=cause.at,
             actor=cause.actor,
             reason=f"{cause.reason}, but an operator {what}",

@@ -15,6 +15,7 @@ from shared.clock import has_come
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.accounts import card_blocks, cards, payment_settings
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
+from shared.domain.event_types import EventType
 from shared.domain.states import (
     CHARGEABLE,
     OPEN_ATTEMPT,
@@ -208,7 +209,7 @@ def _move(
     record_event(
         connection,
         BillingEvent(
-            type="charge_not_attempted",
+            type=EventType.CHARGE_NOT_ATTEMPTED,
             at=now,
             actor=ACTOR,
             reason=reason,
@@ -278,7 +279,7 @@ def start_attempt(
     record_event(
         connection,
         BillingEvent(
-            type="attempt_started",
+            type=EventType.ATTEMPT_STARTED,
             at=now,
             actor=wanted.requested_by or ACTOR,
             reason=wanted.trigger,

@@ -22,6 +22,7 @@ from shared.domain.dunning import (
     StopRetrying,
     decide_after_decline,
 )
+from shared.domain.event_types import EventType
 from shared.domain.states import ENDED, AttemptKind, Lane, PaymentKind, PaymentState, Standing, Trigger
 from shared.gateway.port import Answer, Outcome
 from shared.payments.cancellation import close_as_requested, record_close_overtaken
@@ -165,7 +166,7 @@ def after_not_sent(connection: Connection, locked: Locked, answer: Answer, actor
     record_event(
         connection,
         BillingEvent(
-            type="charge_not_attempted",
+            type=EventType.CHARGE_NOT_ATTEMPTED,
             at=locked.now,
             actor=actor,
             reason=answer.reason,
@@ -275,7 +276,7 @@ def ask_for_attention(connection: Connection, locked: Locked, actor: str, reason
     record_event(
         connection,
         BillingEvent(
-            type="attention_needed",
+            type=EventType.ATTENTION_NEEDED,
             at=locked.now,
             actor=actor,
             reason=reason,

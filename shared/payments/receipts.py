@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.payments import receipts
 from shared.db.tables.system import findings
+from shared.domain.event_types import EventType
 from shared.gateway.port import PaymentIntentSnapshot
 from shared.payments.state_changes import PaymentRow
 
@@ -88,7 +89,7 @@ def write_finding(connection: Connection, finding: Finding, cause: Cause) -> Non
         .returning(findings.c.id)
     ).one_or_none()
     if opened is not None:
-        _tell(connection, "finding_opened", finding, cause, finding.details)
+        _tell(connection, EventType.FINDING_OPENED, finding, cause, finding.details)
         return
     known = connection.execute(
         select(findings)
@@ -114,7 +115,7 @@ def write_finding(connection: Connection, finding: Finding, cause: Cause) -> Non
         )
     )
     before = {"details": known.details, "resolved_by": known.resolved_by, "resolution": known.resolution}
-    what = "finding_changed" if is_open else "finding_reopened"
+    what = EventType.FINDING_CHANGED if is_open else EventType.FINDING_REOPENED
     _tell(connection, what, finding, cause, finding.details, before=before)
 
 
@@ -134,7 +135,7 @@ def resolve_finding(connection: Connection, kind: str, coverage: str, subject: s
     if resolved is None:
         return False
     finding = Finding(kind, coverage, subject, resolved.details, resolved.payment_id)
-    _tell(connection, "finding_resolved", finding, cause, {"kind": kind}, reason=cause.reason)
+    _tell(connection, EventType.FINDING_RESOLVED, finding, cause, {"kind": kind}, reason=cause.reason)
     return True
 
 
@@ -153,7 +154,7 @@ def resolve_finding_by_id(connection: Connection, finding_id: UUID, cause: Cause
 
 def _tell(
     connection: Connection,
-    what: str,
+    what: EventType,
     finding: Finding,
     cause: Cause,
     data: Mapping[str, Any],

@@ -17,6 +17,7 @@ from shared.db.billing_events import BillingEvent, record_event
 from shared.db.session import in_transaction
 from shared.db.tables.accounts import payment_settings
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
+from shared.domain.event_types import EventType
 from shared.domain.states import OPEN_ATTEMPT, AttemptKind, AttemptState, Lane, PaymentState, check_attempt_move
 from shared.failpoints import Failpoint, reach
 from shared.gateway.outcomes import observed_outcome
@@ -284,7 +285,7 @@ def _close_attempt(connection: Connection, locked: Locked, answer: Answer, actor
     record_event(
         connection,
         BillingEvent(
-            type="attempt_settled" if before is AttemptState.UNKNOWN else "attempt_answered",
+            type=EventType.ATTEMPT_SETTLED if before is AttemptState.UNKNOWN else EventType.ATTEMPT_ANSWERED,
             at=locked.now,
             actor=actor,
             reason=answer.reason,

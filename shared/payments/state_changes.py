@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Row, bindparam, select, update
 
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.payments import payment_attempts, payments
+from shared.domain.event_types import EventType
 from shared.domain.states import (
     CHARGEABLE,
     ENDED,
@@ -68,7 +69,7 @@ def move_payment(
     record_event(
         connection,
         BillingEvent(
-            type="payment_moved" if before is not to else "payment_rescheduled",
+            type=EventType.PAYMENT_MOVED if before is not to else EventType.PAYMENT_RESCHEDULED,
             at=cause.at,
             actor=cause.actor,
             reason=cause.reason,

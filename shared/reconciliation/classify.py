@@ -15,7 +15,7 @@ ORDINAL = "duecourse_ordinal"
 
 
 class Kind(StrEnum):
-    """What a reconciliation finds. Permanent names; `shared/explain/descriptions.py` says what each means and what to do.
+    """Kinds of finding. Permanent names; `shared/explain/descriptions.py` describes each and says what to do.
 
     Two of them are also found, and named alike, by the record of an answer: the same thing is one finding.
     """

@@ -12,13 +12,14 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, select
 
 from shared.db.tables.system import billing_events, runs
+from shared.domain.event_types import EventType
 from shared.domain.schedule import RunKey
 from shared.domain.states import RunState
 from shared.policy import Policy
 from shared.scheduling.runs import Requester, RunError, confirm_run, insert_run, reopen_run, requested_run
 
 #: Events by which somebody asked for a run.
-ASKED = ("run_scheduled", "run_confirmed", "run_reopened")
+ASKED = (EventType.RUN_SCHEDULED, EventType.RUN_CONFIRMED, EventType.RUN_REOPENED)
 #: No run yet.
 NEVER = 0
 

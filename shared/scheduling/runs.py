@@ -14,14 +14,12 @@ from sqlalchemy.dialects.postgresql import insert
 
 from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.system import billing_events, runs
+from shared.domain.event_types import EventType
 from shared.domain.schedule import Cadence, DueRun, RunKey, ScheduleEntry, moment_of
 from shared.domain.states import RunState
 from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import DAILY_RETRIES, MONTHLY_INVOICES, RECONCILIATION
 from shared.policy import Coverage, Policy
-
-#: The trail event that says since when a coverage is scheduled; its earliest row counts.
-SCHEDULE_BEGAN = "schedule_began"
 
 #: Jobs that have runs, in the order in which a night's come.
 JOBS = (MONTHLY_INVOICES, RECONCILIATION, DAILY_RETRIES)
@@ -67,7 +65,7 @@ def begin_schedule(connection: Connection, policy: Policy, now: datetime) -> Map
         record_event(
             connection,
             BillingEvent(
-                type=SCHEDULE_BEGAN,
+                type=EventType.SCHEDULE_BEGAN,
                 at=now,
                 actor="scheduler",
                 reason="what was due before this moment is left to a person",
@@ -82,7 +80,7 @@ def schedule_in_force_since(connection: Connection) -> Mapping[str, datetime]:
     coverage = text("data ->> 'coverage'")
     rows = connection.execute(
         select(coverage, func.min(billing_events.c.at))
-        .where(billing_events.c.type == SCHEDULE_BEGAN)
+        .where(billing_events.c.type == EventType.SCHEDULE_BEGAN)
         .group_by(coverage)
     )
     return {row[0]: row[1] for row in rows}
@@ -121,7 +119,7 @@ def insert_run(connection: Connection, run: DueRun, requester: Requester) -> UUI
         record_event(
             connection,
             BillingEvent(
-                type="run_scheduled",
+                type=EventType.RUN_SCHEDULED,
                 at=requester.at,
                 actor=requester.actor,
                 reason=requester.reason,
@@ -183,7 +181,7 @@ def confirm_run(connection: Connection, run_id: UUID, requester: Requester) -> R
     record_event(
         connection,
         BillingEvent(
-            type="run_confirmed",
+            type=EventType.RUN_CONFIRMED,
             at=requester.at,
             actor=requester.actor,
             reason=requester.reason,
@@ -222,7 +220,7 @@ def start_run(connection: Connection, run: RunRow, now: datetime) -> None:
     """Mark a locked run as running, once. `now` is business time."""
     if run.state == RunState.READY:
         connection.execute(update(runs).where(runs.c.id == run.id).values(state=RunState.RUNNING, started_at=now))
-        _tell(connection, run, "run_started", now)
+        _tell(connection, run, EventType.RUN_STARTED, now)
         reach(Failpoint.RUN_STARTED)
 
 
@@ -244,7 +242,7 @@ def back_off_run(connection: Connection, run: RunRow, until: datetime, trouble: 
     """
     connection.execute(update(runs).where(runs.c.id == run.id).values(backoff_until=until, trouble=trouble))
     if run.trouble is None:
-        _tell(connection, run, "run_in_trouble", now, reason=trouble)
+        _tell(connection, run, EventType.RUN_STALLED, now, reason=trouble)
 
 
 def finish_run(connection: Connection, run: RunRow, counts: Mapping[str, Any], now: datetime) -> None:
@@ -254,14 +252,14 @@ def finish_run(connection: Connection, run: RunRow, counts: Mapping[str, Any], n
         .where(runs.c.id == run.id)
         .values(state=RunState.FINISHED, finished_at=now, counts=dict(counts), backoff_until=None, trouble=None)
     )
-    _tell(connection, run, "run_finished", now, counts)
+    _tell(connection, run, EventType.RUN_FINISHED, now, counts)
     reach(Failpoint.RUN_FINISH_BEFORE_COMMIT)
 
 
 def _tell(
     connection: Connection,
     run: RunRow,
-    what: str,
+    what: EventType,
     now: datetime,
     counts: Mapping[str, Any] | None = None,
     reason: str | None = None,
@@ -290,7 +288,7 @@ def reopen_run(connection: Connection, run_id: UUID, requested_by: str, reason: 
     record_event(
         connection,
         BillingEvent(
-            type="run_reopened",
+            type=EventType.RUN_REOPENED,
             at=now,
             actor=requested_by,
             reason=reason,

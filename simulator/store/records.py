@@ -1,4 +1,4 @@
-"""What the simulator keeps of each object: only what can differ. `simulator/api/views.py` makes Stripe's JSON of it.
+"""Stored fields of each object: only what can differ. `simulator/api/views.py` makes Stripe's JSON of them.
 
 Records are frozen; a change is `dataclasses.replace` and `Store.save`. Amounts are in minor units, `created`
 and the other instants are seconds of the business clock.

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from shared.domain.event_types import STATE_EVENTS
 from shared.domain.states import (
     CHARGEABLE,
     ENDED,
@@ -19,7 +20,6 @@ from shared.domain.states import (
     check_attempt_move,
     check_payment_move,
 )
-from shared.explain.explanation import STATE_EVENTS
 from shared.messaging.jobs import ApplyStripeEvent, ChargePayment, Job, SettleAttempt, job_of_run
 from tests.model.snapshot import ChargeSnapshot, payment_of
 

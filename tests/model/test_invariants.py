@@ -26,7 +26,8 @@ BREAKS = {
     ),
     "leases_are_respected": (
         (
-            "INSERT INTO billing_events (at, type, actor, payment_id, attempt_id, before, after, data) SELECT now(),"
+            "INSERT INTO billing_events (at, type, actor, payment_id, attempt_id, before, after, data)"
+            " SELECT now(),"
             " 'attempt_settled', 'settlement', payment_id, id, '{}', '{\"state\": \"not_sent\"}', '{}'"
             " FROM payment_attempts WHERE state = 'declined'"
         ),
@@ -42,7 +43,8 @@ BREAKS = {
     ),
     "newest_card_is_asked": (
         (
-            "INSERT INTO billing_events (at, type, actor, account_id, before, after, data) SELECT now(), 'card_registered',"
+            "INSERT INTO billing_events (at, type, actor, account_id, before, after, data) "
+            " SELECT now(), 'card_registered',"
             " 'customer', account_id, '{}', '{\"card_revision\": 2}', '{\"coverage\": \"japan\"}'"
             f" FROM payments WHERE id = {RETRIED}"
         ),

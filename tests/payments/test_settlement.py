@@ -10,6 +10,7 @@ from sqlalchemy import text, update
 
 from shared.db.session import in_transaction
 from shared.db.tables.payments import payment_attempts
+from shared.domain.event_types import EventType
 from shared.domain.refusals import Refused
 from shared.explain.unknown_attempts import unknown_attempts
 from shared.gateway.port import Answer, PaymentIntentSnapshot
@@ -19,7 +20,7 @@ from simulator.issuer.stories import AlwaysDeclines, NeedsAuthentication
 from tests.payments.wire import KilledError, Wire, kill, let_the_lease_run_out, lose, settle_last
 from tests.seed import Account
 from tests.world import World
-from workers.use_cases.settle_attempt import ALARM, alarms_due
+from workers.use_cases.settle_attempt import alarms_due
 
 
 @pytest.fixture
@@ -171,7 +172,7 @@ def test_an_outage_of_days_calls_for_a_person_after_an_hour_and_then_daily(
     while world.machine.now < began + timedelta(days=3):
         world.machine.now = max(world.machine.now, world.attempts(payment)[0].look_up_at)
         settle_last(world, payment)
-        alarms = [kind for kind, _ in world.trail(payment)].count(ALARM)
+        alarms = [kind for kind, _ in world.trail(payment)].count(EventType.ATTEMPT_UNKNOWN_FOR_LONG)
         if alarms > len(called):
             called.append((world.machine.now - began) / timedelta(hours=1))
     assert len(called) == 4

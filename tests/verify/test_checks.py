@@ -245,7 +245,8 @@ FAULTS = (
     ),
     fault(
         "trail-of-attempts",
-        "DELETE FROM billing_events WHERE payment_id = :declined AND type IN ('attempt_started', 'attempt_answered')",
+        "DELETE FROM billing_events"
+        " WHERE payment_id = :declined AND type IN ('attempt_started', 'attempt_answered')",
         says="is declined; its trail begins it 0 times, ends started",
     ),
     fault(

@@ -18,6 +18,7 @@ from shared.clock import FARTHEST_AHEAD
 from shared.db.billing_events import BillingEvent, record_event
 from shared.db.session import in_transaction
 from shared.db.tables.system import stripe_events
+from shared.domain.event_types import EventType
 from shared.domain.states import StripeEventState
 from shared.failpoints import Failpoint, reach
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
@@ -169,7 +170,7 @@ def _mark_applied(connection: Connection, runtime: Runtime, event: StripeEvent, 
     record_event(
         connection,
         BillingEvent(
-            type="stripe_event_applied",
+            type=EventType.STRIPE_EVENT_APPLIED,
             at=runtime.clock.now(),
             actor="stripe",
             reason=effect.note,
@@ -211,7 +212,7 @@ def _note_trouble(runtime: Runtime, event: StripeEvent, error: Exception) -> Non
             record_event(
                 connection,
                 BillingEvent(
-                    type="stripe_event_in_trouble",
+                    type=EventType.STRIPE_EVENT_NOT_APPLIED,
                     at=at,
                     actor="worker",
                     reason=trouble,

@@ -24,6 +24,7 @@ from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import billing_events
 from shared.domain.calendar import local_date
 from shared.domain.dunning import UnpaidPayment, decide_standing
+from shared.domain.event_types import EventType
 from shared.domain.states import (
     CHARGEABLE,
     ENDED,
@@ -52,8 +53,6 @@ CHUNK_LOOKED_AT = 1_000
 WORK_FOR = timedelta(seconds=20)
 #: Rung for by the run itself, so that a small one starts at once; the sweep rings for the rest in its own measure.
 ENQUEUE_AT_MOST = 1_000
-
-NOT_ATTEMPTED = "charge_not_attempted"
 
 #: The last row of a chunk, in the order that its phase reads in.
 After = tuple[Any, ...]
@@ -250,7 +249,9 @@ def _explain(connection: Connection, daily: Daily, after: After | None) -> Chunk
     """Say of each payment not asked for today why not, and when next: once for each reason, not each day."""
     last = (
         select(billing_events.c.reason)
-        .where(billing_events.c.payment_id == payments.c.id, billing_events.c.type == NOT_ATTEMPTED)
+        .where(
+            billing_events.c.payment_id == payments.c.id, billing_events.c.type == EventType.CHARGE_NOT_ATTEMPTED
+        )
         .order_by(billing_events.c.id.desc())
         .limit(1)
         .lateral()
@@ -288,7 +289,7 @@ def _record_not_attempted(
     record_event(
         connection,
         BillingEvent(
-            type=NOT_ATTEMPTED,
+            type=EventType.CHARGE_NOT_ATTEMPTED,
             at=daily.now,
             actor="scheduler",
             reason=reason,

@@ -13,6 +13,7 @@ from shared.db.billing_events import BillingEvent, record_event
 from shared.db.session import in_turn
 from shared.db.tables.payments import payment_attempts, payment_intents
 from shared.db.tables.system import billing_events
+from shared.domain.event_types import EventType
 from shared.domain.states import OPEN_ATTEMPT, AttemptState
 from shared.failpoints import Failpoint, reach
 from shared.gateway.port import Answer, Outcome
@@ -22,8 +23,6 @@ from shared.runtime import Runtime
 
 log = structlog.get_logger()
 
-#: The trail's word for an attempt that has been in doubt for long.
-ALARM = "attempt_long_in_doubt"
 #: Machine time: outages of an hour are rare, and nobody should learn of one that lasts days only once.
 FIRST_ALARM, ALARM_AGAIN = timedelta(hours=1), timedelta(days=1)
 
@@ -86,7 +85,7 @@ def _take_turn(connection: Connection, runtime: Runtime, attempt_id: UUID) -> Lo
         record_event(
             connection,
             BillingEvent(
-                type="attempt_became_unknown",
+                type=EventType.ATTEMPT_BECAME_UNKNOWN,
                 at=runtime.clock.now(),
                 actor="settlement",
                 reason="its lease ran out without an answer",
@@ -130,7 +129,7 @@ def _raise_alarm(connection: Connection, runtime: Runtime, payment: PaymentRow, 
         select(func.count()).where(
             billing_events.c.payment_id == payment.id,
             billing_events.c.attempt_id == attempt.id,
-            billing_events.c.type == ALARM,
+            billing_events.c.type == EventType.ATTEMPT_UNKNOWN_FOR_LONG,
         )
     ).scalar_one()
     if given >= due:
@@ -141,7 +140,7 @@ def _raise_alarm(connection: Connection, runtime: Runtime, payment: PaymentRow, 
     record_event(
         connection,
         BillingEvent(
-            type=ALARM,
+            type=EventType.ATTEMPT_UNKNOWN_FOR_LONG,
             at=runtime.clock.now(),
             actor="settlement",
             reason=reason,

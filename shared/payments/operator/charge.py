@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, select, update
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.accounts import cards, payment_settings
 from shared.db.tables.payments import payment_attempts, payments
+from shared.domain.event_types import EventType
 from shared.domain.money import format_minor
 from shared.domain.refusals import Refused
 from shared.domain.states import (
@@ -145,7 +146,7 @@ def request_look_up(
     record_event(
         connection,
         BillingEvent(
-            type="look_up_requested",
+            type=EventType.LOOK_UP_REQUESTED,
             at=now,
             actor=who,
             reason=reason,
@@ -189,7 +190,8 @@ def _because_of_state(payment: PaymentRow) -> Refused | None:
         return Refused(f"it is {state}: {payment.state_reason}", "nothing: collection has ended")
     if payment.pending_close_as is not None:
         return Refused(
-            f"an operator wants it {WORD_OF_CLOSE[payment.pending_close_as]}, and its PaymentIntent is being canceled",
+            f"an operator wants it {WORD_OF_CLOSE[payment.pending_close_as]}, "
+            "and its PaymentIntent is being canceled",
             "take that back on its page first, as long as it can be",
         )
     if state is PaymentState.AWAITING_TRANSFER:
@@ -315,7 +317,7 @@ def _record_release(connection: Connection, payment: PaymentRow, who: str, reaso
     record_event(
         connection,
         BillingEvent(
-            type="hold_released",
+            type=EventType.HOLD_RELEASED,
             at=now,
             actor=who,
             reason=reason,
@@ -333,7 +335,7 @@ def _record_refusal(
     record_event(
         connection,
         BillingEvent(
-            type="charge_not_attempted",
+            type=EventType.CHARGE_NOT_ATTEMPTED,
             at=now,
             actor=who,
             reason=refused.reason,

@@ -12,11 +12,11 @@ from sqlalchemy import Connection, update
 
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.payments import payments
+from shared.domain.event_types import EventType
 from shared.domain.refusals import NO_REASON, Refused
 from shared.domain.states import ENDED, WORD_OF_CLOSE, PaymentState
 from shared.messaging.jobs import ChargePayment, ClosePayment
 from shared.payments.cancellation import (
-    REQUESTED,
     Closed,
     CloseRequest,
     LockedForClose,
@@ -59,7 +59,7 @@ def request_close(
         record_payment_refusal(connection, payment, f"be {what}", refused, who, reason, now)
         return refused
     cause = Cause(who, now, reason.strip())
-    _tell_ending(connection, payment, REQUESTED, cause, before=None, after=as_)
+    _tell_ending(connection, payment, EventType.CLOSE_REQUESTED, cause, before=None, after=as_)
     if live_intent(connection, payment_id) is None:
         _end(connection, locked, policy, as_, cause)
         return Closed(payment.id, as_)
@@ -90,7 +90,7 @@ def withdraw_close(
         record_payment_refusal(connection, payment, "stay in collection", refused, who, reason, now)
         return refused
     cause = Cause(who, now, reason.strip())
-    _tell_ending(connection, payment, "ending_taken_back", cause, before=payment.pending_close_as, after=None)
+    _tell_ending(connection, payment, EventType.CLOSE_WITHDRAWN, cause, before=payment.pending_close_as, after=None)
     connection.execute(update(payments).where(payments.c.id == payment.id).values(pending_close_as=None))
     return CloseWithdrawn(payment.id, job_if_due(payment, now))
 
@@ -131,7 +131,7 @@ def _end(connection: Connection, locked: LockedForClose, policy: Policy, as_: Pa
 def _tell_ending(
     connection: Connection,
     payment: PaymentRow,
-    what: str,
+    what: EventType,
     cause: Cause,
     *,
     before: str | None,

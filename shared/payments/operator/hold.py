@@ -10,6 +10,7 @@ from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events
 from shared.domain.calendar import instant, local_date
+from shared.domain.event_types import EventType
 from shared.domain.refusals import NO_REASON, Refused
 from shared.domain.states import ENDED, UNPAID, WORD_OF_CLOSE
 from shared.messaging.jobs import ChargePayment
@@ -20,9 +21,6 @@ from shared.policy import Policy
 
 #: A hold for longer than a year is forgotten by everybody; until it is released is another thing.
 LONGEST_HOLD = timedelta(days=366)
-
-
-HELD, RELEASED = "payment_held", "hold_released"
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,9 @@ def hold_payment(
     earlier = _reason_without_hold(connection, payment)
     said = f"{reason.strip()} (held by {who} {f'until {until}' if until else 'until it is released'}"
     state_reason = f"{said}; before that: {earlier})" if earlier else f"{said})"
-    _change_hold(connection, payment, HELD, held_until, state_reason, Cause(who, now, reason), earlier)
+    _change_hold(
+        connection, payment, EventType.PAYMENT_HELD, held_until, state_reason, Cause(who, now, reason), earlier
+    )
     return Held(payment.id, held_until)
 
 
@@ -86,7 +86,7 @@ def release_payment(
         record_payment_refusal(connection, payment, "release", refused, who, reason, now)
         return refused
     earlier = _reason_without_hold(connection, payment)
-    _change_hold(connection, payment, RELEASED, None, earlier, Cause(who, now, reason), earlier)
+    _change_hold(connection, payment, EventType.HOLD_RELEASED, None, earlier, Cause(who, now, reason), earlier)
     return Released(payment.id, job_if_due(payment, now))
 
 
@@ -118,7 +118,7 @@ def _reason_without_hold(connection: Connection, payment: PaymentRow) -> str | N
     """The reason of the payment's state as it was before a person's hold was written over it."""
     last = connection.execute(
         select(billing_events.c.data, billing_events.c.after)
-        .where(billing_events.c.payment_id == payment.id, billing_events.c.type == HELD)
+        .where(billing_events.c.payment_id == payment.id, billing_events.c.type == EventType.PAYMENT_HELD)
         .order_by(billing_events.c.id.desc())
         .limit(1)
     ).one_or_none()
@@ -131,7 +131,7 @@ def _reason_without_hold(connection: Connection, payment: PaymentRow) -> str | N
 def _change_hold(
     connection: Connection,
     payment: PaymentRow,
-    what: str,
+    what: EventType,
     held_until: datetime | None,
     state_reason: str | None,
     cause: Cause,

@@ -1,9 +1,10 @@
 """Checks of the trail: played from its start it ends at what the rows say now (I10)."""
 
+from shared.domain.event_types import STATE_EVENTS
 from shared.reconciliation.verify.check import Check
 from shared.reconciliation.verify.receipts import NEVER_BY_HAND
 
-_STATE_EVENTS = "('invoice_issued', 'payment_created', 'payment_moved', 'payment_rescheduled')"
+_STATE_EVENTS = "(" + ", ".join(f"'{one}'" for one in STATE_EVENTS) + ")"
 
 TRAIL = (
     Check(

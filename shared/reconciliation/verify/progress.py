@@ -6,7 +6,8 @@ LOOK = "run `duecourse doctor`: do scheduler and workers run, do Redis and the p
 
 #: A payment's own trail has been silent for longer than patience (machine time).
 _SILENT = """NOT EXISTS (
-    SELECT FROM billing_events e WHERE e.payment_id = p.id AND e.created_at > :machine_now - CAST(:patience AS interval)
+    SELECT FROM billing_events e
+    WHERE e.payment_id = p.id AND e.created_at > :machine_now - CAST(:patience AS interval)
 )"""
 
 _OPEN = """EXISTS (
@@ -116,7 +117,8 @@ PROGRESS = (
         FROM {bulk_actions} b
         WHERE b.state = 'running' AND b.created_at <= :machine_now - CAST(:patience AS interval)
           AND NOT EXISTS (
-              SELECT FROM billing_events e WHERE e.type = 'bulk_action_resumed' AND e.data ->> 'bulk_id' = b.id::text
+              SELECT FROM billing_events e
+              WHERE e.type = 'bulk_action_resumed' AND e.data ->> 'bulk_id' = b.id::text
                 AND e.created_at > :machine_now - CAST(:patience AS interval))
         """,
         "bulk action {bulk_id} ({action}, {requested_by}) is running since {created_at}, {waiting} still wait",

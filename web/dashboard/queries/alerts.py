@@ -10,6 +10,7 @@ from shared.db.literals import is_, one_of
 from shared.db.moment import NOW
 from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import billing_events, findings, runs
+from shared.domain.event_types import EventType
 from shared.domain.states import CHARGEABLE, AttemptState, Lane, RunState
 from shared.messaging.queue_pauses import Pause, paused_queues
 from shared.operations.heartbeats import WORKER, Alive, processes_alive
@@ -25,8 +26,6 @@ COUNT_UP_TO = 1_000
 #: Of the newest so many calls for attention, those of the last day are told: the trail keeps all, for ever.
 CALLS_LOOKED_AT = 100
 RUNS_TOLD = 20
-
-ATTENTION_NEEDED = "attention_needed"
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def _due_too_long() -> Executable:
 def _calls(now: datetime) -> Select[Any]:
     newest = (
         select(billing_events.c.id, billing_events.c.at, billing_events.c.reason, billing_events.c.payment_id)
-        .where(billing_events.c.type == ATTENTION_NEEDED)
+        .where(billing_events.c.type == EventType.ATTENTION_NEEDED)
         .order_by(billing_events.c.id.desc())
         .limit(CALLS_LOOKED_AT)
         .subquery()
