@@ -1,4 +1,4 @@
-"""Depths of the queues in Redis. The rows that are due are in the database: `dashboard/queries/queue_metrics.py`."""
+"""Depths of the queues in Redis. Due rows are in the database: `web/dashboard/queries/queue_metrics.py`."""
 
 from dataclasses import dataclass
 from typing import Any
