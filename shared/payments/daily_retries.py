@@ -1,64 +1,90 @@
-"""What a coverage's daily run makes due, and what it would do if it ran now: one set of conditions for both."""
+"""A coverage's daily run, one chunk at a time: retries made due, standings decided, skipped payments explained.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime, time
+Three phases (the first one for each lane), each in short chunks. Nothing is charged here: payments become due, and
+the charges follow. The caller locks the run's row and saves the cursor and the counts in the same transaction, so a
+killed worker leaves the run exactly as far as its rows.
+"""
 
-from sqlalchemy import ColumnElement, Connection, bindparam, or_, text
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.types import DateTime, Integer, Text
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from functools import partial
+from itertools import groupby
+from typing import Any
+from uuid import UUID
 
-from shared.db.tables.payments import payments
-from shared.domain.calendar import instant, local_date
-from shared.domain.declines import network_budgets
-from shared.domain.states import PaymentKind, PaymentState
-from shared.policy import Coverage
+from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, true, tuple_
 
-#: Counting what isn't asked for stops here.
-COUNT_UP_TO = 10_000
-#: As many of the largest payments as a person reads before saying yes.
-LARGEST = 10
+from shared.accounts.standing import lock_account, update_standing
+from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.literals import is_, one_of, one_of_not
+from shared.db.tables.accounts import accounts
+from shared.db.tables.payments import payment_attempts, payments
+from shared.db.tables.system import billing_events
+from shared.domain.calendar import local_date
+from shared.domain.dunning import UnpaidPayment, decide_standing
+from shared.domain.event_types import EventType
+from shared.domain.states import (
+    CHARGEABLE,
+    ENDED,
+    OPEN_ATTEMPT,
+    WAITING_FOR_CARD,
+    Lane,
+    PaymentKind,
+    PaymentState,
+    Standing,
+    Trigger,
+)
+from shared.messaging.jobs import ChargePayment, Job
+from shared.payments.outcome_handlers import UNTIL_RELEASED
+from shared.payments.state_changes import move_payment
+from shared.policy import Policy
 
-#: Why a payment isn't charged, in the order in which they are asked about.
-MEANING_OF_SKIP: Mapping[str, str] = {
-    "attempt_open": "an attempt of it is open: nothing else is asked until its outcome is known",
-    "held": "an operator holds it",
-    "being_ended": "an operator has it written off or voided: its PaymentIntent is being canceled",
-    "bank_transfer": "the customer pays by bank transfer now: it is set aside for that",
-    "no_card": "no card is registered: it is set aside until there is one",
-    "card_blocked": "the network forbids asking its card again: it is set aside until there is another",
-    "network_budget": "its card was asked as often as the network allows: it is put off",
-    "paid": "was declined before, and has been paid since that day began",
-    "waits_for_customer": "waits for the customer's new card or confirmation",
-    "not_yet_due": "is scheduled for later",
-}
+#: Payments moved in one transaction, a few statements each: claims of these wait for it, so well under a second.
+CHUNK_MOVED = 200
+#: Accounts or payments read in one transaction; few of them change.
+CHUNK_LOOKED_AT = 1_000
+#: Payments that the run enqueues itself, so that a small run starts at once; the sweep enqueues the rest.
+ENQUEUE_AT_MOST = 1_000
+
+#: The last row of a chunk, in the order that its phase reads in.
+After = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """Payments that aren't charged for one reason, with examples of their ids. `is_capped`: there are more."""
+class DailyRun:
+    """A run of one coverage: who asked for it, business time now, and the coverage's calendar day."""
 
-    reason: str
-    payments: int
-    amount_minor: int
-    examples: tuple[str, ...] = ()
-
-    @property
-    def is_capped(self) -> bool:
-        return self.payments >= COUNT_UP_TO
-
-
-@dataclass(frozen=True)
-class RetryPreview:
-    """What a daily run would charge now; minor units. `digest` changes when a payment or an amount of it does."""
-
+    run_id: UUID
+    requested_by: str
     coverage: str
-    currency: str
-    payments: int
-    amount_minor: int
-    largest: tuple[tuple[str, int], ...]
-    skipped: tuple[Skipped, ...]
-    digest: str
+    policy: Policy
+    now: datetime
+    today: date
+
+    def cause(self, reason: str) -> Cause:
+        return Cause("scheduler", self.now, reason, run_id=self.run_id)
+
+
+@dataclass
+class Chunk:
+    """What a chunk did: rows it found, where the next one starts (None: the phase is over), counts, jobs."""
+
+    size: int
+    after: After | None
+    counts: Counter[str] = field(default_factory=Counter)
+    not_attempted: Counter[str] = field(default_factory=Counter)
+    jobs: list[Job] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """What the run's row has to keep, and what to enqueue after the commit. `cursor` None: the run is finished."""
+
+    cursor: Mapping[str, Any] | None
+    counts: Mapping[str, Any]
+    jobs: Sequence[Job]
 
 
 def retryable(coverage: str, now: datetime) -> tuple[ColumnElement[bool], ...]:
@@ -73,107 +99,238 @@ def retryable(coverage: str, now: datetime) -> tuple[ColumnElement[bool], ...]:
     )
 
 
-def preview_retries(connection: Connection, coverage: Coverage, now: datetime) -> RetryPreview:
-    """Say what the daily run would charge if it ran at business time `now`. Locks nothing, writes nothing.
+def retry_next_chunk(
+    connection: Connection, daily: DailyRun, cursor: Mapping[str, Any], counts: Mapping[str, Any]
+) -> ChunkResult:
+    """Do a run's next chunk. `cursor` and `counts` are what the chunk before returned, empty at first."""
+    chunk, phase = _next_chunk(connection, daily, cursor)
+    added = _added(counts, chunk)
+    jobs = chunk.jobs if added["retried"] <= ENQUEUE_AT_MOST else []
+    if phase == len(PHASES):
+        return ChunkResult(None, added, jobs)
+    after = {} if chunk.after is None else {"after": _written(chunk.after)}
+    return ChunkResult({"phase": phase} | after, added, jobs)
 
-    Each card's budget is looked at as it is now: of two payments of one card the first may use it up.
+
+def _next_chunk(connection: Connection, daily: DailyRun, cursor: Mapping[str, Any]) -> tuple[Chunk, int]:
+    """Do the next chunk that finds any rows; return it with the phase to go on with.
+
+    Phases that find nothing are passed over within the transaction: most days of a small company are empty.
+    One that found rows ends it, because the phases lock different things (I4).
     """
-    limits = network_budgets()
-    answer = connection.execute(
-        _PREVIEW,
-        {
-            "coverage": coverage.code,
-            "now": now,
-            "today": instant(local_date(now, coverage.zone), time(0), coverage.zone),
-            "networks": [limit.network for limit in limits],
-            "most": [limit.max_attempts for limit in limits],
-            "since": [now - limit.window for limit in limits],
-            "count_up_to": COUNT_UP_TO,
-            "largest": LARGEST,
-        },
-    ).one()
-    found = {row["reason"]: row for row in (*(answer.skipped or ()), *(answer.elsewhere or ()))}
-    return RetryPreview(
-        coverage.code,
-        coverage.currency,
-        answer.payments,
-        int(answer.amount_minor),
-        tuple((row["id"], row["amount_minor"]) for row in answer.largest or ()),
-        tuple(
-            Skipped(reason, row["payments"], int(row["amount_minor"]), tuple(row["examples"] or ()))
-            for reason in MEANING_OF_SKIP
-            if (row := found.get(reason)) and row["payments"]
+    phase: int = cursor.get("phase", 0)
+    chunk = PHASES[phase](connection, daily, _read_cursor(cursor))
+    while chunk.after is None:
+        phase += 1
+        if chunk.size or phase == len(PHASES):
+            break
+        chunk = PHASES[phase](connection, daily, None)
+    return chunk, phase
+
+
+def _stamp(lane: Lane, connection: Connection, daily: DailyRun, after: After | None) -> Chunk:
+    """Make what is scheduled for retry due, in this run's name: on the batch lane, whichever it was on before."""
+    rows = connection.execute(
+        select(payments.c.next_attempt_at, payments.c.id)
+        .where(
+            is_(payments.c.lane, lane),
+            one_of(payments.c.state, CHARGEABLE),  # the words of the index; `retryable` narrows them
+            *retryable(daily.coverage, daily.now),
+            _beyond((payments.c.next_attempt_at, payments.c.id), after),
+        )
+        .order_by(payments.c.next_attempt_at, payments.c.id)
+        .limit(CHUNK_MOVED)
+    ).all()
+    chunk = Chunk(len(rows), _last_of(rows, CHUNK_MOVED))
+    for payment in _lock_retryable(connection, daily, [row.id for row in rows]):
+        move_payment(
+            connection,
+            payment,
+            PaymentState.DUE,
+            daily.cause(f"daily retry of {daily.today}, after: {payment.state_reason}"),
+            next_attempt_at=daily.now,
+            backoff_until=payment.backoff_until,
+            lane=Lane.BATCH,
+            trigger=Trigger.DAILY_RETRY,
+            requested_by=daily.requested_by,
+            run_id=daily.run_id,
+        )
+        chunk.jobs.append(ChargePayment(payment.id, Lane.BATCH))
+    chunk.counts["retried"] = len(chunk.jobs)
+    return chunk
+
+
+def _lock_retryable(connection: Connection, daily: DailyRun, ids: Sequence[UUID]) -> list[Row[Any]]:
+    """Lock payments in id order (I4); return those that are still to be retried and have no open attempt (I2)."""
+    locked = connection.execute(
+        select(payments)
+        .where(payments.c.id.in_(ids), *retryable(daily.coverage, daily.now))
+        .order_by(payments.c.id)
+        .with_for_update(key_share=True)
+    ).all()
+    blocked = set(  # asked under the locks: an attempt is only ever opened under its payment's lock
+        connection.scalars(
+            select(payment_attempts.c.payment_id).where(
+                payment_attempts.c.payment_id.in_(ids), one_of(payment_attempts.c.state, OPEN_ATTEMPT)
+            )
+        )
+    )
+    return [payment for payment in locked if payment.id not in blocked]
+
+
+def _mark(connection: Connection, daily: DailyRun, after: After | None) -> Chunk:
+    """Decide anew how each account with a declined or overdue payment stands: days count without attempts too.
+
+    Most accounts stand as they stood, so they are only read; the few that change are locked and decided again.
+    """
+    rows = connection.execute(
+        select(payments.c.account_id)
+        .distinct()
+        .where(
+            one_of_not(payments.c.state, ENDED),
+            payments.c.coverage == daily.coverage,
+            payments.c.kind == PaymentKind.MONTHLY,
+            or_(payments.c.due_on < daily.today, payments.c.decline_count > 0),
+            _beyond((payments.c.account_id,), after),
+        )
+        .order_by(payments.c.account_id)
+        .limit(CHUNK_LOOKED_AT)
+    ).all()
+    chunk = Chunk(len(rows), _last_of(rows, CHUNK_LOOKED_AT))
+    changing = _changing(connection, daily, [row.account_id for row in rows])
+    if len(changing) > CHUNK_MOVED:  # as after days without a run: the rest is the next chunk's
+        changing = changing[:CHUNK_MOVED]
+        chunk.after = (changing[-1],)
+    for account_id in changing:
+        account = lock_account(connection, account_id)
+        decision = update_standing(
+            connection, account, daily.policy, daily.today, daily.cause(f"daily run of {daily.today}")
+        )
+        if decision.standing != account.standing and decision.standing is Standing.MARKED_FOR_SUSPENSION:
+            chunk.counts["marked"] += 1
+    return chunk
+
+
+def _changing(connection: Connection, daily: DailyRun, account_ids: Sequence[UUID]) -> list[UUID]:
+    """Return, in id order, the accounts whose standing isn't what it should be."""
+    rows = connection.execute(
+        select(
+            accounts.c.id,
+            accounts.c.standing,
+            payments.c.id.label("payment_id"),
+            payments.c.decline_count,
+            payments.c.due_on,
+        )
+        .join(payments, payments.c.account_id == accounts.c.id)
+        .where(
+            accounts.c.id.in_(account_ids),
+            payments.c.kind == PaymentKind.MONTHLY,
+            one_of_not(payments.c.state, ENDED),
+        )
+        .order_by(accounts.c.id, payments.c.due_on, payments.c.id)
+    )
+    changing: list[UUID] = []
+    for (account_id, standing), unpaid in groupby(rows, key=lambda row: (row.id, row.standing)):
+        owed = [UnpaidPayment(str(row.payment_id), row.decline_count, row.due_on) for row in unpaid]
+        decision = decide_standing(Standing(standing), owed, daily.policy.dunning, daily.today)
+        if decision.standing != standing:
+            changing.append(account_id)
+    return changing
+
+
+def _explain(connection: Connection, daily: DailyRun, after: After | None) -> Chunk:
+    """Say of each payment not asked for today why not, and when next: once for each reason, not each day."""
+    last = (
+        select(billing_events.c.reason)
+        .where(
+            billing_events.c.payment_id == payments.c.id, billing_events.c.type == EventType.CHARGE_NOT_ATTEMPTED
+        )
+        .order_by(billing_events.c.id.desc())
+        .limit(1)
+        .lateral()
+    )
+    held = and_(one_of(payments.c.state, CHARGEABLE), payments.c.held_until > daily.now)
+    rows = connection.execute(
+        select(payments, last.c.reason.label("last_reason"))
+        .join(last, true(), isouter=True)
+        .where(
+            one_of_not(payments.c.state, ENDED),
+            payments.c.coverage == daily.coverage,
+            payments.c.kind == PaymentKind.MONTHLY,
+            or_(one_of(payments.c.state, WAITING_FOR_CARD), held),
+            _beyond((payments.c.account_id, payments.c.id), after),
+        )
+        .order_by(payments.c.account_id, payments.c.id)
+        .limit(CHUNK_LOOKED_AT)
+    ).all()
+    chunk = Chunk(len(rows), (rows[-1].account_id, rows[-1].id) if len(rows) == CHUNK_LOOKED_AT else None)
+    for payment in rows:
+        is_held = payment.held_until is not None and payment.held_until > daily.now
+        reason = f"held: {payment.state_reason}" if is_held else payment.state_reason
+        chunk.not_attempted["held" if is_held else payment.state] += 1
+        if reason != payment.last_reason:
+            _record_not_attempted(connection, daily, payment, reason, is_held)
+    return chunk
+
+
+def _record_not_attempted(
+    connection: Connection, daily: DailyRun, payment: Row[Any], reason: str, is_held: bool
+) -> None:
+    """`next_attempt_on` is the local date, null where it is a card, a customer or a person that is waited for."""
+    has_date = is_held and payment.held_until < UNTIL_RELEASED
+    zone = daily.policy.coverage(payment.coverage).zone
+    record_event(
+        connection,
+        BillingEvent(
+            type=EventType.CHARGE_NOT_ATTEMPTED,
+            at=daily.now,
+            actor="scheduler",
+            reason=reason,
+            account_id=payment.account_id,
+            payment_id=payment.id,
+            run_id=daily.run_id,
+            data={
+                "state": payment.state,
+                "trigger": Trigger.DAILY_RETRY,
+                "next_attempt_on": str(local_date(payment.held_until, zone)) if has_date else None,
+            },
         ),
-        answer.digest,
     )
 
 
-#: `scheduled` is `retryable`, in the words of the partial index, with what stands in a charge's way, in the order
-#: in which a claim asks. The digest is over what is left, in the order of the ids.
-_PREVIEW = text("""
-    WITH scheduled AS MATERIALIZED (
-        SELECT p.id, p.amount_minor, CASE
-            WHEN EXISTS (
-                SELECT FROM payment_attempts a WHERE a.payment_id = p.id AND a.state IN ('started', 'unknown')
-            ) THEN 'attempt_open'
-            WHEN p.held_until > :now THEN 'held'
-            WHEN p.pending_close_as IS NOT NULL THEN 'being_ended'
-            WHEN s.kind = 'bank_transfer' THEN 'bank_transfer'
-            WHEN c.id IS NULL OR c.detached_at IS NOT NULL OR s.stripe_customer_id IS NULL THEN 'no_card'
-            WHEN EXISTS (
-                SELECT FROM card_blocks b WHERE b.coverage = c.coverage AND b.fingerprint = c.fingerprint
-            ) THEN 'card_blocked'
-            WHEN EXISTS (
-                SELECT FROM unnest(:networks, :most, :since) AS budget (network, most, since)
-                WHERE budget.network = CASE WHEN c.network = ANY(:networks) THEN c.network ELSE 'other' END
-                  AND budget.most <= (
-                      SELECT count(*) FROM payment_attempts a
-                      WHERE a.coverage = c.coverage AND a.card_fingerprint = c.fingerprint
-                        AND a.started_at > budget.since AND a.kind = 'charge' AND a.state <> 'not_sent'
-                  )
-            ) THEN 'network_budget'
-        END AS reason
-        FROM payments p
-        JOIN payment_settings s ON s.id = p.settings_id
-        LEFT JOIN cards c ON c.id = s.primary_card_id
-        WHERE p.lane IN ('interactive', 'batch') AND p.state = 'retry_scheduled' AND p.next_attempt_at <= :now
-          AND p.kind = 'monthly' AND p.coverage = :coverage
-    ),
-    elsewhere AS (
-        (SELECT 'paid' AS reason, id, amount_minor FROM payments
-         WHERE coverage = :coverage AND state = 'paid' AND paid_at >= :today AND paid_at <= :now
-           AND first_declined_at IS NOT NULL AND kind = 'monthly' LIMIT :count_up_to)
-        UNION ALL
-        (SELECT 'waits_for_customer', id, amount_minor FROM payments
-         WHERE state IN ('needs_payment_method', 'needs_authentication') AND coverage = :coverage
-           AND kind = 'monthly' LIMIT :count_up_to)
-        UNION ALL
-        (SELECT 'not_yet_due', id, amount_minor FROM payments
-         WHERE lane IN ('interactive', 'batch') AND state = 'retry_scheduled' AND next_attempt_at > :now
-           AND coverage = :coverage AND kind = 'monthly' LIMIT :count_up_to)
-    )
-    SELECT count(*) FILTER (WHERE reason IS NULL) AS payments,
-           coalesce(sum(amount_minor) FILTER (WHERE reason IS NULL), 0) AS amount_minor,
-           encode(sha256(convert_to(coalesce(
-               string_agg(id || ':' || amount_minor, ',' ORDER BY id) FILTER (WHERE reason IS NULL), ''
-           ), 'UTF8')), 'hex') AS digest,
-           (SELECT jsonb_agg(l ORDER BY l.amount_minor DESC, l.id) FROM (
-               SELECT id, amount_minor FROM scheduled WHERE reason IS NULL
-               ORDER BY amount_minor DESC, id LIMIT :largest
-           ) l) AS largest,
-           (SELECT jsonb_agg(g) FROM (
-               SELECT reason, count(*) AS payments, sum(amount_minor) AS amount_minor,
-                      (array_agg(id ORDER BY id))[1:5] AS examples
-               FROM scheduled WHERE reason IS NOT NULL GROUP BY reason
-           ) g) AS skipped,
-           (SELECT jsonb_agg(g) FROM (
-               SELECT reason, count(*) AS payments, sum(amount_minor) AS amount_minor,
-                      (array_agg(id ORDER BY id))[1:5] AS examples
-               FROM elsewhere GROUP BY reason
-           ) g) AS elsewhere
-    FROM scheduled
-""").bindparams(
-    bindparam("networks", type_=ARRAY(Text)),
-    bindparam("most", type_=ARRAY(Integer)),
-    bindparam("since", type_=ARRAY(DateTime(timezone=True))),
+#: A daily run from its start to its end; the run row's cursor holds the index. Add at the end only.
+PHASES: tuple[Callable[[Connection, DailyRun, After | None], Chunk], ...] = (
+    partial(_stamp, Lane.INTERACTIVE),
+    partial(_stamp, Lane.BATCH),
+    _mark,
+    _explain,
 )
+
+
+def _last_of(rows: Sequence[Sequence[Any]], chunk_size: int) -> After | None:
+    return tuple(rows[-1]) if len(rows) == chunk_size else None
+
+
+def _beyond(columns: tuple[ColumnElement[Any], ...], after: After | None) -> ColumnElement[bool]:
+    """Rows after a cursor, in the order of `columns`."""
+    return true() if after is None else tuple_(*columns) > tuple_(*after)
+
+
+def _written(after: After) -> list[str]:
+    return [value.isoformat() if isinstance(value, datetime) else str(value) for value in after]
+
+
+def _read_cursor(cursor: Mapping[str, Any]) -> After | None:
+    """Read what `_written` wrote; an id is known by its four dashes, an instant has three at most."""
+    written: list[str] | None = cursor.get("after")
+    if written is None:
+        return None
+    return tuple(UUID(word) if word.count("-") == 4 else datetime.fromisoformat(word) for word in written)
+
+
+def _added(counts: Mapping[str, Any], chunk: Chunk) -> dict[str, Any]:
+    added: dict[str, Any] = {"retried": 0, "marked": 0, **counts}
+    for name, count in chunk.counts.items():
+        added[name] += count
+    added["not_attempted"] = dict(Counter(counts.get("not_attempted", {})) + chunk.not_attempted)
+    return added

@@ -19,10 +19,12 @@ ROOT = Path(__file__).resolve().parents[2]
 #: person is told.
 WATCHED = (
     "workers/use_cases",
+    "shared/accounts",
     "shared/bulk",
     "shared/payments",
     "shared/invoicing",
     "shared/reconciliation",
+    "shared/scheduling/daily_run.py",
     "shared/scheduling/runs.py",
     "scheduler",
     "web/webhooks.py",

@@ -17,11 +17,11 @@ from shared.domain.states import Lane, PaymentState
 from shared.messaging.jobs import ChargePayment, ClosePayment
 from shared.payments.cancellation import Closed
 from shared.payments.card_changes import wake_payments
-from shared.payments.daily_retries import preview_retries
 from shared.payments.operator.charge import preview_charge, request_charge
 from shared.payments.operator.close import CloseWithdrawn
 from shared.payments.operator.hold import hold_payment
 from shared.payments.record_outcome import record_observation
+from shared.payments.retry_preview import preview_retries
 from shared.reconciliation.verify import Scope, audit
 from simulator.issuer.stories import AlwaysDeclines, Pays
 from tests.payments.endings import (

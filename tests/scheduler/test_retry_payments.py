@@ -2,7 +2,6 @@
 
 import threading
 from datetime import UTC, date, datetime, timedelta
-from importlib import import_module
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +14,7 @@ from shared.db.tables.payments import payments
 from shared.db.tables.system import runs
 from shared.domain.states import AttemptState, Lane, PaymentKind, PaymentState, RunState, Standing
 from shared.messaging.jobs import DAILY_RETRIES, ChargePayment
+from shared.payments import daily_retries
 from shared.policy import Policy
 from shared.runtime import Runtime
 from tests.scheduler.conftest import Bell, MachineTime, trail
@@ -22,8 +22,6 @@ from tests.scheduler.test_sweep import add_attempt
 from tests.seed import Account, add_account, add_payment, add_run
 from workers.use_cases.retry_payments import retry_payments
 
-#: The module; the package's name of it is the function.
-use_case = import_module("workers.use_cases.retry_payments")
 NINE = datetime(2026, 11, 4, 9, tzinfo=UTC)
 DAY = timedelta(days=1)
 
@@ -158,8 +156,8 @@ def test_a_run_killed_after_any_chunk_and_started_again_ends_the_same(
     looked_at: int,
     monkeypatch: Any,
 ) -> None:
-    monkeypatch.setattr(use_case, "CHUNK_MOVED", moved)
-    monkeypatch.setattr(use_case, "CHUNK_LOOKED_AT", looked_at)
+    monkeypatch.setattr(daily_retries, "CHUNK_MOVED", moved)
+    monkeypatch.setattr(daily_retries, "CHUNK_LOOKED_AT", looked_at)
     ids = [add_retry(engine, account, NINE - number % 3 * DAY, decline_count=1) for number in range(7)]
     ids += [add_retry(engine, account, lane=Lane.INTERACTIVE) for _ in range(3)]
     with engine.begin() as connection:
@@ -201,7 +199,7 @@ def test_a_run_killed_after_any_chunk_and_started_again_ends_the_same(
 def test_two_workers_on_one_run_take_turns(
     engine: Engine, runtime: Runtime, run_id: UUID, account: Account, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(use_case, "CHUNK_MOVED", 5)
+    monkeypatch.setattr(daily_retries, "CHUNK_MOVED", 5)
     for _ in range(40):
         add_retry(engine, account)
     threads = [threading.Thread(target=retry_payments, args=(runtime, run_id)) for _ in range(4)]
@@ -224,8 +222,8 @@ def test_a_long_run_rings_for_its_next_turn_and_leaves_the_mass_of_charges_to_th
     machine: MachineTime,
     monkeypatch: Any,
 ) -> None:
-    monkeypatch.setattr(use_case, "CHUNK_MOVED", 2)
-    monkeypatch.setattr(use_case, "ENQUEUE_AT_MOST", 4)
+    monkeypatch.setattr(daily_retries, "CHUNK_MOVED", 2)
+    monkeypatch.setattr(daily_retries, "ENQUEUE_AT_MOST", 4)
     for _ in range(6):
         add_retry(engine, account)
 

@@ -16,7 +16,7 @@ from shared.invoicing.month import Month
 from shared.invoicing.preview import Preview, Sum, preview_month
 from shared.messaging.jobs import DAILY_RETRIES, MONTHLY_INVOICES, job_of_run
 from shared.operations.audit_log import AuditAction
-from shared.payments.daily_retries import MEANING_OF_SKIP, RetryPreview, preview_retries
+from shared.payments.retry_preview import MEANING_OF_SKIP, RetryPreview, preview_retries
 from shared.scheduling.rerun import NEVER, AskedAlreadyError, RunAsked, RunSnapshot, ask_again, read_run, tell
 from shared.scheduling.runs import Requester, RunError, requested_run
 from web.dashboard.formatting import count, money
