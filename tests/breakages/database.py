@@ -2,9 +2,9 @@
 
 from tests.breakages.breakage import Breakage
 
-ONE_ROW = "collection/test_one_row_only.py::test_the_database_takes_no_second_row"
-CHARGED = "collection/test_written_once.py::test_what_a_charge_wrote_can_not_be_changed"
-ISSUED = "collection/test_written_once.py::test_an_issued_invoice_can_not_be_changed"
+ONE_ROW = "payments/test_one_row_only.py::test_the_database_takes_no_second_row"
+CHARGED = "payments/test_written_once.py::test_what_a_charge_wrote_can_not_be_changed"
+ISSUED = "payments/test_written_once.py::test_an_issued_invoice_can_not_be_changed"
 
 #: Unique indexes, most of them partial: (name, what may then be twice, invariant).
 INDEXES = (
@@ -42,7 +42,12 @@ CONSTRAINTS = (
 
 #: Triggers: (table, name, what may then be rewritten, the tests).
 TRIGGERS = (
-    ("events", "events_are_forever", "the trail", (f"{CHARGED}[UPDATE billing_events SET reason = 'another']",)),
+    (
+        "billing_events",
+        "billing_events_are_forever",
+        "the trail",
+        (f"{CHARGED}[UPDATE billing_events SET reason = 'another']",),
+    ),
     ("receipts", "receipts_are_forever", "receipts", (f"{CHARGED}[DELETE FROM receipts]",)),
     (
         "invoice_lines",
@@ -56,7 +61,7 @@ TRIGGERS = (
         "issued invoices",
         (
             f"{ISSUED}[UPDATE invoices SET total_minor = total_minor + 1]",
-            "collection/test_written_once.py::test_an_invoice_can_be_voided_once",
+            "payments/test_written_once.py::test_an_invoice_can_be_voided_once",
         ),
     ),
     ("invoices", "invoices_are_kept", "the set of issued invoices", (f"{ISSUED}[DELETE FROM invoices]",)),
