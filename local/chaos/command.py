@@ -1,11 +1,6 @@
 """The command: start a company in a folder of its own, burn the plan, let go, wait, and give account."""
 
 import json
-import shutil
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +33,7 @@ def chaos(
         return
     from local.chaos.company import sigterm_as_ctrl_c
     from local.chaos.executor import ChaosError
+    from local.chaos.folder import run_folder
     from local.chaos.run import run
     from local.demo.life import DemoError
     from local.stack import StackError
@@ -48,7 +44,7 @@ def chaos(
         console = Console(highlight=False, width=WIDTH_OF_A_PIPE)
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with sigterm_as_ctrl_c(), _own_folder(out) as folder:
+        with sigterm_as_ctrl_c(), run_folder(out) as folder:
             is_clean = run(plan, folder, out, console)
     except KeyboardInterrupt:
         console.print("[yellow]stopped; nothing is left running[/]")
@@ -57,26 +53,3 @@ def chaos(
         console.print(f"[red]{error}[/]")
         raise typer.Exit(1) from None
     raise typer.Exit(0 if is_clean else 1)
-
-
-@contextmanager
-def _own_folder(out: Path) -> Iterator[Path]:
-    """A fresh folder for servers and data, removed afterwards; its logs are kept if the run ended in an error."""
-
-    folder = Path(tempfile.mkdtemp(prefix="duecourse-chaos-"))
-    folder.chmod(0o755)  # as root the servers run as another user, who must enter
-    began = time.time()
-    try:
-        yield folder
-    except BaseException:
-        keep_logs(folder, out)
-        raise
-    finally:
-        embedded.erase(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-        typer.echo(f"{time.time() - began:.0f} s in all", err=True)
-
-
-def keep_logs(folder: Path, out: Path) -> None:
-    """Copy the logs of all processes beside the report."""
-    shutil.copytree(folder / "logs", out / "logs", dirs_exist_ok=True)

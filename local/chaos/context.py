@@ -6,20 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import httpx
 import redis
 from sqlalchemy.exc import SQLAlchemyError
 
 from local.chaos.company import Company
+from local.chaos.fault_queue import FaultQueue
 from local.chaos.plan import Planned
 from shared.gateway.port import GatewayUnavailableError
 from shared.scheduling.virtual_clock import read_clock
 from simulator.client import SimulatorError
-
-if TYPE_CHECKING:
-    from local.chaos.fault_queue import FaultQueue
 
 #: How long a fault waits until it can strike: its target may be down just now.
 PATIENCE_S = 20.0
@@ -61,7 +58,10 @@ class ChaosContext:
     letting_go: threading.Event = field(default_factory=threading.Event)
     hits: list[Hit] = field(default_factory=list)
     lives: dict[str, tuple[int, float]] = field(default_factory=dict)  # process: its id, since when
-    armoury: "FaultQueue" = field(init=False)
+    armoury: FaultQueue = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.armoury = FaultQueue(self.company, self.landed)
 
     @property
     def elapsed_s(self) -> float:

@@ -5,12 +5,12 @@ The simulator keeps rules and counts in memory. Whoever kills it tells the armou
 
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import httpx
 
-from local.chaos.context import ChaosContext
+from local.chaos.company import Company
 from local.chaos.kinds import BY_NAME, Group
 from local.chaos.plan import Planned
 from simulator.client import SimulatorClient, SimulatorError
@@ -27,8 +27,10 @@ EACH_AT_ONCE = 3
 class FaultQueue:
     """What is armed and what hit. `look` is called a few times a second."""
 
-    def __init__(self, scene: ChaosContext) -> None:
-        self._scene = scene
+    def __init__(self, company: Company, on_hit: Callable[[str, int], None]) -> None:
+        """`on_hit` gets the kind and the number of faults that had their effect."""
+        self._company = company
+        self._on_hit = on_hit
         self._lock = threading.RLock()
         self._client: SimulatorClient | None = None
         self._waiting: deque[Planned] = deque()
@@ -101,7 +103,7 @@ class FaultQueue:
             new = counts.get(kind, 0) - self._seen[kind]
             if new > 0:
                 self._seen[kind] += new
-                self._scene.landed(kind, new)
+                self._on_hit(kind, new)
                 for _ in range(min(new, len(row))):
                     row.popleft()
         self._requests_now = self._simulator().request_counts()
@@ -142,7 +144,7 @@ class FaultQueue:
 
     def _simulator(self) -> SimulatorClient:
         if self._client is None:
-            self._client = self._scene.company.simulator(timeout_s=3.0)
+            self._client = self._company.simulator(timeout_s=3.0)
         return self._client
 
 

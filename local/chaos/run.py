@@ -6,13 +6,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from local.chaos.command import keep_logs
 from local.chaos.company import Company, forget_environment, running_company
 from local.chaos.console import ProgressLog, print_broken, print_outcome
 from local.chaos.context import ChaosContext
 from local.chaos.drain import let_go, live_a_calm_day, until_quiet
 from local.chaos.executor import Fire
-from local.chaos.fault_queue import FaultQueue
+from local.chaos.folder import keep_logs
 from local.chaos.outcome import Outcome
 from local.chaos.page import write_page
 from local.chaos.plan import FIRST_DAY, Plan
@@ -50,7 +49,6 @@ def run(plan: Plan, folder: Path, out: Path, console: Console) -> bool:
 
 def _burn(company: Company, plan: Plan, console: Console, began: float) -> Outcome:
     scene = ChaosContext(company)
-    scene.armoury = FaultQueue(scene)
     fire_began_at = machine_now()
     with Watch(scene) as watch, ProgressLog(console, plan, scene, watch) as telling:
         fire = Fire(scene, plan, telling.step)

@@ -1,7 +1,7 @@
 """Scripted faults: the rules in force, and what each kind does to a request or a webhook.
 
-Every simulator calls these hooks (simulator/faults/scripted_answers.py). Without rules each hook is one test and the
-call of the hook behind it. Everything here is in memory: a simulator that is started again has no rules.
+Every simulator calls these hooks (simulator/faults/scripted_answers.py). Without rules each hook is one test and
+the call of the hook behind it. Everything here is in memory: a simulator that is started again has no rules.
 A strike counts only when it had its effect; one that can't have it, such as a person who cancels what is
 already paid, is given back to its rule.
 """

@@ -9,9 +9,9 @@ from starlette.responses import Response
 
 from shared.messaging.queue_depths import Depth, message_depths
 from web.dashboard.alerts import alerts_of
+from web.dashboard.current_metrics import current_metrics
 from web.dashboard.pages.plots import attempt_plots, rate_in_words, recovery_plots
 from web.dashboard.queries.alerts import gather_alerts
-from web.dashboard.queries.overview import Overview, gather_overview
 from web.dashboard.request_context import RequestContext
 
 log = structlog.get_logger()
@@ -21,7 +21,7 @@ def show(context: RequestContext) -> Response:
     """Everything at a glance. Alarms are as of now; figures may be a few seconds old, and say so."""
     with context.read() as connection:
         waiting = gather_alerts(connection, context.now, context.machine_now)
-    figures = present_figures(context)
+    figures = current_metrics(context)
     depths = depths_of(context.site.broker)
     return context.page(
         "overview_figures.html" if context.is_fragment else "overview.html",
@@ -35,16 +35,6 @@ def show(context: RequestContext) -> Response:
         recovery=recovery_plots(figures.money.curves),
         success=rate_in_words(figures.attempts.last_24_hours.success_rate),
     )
-
-
-def present_figures(context: RequestContext) -> Overview:
-    """Return the figures, gathered at most ten seconds ago."""
-
-    def gather() -> Overview:
-        with context.read() as connection:
-            return gather_overview(connection, context.policy, context.now, context.machine_now)
-
-    return context.site.overview.get(lambda: context.machine_now, gather)
 
 
 def depths_of(broker: RedisBroker | None) -> Mapping[str, Depth] | None:

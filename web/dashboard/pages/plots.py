@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from starlette.responses import Response
 
 from web.dashboard import plotting
+from web.dashboard.current_metrics import current_metrics
 from web.dashboard.formatting import count, money
 from web.dashboard.plotting import THEMES, Theme
 from web.dashboard.queries.attempt_metrics import AttemptFigures, Attempts, Slot
@@ -38,11 +39,9 @@ class Plot:
 
 def draw(context: RequestContext) -> Response:
     """Answer with one plot, `light` or `dark`."""
-    from web.dashboard.pages.overview import present_figures
-
     name, said = context.request.path_params["name"], context.asked("theme", 10)
     theme = said if said in THEMES else "light"
-    plot = next((each for each in plots_of(present_figures(context)) if each.name == name), None)
+    plot = next((each for each in plots_of(current_metrics(context)) if each.name == name), None)
     if plot is None:
         context.missing("such plot")
     svg = context.site.drawn.get((name, theme, plot.version), lambda: plot.draw(THEMES[theme]))
