@@ -1,4 +1,4 @@
-"""The two clocks, and the only place that reads either of them.
+"""The two clocks (I11), and the only place that reads either of them.
 
 Machine time is for what machines do: leases, timeouts, heartbeats, the age of idempotency keys.
 Business time is for what calendars do: periods, due dates, when to ask again. It may be virtual; then it

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line, or coloured lines on a terminal. Ids and codes only; secrets are cut out."""
+"""Logs: one JSON object a line, or coloured lines on a terminal. Ids and codes only; secrets are cut out (I12)."""
 
 import logging
 import re

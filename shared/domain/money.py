@@ -1,4 +1,4 @@
-"""Money is an integer of minor units and an ISO 4217 currency; this module is where decimals become that."""
+"""Money is an integer of minor units and an ISO 4217 currency (I9); decimals become that here only."""
 
 from dataclasses import dataclass
 from decimal import Decimal
