@@ -71,7 +71,7 @@ def _report(company: Company) -> None:
     print(f"charged twice: {len(ledger) - len({line.metadata['duecourse_payment_id'] for line in ledger})}")
     for name in ("worker-batch", "scheduler"):
         print(f"{name} started again {company.supervisor.restarts(name)} times")
-    print(company.duecourse("audit"))
+    print(company.duecourse("verify"))
 
 
 def _kill_three_times(company: Company) -> None:

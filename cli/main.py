@@ -18,7 +18,7 @@ from cli import (
 from cli.doctor import doctor
 from cli.environment import env
 from cli.reconcile_commands import reconcile_command
-from cli.verify_commands import audit_command
+from cli.verify_commands import verify_command
 from local.chaos.command import chaos
 from local.demo.command import demo
 from local.up import up
@@ -33,13 +33,14 @@ app = typer.Typer(
 for name, command in (
     ("up", up),
     ("demo", demo),
-    ("audit", audit_command),
+    ("verify", verify_command),
     ("reconcile", reconcile_command),
     ("chaos", chaos),
     ("doctor", doctor),
     ("env", env),
 ):
     app.command(name)(command)
+app.command("audit", hidden=True)(verify_command)  # its name before 0.2.0
 for name, group in (
     ("import", import_commands.app),
     ("customers", customer_commands.app),

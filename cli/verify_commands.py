@@ -1,4 +1,4 @@
-"""`duecourse audit`: do the books keep their promises, and do they agree with the processor's?"""
+"""`duecourse verify`: check every invariant over all rows, and our records against the processor's."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from rich.text import Text
 from cli.console import out, plain_errors
 from cli.environment import connect_settings
 from shared.domain.money import format_minor
-from shared.reconciliation.verify import CHECKS, Report, Result, Scope, audit
+from shared.reconciliation.verify import CHECKS, Report, Result, Scope, verify
 from shared.reconciliation.verify.check import Check
 from shared.reconciliation.verify.run import KEEP
 from shared.reconciliation.verify.scope import FORGOTTEN_AFTER
@@ -24,7 +24,7 @@ from shared.runtime import build_runtime
 DAY = ["%Y-%m-%d"]
 
 
-def audit_command(
+def verify_command(
     coverage: Annotated[str | None, typer.Option("--coverage", help="One coverage only.")] = None,
     from_: Annotated[
         datetime | None,
@@ -58,7 +58,7 @@ def audit_command(
             forgotten_after=timedelta(minutes=forgotten_after),
         )
         with _progress() as (on_check, on_charges):
-            report = audit(
+            report = verify(
                 runtime.engine,
                 scope,
                 gateways=None if no_processor else runtime.gateways,

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from shared.failpoints import arm
 from shared.logs import configure_logs
 from shared.messaging.broker import make_broker
-from shared.messaging.jobs import BATCH, INTERACTIVE, NIGHT, RUNS, SETTLEMENT
+from shared.messaging.jobs import BATCH, INTERACTIVE, RECONCILIATION_QUEUE, RUNS, SETTLEMENT
 from shared.messaging.queue_pauses import PauseWatch, ask_pauses
 from shared.operations.heartbeats import WorkerHeartbeats
 from shared.runtime import Runtime, build_runtime
@@ -83,13 +83,21 @@ def close_payment(payment_id: str) -> None:
     use_cases.close_payment(runtime(), UUID(payment_id))
 
 
+@dramatiq.actor(queue_name=SETTLEMENT, time_limit=CHARGE_TIME_LIMIT_MS)
+def end_payment(payment_id: str) -> None:
+    """`close_payment` under its earlier name, for messages that an older release left in Redis."""
+    use_cases.close_payment(runtime(), UUID(payment_id))
+
+
 @dramatiq.actor(queue_name=RUNS, time_limit=RUN_TIME_LIMIT_MS)
 def apply_bulk_action(bulk_id: str) -> None:
     """Go on with a bulk action. Safe to deliver twice: chunks take turns on its row."""
     use_cases.apply_bulk_action(runtime(), UUID(bulk_id))
 
 
-@dramatiq.actor(queue_name=NIGHT, time_limit=RUN_TIME_LIMIT_MS, priority=1)  # nobody waits for it: after charges
+@dramatiq.actor(
+    queue_name=RECONCILIATION_QUEUE, time_limit=RUN_TIME_LIMIT_MS, priority=1
+)  # nobody waits for it: after charges
 def reconcile_charges(run_id: str) -> None:
     """Go on with a night's reconciliation. Safe to deliver twice: whoever comes second writes nothing."""
     use_cases.reconcile_charges(runtime(), UUID(run_id))

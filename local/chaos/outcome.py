@@ -57,7 +57,7 @@ class Outcome:
             ("forgotten payments", str(verdict.forgotten)),
             ("unsettled attempts", str(verdict.unsettled)),
             ("ledger minus receipts, in minor units", differences),
-            ("audit", f"{holding} of {len(checks)} checks hold"),
+            ("verify", f"{holding} of {len(checks)} checks hold"),
             ("fire", f"{self.let_go_s:.0f} s"),
             ("from letting go to quiet", f"{self.quiet_s:.0f} s"),
             ("all in all", f"{self.total_s:.0f} s"),
@@ -83,7 +83,7 @@ class Outcome:
             "forgotten_payments": verdict.forgotten,
             "unsettled_attempts": verdict.unsettled,
             "broken": [{"what": b.what, "payments": [str(p) for p in b.payments]} for b in verdict.broken],
-            "audit": report_as_json(verdict.report),
+            "verify": report_as_json(verdict.report),
             "seconds": {"fire": self.let_go_s, "to_quiet": self.quiet_s, "total": self.total_s},
             "timeline": {
                 "hits": [asdict(hit) for hit in self.hits],

@@ -15,7 +15,7 @@ from local.chaos.context import ChaosContext
 from shared.clock import machine_now
 from shared.explain.explanation import explain_payment
 from shared.explain.next_step import Owner
-from shared.reconciliation.verify import Report, Scope, audit
+from shared.reconciliation.verify import Report, Scope, verify
 from simulator.client import LedgerLine
 
 #: After quiet nothing may be due any more; a second for the audit's own clock.
@@ -155,7 +155,7 @@ def _forgotten(company: Company, scene: ChaosContext) -> list[Broken]:
 
 
 def _audit(company: Company, scene: ChaosContext) -> Report:
-    return audit(
+    return verify(
         company.engine,
         Scope(now=scene.now(), machine_now=machine_now(), forgotten_after=FORGOTTEN_AFTER),
         gateways=company.runtime.gateways,
@@ -167,11 +167,11 @@ def _breaks(report: Report) -> list[Broken]:
     found = []
     for result in report.results:
         if result.not_checked:
-            found.append(Broken(f"audit {result.check.name}: not checked: {result.not_checked}"))
+            found.append(Broken(f"verify {result.check.name}: not checked: {result.not_checked}"))
         if result.broken:
             ids = [UUID(one.ids["payment_id"]) for one in result.breaks if one.ids.get("payment_id")]
             what = "; ".join(one.what for one in result.breaks[:3])
-            found.append(Broken(f"audit {result.check.name}: {result.broken} breaks: {what}", ids))
+            found.append(Broken(f"verify {result.check.name}: {result.broken} breaks: {what}", ids))
     return found
 
 

@@ -68,3 +68,4 @@ def upgrade() -> None:
         op.execute(f"ALTER INDEX {old} RENAME TO {new}")
     for table, old, new in CONSTRAINTS:
         op.execute(f"ALTER TABLE {table} RENAME CONSTRAINT {old} TO {new}")
+    op.execute("UPDATE queue_pauses SET queue = 'reconciliation' WHERE queue = 'night'")

@@ -22,7 +22,7 @@ from dramatiq.errors import DecodeError
 from dramatiq.middleware import Middleware, Retries, TimeLimit
 from dramatiq.worker import Worker
 
-from shared.messaging.jobs import QUEUES, Job
+from shared.messaging.jobs import QUEUES, RELEASED_QUEUES, Job
 from shared.messaging.middleware import KeepTraceback, StandStill
 
 log = structlog.get_logger()
@@ -186,7 +186,7 @@ def make_broker(
     if is_paused is not None:
         broker.is_paused = is_paused
         broker.add_middleware(StandStill(is_paused))
-    for queue in QUEUES:
+    for queue in (*QUEUES, *RELEASED_QUEUES):
         broker.declare_queue(queue)
     return broker
 

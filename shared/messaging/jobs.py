@@ -16,10 +16,13 @@ RUNS = "runs"
 #: Looks at attempts in doubt, and cancels what people end: short, each a request or two, and a payment waits for
 #: it. Never behind ten thousand charges.
 SETTLEMENT = "settlement"
-#: Nights of reconciliation: long, and nothing waits for them. Never before a charge.
-NIGHT = "night"
+#: Nightly reconciliation: long, and nothing waits for it. Never before a charge.
+RECONCILIATION_QUEUE = "reconciliation"
 
-QUEUES = (INTERACTIVE, BATCH, RUNS, SETTLEMENT, NIGHT)
+QUEUES = (INTERACTIVE, BATCH, RUNS, SETTLEMENT, RECONCILIATION_QUEUE)
+#: Queues and jobs of earlier releases, by their present names: workers still serve what lies in Redis under these.
+RELEASED_QUEUES = {"night": RECONCILIATION_QUEUE}
+RELEASED_JOBS = {"end_payment": "close_payment"}
 QUEUE_OF_LANE = {Lane.INTERACTIVE: INTERACTIVE, Lane.BATCH: BATCH}
 
 
@@ -110,7 +113,7 @@ class ReconcileCharges:
 
     run_id: UUID
     name: ClassVar[str] = "reconcile_charges"
-    queue: ClassVar[str] = NIGHT
+    queue: ClassVar[str] = RECONCILIATION_QUEUE
 
     @property
     def arguments(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.operators import queue_pauses
 from shared.domain.event_types import EventType
-from shared.messaging.jobs import QUEUES
+from shared.messaging.jobs import QUEUES, RELEASED_QUEUES
 
 log = structlog.get_logger()
 
@@ -99,6 +99,7 @@ class PauseWatch:
 
     def is_paused(self, queue: str) -> bool:
         """Whether no message of this queue may be begun. Never raises, and waits for no other thread."""
+        queue = RELEASED_QUEUES.get(queue, queue)
         if self._monotonic() >= self._ask_at and self._turn.acquire(blocking=False):
             try:
                 self._look()

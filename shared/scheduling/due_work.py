@@ -39,9 +39,9 @@ from shared.messaging.jobs import (
     DAILY_RETRIES,
     INTERACTIVE,
     MONTHLY_INVOICES,
-    NIGHT,
     QUEUE_OF_LANE,
     RECONCILIATION,
+    RECONCILIATION_QUEUE,
     RUNS,
     SETTLEMENT,
     ApplyBulkAction,
@@ -198,5 +198,5 @@ SOURCES: tuple[Source, ...] = (
         Source(f"due payments, {lane}", QUEUE_OF_LANE[lane], due_payments(lane), _charge(lane))
         for lane in (Lane.INTERACTIVE, Lane.BATCH)
     ),
-    Source("unfinished nights", NIGHT, UNFINISHED_NIGHTS, lambda row: ReconcileCharges(row.id)),
+    Source("unfinished nights", RECONCILIATION_QUEUE, UNFINISHED_NIGHTS, lambda row: ReconcileCharges(row.id)),
 )

@@ -14,7 +14,15 @@ import pytest
 import shared.messaging.jobs
 from shared.domain.states import Lane
 from shared.messaging.broker import make_broker
-from shared.messaging.jobs import DAILY_RETRIES, MONTHLY_INVOICES, QUEUES, RECONCILIATION, job_of_run
+from shared.messaging.jobs import (
+    DAILY_RETRIES,
+    MONTHLY_INVOICES,
+    QUEUES,
+    RECONCILIATION,
+    RELEASED_JOBS,
+    RELEASED_QUEUES,
+    job_of_run,
+)
 from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +68,8 @@ def make(job_class: type[Any]) -> Any:
 
 
 def test_every_job_has_an_actor_of_its_name_and_every_actor_a_job(actors: dict[str, dict[str, Any]]) -> None:
-    assert sorted(actors) == sorted(job_class.name for job_class in job_classes())
+    assert sorted(actors) == sorted([*(job_class.name for job_class in job_classes()), *RELEASED_JOBS])
+    assert {actors[name]["queue"] == actors[now]["queue"] for name, now in RELEASED_JOBS.items()} == {True}
 
 
 @pytest.mark.parametrize("job_class", job_classes(), ids=lambda one: one.name)
@@ -91,8 +100,8 @@ def test_jobs_go_to_queues_that_the_workers_of_the_procfile_take(redis_url: str)
         if "--queues" in line
         for queue in line.split("--queues ")[1].split(" --")[0].split()
     ]
-    assert sorted(taken) == sorted(QUEUES), "each by one worker line, none by two"
-    assert make_broker(redis_url).get_declared_queues() == set(QUEUES)  # type: ignore[no-untyped-call]
+    assert sorted(taken) == sorted([*QUEUES, *RELEASED_QUEUES]), "each by one worker line, none by two"
+    assert make_broker(redis_url).get_declared_queues() == {*QUEUES, *RELEASED_QUEUES}  # type: ignore[no-untyped-call]
     for job_class in job_classes():
         assert make(job_class).queue in QUEUES
 
@@ -120,7 +129,7 @@ def test_names_and_queues_are_permanent() -> None:
         ("apply_stripe_event", "interactive"),
         ("generate_invoices", "runs"),
         ("retry_payments", "runs"),
-        ("reconcile_charges", "night"),
+        ("reconcile_charges", "reconciliation"),
         ("close_payment", "settlement"),
         ("apply_bulk_action", "runs"),
     }

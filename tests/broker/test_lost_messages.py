@@ -21,7 +21,7 @@ from scheduler.sweep import PATIENCE, Sweep
 from shared.db.moment import Moment
 from shared.domain.states import Lane, PaymentState
 from shared.messaging.broker import NAMESPACE, DebounceSigterm, enqueue, make_broker, make_enqueue, waiting_messages
-from shared.messaging.jobs import BATCH, INTERACTIVE, QUEUES, ChargePayment
+from shared.messaging.jobs import BATCH, INTERACTIVE, QUEUES, RELEASED_QUEUES, ChargePayment
 from shared.messaging.middleware import KeepTraceback
 from tests.broker.conftest import (
     PREFETCH,
@@ -292,7 +292,7 @@ def test_there_are_no_delayed_messages_that_a_blip_of_redis_could_strand(
     with pytest.raises(ValueError, match="no delayed messages"):
         broker.enqueue(later, delay=1_000)
     with running_worker(broker) as worker:
-        assert sorted(worker.consumers) == sorted(QUEUES), "and no queue of them"
+        assert sorted(worker.consumers) == sorted([*QUEUES, *RELEASED_QUEUES]), "and no queue of them"
     assert client.keys(f"{NAMESPACE}:*.DQ*") == []
 
 

@@ -32,7 +32,7 @@ def test_a_small_fire_ends_with_books_in_order(tmp_path: Path) -> None:
     assert told["captured_charges"] >= 20
     assert (told["double_charges"], told["forgotten_payments"], told["unsettled_attempts"]) == (0, 0, 0)
     assert set(told["differences_minor"].values()) == {0}
-    assert told["audit"]["is_clean"]
+    assert told["verify"]["is_clean"]
     hit, planned = told["faults"]["hit"], told["faults"]["planned"]
     assert sum(planned.values()) == 20
     assert all(hit[kind] >= count for kind, count in planned.items()), f"{planned} planned, {hit} hit"

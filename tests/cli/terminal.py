@@ -19,8 +19,8 @@ from cli import (
     environment,
     payment_commands,
     users_commands,
+    verify_commands,
 )
-from cli import verify_commands as audit_commands
 from tests.world import World, api_key
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ app.add_typer(attempt_commands.app, name="attempts")
 app.add_typer(customer_commands.app, name="customers")
 app.add_typer(database_commands.app, name="db")
 app.add_typer(users_commands.app, name="users")
-app.command("audit")(audit_commands.audit_command)
+app.command("verify")(verify_commands.verify_command)
 app.command("doctor")(doctor.doctor)
 app.command("env")(environment.env)
 

@@ -13,7 +13,7 @@ from tests.cli.terminal import Terminal
 from tests.conftest import sqlalchemy_url, upgrade
 from tests.servers import Servers
 
-HEAD = "0006"
+HEAD = "0007"
 
 
 @pytest.fixture

@@ -18,26 +18,26 @@ from tests.world import World
 
 def test_an_audit_of_books_in_order_exits_0_and_of_spoiled_ones_1(world: World, terminal: Terminal) -> None:
     books = make_books(world)
-    result = terminal("audit")
+    result = terminal("verify")
     assert result.exit_code == 0, result.output
     assert "all 37 checks hold" in result.stdout
     assert "1 charges at the processor, USD 29.85; in our books USD 29.85" in result.stdout
     books.plant("UPDATE payments SET state_reason = NULL WHERE id = :without_card")
-    result = terminal("audit", "--no-processor")
+    result = terminal("verify", "--no-processor")
     assert result.exit_code == 1
     assert f"payment {books.without_card} is needs_payment_method without a reason" in " ".join(
         result.stdout.split()
     )
     assert "to do: say what it waits for" in result.stdout
-    assert terminal("audit", "--coverage", "japan").exit_code == 0
-    assert terminal("audit", "--to", "2026-10-31").exit_code == 0
-    assert "there is no coverage 'mars'" in terminal("audit", "--coverage", "mars").stderr
+    assert terminal("verify", "--coverage", "japan").exit_code == 0
+    assert terminal("verify", "--to", "2026-10-31").exit_code == 0
+    assert "there is no coverage 'mars'" in terminal("verify", "--coverage", "mars").stderr
 
 
 def test_an_audit_as_json_names_ids(world: World, terminal: Terminal) -> None:
     books = make_books(world)
     books.plant("UPDATE payments SET state_reason = NULL WHERE id = :without_card")
-    told: Any = terminal.json("audit")
+    told: Any = terminal.json("verify")
     assert told["is_clean"] is False
     (broken,) = (check for check in told["checks"] if not check["holds"])
     assert broken["name"] == "waiting-names-its-reason"
@@ -185,5 +185,5 @@ def test_an_unmigrated_database_and_a_clock_never_set_are_named(
     assert problems(terminal)["virtual clock"] == "was never set"
     with world.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
-    assert problems(terminal)["schema"] == "0001, this release needs 0006"
+    assert problems(terminal)["schema"] == "0001, this release needs 0007"
     assert not (tmp_path / ".duecourse").exists()

@@ -30,7 +30,17 @@ FOREIGN: tuple[dict[str, str], ...] = (
     {"Origin": "null"},
 )
 #: What each table holds must be the same after a refused request; sessions are touched by any.
-KEPT = ("payments", "accounts", "people", "runs", "findings", "queue_pauses", "bulk_actions", "actions", "events")
+KEPT = (
+    "payments",
+    "accounts",
+    "users",
+    "runs",
+    "findings",
+    "queue_pauses",
+    "bulk_actions",
+    "audit_log",
+    "billing_events",
+)
 
 
 def address(page: Page) -> str:

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
 from shared.policy import Policy
-from shared.reconciliation.verify import Scope, audit
+from shared.reconciliation.verify import Scope, verify
 from tests.diaries.diary import Diary, secret_of
 from tests.diaries.gates import Gates
 from tests.seed import default_policy
@@ -90,7 +90,7 @@ def assert_the_books_are_clean(diary: Diary) -> None:
     """The audit with no patience at all: at the end of a diary nothing is under way."""
     world = diary.world
     diary.work()
-    report = audit(
+    report = verify(
         world.engine,
         Scope(now=diary.now, machine_now=world.machine(), forgotten_after=timedelta(0)),
         gateways=world.runtime.gateways,

@@ -74,7 +74,7 @@ MASTERCARD = {"network": "mastercard"}
 
 
 @pytest.mark.parametrize(
-    ("decline", "category", "because"),
+    ("decline", "category", "cause"),
     [
         # "Never" comes first, before codes that say "look at our request" and before every wait.
         (

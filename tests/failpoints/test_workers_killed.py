@@ -20,7 +20,7 @@ from shared.failpoints import Failpoint
 from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
 from shared.messaging.broker import make_broker, make_enqueue, waiting_messages
 from shared.messaging.jobs import QUEUES
-from shared.reconciliation.verify import Scope, audit
+from shared.reconciliation.verify import Scope, verify
 from shared.scheduling.pending_work import pending_work
 from shared.scheduling.virtual_clock import set_clock
 from tests.diaries.conftest import only
@@ -165,7 +165,7 @@ def test_a_worker_that_kills_itself_is_made_good_by_the_next(town: Town, point: 
     with world.engine.connect() as connection:
         booked = connection.execute(text("SELECT amount_minor FROM receipts ORDER BY 1")).scalars().all()
     assert booked == charged
-    report = audit(
+    report = verify(
         world.engine,
         Scope(now=world.clock.now(), machine_now=machine_now(), forgotten_after=timedelta(0)),
         gateways=world.runtime.gateways,

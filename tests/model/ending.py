@@ -6,7 +6,7 @@ from uuid import UUID
 
 from shared.domain.states import ENDED, PaymentState
 from shared.messaging.jobs import GenerateInvoices
-from shared.reconciliation.verify import Scope, audit
+from shared.reconciliation.verify import Scope, verify
 from simulator.issuer.stories import Pays
 from tests.model.company import COVERAGES
 from tests.model.surroundings import ALL_KINDS
@@ -100,7 +100,7 @@ def _assert_all_is_collected(model: "Model") -> None:
 
 def _assert_the_audit_is_clean(model: "Model") -> None:
     company = model.company
-    report = audit(
+    report = verify(
         company.engine,
         Scope(now=company.clock.now(), machine_now=company.machine.now(), forgotten_after=timedelta(0)),
         gateways=company.gateways,
@@ -108,7 +108,7 @@ def _assert_the_audit_is_clean(model: "Model") -> None:
     )
     for result in report.results:
         for found in result.breaks:
-            what = f"audit, {result.check.name}: {found.what}"
+            what = f"verify, {result.check.name}: {found.what}"
             raise model.snapshot.broken(what, _payment_in(model, found.ids.get("payment_id")))
         assert result.not_checked is None, result.not_checked
     found = company.look.execute("SELECT * FROM findings WHERE resolved_at IS NULL ORDER BY kind").fetchall()

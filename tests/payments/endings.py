@@ -13,7 +13,7 @@ from shared.domain.refusals import Refused
 from shared.domain.states import PaymentState
 from shared.messaging.jobs import Job
 from shared.payments.operator.close import CloseWithdrawn, request_close, withdraw_close
-from shared.reconciliation.verify import Scope, audit
+from shared.reconciliation.verify import Scope, verify
 from shared.scheduling.due_work import SOURCES
 from simulator.issuer.stories import AlwaysDeclines, Pays
 from tests.seed import Account
@@ -89,7 +89,7 @@ def told(world: World, payment: UUID, kind: str) -> list[Any]:
 
 def assert_clean(world: World, payment: UUID) -> None:
     """The audit's promises that hold for payments without invoices."""
-    report = audit(
+    report = verify(
         world.engine,
         Scope(now=world.clock.now(), machine_now=world.machine(), forgotten_after=timedelta(0)),
         gateways=None,

@@ -22,7 +22,7 @@ from shared.payments.operator.close import CloseWithdrawn
 from shared.payments.operator.hold import hold_payment
 from shared.payments.record_outcome import record_observation
 from shared.payments.retry_preview import preview_retries
-from shared.reconciliation.verify import Scope, audit
+from shared.reconciliation.verify import Scope, verify
 from simulator.issuer.stories import AlwaysDeclines, Pays
 from tests.payments.endings import (
     ANNA,
@@ -126,7 +126,7 @@ def test_void_voids_the_invoice_and_a_write_off_leaves_it(world: World) -> None:
     (event,) = told(world, ids["void"], "invoice_voided")
     assert event.reason == "voided by operator:anna: billed by mistake"
     assert told(world, ids["lost"], "invoice_voided") == []
-    report = audit(
+    report = verify(
         world.engine,
         Scope(now=world.clock.now(), machine_now=world.machine(), forgotten_after=timedelta(0)),
         gateways=world.runtime.gateways,

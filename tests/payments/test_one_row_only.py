@@ -94,7 +94,7 @@ KEYS = (
     Key("uq_findings_kind_coverage_subject", "findings", differs={"payment_id": ANOTHER}),
     Key("pk_listed_charges", "listed_charges"),
     # The dashboard
-    Key("uq_people_name", "people", {"role": "viewer"}, {"role": "admin"}),
+    Key("uq_users_name", "users", {"role": "viewer"}, {"role": "admin"}),
     Key("pk_bulk_items", "bulk_items", {"state": "done"}),
     Key("uq_bulk_items_waiting", "bulk_items", {"state": "waiting"}, {"bulk_id": ANOTHER}),
 )

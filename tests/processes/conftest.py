@@ -21,7 +21,7 @@ from benchmarks.company import Company
 from local.stack import prepared_stack, running_stack
 from shared.clock import machine_now
 from shared.domain.calendar import Period
-from shared.reconciliation.verify import Scope, audit
+from shared.reconciliation.verify import Scope, verify
 from shared.scheduling.pending_work import pending_work
 from shared.scheduling.virtual_clock import read_clock, set_clock
 from shared.settings import Settings
@@ -203,7 +203,7 @@ class LivingCompany(Company):
         ours = self.scalar("SELECT coalesce(sum(amount_minor), 0) FROM receipts")
         assert ours == sum(sum(amounts) for amounts in charges.values())
         assert self.scalar(_OPEN) == 0
-        report = audit(
+        report = verify(
             self.engine,
             Scope(now=self.now(), machine_now=machine_now()),
             gateways=make_gateways(self.stack.simulator_url or "", self.stack.policy.coverages),

@@ -83,7 +83,7 @@ def test_invoicing_worker_charging_worker_and_scheduler_are_killed_once_each(com
     ]
     fees = company.scalar("SELECT count(*) FROM fees WHERE invoice_id IS NULL AND period = :p", p=period.first_day)
     assert fees == 0, "a fee was forgotten"
-    company.duecourse("audit")  # exits 1 on any break, which stops the test here with its table
+    company.duecourse("verify")  # exits 1 on any break, which stops the test here with its table
 
 
 def test_a_worker_that_is_told_twice_to_stop_finishes_the_charges_in_its_hands(company: LivingCompany) -> None:

@@ -129,7 +129,7 @@ def test_up_in_a_fresh_folder_serves_a_second_terminal_stops_at_ctrl_c_and_start
             cwd=folder, env=environment(), capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert shell.stdout == in_force["DATABASE_URL"]
-        for command in ("doctor", "audit"):
+        for command in ("doctor", "verify"):
             done = duecourse(folder, command)
             assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}\n{up.said()}"
         names = {process.name() for process in up.family}

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from shared.reconciliation.verify import Scope, audit
+from shared.reconciliation.verify import Scope, verify
 from shared.reconciliation.verify.attempts import ATTEMPTS
 from simulator.issuer.stories import Pays
 from tests.races.contender import PausingGateway
@@ -52,5 +52,5 @@ def test_two_workers_that_both_confirm_have_one_success(
     assert world.payment(payment).state == "paid"
     assert world.charged(payment) == [5_00]
     scope = Scope(now=world.clock.now(), machine_now=world.machine(), forgotten_after=timedelta(0))
-    report = audit(world.engine, scope, gateways=None, coverages=[], checks=ATTEMPTS)
+    report = verify(world.engine, scope, gateways=None, coverages=[], checks=ATTEMPTS)
     assert [one.what for result in report.results for one in result.breaks] == []

@@ -17,7 +17,7 @@ from shared.domain.states import (
     PaymentState,
     StripeEventState,
 )
-from shared.reconciliation.verify import Scope, audit
+from shared.reconciliation.verify import Scope, verify
 from shared.scheduling.pending_work import pending_work
 from tests.races.racers import Bound
 from tests.races.track import AMOUNT_MINOR, Track
@@ -147,18 +147,18 @@ def _deadlocks(track: Track) -> Iterator[str]:
 def _audit(track: Track) -> Iterator[str]:
     """The product's own audit, without patience, the processor's books included."""
     world = track.world
-    report = audit(
+    report = verify(
         world.engine,
         Scope(now=track.now, machine_now=world.machine(), forgotten_after=timedelta(0)),
         gateways=world.runtime.gateways,
         coverages=world.policy.coverages,
     )
     for result in report.results:
-        yield from (f"audit, {result.check.name}: {one.what}" for one in result.breaks)
+        yield from (f"verify, {result.check.name}: {one.what}" for one in result.breaks)
         if result.not_checked:
-            yield f"audit, {result.check.name}: not checked, {result.not_checked}"
+            yield f"verify, {result.check.name}: not checked, {result.not_checked}"
     if report.open_findings:
-        yield f"audit: {report.open_findings} findings are open"
+        yield f"verify: {report.open_findings} findings are open"
     for total in report.sums:
         if total.theirs_minor != total.ours_minor:
             yield f"the processor has {total.theirs_minor} {total.currency}, our books have {total.ours_minor}"

@@ -3,7 +3,7 @@
 from uuid import uuid4
 
 from shared.explain.explanation import explain_payment
-from shared.reconciliation.verify import Scope, audit
+from shared.reconciliation.verify import Scope, verify
 from shared.reconciliation.verify.attempts import ATTEMPTS
 from shared.reconciliation.verify.processor import PROCESSOR
 from tests.reconciliation.books import UNBOOK, Night
@@ -223,7 +223,7 @@ def test_what_was_mended_and_canceled_leaves_books_that_the_audit_finds_clean(ni
     assert (counts["mended"], counts["orphans_canceled"]) == (2, 1)
     night.world.charge(waiting)
     world = night.world
-    report = audit(
+    report = verify(
         world.engine,
         Scope(now=world.clock.now(), machine_now=world.machine()),
         gateways=world.runtime.gateways,

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import select, text
 
 from shared.db.tables.payments import payments
-from shared.reconciliation.verify import CHECKS, Report, Scope, audit
+from shared.reconciliation.verify import CHECKS, Report, Scope, verify
 from shared.reconciliation.verify.run import KEEP
 from simulator.issuer.stories import AlwaysDeclines
 from tests.seed import Account, add_account, add_fee, add_run
@@ -33,7 +33,7 @@ class Books:
 
     def run(self, *, processor: bool = True, keep: int = KEEP, **scope: object) -> Report:
         moments = {"now": self.world.clock.now(), "machine_now": self.world.machine()}
-        return audit(
+        return verify(
             self.world.engine,
             Scope(**{**moments, **scope}),  # type: ignore[arg-type]
             gateways=self.world.runtime.gateways if processor else None,

@@ -1,10 +1,10 @@
-"""The audit: what the books promise, checked in SQL over all rows and against the processor's books.
+"""Verification: every promise checked in SQL over all rows, and against the processor's records.
 
-`audit(engine, scope, …)` runs the table of checks and returns a Report. It changes nothing.
+`verify(engine, scope, …)` runs the table of checks and returns a Report. It changes nothing.
 """
 
 from shared.reconciliation.verify.check import Break, Check, Result
-from shared.reconciliation.verify.run import CHECKS, Report, audit
+from shared.reconciliation.verify.run import CHECKS, Report, verify
 from shared.reconciliation.verify.scope import Scope
 
-__all__ = ["CHECKS", "Break", "Check", "Report", "Result", "Scope", "audit"]
+__all__ = ["CHECKS", "Break", "Check", "Report", "Result", "Scope", "verify"]

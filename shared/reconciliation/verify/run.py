@@ -54,7 +54,7 @@ class Report:
         return all(result.holds for result in self.results)
 
 
-def audit(
+def verify(
     engine: Engine,
     scope: Scope,
     *,

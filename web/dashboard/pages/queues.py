@@ -43,7 +43,7 @@ MEANING = {
     "batch": "charges by the thousand: month start and daily retries",
     "runs": "monthly and daily runs, a chunk at a time",
     "settlement": "looks at attempts of which nobody knows whether they moved money",
-    "night": "reconciliation, after everything else",
+    "reconciliation": "nightly reconciliation, after everything else",
 }
 
 

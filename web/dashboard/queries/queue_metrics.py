@@ -22,7 +22,7 @@ from shared.db.tables.operators import queue_pauses
 from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import runs, stripe_events
 from shared.domain.states import CHARGEABLE, AttemptState, Lane, RunState
-from shared.messaging.jobs import NIGHT, QUEUE_OF_LANE, QUEUES, RECONCILIATION, RUNS, SETTLEMENT
+from shared.messaging.jobs import QUEUE_OF_LANE, QUEUES, RECONCILIATION, RECONCILIATION_QUEUE, RUNS, SETTLEMENT
 from shared.scheduling.due_work import SOURCES, Source
 
 #: Counting stops here: beyond it, "more than" is all that matters.
@@ -83,7 +83,7 @@ def gather_lanes(connection: Connection, now: datetime, machine_now: datetime) -
     later = connection.execute(_LATER, {"now": now, "machine_now": machine_now}).one()._mapping
     in_flight: dict[str, int | None] = {
         **{queue: getattr(under_way.get(lane), "attempts", 0) for lane, queue in QUEUE_OF_LANE.items()},
-        NIGHT: running.get(RECONCILIATION, 0),
+        RECONCILIATION_QUEUE: running.get(RECONCILIATION, 0),
         RUNS: sum(count for job, count in running.items() if job != RECONCILIATION),
         SETTLEMENT: None,  # a look-up is a request, and leaves no row while it lasts
     }
@@ -169,7 +169,7 @@ _DONE = text(f"""
         SELECT CASE WHEN look_ups > 0 THEN '{SETTLEMENT}' ELSE lane END AS queue, finished_at AS at
         FROM payment_attempts WHERE finished_at > :since AND finished_at <= :now
         UNION ALL
-        SELECT CASE job WHEN '{RECONCILIATION}' THEN '{NIGHT}' ELSE '{RUNS}' END, finished_at
+        SELECT CASE job WHEN '{RECONCILIATION}' THEN '{RECONCILIATION_QUEUE}' ELSE '{RUNS}' END, finished_at
         FROM runs WHERE finished_at > :since AND finished_at <= :now
     ) done
     GROUP BY queue
