@@ -1,7 +1,7 @@
 """Cards: what customers register and networks renew. What that makes due is `shared/payments/card_changes.py`.
 
-The processor's truth is fetched before the transaction, so it may be old when it is applied. `CardKnown` is what
-we knew of the card before we asked; where that is no longer so under the lock, somebody else was faster and
+The processor's truth is fetched before the transaction, so it may be old when it is applied. `known` is the
+card's row from before we asked; where that is no longer so under the lock, somebody else was faster and
 CardMovedError asks the caller to look again. A detached card never comes back (docs.stripe.com: "can no longer
 be used for a payment or re-attached"), so `detached_at` is never cleared.
 
@@ -14,20 +14,19 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from shared.accounts.registrations import ADD, REPLACE, Registration
 from shared.accounts.standing import lock_account
 from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.rows import CardRow, SettingsRow, read_one, read_one_or_none
 from shared.db.tables.accounts import card_registrations, cards, payment_settings
 from shared.domain.event_types import EventType
 from shared.failpoints import Failpoint, reach
 from shared.gateway.port import CardSnapshot
 
 _CARD_DATA = ("brand", "network", "last4", "exp_month", "exp_year", "fingerprint")
-
-CardKnown = Row[Any]
 
 
 class CardMovedError(Exception):
@@ -38,7 +37,7 @@ class CardMovedError(Exception):
 class WakesPayments:
     """Unpaid payments that a new or changed primary card makes due: all of its settings, or the waiting ones."""
 
-    settings: Row[Any]
+    settings: SettingsRow
     cause: Cause
     is_only_for_waiting: bool
 
@@ -52,17 +51,18 @@ class CardChange:
     wakes: WakesPayments | None = None
 
 
-def find_card(connection: Connection, coverage: str, stripe_payment_method_id: str) -> CardKnown | None:
+def find_card(connection: Connection, coverage: str, stripe_payment_method_id: str) -> CardRow | None:
     """Return what we know of a card; pass it on to what applies the truth fetched after it."""
-    return connection.execute(
+    found = connection.execute(
         select(cards).where(
             cards.c.coverage == coverage, cards.c.stripe_payment_method_id == stripe_payment_method_id
         )
-    ).one_or_none()
+    )
+    return read_one_or_none(CardRow, found)
 
 
 def register_card(
-    connection: Connection, registration: Registration, card: CardSnapshot, known: CardKnown | None, now: datetime
+    connection: Connection, registration: Registration, card: CardSnapshot, known: CardRow | None, now: datetime
 ) -> CardChange:
     """Store a registered card, make it primary if it is to be, and make the coverage's unpaid payments due.
 
@@ -90,7 +90,7 @@ def register_card(
 
 
 def refresh_card(
-    connection: Connection, coverage: str, card: CardSnapshot, known: CardKnown | None, now: datetime
+    connection: Connection, coverage: str, card: CardSnapshot, known: CardRow | None, now: datetime
 ) -> CardChange:
     """Apply what the processor says of a stored card: new, changed or detached. Makes no card primary.
 
@@ -117,7 +117,7 @@ def refresh_card(
     return _mend_primary(connection, settings, row, changed, now)
 
 
-def detach_card(connection: Connection, known: CardKnown | None, now: datetime) -> CardChange:
+def detach_card(connection: Connection, known: CardRow | None, now: datetime) -> CardChange:
     """Take a card out of use for good. Payments aren't touched: their next claim finds no card and says so."""
     if known is None:
         return CardChange("not ours: the card was never stored")
@@ -142,7 +142,7 @@ def detach_card(connection: Connection, known: CardKnown | None, now: datetime) 
     return CardChange("detached the primary card" if is_primary else "detached a card", settings.account_id)
 
 
-def _lock_settings(connection: Connection, settings_id: UUID) -> Row[Any] | None:
+def _lock_settings(connection: Connection, settings_id: UUID) -> SettingsRow | None:
     """Lock account and settings, in this order (I4), and return the settings as they are under the lock."""
     account_id = connection.scalar(
         select(payment_settings.c.account_id).where(payment_settings.c.id == settings_id)
@@ -150,9 +150,10 @@ def _lock_settings(connection: Connection, settings_id: UUID) -> Row[Any] | None
     if account_id is None:
         return None
     lock_account(connection, account_id)
-    return connection.execute(
+    locked = connection.execute(
         select(payment_settings).where(payment_settings.c.id == settings_id).with_for_update(key_share=True)
-    ).one()
+    )
+    return read_one(SettingsRow, locked)
 
 
 def _settings_of_customer(connection: Connection, coverage: str, stripe_customer_id: str) -> UUID | None:
@@ -164,7 +165,7 @@ def _settings_of_customer(connection: Connection, coverage: str, stripe_customer
     return found
 
 
-def _why_not_theirs(settings: Row[Any], registration: Registration, card: CardSnapshot) -> str | None:
+def _why_not_theirs(settings: SettingsRow, registration: Registration, card: CardSnapshot) -> str | None:
     if settings.stripe_customer_id is None or settings.stripe_customer_id != registration.stripe_customer_id:
         return "refused: the SetupIntent's customer is not the one of the payment settings in its metadata"
     if card.stripe_customer_id is None:
@@ -175,7 +176,7 @@ def _why_not_theirs(settings: Row[Any], registration: Registration, card: CardSn
 
 
 def _why_not_primary(
-    connection: Connection, settings: Row[Any], registration: Registration, card: Row[Any]
+    connection: Connection, settings: SettingsRow, registration: Registration, card: CardRow
 ) -> str | None:
     """Say why a registered card stays a second one; None if it is to be the primary one."""
     if registration.is_replacement:
@@ -209,7 +210,7 @@ def _is_registered(connection: Connection, registration: Registration) -> bool:
     return found is not None
 
 
-def _remember_registration(connection: Connection, registration: Registration, card: Row[Any]) -> None:
+def _remember_registration(connection: Connection, registration: Registration, card: CardRow) -> None:
     """Make this SetupIntent's word count once. Its key is unique, should two transactions ever come this far."""
     connection.execute(
         insert(card_registrations).values(
@@ -223,12 +224,12 @@ def _remember_registration(connection: Connection, registration: Registration, c
 
 
 def _store_card(
-    connection: Connection, settings: Row[Any], card: CardSnapshot, known: CardKnown | None, now: datetime
-) -> Row[Any] | None:
+    connection: Connection, settings: SettingsRow, card: CardSnapshot, known: CardRow | None, now: datetime
+) -> CardRow | None:
     """Insert the card or bring it up to date; return the row, or None if it is another settings' card."""
     values: dict[str, Any] = {name: getattr(card, name) for name in _CARD_DATA}
     if known is None:
-        row = connection.execute(
+        inserted = connection.execute(
             insert(cards)
             .values(
                 settings_id=settings.id,
@@ -239,7 +240,8 @@ def _store_card(
             )
             .on_conflict_do_nothing()
             .returning(cards)
-        ).one_or_none()
+        )
+        row = read_one_or_none(CardRow, inserted)
         if row is None:
             raise CardMovedError(card.stripe_payment_method_id)
         return row
@@ -248,19 +250,20 @@ def _store_card(
     row = _unmoved(connection, known)
     if all(getattr(row, name) == value for name, value in values.items()):
         return row
-    return connection.execute(update(cards).where(cards.c.id == row.id).values(values).returning(cards)).one()
+    updated = connection.execute(update(cards).where(cards.c.id == row.id).values(values).returning(cards))
+    return read_one(CardRow, updated)
 
 
-def _unmoved(connection: Connection, known: CardKnown) -> Row[Any]:
+def _unmoved(connection: Connection, known: CardRow) -> CardRow:
     """Read the card again under its settings' lock; CardMovedError if it isn't as it was before we asked."""
-    row = connection.execute(select(cards).where(cards.c.id == known.id)).one()
+    row = read_one(CardRow, connection.execute(select(cards).where(cards.c.id == known.id)))
     if row != known:
         raise CardMovedError(known.stripe_payment_method_id)
     return row
 
 
 def _make_primary(
-    connection: Connection, settings: Row[Any], registration: Registration, card: Row[Any], now: datetime
+    connection: Connection, settings: SettingsRow, registration: Registration, card: CardRow, now: datetime
 ) -> CardChange:
     if registration.is_replacement:  # a first card that was merely added is no choice that outranks a later one
         connection.execute(
@@ -288,7 +291,7 @@ def _make_primary(
 
 
 def _mend_primary(
-    connection: Connection, settings: Row[Any], card: Row[Any], changed: list[str], now: datetime
+    connection: Connection, settings: SettingsRow, card: CardRow, changed: list[str], now: datetime
 ) -> CardChange:
     revision = _change_primary(connection, settings, card.id)
     cause = Cause("stripe", now, "the card was mended")
@@ -297,7 +300,7 @@ def _mend_primary(
     return CardChange("updated the primary card", settings.account_id, wakes)
 
 
-def _change_primary(connection: Connection, settings: Row[Any], card_id: UUID | None) -> int:
+def _change_primary(connection: Connection, settings: SettingsRow, card_id: UUID | None) -> int:
     """Point locked settings to a card and raise the revision, so that whatever waits for a card looks again."""
     revision: int = connection.execute(
         update(payment_settings)
@@ -310,7 +313,7 @@ def _change_primary(connection: Connection, settings: Row[Any], card_id: UUID | 
 
 def _record(
     connection: Connection,
-    settings: Row[Any],
+    settings: SettingsRow,
     event_type: EventType,
     cause: Cause,
     card_id: UUID,

@@ -5,9 +5,10 @@ from datetime import date
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, bindparam, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.rows import AccountRow, read_one
 from shared.db.tables.accounts import accounts
 from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events
@@ -21,14 +22,14 @@ _LOCK = select(accounts).where(accounts.c.id == bindparam("account_id")).with_fo
 SPARED_UNTIL = "spared_until"
 
 
-def lock_account(connection: Connection, account_id: UUID) -> Row[Any]:
+def lock_account(connection: Connection, account_id: UUID) -> AccountRow:
     """Lock an account: the first lock of every transaction that may change its standing (I4)."""
-    return connection.execute(_LOCK, {"account_id": account_id}).one()
+    return read_one(AccountRow, connection.execute(_LOCK, {"account_id": account_id}))
 
 
 def update_standing(
     connection: Connection,
-    account: Row[Any],
+    account: AccountRow,
     policy: Policy,
     today: date,
     cause: Cause,
@@ -68,7 +69,7 @@ def unpaid_of(connection: Connection, account_id: UUID) -> list[UnpaidPayment]:
 
 def change_standing(
     connection: Connection,
-    account: Row[Any],
+    account: AccountRow,
     decision: StandingDecision,
     cause: Cause,
     payment_id: UUID | None = None,

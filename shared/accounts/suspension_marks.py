@@ -5,13 +5,13 @@ What the machine does is in `standing.py`. `now` is business time.
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, select
 
 from shared.accounts.standing import SPARED_UNTIL, change_standing, lock_account, unpaid_of
 from shared.db.billing_events import Cause, record_refusal
+from shared.db.rows import AccountRow
 from shared.db.tables.accounts import accounts
 from shared.domain.dunning import StandingDecision, decide_standing
 from shared.domain.refusals import NO_REASON, Refused
@@ -81,7 +81,7 @@ def unmark_account(
     return Stands(account.id, stands)
 
 
-def _why_no_unmark(account: Row[Any], until: date, reason: str, today: date) -> Refused | None:
+def _why_no_unmark(account: AccountRow, until: date, reason: str, today: date) -> Refused | None:
     if not reason.strip():
         return NO_REASON
     if account.standing != Standing.MARKED_FOR_SUSPENSION:
@@ -93,7 +93,7 @@ def _why_no_unmark(account: Row[Any], until: date, reason: str, today: date) -> 
     return None
 
 
-def _lock_account(connection: Connection, account_id: UUID) -> Row[Any] | None:
+def _lock_account(connection: Connection, account_id: UUID) -> AccountRow | None:
     known = connection.scalar(select(accounts.c.id).where(accounts.c.id == account_id))
     return None if known is None else lock_account(connection, account_id)
 

@@ -1,0 +1,75 @@
+"""The row classes and their tables say the same: names in the same order, nullability and Python types."""
+
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+
+import pytest
+from sqlalchemy import Column, Integer, MetaData, Table
+
+from shared.db import rows
+from shared.db.tables.accounts import accounts, card_blocks, cards, payment_settings
+from shared.db.tables.payments import payment_attempts, payment_intents, payments
+from shared.db.tables.system import runs
+
+TABLE_OF: dict[type, Table] = {
+    rows.AccountRow: accounts,
+    rows.SettingsRow: payment_settings,
+    rows.CardRow: cards,
+    rows.CardBlockRow: card_blocks,
+    rows.PaymentRow: payments,
+    rows.PaymentIntentRow: payment_intents,
+    rows.AttemptRow: payment_attempts,
+    rows.RunRow: runs,
+}
+
+
+def _columns(table: Table) -> list[tuple[str, type, bool]]:
+    return [(column.name, column.type.python_type, bool(column.nullable)) for column in table.c]
+
+
+def _fields(row_class: type) -> list[tuple[str, type, bool]]:
+    return [(name, *_read(hint)) for name, hint in get_type_hints(row_class).items()]
+
+
+def _read(hint: Any) -> tuple[type, bool]:
+    """The Python type of an annotation, and whether it may be None."""
+    is_nullable = isinstance(hint, UnionType) and NoneType in get_args(hint)
+    plain = next(part for part in get_args(hint) if part is not NoneType) if is_nullable else hint
+    return get_origin(plain) or plain, is_nullable
+
+
+@pytest.mark.parametrize("row_class", TABLE_OF, ids=lambda row_class: row_class.__name__)
+def test_fields_are_the_columns(row_class: type) -> None:
+    assert _fields(row_class) == _columns(TABLE_OF[row_class])
+
+
+def test_every_row_class_is_compared() -> None:
+    defined = {value for value in vars(rows).values() if isinstance(value, type) and hasattr(value, "_fields")}
+    assert defined == set(TABLE_OF)
+
+
+@pytest.mark.parametrize("row_class", TABLE_OF, ids=lambda row_class: row_class.__name__)
+def test_column_added_to_the_table_only_is_noticed(row_class: type) -> None:
+    copy = TABLE_OF[row_class].to_metadata(MetaData())
+    copy.append_column(Column("added", Integer))
+    assert _fields(row_class) != _columns(copy)
+
+
+class _CardBlockWithField(NamedTuple):
+    coverage: str
+    fingerprint: str
+    reason: str
+    attempt_id: rows.UUID
+    blocked_at: rows.datetime
+    added: int
+
+
+def test_field_added_to_the_class_only_is_noticed() -> None:
+    assert _fields(_CardBlockWithField)[:-1] == _columns(card_blocks)
+    assert _fields(_CardBlockWithField) != _columns(card_blocks)
+
+
+@pytest.mark.parametrize("wrong", [("standing", int, False), ("email", str, False), ("standing", str, True)])
+def test_other_type_or_nullability_is_noticed(wrong: tuple[str, type, bool]) -> None:
+    fields = [wrong if field[0] == wrong[0] else field for field in _fields(rows.AccountRow)]
+    assert fields != _columns(accounts)
