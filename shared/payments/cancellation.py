@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, bindparam, select, update
 from shared.accounts.standing import lock_account, update_standing
 from shared.clock import has_come
 from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.rows import AccountRow
 from shared.db.tables.accounts import payment_settings
 from shared.db.tables.invoices import invoices
 from shared.db.tables.payments import payment_intents, payments
@@ -67,7 +68,7 @@ class CloseRequest:
 class LockedForClose:
     """The rows of an ending, locked in the order that every transaction keeps (I4)."""
 
-    account: Row[Any]
+    account: AccountRow
     settings: Row[Any]
     payment: PaymentRow
 
@@ -136,7 +137,7 @@ def close_request_of(connection: Connection, payment: PaymentRow) -> CloseReques
 
 
 def close_as_requested(
-    connection: Connection, account: Row[Any], payment: PaymentRow, policy: Policy, cause: Cause
+    connection: Connection, account: AccountRow, payment: PaymentRow, policy: Policy, cause: Cause
 ) -> None:
     """End a locked payment whose `pending_close_as` is set; the reason is the wish's."""
     close_request, to = close_request_of(connection, payment), PaymentState(payment.pending_close_as)
@@ -145,7 +146,7 @@ def close_as_requested(
 
 def close_payment_as(
     connection: Connection,
-    account: Row[Any],
+    account: AccountRow,
     payment: PaymentRow,
     policy: Policy,
     to: PaymentState,

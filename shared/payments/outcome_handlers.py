@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, update
 
 from shared.accounts.standing import update_standing
 from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.rows import AccountRow
 from shared.db.tables.payments import payments
 from shared.domain.calendar import instant, local_date
 from shared.domain.declines import Decline
@@ -44,7 +45,7 @@ UNTIL_RELEASED = datetime(9999, 12, 31, tzinfo=UTC)
 class Locked:
     """The rows of one record, locked in this order, and the moment of it on both clocks."""
 
-    account: Row[Any]
+    account: AccountRow
     settings: Row[Any]
     payment: PaymentRow
     intent: Row[Any]
