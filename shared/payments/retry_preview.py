@@ -94,8 +94,8 @@ def preview_retries(connection: Connection, coverage: Coverage, now: datetime) -
     )
 
 
-#: `scheduled` is `retryable` (shared/payments/daily_retries.py) in the words of the partial index, with what stands in
-#: a charge's way, in the order in which a claim asks. The digest is over what is left, in the order of the ids.
+#: `scheduled` is `retryable` (shared/payments/daily_retries.py) in the words of the partial index, with what stands
+#: in a charge's way, in the order of a claim's checks. The digest is over what is left, in the order of the ids.
 _PREVIEW = text("""
     WITH scheduled AS MATERIALIZED (
         SELECT p.id, p.amount_minor, CASE

@@ -29,8 +29,8 @@ WATCHED = (
     "scheduler",
     "web/webhooks.py",
 )
-#: A preview is a person's command that writes nothing.
-NOT_WATCHED = frozenset({"shared/invoicing/preview.py"})
+#: A preview and `verify` are commands of operators, and write nothing of ours.
+NOT_WATCHED = ("shared/invoicing/preview.py", "shared/reconciliation/verify/")
 TRANSACTIONS = frozenset({"in_transaction", "in_turn"})
 REQUESTS = frozenset(name for name in vars(ProcessorGateway) if not name.startswith("_"))
 LAST_CHANCE = "_BEFORE_COMMIT"
@@ -96,7 +96,7 @@ def watched_sources(root: Path = ROOT) -> list[Source]:
         for file in (sorted((root / name).rglob("*.py")) if (root / name).is_dir() else [root / name])
     ]
     paths = {str(file.relative_to(root)): file for file in files if file.exists()}
-    return [Source(path, file.read_text()) for path, file in paths.items() if path not in NOT_WATCHED]
+    return [Source(path, file.read_text()) for path, file in paths.items() if not path.startswith(NOT_WATCHED)]
 
 
 def examine(sources: Sequence[Source]) -> Findings:

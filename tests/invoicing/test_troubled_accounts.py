@@ -9,11 +9,11 @@ from sqlalchemy import Engine, text
 from shared.domain.money import MAX_AMOUNT_MINOR
 from shared.invoicing.bills import SkipReason
 from shared.invoicing.month import Month
+from shared.invoicing.monthly_run import MAX_REFUSED, TooManyRefusedError
 from shared.invoicing.preview import preview_month
 from shared.scheduling.runs import reopen_run
 from tests import seed
 from tests.invoicing.month_start import NOVEMBER, MonthStart, add_mixed_accounts, assert_gapless, issued, one, rows
-from workers.use_cases.generate_invoices import MAX_REFUSED, TooManyRefusedError
 
 
 @pytest.fixture

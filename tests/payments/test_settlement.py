@@ -16,11 +16,11 @@ from shared.explain.unknown_attempts import unknown_attempts
 from shared.gateway.port import Answer, PaymentIntentSnapshot
 from shared.messaging.jobs import SettleAttempt
 from shared.payments.operator.charge import request_charge, request_look_up
+from shared.payments.settlement import alarms_due
 from simulator.issuer.stories import AlwaysDeclines, NeedsAuthentication
 from tests.payments.wire import KilledError, Wire, kill, let_the_lease_run_out, lose, settle_last
 from tests.seed import Account
 from tests.world import World
-from workers.use_cases.settle_attempt import alarms_due
 
 
 @pytest.fixture

@@ -17,10 +17,11 @@ from shared.messaging.jobs import RECONCILIATION, ReconcileCharges
 from shared.reconciliation import charges as charges_phase
 from shared.reconciliation import repair as act
 from shared.reconciliation import runner as walk
+from shared.reconciliation.nightly_run import REST
 from shared.scheduling.due_work import UNFINISHED_NIGHTS
 from shared.scheduling.runs import find_run
 from tests.reconciliation.books import NIGHT, PAID_BY_HAND, UNBOOK, Night
-from workers.use_cases.reconcile_charges import REST, reconcile_charges
+from workers.use_cases.reconcile_charges import reconcile_charges
 
 
 class KilledError(BaseException):

@@ -5,14 +5,13 @@ from datetime import timedelta
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, or_, update
 
 from shared.db.session import in_transaction, in_turn
-from shared.db.tables.payments import payment_attempts, payment_intents
-from shared.domain.states import AttemptKind, AttemptState
+from shared.domain.states import AttemptKind
 from shared.failpoints import Failpoint, reach
-from shared.gateway.port import Answer, Outcome, PaymentIntentSnapshot, ProcessorGateway
+from shared.gateway.port import Answer, Outcome, ProcessorGateway
 from shared.payments.claim import Claimed, NotClaimed, claim_charge
+from shared.payments.confirm_permission import allow_confirm
 from shared.payments.record_outcome import record_answer
 from shared.runtime import Runtime
 
@@ -73,7 +72,13 @@ def _ask(runtime: Runtime, claimed: Claimed) -> Answer | None:
             # it is spent: then the record gives this one up, and the next claim makes another.
             return replace(created, outcome=Outcome.NOT_SENT, reason=f"no PaymentIntent: {created.reason}")
         stripe_id = created.payment_intent.stripe_id
-        if not _allow_confirm(runtime, claimed, created.payment_intent):
+        shown, machine_now = created.payment_intent, runtime.machine_now
+        reach(Failpoint.CHARGE_CONFIRM_ALLOWING)
+        is_allowed = in_transaction(
+            runtime.engine, lambda connection: allow_confirm(connection, claimed, shown, machine_now())
+        )
+        reach(Failpoint.CHARGE_CONFIRM_ALLOWED)
+        if not is_allowed:
             return None
     if runtime.machine_now() + min(LEASE_MARGIN, runtime.lease / 2) > claimed.lease_expires_at:
         return Answer(Outcome.NOT_SENT, "the lease was nearly over before the request could leave")
@@ -92,33 +97,3 @@ def _send(gateway: ProcessorGateway, claimed: Claimed, stripe_id: str) -> Answer
     answer = gateway.confirm_payment_intent(stripe_id, claimed.stripe_payment_method_id, claimed.attempt_key)
     reach(Failpoint.CHARGE_CONFIRM_SENT)
     return answer
-
-
-def _allow_confirm(runtime: Runtime, claimed: Claimed, snapshot: PaymentIntentSnapshot) -> bool:
-    """Commit the PaymentIntent's id before anything confirms it; False if the attempt isn't ours any more."""
-
-    def work(connection: Connection) -> bool:
-        is_ours = connection.execute(
-            update(payment_attempts)
-            .where(payment_attempts.c.id == claimed.attempt_id, payment_attempts.c.state == AttemptState.STARTED)
-            .values(confirm_allowed_at=runtime.machine_now())
-            .returning(payment_attempts.c.id)
-        ).one_or_none()
-        if is_ours is None:
-            return False
-        known = payment_intents.c.stripe_payment_intent_id
-        committed = connection.execute(
-            update(payment_intents)
-            .where(
-                payment_intents.c.id == claimed.payment_intent_id, or_(known.is_(None), known == snapshot.stripe_id)
-            )
-            .values(stripe_payment_intent_id=snapshot.stripe_id, status=snapshot.status)
-            .returning(payment_intents.c.id)
-        ).one_or_none()
-        reach(Failpoint.CHARGE_CONFIRM_ALLOW_BEFORE_COMMIT)
-        return committed is not None
-
-    reach(Failpoint.CHARGE_CONFIRM_ALLOWING)
-    is_allowed = in_transaction(runtime.engine, work)
-    reach(Failpoint.CHARGE_CONFIRM_ALLOWED)
-    return is_allowed

@@ -5,33 +5,25 @@ Two workers on one run do no harm: whoever comes second finds the run further on
 """
 
 from datetime import datetime, timedelta
-from functools import partial
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, func, select
 
-from shared.clock import has_come
-from shared.db.columns import instant
 from shared.db.session import in_transaction
-from shared.db.tables.system import runs
 from shared.failpoints import Failpoint, reach
-from shared.messaging.jobs import RECONCILIATION, ReconcileCharges
+from shared.messaging.jobs import ReconcileCharges
 from shared.reconciliation.chunk import Reconciliation
 from shared.reconciliation.client import Processor, ProcessorAwayError
-from shared.reconciliation.progress import Progress, RunJournal, begin_run
+from shared.reconciliation.nightly_run import REST, begin_nightly_run, rest_nightly_run
+from shared.reconciliation.progress import Progress, RunJournal
 from shared.reconciliation.runner import walk_on
-from shared.reconciliation.window import Window, window_of_night
 from shared.runtime import Runtime
-from shared.scheduling.runs import RunRow, back_off_run, lock_workable_run
 
 log = structlog.get_logger()
 
 #: How long one message works before it rings for the next, so that a worker told to stop isn't waited for, and a
 #: monthly run isn't kept waiting.
 WORK_FOR = timedelta(seconds=20)
-#: How long (machine time) a run rests once the processor gave no answer. Nothing waits for it.
-REST = timedelta(minutes=1)
 ACTOR = "reconciliation"
 
 
@@ -43,7 +35,7 @@ def reconcile_charges(runtime: Runtime, run_id: UUID) -> None:
     """
     stop_at = runtime.machine_now() + WORK_FOR
     reach(Failpoint.RECONCILE_BEGUN)
-    begun = in_transaction(runtime.engine, partial(_begin, runtime, run_id))
+    begun = in_transaction(runtime.engine, lambda connection: begin_nightly_run(connection, runtime, run_id))
     reach(Failpoint.RECONCILE_STARTED)
     if begun is None:
         return
@@ -75,38 +67,8 @@ def _walk(reconciliation: Reconciliation, progress: Progress, stop_at: datetime)
     runtime.enqueue([ReconcileCharges(reconciliation.id)])
 
 
-def _begin(runtime: Runtime, run_id: UUID, connection: Connection) -> tuple[RunRow, Progress] | None:
-    run = lock_workable_run(connection, run_id, RECONCILIATION)
-    if run is None or (run.backoff_until is not None and not has_come(run.backoff_until, runtime.machine_now())):
-        return None
-    progress = begin_run(connection, run, _window(connection, run), runtime.clock.now())
-    reach(Failpoint.RECONCILE_START_BEFORE_COMMIT)
-    return run, progress
-
-
-def _window(connection: Connection, run: RunRow) -> Window:
-    """From where the reconciliation before this one ends, finished or not: that one finishes by itself."""
-    ends_at = runs.c.cursor["ends_at"].astext.cast(instant("ends_at").type)
-    last_ended_at: datetime | None = connection.scalar(
-        select(func.max(ends_at)).where(
-            runs.c.job == RECONCILIATION,
-            runs.c.coverage == run.coverage,
-            runs.c.scheduled_for_at < run.scheduled_for_at,
-        )
-    )
-    return window_of_night(run.scheduled_for_at, last_ended_at)
-
-
-def _rest(runtime: Runtime, run_id: UUID, trouble: str) -> None:
-    """Say on the run's row why it stands still, and come back later."""
-    log.warning("reconciliation.waits", run_id=str(run_id), why=trouble, again_in_s=REST.total_seconds())
-
-    def work(connection: Connection) -> None:
-        run = lock_workable_run(connection, run_id, RECONCILIATION)
-        if run is not None:
-            back_off_run(connection, run, runtime.machine_now() + REST, trouble, runtime.clock.now())
-        reach(Failpoint.RECONCILE_REST_BEFORE_COMMIT)
-
+def _rest(runtime: Runtime, run_id: UUID, why: str) -> None:
+    log.warning("reconciliation.waits", run_id=str(run_id), why=why, again_in_s=REST.total_seconds())
     reach(Failpoint.RECONCILE_RESTING)
-    in_transaction(runtime.engine, work)
+    in_transaction(runtime.engine, lambda connection: rest_nightly_run(connection, runtime, run_id, why))
     reach(Failpoint.RECONCILE_RESTED)

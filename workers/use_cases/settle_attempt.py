@@ -1,51 +1,24 @@
 """Settle an attempt whose answer is missing: look the PaymentIntent up and record what it shows."""
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, Row, func, select, update
 
-from shared.clock import has_come
-from shared.db.billing_events import BillingEvent, record_event
 from shared.db.session import in_turn
-from shared.db.tables.payments import payment_attempts, payment_intents
-from shared.db.tables.system import billing_events
-from shared.domain.event_types import EventType
-from shared.domain.states import OPEN_ATTEMPT, AttemptState
 from shared.failpoints import Failpoint, reach
 from shared.gateway.port import Answer, Outcome
-from shared.payments.record_outcome import FIRST_LOOK_UP, LONGEST_LOOK_UP, record_answer, record_observation
-from shared.payments.state_changes import PaymentRow, lock_payment
+from shared.payments.record_outcome import record_answer, record_observation
+from shared.payments.settlement import LookUp, NeverAsked, take_turn
 from shared.runtime import Runtime
 
 log = structlog.get_logger()
-
-#: Machine time: outages of an hour are rare, and nobody should learn of one that lasts days only once.
-FIRST_ALARM, ALARM_AGAIN = timedelta(hours=1), timedelta(days=1)
-
-
-@dataclass(frozen=True)
-class LookUp:
-    """A PaymentIntent to retrieve for an unknown attempt."""
-
-    coverage: str
-    payment_intent_id: UUID
-    stripe_payment_intent_id: str
-
-
-@dataclass(frozen=True)
-class NeverAsked:
-    """The worker was lost before it could ask an issuer: certain without a look."""
 
 
 def settle_attempt(runtime: Runtime, attempt_id: UUID) -> None:
     """Find out what became of an attempt. Safe to deliver twice: the first takes the look-up's turn."""
     reach(Failpoint.SETTLE_BEGUN)
     step = in_turn(
-        runtime.engine, lambda connection: _take_turn(connection, runtime, attempt_id), f"look-up of {attempt_id}"
+        runtime.engine, lambda connection: take_turn(connection, runtime, attempt_id), f"look-up of {attempt_id}"
     )
     reach(Failpoint.SETTLE_TURN_TAKEN)
     match step:
@@ -57,104 +30,6 @@ def settle_attempt(runtime: Runtime, attempt_id: UUID) -> None:
         case LookUp():
             _look_up(runtime, attempt_id, step)
     reach(Failpoint.SETTLE_RECORDED)
-
-
-def _take_turn(connection: Connection, runtime: Runtime, attempt_id: UUID) -> LookUp | NeverAsked | None:
-    """Decide under the lock what to do now, and push the next look-up into the future."""
-    machine_now = runtime.machine_now()
-    payment_id = connection.scalar(select(payment_attempts.c.payment_id).where(payment_attempts.c.id == attempt_id))
-    if payment_id is None:
-        return None
-    payment = lock_payment(connection, payment_id)
-    attempt = connection.execute(
-        select(payment_attempts).where(payment_attempts.c.id == attempt_id).with_for_update()
-    ).one()
-    _shorten_lease(connection, attempt, machine_now + runtime.lease)
-    is_expired = attempt.state == AttemptState.STARTED and attempt.lease_expires_at <= machine_now
-    is_unknown = attempt.state == AttemptState.UNKNOWN and has_come(attempt.look_up_at, machine_now)
-    if not (is_expired or is_unknown):
-        return None
-    # Unknown from here on, so that a worker which wakes up late finds the attempt taken and sends nothing.
-    wait = min(LONGEST_LOOK_UP, FIRST_LOOK_UP * 2 ** min(attempt.look_ups, 12))
-    connection.execute(
-        update(payment_attempts)
-        .where(payment_attempts.c.id == attempt_id)
-        .values(state=AttemptState.UNKNOWN, look_up_at=machine_now + wait, look_ups=attempt.look_ups + 1)
-    )
-    if is_expired:
-        record_event(
-            connection,
-            BillingEvent(
-                type=EventType.ATTEMPT_BECAME_UNKNOWN,
-                at=runtime.clock.now(),
-                actor="settlement",
-                reason="its lease ran out without an answer",
-                account_id=payment.account_id,
-                payment_id=payment.id,
-                attempt_id=attempt_id,
-                before={"state": AttemptState.STARTED},
-                after={"state": AttemptState.UNKNOWN},
-            ),
-        )
-    _raise_alarm(connection, runtime, payment, attempt)
-    intent = connection.execute(
-        select(payment_intents).where(payment_intents.c.id == attempt.payment_intent_id)
-    ).one()
-    reach(Failpoint.SETTLE_TURN_BEFORE_COMMIT)
-    if attempt.confirm_allowed_at is None or intent.stripe_payment_intent_id is None:
-        return NeverAsked()
-    return LookUp(attempt.coverage, intent.id, intent.stripe_payment_intent_id)
-
-
-def _shorten_lease(connection: Connection, attempt: Row[Any], longest: datetime) -> None:
-    """End a lease at the latest where one that began now would: the clock that gave it more was set back since."""
-    connection.execute(
-        update(payment_attempts)
-        .where(
-            payment_attempts.c.id == attempt.id,
-            payment_attempts.c.state.in_(OPEN_ATTEMPT),
-            payment_attempts.c.lease_expires_at > longest,
-        )
-        .values(lease_expires_at=longest)
-    )
-
-
-def _raise_alarm(connection: Connection, runtime: Runtime, payment: PaymentRow, attempt: Row[Any]) -> None:
-    """Call for a person once an attempt has been in doubt for an hour, and again for each day of it."""
-    age = runtime.machine_now() - attempt.created_at
-    due = alarms_due(age)
-    if due == 0:
-        return
-    given: int = connection.execute(
-        select(func.count()).where(
-            billing_events.c.payment_id == payment.id,
-            billing_events.c.attempt_id == attempt.id,
-            billing_events.c.type == EventType.ATTEMPT_UNKNOWN_FOR_LONG,
-        )
-    ).scalar_one()
-    if given >= due:
-        return
-    hours = int(age.total_seconds() // 3600)
-    reason = f"nobody has known for {hours} h whether it moved money, after {attempt.look_ups} looks"
-    log.error("settlement.long_in_doubt", payment_id=str(payment.id), attempt_id=str(attempt.id), hours=hours)
-    record_event(
-        connection,
-        BillingEvent(
-            type=EventType.ATTEMPT_UNKNOWN_FOR_LONG,
-            at=runtime.clock.now(),
-            actor="settlement",
-            reason=reason,
-            account_id=payment.account_id,
-            payment_id=payment.id,
-            attempt_id=attempt.id,
-            data={"hours": hours, "look_ups": attempt.look_ups},
-        ),
-    )
-
-
-def alarms_due(age: timedelta) -> int:
-    """How many alarms an attempt in doubt for so long (machine time) should have raised."""
-    return 0 if age < FIRST_ALARM else 1 + age // ALARM_AGAIN
 
 
 def _look_up(runtime: Runtime, attempt_id: UUID, step: LookUp) -> None:

@@ -1,0 +1,50 @@
+"""A run of `reconciliation`: where its window begins, and its rest while the processor is away."""
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection, func, select
+
+from shared.clock import has_come
+from shared.db.columns import instant
+from shared.db.tables.system import runs
+from shared.failpoints import Failpoint, reach
+from shared.messaging.jobs import RECONCILIATION
+from shared.reconciliation.progress import Progress, begin_run
+from shared.reconciliation.window import Window, window_of_night
+from shared.runtime import Runtime
+from shared.scheduling.runs import RunRow, back_off_run, lock_workable_run
+
+#: How long (machine time) a run rests once the processor gave no answer. Nothing waits for it.
+REST = timedelta(minutes=1)
+
+
+def begin_nightly_run(connection: Connection, runtime: Runtime, run_id: UUID) -> tuple[RunRow, Progress] | None:
+    """Lock and start a run; None if another worker is on it, or while it rests."""
+    run = lock_workable_run(connection, run_id, RECONCILIATION)
+    if run is None or (run.backoff_until is not None and not has_come(run.backoff_until, runtime.machine_now())):
+        return None
+    progress = begin_run(connection, run, _window(connection, run), runtime.clock.now())
+    reach(Failpoint.RECONCILE_START_BEFORE_COMMIT)
+    return run, progress
+
+
+def _window(connection: Connection, run: RunRow) -> Window:
+    """From where the reconciliation before this one ends, finished or not: that one finishes by itself."""
+    ends_at = runs.c.cursor["ends_at"].astext.cast(instant("ends_at").type)
+    last_ended_at: datetime | None = connection.scalar(
+        select(func.max(ends_at)).where(
+            runs.c.job == RECONCILIATION,
+            runs.c.coverage == run.coverage,
+            runs.c.scheduled_for_at < run.scheduled_for_at,
+        )
+    )
+    return window_of_night(run.scheduled_for_at, last_ended_at)
+
+
+def rest_nightly_run(connection: Connection, runtime: Runtime, run_id: UUID, why: str) -> None:
+    """Say on the run's row why it stands still, and let it rest."""
+    run = lock_workable_run(connection, run_id, RECONCILIATION)
+    if run is not None:
+        back_off_run(connection, run, runtime.machine_now() + REST, why, runtime.clock.now())
+    reach(Failpoint.RECONCILE_REST_BEFORE_COMMIT)
