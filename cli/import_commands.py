@@ -1,4 +1,4 @@
-"""`duecourse import accounts|services|fees FILE`: the company's CSV exports come in here."""
+"""`duecourse import accounts|services|fees FILE`: import the company's CSV exports."""
 
 import json
 import sys
@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, Concatenate, NoReturn
 
 import psycopg.errors
 import typer
@@ -38,153 +39,133 @@ from shared.settings import ClockKind, Settings, SettingsError
 
 app = typer.Typer(
     name="import",
-    help="Bring in accounts, services and fees from CSV: a file comes in whole or, with bad rows, not at all.",
+    help="Import accounts, services and fees from CSV. A file with bad rows is rejected as a whole.",
     no_args_is_help=True,
 )
-
-File = Annotated[str, typer.Argument(help="A CSV file whose first line names its columns; - is standard input.")]
-Columns = Annotated[
-    list[str], typer.Option("--columns", metavar="OURS=THEIRS,…", help="Which column of the file is which of ours.")
-]
-Values = Annotated[
-    list[str],
-    typer.Option("--value", metavar="COLUMN:THEIRS=OURS", help="What one of the file's values means. Repeatable."),
-]
-Constants = Annotated[
-    list[str],
-    typer.Option("--set", metavar="COLUMN=VALUE", help="One value for all rows, for a column the file lacks."),
-]
-KeepGood = Annotated[bool, typer.Option("--keep-good", help="Bring the good rows in although others are bad.")]
-Rejects = Annotated[
-    Path | None, typer.Option("--rejects", help="Where the bad rows go, with reasons. [default: FILE.rejects.csv]")
-]
-Encoding = Annotated[str, typer.Option("--encoding", help="Of a file that isn't UTF-8, for example cp1252, cp932.")]
-Delimiter = Annotated[str, typer.Option("--delimiter", help="What separates the cells; tab is a word for one.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and compare everything, write nothing.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Tell the result as JSON on standard output.")]
-Month = Annotated[str | None, typer.Option("--period", help="The month of all rows, like 2026-10.")]
 
 Describe = Callable[[Policy, date], FileKind]
 
 
-@app.command("accounts")
-def import_accounts(
-    file: File,
-    columns: Columns = [],  # noqa: B006  # typer reads it, nobody changes it
-    value: Values = [],  # noqa: B006
-    constant: Constants = [],  # noqa: B006
-    keep_good: KeepGood = False,
-    rejects: Rejects = None,
-    encoding: Encoding = "utf-8",
-    delimiter: Delimiter = ",",
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Accounts and how they pay; one row is one account in one coverage.
-
-    Columns: account, coverage, payment_method (card, bank_transfer or trial), name, email, language,
-    stripe_customer, billing_name, address, country, tax_id. Only the first three are needed, and coverage only if
-    billing.toml has several.
-    """
-    asked = _Asked(file, columns, value, constant, keep_good, rejects, encoding, delimiter, dry_run, as_json)
-    _run(asked, lambda policy, _: accounts_file(policy))
-
-
-@app.command("services")
-def import_services(
-    file: File,
-    columns: Columns = [],  # noqa: B006
-    value: Values = [],  # noqa: B006
-    constant: Constants = [],  # noqa: B006
-    keep_good: KeepGood = False,
-    rejects: Rejects = None,
-    encoding: Encoding = "utf-8",
-    delimiter: Delimiter = ",",
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Services with a daily or monthly price.
-
-    Columns: id, account, coverage, description, price, pricing (daily or monthly), starts_on, ends_on (the last
-    active day), protected (yes or no), currency. The last three may be missing.
-    """
-    asked = _Asked(file, columns, value, constant, keep_good, rejects, encoding, delimiter, dry_run, as_json)
-    _run(asked, lambda policy, _: services_file(policy))
-
-
-@app.command("fees")
-def import_fees(
-    file: File,
-    period: Month = None,
-    columns: Columns = [],  # noqa: B006
-    value: Values = [],  # noqa: B006
-    constant: Constants = [],  # noqa: B006
-    keep_good: KeepGood = False,
-    rejects: Rejects = None,
-    encoding: Encoding = "utf-8",
-    delimiter: Delimiter = ",",
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Fees of a month.
-
-    Columns: account, coverage, amount, id, description, date (a day of the month), period (or --period), currency.
-    Without ids an account has one fee a month, known by month and account.
-    """
-    asked = _Asked(file, columns, value, constant, keep_good, rejects, encoding, delimiter, dry_run, as_json)
-    month = _period(period)
-    _run(asked, lambda policy, today: fees_file(policy, month, today))
+def _repeatable(name: str, metavar: str, text: str) -> Any:
+    return typer.Option(name, metavar=metavar, help=f"{text} Repeatable.", default_factory=list, show_default=False)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """The command line, as typed."""
+class ImportOptions:
+    """The argument and the options that all three commands take, as typed."""
 
-    file: str
-    columns: list[str]
-    values: list[str]
-    constants: list[str]
-    keep_good: bool
-    rejects: Path | None
-    encoding: str
-    delimiter: str
-    dry_run: bool
-    as_json: bool
+    file: Annotated[str, typer.Argument(help="A CSV file whose first line names its columns; - is standard input.")]
+    columns: Annotated[
+        list[str], _repeatable("--columns", "OURS=THEIRS,…", "Which column of the file holds which of ours.")
+    ]
+    values: Annotated[
+        list[str], _repeatable("--value", "COLUMN:THEIRS=OURS", "Translate a value of the file to ours.")
+    ]
+    constants: Annotated[
+        list[str], _repeatable("--set", "COLUMN=VALUE", "One value for all rows, for a column that the file lacks.")
+    ]
+    keep_good: Annotated[
+        bool, typer.Option("--keep-good", help="Import the good rows even if others have errors.")
+    ] = False
+    rejects: Annotated[
+        Path | None,
+        typer.Option("--rejects", help="Where to write the bad rows and reasons; by default FILE.rejects.csv."),
+    ] = None
+    encoding: Annotated[
+        str, typer.Option("--encoding", help="The file's encoding, for example cp1252 or cp932.")
+    ] = "utf-8"
+    delimiter: Annotated[str, typer.Option("--delimiter", help="The character between cells, or: tab.")] = ","
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and compare everything, write nothing.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")] = False
 
     @property
     def rejects_path(self) -> Path:
         return self.rejects or Path("stdin.rejects.csv" if self.file == "-" else f"{self.file}.rejects.csv")
 
 
-def _run(asked: _Asked, describe: Describe) -> None:
+def _takes_import_options(command: Callable[Concatenate[ImportOptions, ...], None]) -> Callable[..., None]:
+    """Let typer see the fields of ImportOptions in place of the command's first parameter."""
+    own = list(signature(command).parameters.values())[1:]
+    shared = list(signature(ImportOptions).parameters.values())
+    names = [each.name for each in shared]
+
+    def run(**typed: Any) -> None:
+        command(ImportOptions(**{name: typed.pop(name) for name in names}), **typed)
+
+    parameters = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in (*own, *shared)]
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    run.__doc__ = command.__doc__
+    return run
+
+
+@app.command("accounts")
+@_takes_import_options
+def import_accounts(options: ImportOptions) -> None:
+    """Import accounts and their payment methods; one row is one account in one coverage.
+
+    Columns: account, coverage, payment_method (card, bank_transfer or trial), name, email, language,
+    stripe_customer, billing_name, address, country, tax_id. Only the first three are required, and coverage only if
+    billing.toml has several.
+    """
+    _run(options, lambda policy, _: accounts_file(policy))
+
+
+@app.command("services")
+@_takes_import_options
+def import_services(options: ImportOptions) -> None:
+    """Import services with a daily or monthly price.
+
+    Columns: id, account, coverage, description, price, pricing (daily or monthly), starts_on, ends_on (the last
+    active day), protected (yes or no), currency. The last three are optional.
+    """
+    _run(options, lambda policy, _: services_file(policy))
+
+
+@app.command("fees")
+@_takes_import_options
+def import_fees(
+    options: ImportOptions,
+    period: Annotated[str | None, typer.Option("--period", help="The month of all rows, like 2026-10.")] = None,
+) -> None:
+    """Import the fees of a month.
+
+    Columns: account, coverage, amount, id, description, date (a day of the month), period (or --period), currency.
+    Without ids an account has one fee a month, identified by month and account.
+    """
+    month = _period(period)
+    _run(options, lambda policy, today: fees_file(policy, month, today))
+
+
+def _run(options: ImportOptions, describe: Describe) -> None:
     """Import and tell; exits with 0, 1 (bad rows, or the database) or 2 (usage)."""
     try:
-        report = _import(asked, describe)
+        report = _import(options, describe)
     except (ImportUsageError, RejectsError, SettingsError, PolicyError) as error:
         _stop(str(error), 2)
     except DBAPIError as error:
         _stop(_database_trouble(error), 1)
-    if asked.as_json:
+    if options.as_json:
         typer.echo(json.dumps(report_as_json(report), ensure_ascii=False, indent=2))
     else:
-        typer.echo("\n".join(as_lines(report, asked.file)))
+        typer.echo("\n".join(as_lines(report, options.file)))
     raise typer.Exit(exit_code(report))
 
 
-def _import(asked: _Asked, describe: Describe) -> Report:
+def _import(options: ImportOptions, describe: Describe) -> Report:
     settings = connect_settings()
     policy = load_policy(settings.billing_file)
-    if asked.keep_good or asked.rejects is not None:
-        check_place(asked.rejects_path, asked.file)
+    if options.keep_good or options.rejects is not None:
+        check_place(options.rejects_path, options.file)
     with (
-        open_source(asked.file, asked.encoding, asked.delimiter) as source,
+        open_source(options.file, options.encoding, options.delimiter) as source,
         _disposed(make_engine(settings, pool_size=1)) as engine,
     ):
         now = _business_now(engine, settings)
         kind = describe(policy, now.date())
-        wishes = parse_wishes(kind.columns, asked.columns, asked.values, asked.constants)
-        order = Order(kind, wishes, asked.rejects_path, now, operator(), asked.keep_good, asked.dry_run)
-        with _progress(source, kind.name, is_wanted=not asked.as_json) as progress:
+        wishes = parse_wishes(kind.columns, options.columns, options.values, options.constants)
+        order = Order(kind, wishes, options.rejects_path, now, operator(), options.keep_good, options.dry_run)
+        with _progress(source, kind.name, is_wanted=not options.as_json) as progress:
             return import_file(engine, source, order, progress)
 
 

@@ -131,7 +131,7 @@ class Desk:
 
     def everything(self) -> list[Any]:
         """All that an import could have written, row versions included: equal before and after means untouched."""
-        tables = ("accounts", "payment_settings", "fees", "services", "events")
+        tables = ("accounts", "payment_settings", "fees", "services", "billing_events")
         with self.engine.connect() as connection:
             return [
                 connection.execute(text(f"SELECT xmin::text, t.* FROM {table} t ORDER BY 2, 3")).all()
