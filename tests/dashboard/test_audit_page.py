@@ -100,11 +100,11 @@ def test_the_csv_has_the_same_lines_and_no_formula(dashboard: Dashboard) -> None
     assert viewer.get("/audit.csv").status_code == 403
 
 
-@pytest.mark.parametrize("sql", ["UPDATE audit_log SET actor = 'x'", "DELETE FROM audit_log", "TRUNCATE actions"])
+@pytest.mark.parametrize("sql", ["UPDATE audit_log SET actor = 'x'", "DELETE FROM audit_log", "TRUNCATE audit_log"])
 def test_nobody_changes_it_not_even_by_hand(dashboard: Dashboard, sql: str) -> None:
     write(dashboard, 1)
     with (
-        pytest.raises(DBAPIError, match="actions rows are never changed or deleted"),
+        pytest.raises(DBAPIError, match="audit_log rows are never changed or deleted"),
         dashboard.world.engine.begin() as connection,
     ):
         connection.execute(text(sql))

@@ -285,7 +285,7 @@ def test_a_finding_or_a_decline_code_from_outside_is_only_text(company: World, d
     assert "style=" not in page.text
 
 
-BIG = ("payments", "payment_attempts", "invoices", "events", "accounts", "findings", "payment_intents")
+BIG = ("payments", "payment_attempts", "invoices", "billing_events", "accounts", "findings", "payment_intents")
 
 
 def test_no_figure_and_no_alarm_reads_a_big_table_from_end_to_end(company: World) -> None:

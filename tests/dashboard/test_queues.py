@@ -167,7 +167,7 @@ def test_a_viewer_may_look_at_letters_and_settle_none(dashboard: Dashboard, brok
     (dead_letter,) = kill(broker, 1)
     viewer = dashboard.as_("viewer")
     assert dead_letter in viewer.get(LETTERS).text
-    assert viewer.send(LETTERS, what="requeue", dead_letter=dead_letter, reason="please").status_code == 403
+    assert viewer.send(LETTERS, what="requeue", letter=dead_letter, reason="please").status_code == 403
     assert viewer.send("/queues/batch/pause", reason="please").status_code == 403
     assert viewer.get(f"{LETTERS}/all").status_code == 403
     assert len(list_dead_letters(broker, BATCH)[0]) == 1
@@ -199,7 +199,7 @@ def test_a_requeued_letter_has_a_fresh_id_and_is_dead_no_more(
         f"{NAMESPACE}:{BATCH}.XQ.msgs", dead_letter, json.dumps({**body, "options": {"traceback": "x" * 7_000}})
     )
     page = dashboard.as_("operator").post(
-        LETTERS, page=LETTERS, what="requeue", dead_letter=dead_letter, reason="mended"
+        LETTERS, page=LETTERS, what="requeue", letter=dead_letter, reason="mended"
     )
     assert "1 letter was requeued." in page.text
     assert dead_letters(client, BATCH) == {}
@@ -222,12 +222,10 @@ def test_of_two_who_requeue_the_same_letter_one_does_and_the_other_is_told(
     anna.get(LETTERS)
     otto.get(LETTERS)
     assert (
-        "1 letter was requeued"
-        in anna.post(LETTERS, what="requeue", dead_letter=dead_letters[0], reason="mended").text
+        "1 letter was requeued" in anna.post(LETTERS, what="requeue", letter=dead_letters[0], reason="mended").text
     )
     assert (
-        "somebody else was faster"
-        in otto.post(LETTERS, what="requeue", dead_letter=dead_letters[0], reason="too").text
+        "somebody else was faster" in otto.post(LETTERS, what="requeue", letter=dead_letters[0], reason="too").text
     )
     assert waiting_messages(broker, BATCH) == 1
     assert [(line.actor, line.result["count"]) for line in book(dashboard) if line.outcome == "finished"] == [
@@ -273,9 +271,9 @@ def test_a_letter_that_cannot_be_read_is_shown_and_can_only_be_discarded(
         client.hset(f"{NAMESPACE}:{BATCH}.XQ.msgs", name, body)
     otto = dashboard.as_("operator")
     assert otto.get(LETTERS).text.count("can’t be read</span>") == 3
-    assert "Nothing was requeued" in otto.post(LETTERS, what="requeue", dead_letter="one", reason="try").text
+    assert "Nothing was requeued" in otto.post(LETTERS, what="requeue", letter="one", reason="try").text
     assert len(list_dead_letters(broker, BATCH)[0]) == 3
-    assert "1 letter was discarded" in otto.post(LETTERS, what="discard", dead_letter="one", reason="junk").text
+    assert "1 letter was discarded" in otto.post(LETTERS, what="discard", letter="one", reason="junk").text
     assert sorted(dead_letters(client, BATCH)) == ["three", "two"]
 
 
@@ -295,5 +293,5 @@ def test_nothing_chosen_and_an_unknown_deed_are_refused(dashboard: Dashboard, br
     otto = dashboard.as_("operator")
     otto.get(LETTERS)
     assert otto.post(LETTERS, what="requeue", reason="why").status_code == 400
-    assert otto.post(LETTERS, what="eat", dead_letter="x", reason="why").status_code == 400
+    assert otto.post(LETTERS, what="eat", letter="x", reason="why").status_code == 400
     assert book(dashboard) == []

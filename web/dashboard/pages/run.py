@@ -39,7 +39,7 @@ def show(context: RequestContext) -> Response:
         took=took(context, run),
         share=share,
         left=left,
-        billing_events=told[:PAGE],
+        events=told[:PAGE],
         older=context.here(after=told[PAGE - 1].id) if len(told) > PAGE else None,
         again=context.url("/runs/again", job=run.job, period=run.period, coverage=run.coverage)
         if may_be_asked
