@@ -65,7 +65,7 @@ def token_for(dashboard: Dashboard, browser: Browser, path: str) -> str:
     """What a form to `path` carries in this browser's session."""
     with dashboard.world.engine.connect() as connection:
         key = connection.scalar(
-            text("SELECT csrf_key FROM sessions WHERE person_id = :id ORDER BY began_at DESC LIMIT 1"),
+            text("SELECT csrf_key FROM sessions WHERE user_id = :id ORDER BY began_at DESC LIMIT 1"),
             {"id": browser.user.id if browser.user else None},
         )
     return form_token(str(key), f"{ROOT}{path}")
