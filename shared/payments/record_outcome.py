@@ -78,30 +78,40 @@ def record_answer(runtime: Runtime, attempt_id: UUID, answer: Answer, actor: str
 
 
 def record_observation(runtime: Runtime, payment_intent_id: UUID, answer: Answer, actor: str) -> None:
-    """Record what a PaymentIntent of ours looks like now, whoever told us to look (webhook, settlement).
+    """Record what a PaymentIntent of ours looks like now, then enqueue the payment if it is due now.
 
     `payment_intent_id` is our row's id. Without a readable PaymentIntent in `answer` nothing changes.
     """
-    snapshot = answer.payment_intent
-    if snapshot is None:
+    if answer.payment_intent is None:
         return
 
-    def work(connection: Connection) -> tuple[UUID, Outcome]:
-        locked = _lock(connection, runtime, _IDS_OF_INTENT, payment_intent_id)
-        outcome = observed_outcome(snapshot, is_charge_new=_is_charge_new(connection, payment_intent_id, snapshot))
-        observed = replace(
-            answer, outcome=outcome, decline=snapshot.last_error, charge_id=snapshot.latest_charge_id
-        )
-        attempt = _attempt_observed(connection, locked.payment.id, payment_intent_id, observed)
-        _apply(connection, replace(locked, attempt=attempt), observed, actor, is_own=False)
+    def work(connection: Connection) -> tuple[ChargePayment, ...]:
+        jobs = apply_observation(connection, runtime, payment_intent_id, answer, actor)
         reach(Failpoint.RECORD_OBSERVATION_BEFORE_COMMIT)
-        return locked.payment.id, outcome
+        return jobs
 
     reach(Failpoint.RECORD_OBSERVATION_BEGUN)
-    payment_id, outcome = _write(runtime, work)
+    jobs = _write(runtime, work)
     reach(Failpoint.RECORD_OBSERVATION_COMMITTED)
-    if outcome in MAY_BE_DUE_AT_ONCE:
-        enqueue_if_due(runtime, payment_id)
+    runtime.enqueue(jobs)
+
+
+def apply_observation(
+    connection: Connection, runtime: Runtime, payment_intent_id: UUID, answer: Answer, actor: str
+) -> tuple[ChargePayment, ...]:
+    """Record in the caller's transaction what a PaymentIntent of ours looks like; return what to enqueue after it.
+
+    The caller holds no lock that comes after an account's (I4).
+    """
+    snapshot = answer.payment_intent
+    if snapshot is None:
+        raise AssertionError("an observation shows a PaymentIntent")
+    locked = _lock(connection, runtime, _IDS_OF_INTENT, payment_intent_id)
+    outcome = observed_outcome(snapshot, is_charge_new=_is_charge_new(connection, payment_intent_id, snapshot))
+    observed = replace(answer, outcome=outcome, decline=snapshot.last_error, charge_id=snapshot.latest_charge_id)
+    attempt = _attempt_observed(connection, locked.payment.id, payment_intent_id, observed)
+    _apply(connection, replace(locked, attempt=attempt), observed, actor, is_own=False)
+    return _jobs_if_due(connection, runtime, locked.payment.id) if outcome in MAY_BE_DUE_AT_ONCE else ()
 
 
 def _write(runtime: Runtime, work: Callable[[Connection], Result]) -> Result:
@@ -112,10 +122,16 @@ def _write(runtime: Runtime, work: Callable[[Connection], Result]) -> Result:
 def enqueue_if_due(runtime: Runtime, payment_id: UUID) -> None:
     """Ring for a payment that is due at this moment; the sweep would find it, only later."""
     with runtime.engine.connect() as connection:
-        row = connection.execute(select(payments).where(payments.c.id == payment_id)).one()
+        jobs = _jobs_if_due(connection, runtime, payment_id)
+    runtime.enqueue(jobs)
+
+
+def _jobs_if_due(connection: Connection, runtime: Runtime, payment_id: UUID) -> tuple[ChargePayment, ...]:
+    row = connection.execute(select(payments).where(payments.c.id == payment_id)).one()
     is_due = row.state == PaymentState.DUE and row.next_attempt_at <= runtime.clock.now()
     if is_due and row.backoff_until is None and row.held_until is None and row.pending_close_as is None:
-        runtime.enqueue([ChargePayment(payment_id, Lane(row.lane))])
+        return (ChargePayment(payment_id, Lane(row.lane)),)
+    return ()
 
 
 def _lock(connection: Connection, runtime: Runtime, ids_query: Select[Any], row_id: UUID) -> Locked:

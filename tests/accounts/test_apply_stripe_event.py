@@ -8,11 +8,12 @@ from sqlalchemy import func, select
 
 from shared.db.tables.system import billing_events, stripe_events
 from shared.gateway.port import CardSnapshot
+from shared.operations.stripe_event_processing import MAX_TROUBLES
 from shared.runtime import Runtime
 from tests.accounts.conftest import CardWorld, owe_with_a_lost_answer
 from tests.web.serving import wait_until
 from tests.web.stripe_words import SECRET
-from workers.use_cases.apply_stripe_event import MAX_TROUBLES, apply_stripe_event
+from workers.use_cases.apply_stripe_event import apply_stripe_event
 
 
 def test_an_applied_event_is_done_for_good(here: CardWorld) -> None:

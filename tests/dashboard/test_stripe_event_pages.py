@@ -14,6 +14,7 @@ from shared.db.tables.operators import audit_log
 from shared.db.tables.system import billing_events, stripe_events
 from shared.domain.states import StripeEventState
 from shared.messaging.jobs import ApplyStripeEvent
+from shared.operations.stripe_event_processing import NEVER
 from shared.operations.stripe_events import Wanted, events_page
 from tests.dashboard.conftest import Dashboard
 from tests.web.conftest import web_settings
@@ -21,7 +22,7 @@ from tests.web.serving import running
 from tests.world import World, api_key, make_gateways
 from web.app import build_app
 from web.dashboard.payload import masked
-from workers.use_cases.apply_stripe_event import NEVER, apply_stripe_event
+from workers.use_cases.apply_stripe_event import apply_stripe_event
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 

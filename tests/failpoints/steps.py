@@ -23,6 +23,7 @@ WATCHED = (
     "shared/bulk",
     "shared/payments",
     "shared/invoicing",
+    "shared/operations/stripe_event_processing.py",
     "shared/reconciliation",
     "shared/scheduling/daily_run.py",
     "shared/scheduling/runs.py",

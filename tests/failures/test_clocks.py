@@ -18,6 +18,7 @@ from shared.clock import FARTHEST_AHEAD, ManualClock, has_come, machine_now
 from shared.db.moment import Moment
 from shared.db.session import in_transaction
 from shared.messaging.jobs import ApplyStripeEvent, ChargePayment, Job, SettleAttempt
+from shared.operations.stripe_event_processing import LONGEST_WAIT
 from shared.payments.claim import claim_charge
 from shared.payments.outcome_handlers import LONGEST_BACKOFF
 from shared.payments.record_outcome import LONGEST_LOOK_UP
@@ -28,7 +29,6 @@ from tests.failures.conftest import PassableGates, asked, assert_paid_once, work
 from tests.seed import default_policy
 from tests.web.serving import wait_until
 from tests.world import World
-from workers.use_cases.apply_stripe_event import LONGEST_WAIT
 
 HOUR = timedelta(hours=1)
 #: A machine that started with a clock in 2037 or so, until somebody set it.

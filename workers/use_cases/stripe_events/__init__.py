@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from workers.use_cases.stripe_events.effect import Echo, Handler
+from shared.operations.stripe_event_processing import Echo
+from workers.use_cases.stripe_events.effect import Handler
 from workers.use_cases.stripe_events.payment_intents import echo_of_our_request, observe_payment_intent
 from workers.use_cases.stripe_events.payment_methods import echo_of_registration, refresh_stored_card, retire_card
 from workers.use_cases.stripe_events.setup_intents import register_card_of_setup_intent

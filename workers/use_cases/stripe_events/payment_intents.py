@@ -1,4 +1,4 @@
-"""Something became of a PaymentIntent. The webhook is only a hint to look at it; record decides what follows."""
+"""Something became of a PaymentIntent. The webhook is only a hint to look at it; recording decides what follows."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,9 +9,10 @@ from shared.db.tables.payments import payment_attempts, payment_intents
 from shared.domain.states import OPEN_ATTEMPT, AttemptState
 from shared.failpoints import Failpoint, reach
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
-from shared.payments.record_outcome import record_observation
+from shared.operations.stripe_event_processing import Apply, AskAgain, Effect, StripeEvent
+from shared.payments.record_outcome import apply_observation
 from shared.runtime import Runtime
-from workers.use_cases.stripe_events.effect import Apply, AskAgain, Effect, StripeEvent, nothing_but
+from workers.use_cases.stripe_events.effect import nothing_but
 
 DECLINED = "payment_intent.payment_failed"
 #: Machine time in which nearly every answer has come and is recorded; if its worker died, we look after it.
@@ -43,10 +44,7 @@ def echo_of_our_request(
 
 
 def observe_payment_intent(runtime: Runtime, event: StripeEvent) -> Apply:
-    """Retrieve a PaymentIntent of ours and hand it to record, which has a transaction of its own.
-
-    Recording the same answer twice changes nothing, so a crash between the two transactions does no harm.
-    """
+    """Retrieve a PaymentIntent of ours; what it shows is recorded in the transaction that applies the event."""
     with runtime.engine.connect() as connection:
         ours = _find(connection, event)
     if ours is None:
@@ -57,9 +55,13 @@ def observe_payment_intent(runtime: Runtime, event: StripeEvent) -> Apply:
     if answer.payment_intent is None:
         error = GatewayMissingError if answer.http_status == 404 else GatewayUnavailableError
         raise error(answer.reason)
-    record_observation(runtime, ours.id, answer, actor="stripe")
     note = f"looked at the PaymentIntent: {answer.payment_intent.status}"
-    return lambda _connection: Effect(note, payment_id=ours.payment_id)
+
+    def apply(connection: Connection) -> Effect:
+        jobs = apply_observation(connection, runtime, ours.id, answer, actor="stripe")
+        return Effect(note, payment_id=ours.payment_id, jobs=jobs)
+
+    return apply
 
 
 def _find(connection: Connection, event: StripeEvent) -> Row[Any, Any, Any, Any, Any, Any] | None:

@@ -7,9 +7,10 @@ from sqlalchemy import Connection
 from shared.accounts.cards import detach_card, find_card, refresh_card
 from shared.failpoints import Failpoint, reach
 from shared.gateway.port import GatewayMissingError
+from shared.operations.stripe_event_processing import Apply, Effect, StripeEvent
 from shared.payments.card_changes import wake_payments
 from shared.runtime import Runtime
-from workers.use_cases.stripe_events.effect import Apply, Effect, LookLaterError, StripeEvent, effect_of
+from workers.use_cases.stripe_events.effect import LookLaterError, effect_of
 
 #: A registration that looked at the card before it was detached has committed or died by then: above the
 #: workers' time limit of 90 s.

@@ -3,9 +3,10 @@
 from shared.accounts.cards import find_card, register_card
 from shared.accounts.registrations import read_registration
 from shared.failpoints import Failpoint, reach
+from shared.operations.stripe_event_processing import Apply, StripeEvent
 from shared.payments.card_changes import wake_payments
 from shared.runtime import Runtime
-from workers.use_cases.stripe_events.effect import Apply, StripeEvent, effect_of, nothing_but
+from workers.use_cases.stripe_events.effect import effect_of, nothing_but
 
 
 def register_card_of_setup_intent(runtime: Runtime, event: StripeEvent) -> Apply:

@@ -1,0 +1,242 @@
+"""Transactions of a worker with one stored Stripe event: claim it, apply it, postpone it, note an error on it.
+
+Locks: the event's row first, then whatever applying it locks. The event first, because nobody takes its lock while
+holding another; so of two workers with the same event one waits holding nothing, and then sees that it is done.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, text, update
+from sqlalchemy.exc import DBAPIError
+
+from shared.clock import FARTHEST_AHEAD
+from shared.db.billing_events import BillingEvent, record_event
+from shared.db.tables.system import stripe_events
+from shared.domain.event_types import EventType
+from shared.domain.states import StripeEventState
+from shared.failpoints import Failpoint, reach
+from shared.logs import redact
+from shared.messaging.jobs import Job
+from shared.operations.stripe_events import OPEN
+
+#: While a worker is at an event nobody else needs to be: above what fetch and apply usually take. A second
+#: worker after it does no harm, and an event whose worker was killed is back soon.
+CLAIM = timedelta(seconds=20)
+#: Seconds first, for a blip; never longer than an operator would wait to see an outage end.
+FIRST_WAIT, LONGEST_WAIT = timedelta(seconds=5), timedelta(minutes=10)
+#: Exceptions in a row (two hours of them) before an event waits for an operator. Outages don't count.
+MAX_TROUBLES = 20
+#: `try_again_at` of an event that waits for an operator. Not 'infinity', which Python can't read.
+NEVER = datetime(9999, 12, 31, tzinfo=UTC)
+JUST_BEFORE_NEVER = NEVER - timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class StripeEvent:
+    """A stored event, claimed. `stored_at` is machine time, `stripe_created_at` the processor's."""
+
+    coverage: str
+    stripe_event_id: str
+    type: str
+    stripe_object_id: str
+    stripe_created_at: datetime
+    stored_at: datetime
+    state: str
+    tries: int
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What applying the event did: a note for operators, whom it concerns, what to enqueue after the commit."""
+
+    note: str
+    account_id: UUID | None = None
+    payment_id: UUID | None = None
+    jobs: tuple[Job, ...] = ()
+
+
+@dataclass(frozen=True)
+class AskAgain:
+    """What an event is about is being written down at this moment: look at it at `at` (machine time)."""
+
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Moment:
+    """This moment on both clocks."""
+
+    now: datetime
+    machine_now: datetime
+
+
+#: Applies what was fetched, in the transaction that also marks the event as applied. May run again after a
+#: deadlock, so it touches nothing but the database.
+Apply = Callable[[Connection], Effect]
+#: Says, in the transaction of the claim, what an event tells that we know already; None if it is worth a look.
+Echo = Callable[[Connection, StripeEvent, datetime], Effect | AskAgain | None]
+
+
+def claim_event(
+    connection: Connection, coverage: str, stripe_event_id: str, echoes: Callable[[str], Echo | None], at: Moment
+) -> StripeEvent | None:
+    """Keep the event from other workers for a while; None if it is done, not due yet, or another worker's.
+
+    An event that only echoes what we know (`echoes` by event type) is applied here at once.
+
+    Not durable at once, since a claim that is lost costs a repetition only: saves the wait for the disk.
+    """
+    connection.execute(text("SET LOCAL synchronous_commit = off"))
+    row = connection.execute(
+        select(stripe_events).where(_is(coverage, stripe_event_id), _is_due(at.machine_now)).with_for_update()
+    ).one_or_none()
+    if row is None:
+        return None
+    echo = echoes(row.type)
+    known = None if echo is None else echo(connection, _read(row), at.machine_now)
+    if isinstance(known, AskAgain):
+        connection.execute(
+            update(stripe_events).where(_is(coverage, stripe_event_id)).values(try_again_at=known.at)
+        )
+        return None
+    if known is not None:
+        _mark_applied(connection, _read(row), known, at)
+        reach(Failpoint.EVENT_ECHO_BEFORE_COMMIT)
+        return None
+    tries = row.tries + 1
+    claimed = connection.execute(
+        update(stripe_events)
+        .where(_is(coverage, stripe_event_id))
+        .values(tries=tries, try_again_at=at.machine_now + max(CLAIM, wait_after(tries)))
+        .returning(stripe_events)
+    ).one()
+    reach(Failpoint.EVENT_CLAIM_BEFORE_COMMIT)
+    return _read(claimed)
+
+
+def apply_event(connection: Connection, event: StripeEvent, apply: Apply, at: Moment) -> Effect | None:
+    """Apply what was fetched and mark the event as applied; None if another worker was faster."""
+    state = connection.scalar(
+        select(stripe_events.c.state).where(_is(event.coverage, event.stripe_event_id)).with_for_update()
+    )
+    if state not in OPEN:
+        return None
+    effect = apply(connection)
+    _mark_applied(connection, event, effect, at)
+    reach(Failpoint.EVENT_APPLY_BEFORE_COMMIT)
+    return effect
+
+
+def postpone_event(connection: Connection, event: StripeEvent, until: datetime) -> None:
+    """Leave the event as it is until `until`, machine time."""
+    connection.execute(_still_open(event).values(try_again_at=until))
+    reach(Failpoint.EVENT_POSTPONE_BEFORE_COMMIT)
+
+
+def note_error(connection: Connection, event: StripeEvent, error: Exception, at: Moment) -> None:
+    """Say on the event's row what is wrong. After MAX_TROUBLES it stays there until an operator acts."""
+    tries = event.tries if event.state == StripeEventState.TROUBLE else 1
+    try_again_at = NEVER if tries >= MAX_TROUBLES else at.machine_now + wait_after(tries)
+    trouble = describe_error(error)
+    noted = connection.execute(
+        _still_open(event).values(
+            state=StripeEventState.TROUBLE, tries=tries, try_again_at=try_again_at, trouble=trouble
+        )
+    )
+    if noted.rowcount == 0:
+        return
+    record_event(
+        connection,
+        BillingEvent(
+            type=EventType.STRIPE_EVENT_NOT_APPLIED,
+            at=at.now,
+            actor="worker",
+            reason=trouble,
+            before={"state": event.state},
+            after={"state": StripeEventState.TROUBLE, "try_again_at": try_again_at.isoformat()},
+            data={**_ids(event), "tries": tries},
+        ),
+    )
+    reach(Failpoint.EVENT_TROUBLE_BEFORE_COMMIT)
+
+
+def wait_after(tries: int) -> timedelta:
+    """How long (machine time) an event waits after so many tries."""
+    doublings = min(tries - 1, 10)  # ten are beyond the longest wait
+    return min(FIRST_WAIT * (1 << doublings), LONGEST_WAIT)
+
+
+def describe_error(error: Exception) -> str:
+    """Type and message, without secrets; of a database error only the server's sentence, not the values."""
+    if isinstance(error, DBAPIError):
+        diagnosis = getattr(error.orig, "diag", None)
+        return f"{type(error.orig).__name__}: {getattr(diagnosis, 'message_primary', None) or 'no message'}"
+    return redact(f"{type(error).__name__}: {error}")[:500]
+
+
+def _mark_applied(connection: Connection, event: StripeEvent, effect: Effect, at: Moment) -> None:
+    connection.execute(
+        update(stripe_events)
+        .where(_is(event.coverage, event.stripe_event_id))
+        .values(state=StripeEventState.APPLIED, applied_at=at.machine_now, try_again_at=None, trouble=None)
+    )
+    record_event(
+        connection,
+        BillingEvent(
+            type=EventType.STRIPE_EVENT_APPLIED,
+            at=at.now,
+            actor="stripe",
+            reason=effect.note,
+            account_id=effect.account_id,
+            payment_id=effect.payment_id,
+            before={"state": event.state},
+            after={"state": StripeEventState.APPLIED},
+            data=_ids(event),
+        ),
+    )
+
+
+def _still_open(event: StripeEvent) -> Any:
+    return update(stripe_events).where(_is(event.coverage, event.stripe_event_id), stripe_events.c.state.in_(OPEN))
+
+
+def _is(coverage: str, stripe_event_id: str) -> ColumnElement[bool]:
+    return and_(stripe_events.c.coverage == coverage, stripe_events.c.stripe_event_id == stripe_event_id)
+
+
+def _is_due(machine_now: datetime) -> ColumnElement[bool]:
+    """The same rule as the sweep's."""
+    return and_(
+        stripe_events.c.state.in_(OPEN),
+        or_(
+            stripe_events.c.try_again_at.is_(None),
+            stripe_events.c.try_again_at <= machine_now,
+            stripe_events.c.try_again_at.between(machine_now + FARTHEST_AHEAD, JUST_BEFORE_NEVER),
+        ),
+    )
+
+
+def _read(row: Row[Any]) -> StripeEvent:
+    return StripeEvent(
+        coverage=row.coverage,
+        stripe_event_id=row.stripe_event_id,
+        type=row.type,
+        stripe_object_id=row.stripe_object_id or "",
+        stripe_created_at=row.stripe_created_at,
+        stored_at=row.created_at,
+        state=row.state,
+        tries=row.tries,
+    )
+
+
+def _ids(event: StripeEvent) -> dict[str, str]:
+    return {
+        "coverage": event.coverage,
+        "stripe_event_id": event.stripe_event_id,
+        "type": event.type,
+        "stripe_object_id": event.stripe_object_id,
+    }
