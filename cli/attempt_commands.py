@@ -1,4 +1,4 @@
-"""`duecourse attempts …`: what nobody knows the outcome of yet, and a look at it now. Never a second charge."""
+"""`duecourse attempts …`: list attempts with unknown outcome, and look them up now. Never a second charge."""
 
 import json
 from dataclasses import asdict
@@ -22,13 +22,13 @@ from shared.payments.operator.charge import request_look_up
 from shared.runtime import build_runtime
 
 app = typer.Typer(
-    name="attempts", help="Attempts whose outcome nobody knows yet, and a look at them.", no_args_is_help=True
+    name="attempts", help="List attempts with unknown outcome, and look them up.", no_args_is_help=True
 )
 
 
 @app.command("unknown")
 def unknown(as_json: Annotated[bool, typer.Option("--json", help="As JSON on standard output.")] = False) -> None:
-    """List the attempts in doubt, the oldest first. Exit 0 also where there are some: they settle by themselves."""
+    """List the attempts with unknown outcome, the oldest first. Exit code 0 even if there are some."""
     with plain_errors():
         runtime = build_runtime(connect_settings(), pool_size=1)
         with runtime.engine.connect() as connection:
@@ -36,7 +36,7 @@ def unknown(as_json: Annotated[bool, typer.Option("--json", help="As JSON on sta
     if as_json:
         print(json.dumps([_plain(one) for one in found], indent=1))
     elif not found:
-        out().print("No attempt is in doubt: of each it is known whether it moved money.")
+        out().print("No unknown attempts: the outcome of every attempt is known.")
     else:
         out().print(_table(found))
 
@@ -46,7 +46,7 @@ def look_up(
     wanted: Annotated[str, typer.Argument(metavar="PAYMENT|INVOICE-NUMBER")],
     reason: Annotated[str, typer.Option("--reason", help="Why; kept in the payment's trail for good.")],
 ) -> None:
-    """Look an attempt in doubt up at the processor now. Asks for no money, whatever it finds."""
+    """Look up an attempt with unknown outcome at the processor now. Never charges."""
     with plain_errors():
         runtime = build_runtime(connect_settings(), pool_size=1)
         with runtime.engine.connect() as connection:
@@ -54,7 +54,7 @@ def look_up(
         if len(payments) != 1:
             raise LookupError(
                 f"{wanted!r} has {len(payments)} payments: name one by its id or invoice number "
-                f"(`duecourse attempts unknown` lists those in doubt)"
+                f"(`duecourse attempts unknown` lists the unknown ones)"
             )
         (payment_id,) = payments
         now, machine_now = runtime.clock.now(), runtime.machine_now()
@@ -67,7 +67,7 @@ def look_up(
             raise typer.Exit(1)
         is_enqueued = runtime.enqueue([answer])
         later = "" if is_enqueued else " Redis doesn't answer, so it takes until the next sweep."
-        Console(stderr=True).print(f"A worker looks now.{later}", highlight=False)
+        Console(stderr=True).print(f"A worker looks it up now.{later}", highlight=False)
         with runtime.engine.connect() as connection:
             told = explain_payment(connection, runtime.policy, payment_id, now, machine_now)
         print_explanation(out(), told)
@@ -75,9 +75,9 @@ def look_up(
 
 def _table(found: list[UnknownAttempt]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("in doubt for", "account", "invoice", "amount", "looks", "next look (UTC)", "payment"):
+    for name in ("unknown for", "account", "invoice", "amount", "look-ups", "next look-up (UTC)", "payment"):
         table.add_column(
-            name, no_wrap=True, justify="right" if name in ("in doubt for", "amount", "looks") else "left"
+            name, no_wrap=True, justify="right" if name in ("unknown for", "amount", "look-ups") else "left"
         )
     for one in found:
         table.add_row(

@@ -16,7 +16,7 @@ from cli.environment import connect_settings
 from shared.db.billing_events import Cause
 from shared.db.session import in_transaction, make_engine
 from shared.db.tables.system import findings
-from shared.explain.descriptions import MEANING_OF_FINDING, details_of_finding
+from shared.explain.descriptions import FINDING_DESCRIPTIONS, details_of_finding
 from shared.payments.receipts import resolve_finding_by_id
 
 app = typer.Typer(name="findings", help="What waits for a person's eye, and closing it.", no_args_is_help=True)
@@ -85,10 +85,10 @@ def _print(console: Console, found: Iterable[Row[Any]]) -> None:
         if number:
             console.print()
         console.print(Text(f"{kind} ({len(rows)})", style="bold"))
-        meaning = MEANING_OF_FINDING.get(kind)
-        if meaning is not None:
-            console.print(Text(f"  It means: {meaning.means}."))
-            console.print(Text(f"  To do: {meaning.to_do}.", style="dim"))
+        description = FINDING_DESCRIPTIONS.get(kind)
+        if description is not None:
+            console.print(Text(f"  It means: {description.meaning}."))
+            console.print(Text(f"  To do: {description.what_to_do}.", style="dim"))
         for finding in rows:
             console.print(Text(f"  {_line(finding)}"))
 
@@ -114,5 +114,9 @@ def _as_json(finding: Row[Any]) -> dict[str, Any]:
         name: value.isoformat() if isinstance(value, datetime) else str(value) if isinstance(value, UUID) else value
         for name, value in finding._asdict().items()
     }
-    meaning = MEANING_OF_FINDING.get(finding.kind)
-    return {**row, "means": meaning.means if meaning else None, "to_do": meaning.to_do if meaning else None}
+    description = FINDING_DESCRIPTIONS.get(finding.kind)
+    return {
+        **row,
+        "means": description.meaning if description else None,
+        "to_do": description.what_to_do if description else None,
+    }

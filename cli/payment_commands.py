@@ -1,4 +1,4 @@
-"""`duecourse payment …`: what happened to a payment, what comes next, and asking for it once more."""
+"""`duecourse payment …`: a payment's timeline and next step, and charging it now."""
 
 import json
 import time
@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 
 from cli.console import complain, operator, out, plain_errors
 from cli.environment import connect_settings
-from cli.payment_text import list_of_payments, print_explanation
+from cli.payment_text import payments_table, print_explanation
 from shared.db.session import in_transaction
 from shared.db.tables.payments import payment_attempts
 from shared.domain.money import format_minor
@@ -37,7 +37,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="As JSON on standard output
 
 @app.command("show")
 def show(wanted: Wanted, as_json: AsJson = False) -> None:
-    """Explain a payment: every attempt, every attempt not made and why, and what comes next."""
+    """Explain a payment: every attempt, every skipped attempt with its reason, and the next step."""
     with plain_errors():
         runtime = build_runtime(connect_settings(), pool_size=1)
         told = _explain(runtime, wanted)
@@ -50,7 +50,7 @@ def show(wanted: Wanted, as_json: AsJson = False) -> None:
     elif len(told) == 1:
         print_explanation(console, told[0])
     else:
-        console.print(list_of_payments(told))
+        console.print(payments_table(told))
         console.print("\nOne of them in full: duecourse payment show PAYMENT", style="dim")
 
 

@@ -143,8 +143,10 @@ def _forgotten(company: Company, scene: ChaosContext) -> list[Broken]:
     with company.connect() as connection:
         for row in company.rows(_UNPAID):
             told = explain_payment(connection, company.stack.policy, row.id, now, at)
-            waits_for_somebody = told.next.who in (Owner.CUSTOMER, Owner.OPERATOR)
-            waits_for_a_day = told.next.at is not None and not told.next.is_machine_time and told.next.at > now
+            waits_for_somebody = told.next_step.owner in (Owner.CUSTOMER, Owner.OPERATOR)
+            waits_for_a_day = (
+                told.next_step.at is not None and not told.next_step.is_machine_time and told.next_step.at > now
+            )
             if not (waits_for_somebody or waits_for_a_day):
                 lost.append(row.id)
     found = [Broken("forgotten: due, and nobody asks", lost)] if lost else []

@@ -1,4 +1,4 @@
-"""What outcomes and decline codes mean, in words for people. The facts are those of shared/domain/declines.json."""
+"""Descriptions of outcomes, decline codes and findings. Decline facts: shared/domain/declines.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,68 +10,70 @@ from shared.domain.declines import Decline, DeclineCategory, category_of_code, c
 from shared.domain.money import format_minor
 from shared.domain.states import AttemptState
 
-MEANING_OF_OUTCOME: Mapping[AttemptState, str] = {
-    AttemptState.STARTED: "sent or about to be; no answer yet",
-    AttemptState.UNKNOWN: "nobody knows yet whether money moved",
-    AttemptState.SUCCEEDED: "the money was taken",
+OUTCOME_DESCRIPTIONS: Mapping[AttemptState, str] = {
+    AttemptState.STARTED: "sent or about to be sent; no answer yet",
+    AttemptState.UNKNOWN: "the outcome is unknown: the money may have moved",
+    AttemptState.SUCCEEDED: "the card was charged",
     AttemptState.CANCELED: "the PaymentIntent was canceled; no money moved",
-    AttemptState.NOT_SENT: "certain that no issuer was asked; no money moved, no decline",
-    AttemptState.AUTHENTICATION_NEEDED: "the bank wants the customer's confirmation; no money moved",
+    AttemptState.NOT_SENT: "the request certainly reached no issuer; no money moved, no decline",
+    AttemptState.AUTHENTICATION_NEEDED: "the bank requires the customer's confirmation; no money moved",
 }
 
 
 @dataclass(frozen=True)
-class FindingMeaning:
-    """What a kind of finding says, and what a person does about it before resolving it."""
+class FindingDescription:
+    """What a kind of finding means, and what an operator does before resolving it."""
 
-    means: str
-    to_do: str
+    meaning: str
+    what_to_do: str
 
 
-#: Every kind of finding that there is; a test holds this to the code.
-MEANING_OF_FINDING: Mapping[str, FindingMeaning] = {
-    "paid_there_open_here": FindingMeaning(
-        "the processor took the money, and our books don't have it: the payment is held, lest it be asked again",
-        "look the charge up at the processor; pay it back there, or book it by hand; only then release the payment",
+#: Every kind of finding; a test compares this with the code.
+FINDING_DESCRIPTIONS: Mapping[str, FindingDescription] = {
+    "paid_there_open_here": FindingDescription(
+        "the processor took the money, but our records show the payment as unpaid; it is held to prevent a second "
+        "charge",
+        "look up the charge at the processor; refund it there or record it by hand; only then release the payment",
     ),
-    "amount_differs": FindingMeaning(
-        "the charge at the processor, its receipt here, and what the payment asked for are not the same money",
-        "the processor's figure is what was taken: pay the difference back there, or bill it; find who changed it",
+    "amount_differs": FindingDescription(
+        "the charge at the processor, its receipt here and the payment have different amounts",
+        "the processor's amount is what was taken: refund or invoice the difference, and find out who changed it",
     ),
-    "charge_without_payment": FindingMeaning(
-        "a charge names us, or a customer of ours, and no payment of ours belongs to it",
-        "ask who made it in the processor's dashboard; pay it back, or bill it. Is this the right database?",
+    "charge_without_payment": FindingDescription(
+        "a charge names us or one of our customers, but belongs to no payment of ours",
+        "find out in the processor's dashboard who created it; refund or invoice it. Is this the right database?",
     ),
-    "paid_without_charge": FindingMeaning(
-        "our books say paid, and the processor knows no such charge",
-        "is this the right Stripe account? If so, the money never came: find out who booked it, and bill it again",
+    "paid_without_charge": FindingDescription(
+        "our records show the payment as paid, but the processor has no such charge",
+        "is this the right Stripe account? If so, the money never arrived: find out who recorded it, and "
+        "invoice it again",
     ),
-    "paid_more_than_once": FindingMeaning(
+    "paid_more_than_once": FindingDescription(
         "one payment has a second succeeded charge: the customer paid twice",
-        "pay the charge that is named back at the processor today, and report a defect",
+        "refund the charge that is named at the processor today, and report a defect",
     ),
-    "orphan_payment_intent": FindingMeaning(
-        "a PaymentIntent of a lost request is left at the processor; it holds no money, and isn't canceled yet",
+    "orphan_payment_intent": FindingDescription(
+        "a PaymentIntent of a lost request is left at the processor; it holds no money and isn't canceled yet",
         "nothing: the next reconciliation tries again. If it stays, cancel it in the processor's dashboard",
     ),
-    "paid_after_its_end": FindingMeaning(
-        "money came in for a payment that was void, written off or carried forward",
-        "decide whether the customer owed it: if not, pay it back at the processor",
+    "paid_after_its_end": FindingDescription(
+        "money arrived for a payment that is void, written off or carried forward",
+        "decide whether the customer owed it; if not, refund it at the processor",
     ),
-    "canceled_by_a_person": FindingMeaning(
+    "canceled_by_a_person": FindingDescription(
         "somebody canceled the payment's PaymentIntent at the processor; the payment is held",
-        "ask who and why; to collect after all: `duecourse payment charge PAYMENT --reason …`",
+        "find out who canceled it and why; to collect anyway: `duecourse payment charge PAYMENT --reason …`",
     ),
-    "account_not_invoiced": FindingMeaning(
-        "a monthly run passed over an account, because its data can't be invoiced",
-        "mend the data, then `duecourse invoices run --period … --again --reason …`; that resolves it by itself",
+    "account_not_invoiced": FindingDescription(
+        "a monthly run skipped an account, because its data can't be invoiced",
+        "fix the data, then `duecourse invoices run --period … --again --reason …`; that resolves the finding",
     ),
 }
 
 
 @dataclass(frozen=True)
 class FindingDetail:
-    """One thing that a finding says: plain text, or money in minor units of a currency."""
+    """One fact of a finding: plain text, or money in minor units of a currency."""
 
     name: str
     text: str
@@ -83,7 +85,7 @@ class FindingDetail:
 
 
 def details_of_finding(details: Mapping[str, Any]) -> list[FindingDetail]:
-    """Return a finding's details in words: what is there, amounts as money."""
+    """Return a finding's details as names and values, amounts as money."""
     currencies = {"booked_minor": details.get("booked_currency", details.get("currency"))}
     found = []
     for name, value in details.items():
@@ -98,12 +100,12 @@ def details_of_finding(details: Mapping[str, Any]) -> list[FindingDetail]:
     return found
 
 
-def meaning_of_attempt(attempt: Row[Any]) -> str:
-    """Say what a payment attempt's outcome means; of a decline, what its codes mean for this card."""
+def describe_attempt(attempt: Row[Any]) -> str:
+    """Describe a payment attempt's outcome; for a decline, what its codes mean for this card."""
     state = AttemptState(attempt.state)
     if state is not AttemptState.DECLINED:
-        return MEANING_OF_OUTCOME[state]
-    return meaning_of_decline(
+        return OUTCOME_DESCRIPTIONS[state]
+    return describe_decline(
         Decline(
             code=attempt.code,
             decline_code=attempt.decline_code,
@@ -115,16 +117,17 @@ def meaning_of_attempt(attempt: Row[Any]) -> str:
     )
 
 
-def meaning_of_decline(decline: Decline) -> str:
-    """Say what a decline's code means; where another code than that one decides what follows, say that too."""
+def describe_decline(decline: Decline) -> str:
+    """Describe a decline's code; if another code decides what follows, describe that one too."""
     decided, own = classify(decline), category_of_code().get(decline.named)
     if own is None and not decided.is_known:
-        return f"{decline.named}: a code never seen before; asked again rarely, and an operator is told"
+        return f"{decline.named}: an unknown code; it is retried rarely, and operators are alerted"
     if own is None or own is decided.category:
-        return f"{decline.named}: {_meaning(decided.category)}"
-    return f"{decline.named}: {_meaning(own)}. But {decided.cause} decides: {_meaning(decided.category)}"
+        return f"{decline.named}: {_category_meaning(decided.category)}"
+    decisive = _category_meaning(decided.category)
+    return f"{decline.named}: {_category_meaning(own)}. {decided.cause} takes precedence: {decisive}"
 
 
-def _meaning(category: DeclineCategory) -> str:
+def _category_meaning(category: DeclineCategory) -> str:
     meaning: str = facts()["categories"][category]["meaning"]
     return meaning

@@ -1,6 +1,6 @@
-"""The explanation of one payment as data: what was tried, what was not and why, what comes next.
+"""The explanation of one payment as data: its attempts, its skipped attempts with their reasons, its next step.
 
-Read from the trail and the rows in a handful of queries. The command line writes it as text, pages as HTML.
+Read from billing events and rows in a handful of queries. The command line prints text, the dashboard HTML.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,19 +16,19 @@ from shared.db.tables.invoices import invoices
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.db.tables.system import billing_events, findings
 from shared.domain.event_types import STATE_EVENTS, EventType
-from shared.explain.descriptions import meaning_of_attempt
-from shared.explain.next_step import NextStep, Situation, next_step_of, suspension_outlook
+from shared.explain.descriptions import describe_attempt
+from shared.explain.next_step import NextStep, Situation, next_step_of
 from shared.payments.network_budgets import find_block
 from shared.payments.state_changes import open_attempt
 from shared.policy import Policy
 
-#: Events that are told as part of their attempt.
+#: Events that are shown as part of their attempt.
 _ATTEMPT_EVENTS = (EventType.ATTEMPT_ANSWERED, EventType.ATTEMPT_SETTLED, EventType.ATTEMPT_BECAME_UNKNOWN)
 _CODES = ("error_type", "code", "decline_code", "advice_code", "network_advice_code", "network_decline_code")
 
 
 @dataclass(frozen=True)
-class CardShown:
+class CardSummary:
     """What may be shown of a card."""
 
     brand: str
@@ -40,8 +40,8 @@ class CardShown:
 
 
 @dataclass(frozen=True)
-class Result:
-    """One thing learnt about an attempt, at business time `at`."""
+class AttemptResult:
+    """One outcome recorded for an attempt, at business time `at`."""
 
     at: datetime
     state: str
@@ -50,8 +50,8 @@ class Result:
 
 
 @dataclass(frozen=True)
-class AttemptMade:
-    """One attempt, with everything that the processor said. `at` is business time."""
+class Attempt:
+    """One attempt, with everything that the processor returned. `at` is business time."""
 
     at: datetime
     attempt_id: UUID
@@ -62,7 +62,7 @@ class AttemptMade:
     trigger: str
     lane: str
     requested_by: str | None
-    card: CardShown | None
+    card: CardSummary | None
     outcome_reason: str | None
     codes: Mapping[str, str]
     http_status: int | None
@@ -70,12 +70,12 @@ class AttemptMade:
     stripe_charge_id: str | None
     stripe_payment_intent_id: str | None
     ordinal: int
-    results: tuple[Result, ...]
+    results: tuple[AttemptResult, ...]
 
 
 @dataclass(frozen=True)
-class AttemptNotMade:
-    """Why nothing was asked, who found that, when next, and the state that it led to, if it moved the payment."""
+class SkippedAttempt:
+    """Why no charge was sent, who decided that, the next attempt, and the new state if it changed."""
 
     at: datetime
     reason: str
@@ -83,13 +83,13 @@ class AttemptNotMade:
     trigger: str | None
     next_attempt_at: datetime | None
     next_attempt_on: date | None
-    asked_because: str | None
-    moved_to: str | None = None
+    request_reason: str | None
+    new_state: str | None = None
 
 
 @dataclass(frozen=True)
-class Moved:
-    """A change of state, or of when and how it is asked for."""
+class StateChange:
+    """A change of the payment's state, or of when and how it is charged."""
 
     at: datetime
     actor: str
@@ -99,8 +99,8 @@ class Moved:
 
 
 @dataclass(frozen=True)
-class Told:
-    """Anything else that the trail says of the payment."""
+class OtherEvent:
+    """Any other billing event of the payment."""
 
     at: datetime
     type: str
@@ -109,12 +109,12 @@ class Told:
     data: Mapping[str, Any]
 
 
-Entry = AttemptMade | AttemptNotMade | Moved | Told
+Entry = Attempt | SkippedAttempt | StateChange | OtherEvent
 
 
 @dataclass(frozen=True)
 class OpenFinding:
-    """Something about the payment that a person must look at."""
+    """An open finding about the payment, for an operator to resolve."""
 
     kind: str
     found_at: datetime
@@ -143,20 +143,19 @@ class Explanation:
     state_since_at: datetime | None
     due_on: date
     pays_by: str
-    card: CardShown | None
+    card: CardSummary | None
     decline_count: int
     attempt_count: int
     timeline: tuple[Entry, ...]
-    next: NextStep
-    outlook: str | None
+    next_step: NextStep
     findings: tuple[OpenFinding, ...]
     now: datetime
 
 
 def find_payments(connection: Connection, wanted: str, limit: int = 100) -> list[UUID]:
-    """Return the payments that a person means by a payment id, an invoice number or an account's external id.
+    """Return the payments of a payment id, an invoice number or an account's external id.
 
-    Of an account the newest first, at most `limit`. LookupError says what was looked for.
+    An account's payments come newest first, at most `limit`. LookupError if nothing matches.
     """
     wanted = wanted.strip()
     try:
@@ -174,7 +173,7 @@ def find_payments(connection: Connection, wanted: str, limit: int = 100) -> list
         return [by_number]
     account_id = connection.scalar(select(accounts.c.id).where(accounts.c.external_id == wanted))
     if account_id is None:
-        raise LookupError(f"{wanted!r} is no payment id, no invoice number and no account")
+        raise LookupError(f"no payment id, invoice number or account matches {wanted!r}")
     return list(
         connection.scalars(
             select(payments.c.id)
@@ -194,8 +193,8 @@ def explain_payment(
         raise LookupError(f"there is no payment {payment_id}")
     account = connection.execute(select(accounts).where(accounts.c.id == payment.account_id)).one()
     invoice = connection.execute(select(invoices).where(invoices.c.id == payment.invoice_id)).one_or_none()
-    situation = _situation(connection, policy, payment, now, machine_now)
-    trail = connection.execute(
+    situation = _situation(connection, policy, payment, account.standing, now, machine_now)
+    events = connection.execute(
         select(billing_events).where(billing_events.c.payment_id == payment_id).order_by(billing_events.c.id)
     ).all()
     return Explanation(
@@ -214,22 +213,21 @@ def explain_payment(
         amount_minor=payment.amount_minor,
         state=payment.state,
         state_reason=payment.state_reason,
-        state_since_at=_state_since(trail),
+        state_since_at=_state_since(events),
         due_on=payment.due_on,
         pays_by=situation.settings.kind,
-        card=_shown(situation.card, situation.block_reason),
+        card=_card_summary(situation.card, situation.block_reason),
         decline_count=payment.decline_count,
         attempt_count=payment.attempt_count,
-        timeline=tuple(_timeline(trail, _attempts(connection, payment_id, trail))),
-        next=next_step_of(situation),
-        outlook=suspension_outlook(situation, account.standing),
+        timeline=tuple(_timeline(events, _attempts(connection, payment_id, events))),
+        next_step=next_step_of(situation),
         findings=_findings(connection, payment_id),
         now=now,
     )
 
 
 def _situation(
-    connection: Connection, policy: Policy, payment: Row[Any], now: datetime, machine_now: datetime
+    connection: Connection, policy: Policy, payment: Row[Any], standing: str, now: datetime, machine_now: datetime
 ) -> Situation:
     settings = connection.execute(
         select(payment_settings).where(payment_settings.c.id == payment.settings_id)
@@ -238,6 +236,7 @@ def _situation(
     block = None if card is None else find_block(connection, payment.coverage, card.fingerprint)
     return Situation(
         payment=payment,
+        standing=standing,
         settings=settings,
         card=card,
         block_reason=None if block is None else block.reason,
@@ -248,29 +247,29 @@ def _situation(
     )
 
 
-def _shown(card: Row[Any] | None, block_reason: str | None = None) -> CardShown | None:
+def _card_summary(card: Row[Any] | None, block_reason: str | None = None) -> CardSummary | None:
     if card is None:
         return None
-    return CardShown(
+    return CardSummary(
         card.brand, card.last4, card.exp_month, card.exp_year, card.detached_at is not None, block_reason
     )
 
 
-def _state_since(trail: Iterable[Row[Any]]) -> datetime | None:
-    """When the payment came into its state: a mere rescheduling doesn't count."""
+def _state_since(events: Iterable[Row[Any]]) -> datetime | None:
+    """When the payment entered its state; rescheduling doesn't count."""
     since: datetime | None = None
-    for event in trail:
+    for event in events:
         if event.type in STATE_EVENTS and event.type != EventType.PAYMENT_RESCHEDULED:
             since = event.at
     return since
 
 
-def _attempts(connection: Connection, payment_id: UUID, trail: Iterable[Row[Any]]) -> dict[UUID, AttemptMade]:
-    results: dict[UUID, list[Result]] = {}
-    for event in trail:
+def _attempts(connection: Connection, payment_id: UUID, events: Iterable[Row[Any]]) -> dict[UUID, Attempt]:
+    results: dict[UUID, list[AttemptResult]] = {}
+    for event in events:
         if event.type in _ATTEMPT_EVENTS and event.attempt_id is not None:
-            learnt = Result(event.at, event.after.get("state", ""), event.reason, event.actor)
-            results.setdefault(event.attempt_id, []).append(learnt)
+            result = AttemptResult(event.at, event.after.get("state", ""), event.reason, event.actor)
+            results.setdefault(event.attempt_id, []).append(result)
     rows = connection.execute(
         select(
             payment_attempts,
@@ -287,18 +286,18 @@ def _attempts(connection: Connection, payment_id: UUID, trail: Iterable[Row[Any]
     return {row.id: _attempt(row, tuple(results.get(row.id, ()))) for row in rows}
 
 
-def _attempt(row: Row[Any], results: tuple[Result, ...]) -> AttemptMade:
+def _attempt(row: Row[Any], results: tuple[AttemptResult, ...]) -> Attempt:
     card = None
     if row.card_last4 is not None:
         is_detached = row.card_detached_at is not None
-        card = CardShown(row.card_brand, row.card_last4, row.card_exp_month, row.card_exp_year, is_detached)
-    return AttemptMade(
+        card = CardSummary(row.card_brand, row.card_last4, row.card_exp_month, row.card_exp_year, is_detached)
+    return Attempt(
         at=row.started_at,
         attempt_id=row.id,
         number=row.number,
         kind=row.kind,
         state=row.state,
-        meaning=meaning_of_attempt(row),
+        meaning=describe_attempt(row),
         trigger=row.trigger,
         lane=row.lane,
         requested_by=row.requested_by,
@@ -314,39 +313,39 @@ def _attempt(row: Row[Any], results: tuple[Result, ...]) -> AttemptMade:
     )
 
 
-def _timeline(trail: Iterable[Row[Any]], attempts: dict[UUID, AttemptMade]) -> list[Entry]:
-    """Tell the trail in its order; a move and the attempt not made that caused it are one entry."""
-    told: list[Entry] = []
-    untold = dict(attempts)
-    for event in trail:
+def _timeline(events: Iterable[Row[Any]], attempts: dict[UUID, Attempt]) -> list[Entry]:
+    """List the events in order; a state change and the skipped attempt that caused it are one entry."""
+    timeline: list[Entry] = []
+    remaining = dict(attempts)
+    for event in events:
         match event.type:
-            case EventType.ATTEMPT_STARTED if event.attempt_id in untold:
-                told.append(untold.pop(event.attempt_id))
+            case EventType.ATTEMPT_STARTED if event.attempt_id in remaining:
+                timeline.append(remaining.pop(event.attempt_id))
             case "charge_not_attempted":
-                moved_to = None
-                before = told[-1] if told else None
-                if isinstance(before, Moved) and (before.at, before.reason) == (event.at, event.reason):
-                    told.pop()
-                    moved_to = before.after.get("state")
-                told.append(_not_made(event, moved_to))
+                new_state = None
+                previous = timeline[-1] if timeline else None
+                if isinstance(previous, StateChange) and (previous.at, previous.reason) == (event.at, event.reason):
+                    timeline.pop()
+                    new_state = previous.after.get("state")
+                timeline.append(_skipped(event, new_state))
             case EventType.PAYMENT_MOVED | EventType.PAYMENT_RESCHEDULED:
-                told.append(Moved(event.at, event.actor, event.reason, event.before, event.after))
+                timeline.append(StateChange(event.at, event.actor, event.reason, event.before, event.after))
             case kind if kind not in _ATTEMPT_EVENTS:
-                told.append(Told(event.at, event.type, event.actor, event.reason, event.data))
-    return [*told, *untold.values()]  # an attempt without a trail would be a defect; it is shown all the same
+                timeline.append(OtherEvent(event.at, event.type, event.actor, event.reason, event.data))
+    return [*timeline, *remaining.values()]  # an attempt without events would be a defect; it is shown anyway
 
 
-def _not_made(event: Row[Any], moved_to: str | None) -> AttemptNotMade:
+def _skipped(event: Row[Any], new_state: str | None) -> SkippedAttempt:
     at, on = event.data.get("next_attempt_at"), event.data.get("next_attempt_on")
-    return AttemptNotMade(
+    return SkippedAttempt(
         at=event.at,
-        reason=event.reason or "no reason was written down",
+        reason=event.reason or "no reason was recorded",
         actor=event.actor,
         trigger=event.data.get("trigger"),
         next_attempt_at=datetime.fromisoformat(at) if at else None,
         next_attempt_on=date.fromisoformat(on) if on else None,
-        asked_because=event.data.get("asked_because"),
-        moved_to=moved_to,
+        request_reason=event.data.get("asked_because"),
+        new_state=new_state,
     )
 
 

@@ -1,6 +1,6 @@
-"""What comes next for one payment, in a sentence that a person can act on: who must do what, and when.
+"""The next step of one payment, as a sentence to act on: who must do what and when, and what is at risk.
 
-Pure: rows in, words out. The order of the questions is the order in which things block each other.
+Pure: rows in, text out. The checks run in the order in which the conditions block each other.
 """
 
 from collections.abc import Callable
@@ -26,30 +26,35 @@ from shared.policy import Policy
 
 
 class Owner(StrEnum):
-    """Whose turn it is."""
+    """Who must act next."""
 
     NOBODY = "nobody"
     DUECOURSE = "Duecourse"
-    CUSTOMER = "the customer"
-    OPERATOR = "an operator"
+    CUSTOMER = "customer"
+    OPERATOR = "operator"
 
 
 @dataclass(frozen=True)
 class NextStep:
-    """What comes next. `at` is business time, or machine time if `is_machine_time`; None: nobody knows."""
+    """The next step. `at` is business time, or machine time if `is_machine_time`; None if it isn't known.
+
+    `impact` is what happens to the account if the payment stays unpaid; None if nothing does.
+    """
 
     sentence: str
-    who: Owner
+    owner: Owner
     at: datetime | None = None
     is_machine_time: bool = False
     what_to_do: str | None = None
+    impact: str | None = None
 
 
 @dataclass(frozen=True)
 class Situation:
-    """All that decides what comes next; rows as they are in the database, both clocks."""
+    """Everything that decides the next step: rows as they are in the database, and both clocks."""
 
     payment: Row[Any]
+    standing: str
     settings: Row[Any]
     card: Row[Any] | None
     block_reason: str | None
@@ -85,26 +90,31 @@ def show_instant(moment: datetime, zone: ZoneInfo) -> str:
 
 
 def next_step_of(situation: Situation) -> NextStep:
-    """Say what comes next: first what blocks everything, then the state's own answer."""
+    """Return the payment's next step and its impact."""
+    return replace(_step(situation), impact=_suspension_impact(situation))
+
+
+def _step(situation: Situation) -> NextStep:
+    """Check first what blocks everything else, then the state."""
     state = PaymentState(situation.payment.state)
     if state in UNPAID and situation.payment.pending_close_as is not None:
-        return _being_ended(situation)
+        return _being_closed(situation)
     if situation.open_attempt is not None:
         return _open_attempt(situation, situation.open_attempt)
     if state in UNPAID and situation.is_held:
         return _held(situation)
     if state in CHARGEABLE:
         return _chargeable(situation)
-    return _OF_STATE[state](situation)
+    return _BY_STATE[state](situation)
 
 
-def suspension_outlook(situation: Situation, standing: str) -> str | None:
-    """Say when the account will be marked for suspension if nothing is paid; None if that isn't at stake."""
+def _suspension_impact(situation: Situation) -> str | None:
+    """Say when the account will be marked for suspension if the payment stays unpaid; None if it won't be."""
     payment, dunning = situation.payment, situation.policy.dunning
     if PaymentState(payment.state) not in UNPAID or payment.kind != PaymentKind.MONTHLY:
         return None
-    if standing == "marked_for_suspension":
-        return "the account is marked for suspension; paying everything in trouble takes the mark away"
+    if situation.standing == "marked_for_suspension":
+        return "the account is marked for suspension; paying its declined and overdue payments removes the mark"
     marked_on: date = payment.due_on + timedelta(days=dunning.mark_after_days_past_due)
     left = dunning.mark_after_declines - payment.decline_count
     declines = f"after {left} more decline{'s' if left > 1 else ''}" if payment.decline_count else ""
@@ -112,49 +122,51 @@ def suspension_outlook(situation: Situation, standing: str) -> str | None:
 
 
 def _open_attempt(situation: Situation, attempt: Row[Any]) -> NextStep:
-    begun = show_instant(attempt.started_at, situation.zone)
+    started = show_instant(attempt.started_at, situation.zone)
     if attempt.state == AttemptState.STARTED:
         return NextStep(
-            f"Attempt {attempt.number}, begun {begun}, is under way. Should no answer come, it is looked up at the "
-            f"processor from {attempt.lease_expires_at:%H:%M:%S} UTC (machine time) on.",
+            f"Attempt {attempt.number}, started {started}, is in progress. If no answer arrives, it is looked "
+            f"up at the processor from {attempt.lease_expires_at:%H:%M:%S} UTC (machine time).",
             Owner.DUECOURSE,
             attempt.lease_expires_at,
             is_machine_time=True,
         )
-    when = f"next at {attempt.look_up_at:%Y-%m-%d %H:%M:%S} UTC (machine time)" if attempt.look_up_at else "soon"
+    when = (
+        f"next at {attempt.look_up_at:%Y-%m-%d %H:%M:%S} UTC (machine time)" if attempt.look_up_at else "next now"
+    )
     return NextStep(
-        f"Nobody knows yet whether attempt {attempt.number}, begun {begun}, moved money. It is looked up at the "
-        f"processor again and again ({attempt.look_ups} looks so far, {when}); until then nothing else is asked.",
+        f"The outcome of attempt {attempt.number}, started {started}, is unknown. It is looked up at the processor "
+        f"until it is known ({attempt.look_ups} look-ups so far, {when}); until then nothing else is charged.",
         Owner.DUECOURSE,
         attempt.look_up_at,
         is_machine_time=True,
-        what_to_do="nothing; if this lasts, `duecourse doctor` shows what doesn't answer",
+        what_to_do="nothing; if this lasts, `duecourse doctor` shows which dependency doesn't answer",
     )
 
 
-def _being_ended(situation: Situation) -> NextStep:
-    """A person wants it ended: its PaymentIntent is canceled first, and money that comes before wins (I3)."""
-    begun = f"It is being {WORD_OF_CLOSE[situation.payment.pending_close_as]}"
+def _being_closed(situation: Situation) -> NextStep:
+    """An operator asked to close it: its PaymentIntent is canceled first; money that arrives before wins (I3)."""
+    word = WORD_OF_CLOSE[situation.payment.pending_close_as]
     if situation.open_attempt is not None:
-        way = _open_attempt(situation, situation.open_attempt)
-        return replace(way, sentence=f"{begun}. {way.sentence}")
+        step = _open_attempt(situation, situation.open_attempt)
+        return replace(step, sentence=f"It is being {word}. {step.sentence}")
     outage = _backing_off(situation)
     if outage is not None:
-        return replace(outage, sentence=f"{begun}. {outage.sentence}")
+        return replace(outage, sentence=f"It is being {word}. {outage.sentence}")
     return NextStep(
-        f"{begun}: within seconds its PaymentIntent is canceled at the processor, then it ends. It isn't charged "
-        "any more; money that comes in before still counts.",
+        f"It is being {word}: its PaymentIntent is canceled at the processor within seconds, then the payment is "
+        "closed. It isn't charged again; money that arrives before the cancellation still counts.",
         Owner.DUECOURSE,
-        what_to_do="nothing; until the cancellation begins, its page can take it back",
+        what_to_do="nothing; until the cancellation starts, its page can take this back",
     )
 
 
 def _held(situation: Situation) -> NextStep:
     payment = situation.payment
-    charge = f"`duecourse payment charge {payment.id} --reason …` releases it and charges"
+    charge = f"`duecourse payment charge {payment.id} --reason …` releases the hold and charges it"
     if payment.held_until >= UNTIL_RELEASED:
-        sentence = f"Held until an operator decides: {payment.state_reason}."
-        return NextStep(sentence, Owner.OPERATOR, what_to_do=f"look at the reason; {charge}")
+        sentence = f"Held until an operator releases it: {payment.state_reason}."
+        return NextStep(sentence, Owner.OPERATOR, what_to_do=f"check the reason; {charge}")
     until = show_instant(payment.held_until, situation.zone)
     return NextStep(
         f"Held until {until}: {payment.state_reason}.", Owner.DUECOURSE, payment.held_until, what_to_do=charge
@@ -166,16 +178,16 @@ def _chargeable(situation: Situation) -> NextStep:
     outage = _backing_off(situation)
     if outage is not None and payment.next_attempt_at <= situation.now:
         return outage
-    what = _what_is_asked(situation)
+    action = _next_action(situation)
     if payment.next_attempt_at > situation.now:
         when = show_instant(payment.next_attempt_at, situation.zone)
         why = f" (after: {payment.state_reason})" if payment.state == PaymentState.RETRY_SCHEDULED else ""
-        return NextStep(f"At {when} {what}{why}.", Owner.DUECOURSE, payment.next_attempt_at)
+        return NextStep(f"At {when} {action}{why}.", Owner.DUECOURSE, payment.next_attempt_at)
     return NextStep(
-        f"Due now: as soon as a worker is free, {what}.",
+        f"Due now: as soon as a worker is free, {action}.",
         Owner.DUECOURSE,
         payment.next_attempt_at,
-        what_to_do="nothing; if it stays so, `duecourse doctor` shows whether scheduler and workers run",
+        what_to_do="nothing; if it stays due, `duecourse doctor` shows whether scheduler and workers run",
     )
 
 
@@ -184,71 +196,69 @@ def _backing_off(situation: Situation) -> NextStep | None:
     if payment.backoff_until is None or payment.backoff_until <= situation.machine_now:
         return None
     return NextStep(
-        f"The processor could not be asked ({payment.not_sent_count} times in a row; no decline). It is tried "
-        f"again at {payment.backoff_until:%Y-%m-%d %H:%M:%S} UTC (machine time).",
+        f"The processor could not be reached ({payment.not_sent_count} times in a row; this is no decline). The "
+        f"next try is at {payment.backoff_until:%Y-%m-%d %H:%M:%S} UTC (machine time).",
         Owner.DUECOURSE,
         payment.backoff_until,
         is_machine_time=True,
     )
 
 
-def _what_is_asked(situation: Situation) -> str:
+def _next_action(situation: Situation) -> str:
     if situation.settings.kind == SettingsKind.BANK_TRANSFER:
-        return "it is set aside to wait for the customer's bank transfer"
+        return "it starts to wait for the customer's bank transfer"
     if situation.card is None or not situation.has_usable_card:
-        return "it is set aside to wait for a card, since none is registered"
+        return "it starts to wait for a card: none is registered"
     named = f"{situation.card.brand} ending in {situation.card.last4}"
     if situation.block_reason is not None:
-        return (
-            f"it is set aside to wait for another card: {named} must not be asked again ({situation.block_reason})"
-        )
-    return f"{named} is asked"
+        return f"it starts to wait for another card: {named} must not be charged again ({situation.block_reason})"
+    return f"{named} is charged"
 
 
 def _needs_payment_method(situation: Situation) -> NextStep:
-    return _woken(situation) or NextStep(
-        f"Waits for the customer to register or mend a card: {situation.payment.state_reason}. "
-        "Then it is charged at once, by itself.",
+    return _newer_card(situation) or NextStep(
+        f"Waits for the customer to register or update a card: {situation.payment.state_reason}. "
+        "It is then charged automatically.",
         Owner.CUSTOMER,
-        what_to_do=_ask_anyway(situation, "write to the customer"),
+        what_to_do=_charge_anyway(situation, "contact the customer"),
     )
 
 
 def _needs_authentication(situation: Situation) -> NextStep:
-    return _woken(situation) or NextStep(
-        f"Waits for the customer: {situation.payment.state_reason}. Registering a card anew, with the bank's "
-        "confirmation, charges it at once.",
+    return _newer_card(situation) or NextStep(
+        f"Waits for the customer: {situation.payment.state_reason}. It is charged automatically once a card is "
+        "registered again with the bank's confirmation.",
         Owner.CUSTOMER,
-        what_to_do=_ask_anyway(situation, "write to the customer"),
+        what_to_do=_charge_anyway(situation, "contact the customer"),
     )
 
 
-def _woken(situation: Situation) -> NextStep | None:
-    """The card changed after the payment began to wait: the sweep wakes it (I15)."""
+def _newer_card(situation: Situation) -> NextStep | None:
+    """The card changed after the payment started to wait: the sweep wakes it (I15)."""
     if not situation.has_usable_card:
         return None
     if situation.settings.card_revision <= situation.payment.waiting_for_revision_after:
         return None
-    return NextStep(f"A newer card is registered: within seconds, {_what_is_asked(situation)}.", Owner.DUECOURSE)
+    return NextStep(f"A newer card is registered: within seconds, {_next_action(situation)}.", Owner.DUECOURSE)
 
 
-def _ask_anyway(situation: Situation, first: str) -> str:
+def _charge_anyway(situation: Situation, first: str) -> str:
     if not situation.has_usable_card or situation.block_reason is not None:
         return first
     charge = f"`duecourse payment charge {situation.payment.id} --reason …`"
-    return f"{first}; the same card is asked again only by {charge}"
+    return f"{first}; the same card is charged again only by {charge}"
 
 
 def _paid(situation: Situation) -> NextStep:
     paid = show_instant(situation.payment.paid_at, situation.zone)
-    return NextStep(f"Nothing: paid {paid}. It is never asked for again.", Owner.NOBODY)
+    return NextStep(f"None: paid {paid}. It is never charged again.", Owner.NOBODY)
 
 
-def _ended(situation: Situation) -> NextStep:
-    return NextStep(f"Nothing: {situation.payment.state_reason or situation.payment.state}.", Owner.NOBODY)
+def _closed(situation: Situation) -> NextStep:
+    return NextStep(f"None: {situation.payment.state_reason or situation.payment.state}.", Owner.NOBODY)
 
 
-_OF_STATE: dict[PaymentState, Callable[[Situation], NextStep]] = {
+_BY_STATE: dict[PaymentState, Callable[[Situation], NextStep]] = {
     PaymentState.NEEDS_PAYMENT_METHOD: _needs_payment_method,
     PaymentState.NEEDS_AUTHENTICATION: _needs_authentication,
     PaymentState.NEEDS_SUPPORT: lambda s: NextStep(
@@ -257,13 +267,13 @@ _OF_STATE: dict[PaymentState, Callable[[Situation], NextStep]] = {
         what_to_do=f"`duecourse payment charge {s.payment.id} --reason …` once it should be charged",
     ),
     PaymentState.AWAITING_TRANSFER: lambda s: NextStep(
-        f"Waits for the customer's bank transfer, due on {s.payment.due_on}. No card is asked.", Owner.CUSTOMER
+        f"Waits for the customer's bank transfer, due on {s.payment.due_on}. No card is charged.", Owner.CUSTOMER
     ),
     PaymentState.AUTHORISED: lambda s: NextStep(
-        f"The money is on hold at the bank: {s.payment.state_reason}.", Owner.DUECOURSE
+        f"The amount is on hold at the bank: {s.payment.state_reason}.", Owner.DUECOURSE
     ),
     PaymentState.PAID: _paid,
-    PaymentState.CARRIED_FORWARD: _ended,
-    PaymentState.UNCOLLECTIBLE: _ended,
-    PaymentState.VOID: _ended,
+    PaymentState.CARRIED_FORWARD: _closed,
+    PaymentState.UNCOLLECTIBLE: _closed,
+    PaymentState.VOID: _closed,
 }

@@ -1,4 +1,4 @@
-"""Attempts of which nobody knows whether they moved money, for the person on call."""
+"""Attempts with unknown outcome, for operators."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,7 +15,7 @@ from shared.domain.states import AttemptState
 
 @dataclass(frozen=True)
 class UnknownAttempt:
-    """One attempt in doubt. `age` and `look_up_at` are machine time; the amount is in minor units."""
+    """One attempt with unknown outcome. `age` and `look_up_at` are machine time; the amount is in minor units."""
 
     attempt_id: UUID
     number: int
@@ -34,7 +34,7 @@ class UnknownAttempt:
 
 
 def unknown_attempts(connection: Connection, machine_now: datetime, limit: int = 1_000) -> list[UnknownAttempt]:
-    """Return attempts that are unknown, or whose lease ran out unsettled; the oldest first, at most `limit`."""
+    """Return attempts that are unknown, or whose lease expired unsettled; the oldest first, at most `limit`."""
     attempts = payment_attempts.c
     rows = connection.execute(
         select(

@@ -62,7 +62,7 @@ def test_a_decline_is_explained_with_every_code_and_what_comes_next(world: World
     (attempt,) = world.attempts(payment)
     assert "JPY 500" in told
     assert "retry_scheduled since 2026-11-01 18:00 JST (09:00 UTC)" in told
-    assert f"At 2026-11-02 09:00 JST (00:00 UTC) visa ending in {last4(world)} is asked" in told
+    assert f"At 2026-11-02 09:00 JST (00:00 UTC) visa ending in {last4(world)} is charged" in told
     assert "insufficient_funds: the card is good, the money or the allowance is not there today" in told
     for word in (
         attempt.stripe_request_id,
@@ -84,9 +84,9 @@ def test_an_attempt_not_made_is_explained_with_its_reason(world: World, terminal
     payment = world.owes(world.account("A-1"))
     world.charge(payment)
     told = shown(terminal, payment)
-    assert "Not asked: no card is registered → needs_payment_method" in told
-    assert "Waits for the customer to register or mend a card: no card is registered" in told
-    assert "Whose turn: the customer" in told
+    assert "Not attempted: no card is registered → needs_payment_method" in told
+    assert "Waits for the customer to register or update a card: no card is registered" in told
+    assert "Owner: customer" in told
 
 
 def test_what_comes_next_names_the_network_budgets_end(world: World, terminal: Terminal) -> None:
@@ -110,7 +110,7 @@ def test_an_unknown_attempt_says_that_it_is_looked_up(world: World, terminal: Te
     lose_answers(world)
     world.charge(payment)
     told = shown(terminal, payment)
-    assert "Nobody knows yet whether attempt 1, begun 2026-11-01 09:00 UTC, moved money. It is looked up" in told
+    assert "The outcome of attempt 1, started 2026-11-01 09:00 UTC, is unknown. It is looked up" in told
     assert "Attempt 1 → unknown" in told
 
 
@@ -126,7 +126,7 @@ def test_a_settled_attempt_tells_both_what_was_and_what_is_known(world: World, t
     assert "Attempt 1 → succeeded" in told
     assert "unknown, by worker: no_answer: timeout" in told
     assert "succeeded, by settlement" in told
-    assert "Nothing: paid 2026-11-01 09:00 UTC. It is never asked for again." in told
+    assert "None: paid 2026-11-01 09:00 UTC. It is never charged again." in told
 
 
 def test_a_payment_is_found_by_invoice_number_and_by_account(world: World, terminal: Terminal) -> None:
@@ -139,12 +139,12 @@ def test_a_payment_is_found_by_invoice_number_and_by_account(world: World, termi
         generate_invoices(world.runtime, run_id)
     by_number = shown(terminal, "g-2026-000001")
     assert "Invoice G-2026-000001 issued: 1 line, USD 29.85" in by_number
-    assert "Due now: as soon as a worker is free, visa ending in 4242 is asked." in by_number
+    assert "Due now: as soon as a worker is free, visa ending in 4242 is charged." in by_number
     assert shown(terminal, "A-1") == by_number
     world.owes(account, 1_00)
     assert "G-2026-000001" in shown(terminal, "A-1")
     assert terminal("payment", "show", "nobody").exit_code == 1
-    assert "no payment id, no invoice number and no account" in terminal("payment", "show", "nobody").stderr
+    assert "no payment id, invoice number or account matches" in terminal("payment", "show", "nobody").stderr
 
 
 def test_show_as_json_is_the_same_explanation(world: World, terminal: Terminal) -> None:
@@ -155,7 +155,7 @@ def test_show_as_json_is_the_same_explanation(world: World, terminal: Terminal) 
     told: Any = terminal.json("payment", "show", str(payment))
     assert told[0]["state"] == "paid"
     assert told[0]["timeline"][0]["number"] == 1
-    assert told[0]["next"]["who"] == "nobody"
+    assert told[0]["next_step"]["owner"] == "nobody"
 
 
 def test_a_charge_asks_first_and_a_no_changes_nothing(world: World, terminal: Terminal, redis_url: str) -> None:
@@ -225,7 +225,7 @@ def test_a_blocked_card_is_refused_and_the_refusal_is_in_the_trail(world: World,
     world.charge(payment)
     assert "must not be asked again (advice code do_not_try_again" in refusal(terminal, payment)
     assert world.trail(payment)[-1][0] == "charge_not_attempted"
-    assert "wanted it because: she called" in shown(terminal, payment)
+    assert ": she called" in shown(terminal, payment)
 
 
 def test_a_used_up_budget_is_refused_and_says_when_it_is_free(world: World, terminal: Terminal) -> None:
@@ -285,7 +285,7 @@ def test_wait_shows_what_became_of_it(world: World, terminal: Terminal, monkeypa
 
 
 def test_attempts_in_doubt_are_listed_and_looked_up(world: World, terminal: Terminal) -> None:
-    assert "No attempt is in doubt" in terminal("attempts", "unknown").stdout
+    assert "No unknown attempts" in terminal("attempts", "unknown").stdout
     account = world.account("A-77")
     world.card_of(account)
     payment = world.owes(account, 12_34)

@@ -8,7 +8,7 @@ from sqlalchemy import select, text
 from shared.db.billing_events import Cause
 from shared.db.tables.operators import audit_log
 from shared.db.tables.system import billing_events, findings
-from shared.explain.descriptions import MEANING_OF_FINDING
+from shared.explain.descriptions import FINDING_DESCRIPTIONS
 from shared.messaging.jobs import SettleAttempt
 from shared.payments.receipts import Finding, resolve_finding_by_id, write_finding
 from tests.cli.test_payment_commands import lose_answers
@@ -46,7 +46,7 @@ def test_findings_are_grouped_by_kind_with_meaning_and_money(dashboard: Dashboar
     assert "charge without payment (1)" in page
     assert "$1,234.56" in page
     assert "<b>x</b>" not in page
-    assert MEANING_OF_FINDING["amount_differs"].to_do.split(":")[0] in page.replace("&#39;", "'")
+    assert FINDING_DESCRIPTIONS["amount_differs"].what_to_do.split(":")[0] in page.replace("&#39;", "'")
     assert "/resolve" not in page, "a viewer resolves nothing"
 
 

@@ -83,8 +83,8 @@ def test_a_decline_is_told_with_every_code_and_what_comes_next(dashboard: Dashbo
         assert value in said
     assert "HTTP status 402" in said
     assert "insufficient_funds: the card is good, the money or the allowance is not there today." in said
-    assert "What comes next At 2026-11-02 09:00 UTC visa ending in" in said
-    assert "Whose turn: Duecourse." in said
+    assert "Next step At 2026-11-02 09:00 UTC visa ending in" in said
+    assert "Owner: Duecourse." in said
     assert "the account is marked for suspension on 2026-11-15 if unpaid or after 6 more declines" in said
     pi, customer = intent.stripe_payment_intent_id, dashboard.world.customer_id(account)
     assert f'href="https://dashboard.stripe.com/test/payments/{pi}"' in response.text
@@ -95,8 +95,8 @@ def test_an_attempt_not_made_is_told_with_its_reason(dashboard: Dashboard, accou
     payment = dashboard.world.owes(account)
     dashboard.world.charge(payment)
     said = words(dashboard.as_("viewer").get(f"/payments/{payment}"))
-    assert "Not asked needs payment method 2026-11-01 09:00 UTC: no card is registered." in said
-    assert "Whose turn: the customer." in said
+    assert "Not attempted needs payment method 2026-11-01 09:00 UTC: no card is registered." in said
+    assert "Owner: customer." in said
 
 
 def test_instants_are_in_the_persons_zone_with_the_business_zone_beside(dashboard: Dashboard) -> None:
@@ -118,7 +118,7 @@ def test_commands_of_the_terminal_are_the_pages_own_actions(dashboard: Dashboard
     payment = owes(dashboard, account, AlwaysDeclines(decline_code="expired_card"))
     dashboard.world.charge(payment)
     operator = dashboard.as_("operator").get(f"/payments/{payment}")
-    assert "the same card is asked again only by “Charge now”." in words(operator)
+    assert "the same card is charged again only by “Charge now”." in words(operator)
     assert f"/payments/{payment}/charge" in operator.text
     assert "duecourse payment" not in operator.text
 
@@ -265,7 +265,7 @@ def test_a_hold_is_shown_and_warned_of(dashboard: Dashboard, account: Account) -
     with dashboard.world.engine.begin() as connection:
         connection.execute(update(payments).values(held_until=UNTIL_RELEASED, state_reason="looks odd"))
     operator = dashboard.as_("operator")
-    assert "Held until a person decides" in words(operator.get(f"/payments/{payment}"))
+    assert "Held until an operator releases it" in words(operator.get(f"/payments/{payment}"))
     asked = words(operator.get(f"/payments/{payment}/charge"))
     assert "Mind: it is held, and the charge releases it: looks odd." in asked
 

@@ -1,7 +1,7 @@
 """Where no retry can help: the customer must act, nobody is asked meanwhile, and it is said why."""
 
 from shared.domain.states import SettingsKind
-from shared.explain.explanation import AttemptNotMade
+from shared.explain.explanation import SkippedAttempt
 from simulator.issuer.stories import AlwaysDeclines, NeedsAuthentication
 from tests.diaries.diary import Diary
 
@@ -22,7 +22,7 @@ def test_an_expired_card_waits_for_a_new_one_which_pays_at_once(diary: Diary) ->
     (why,) = diary.not_asked(payment)
     assert why == row.state_reason
     assert "until the customer mends or replaces the card" in row.state_reason
-    assert "register" in diary.explain(payment).next.sentence
+    assert "register" in diary.explain(payment).next_step.sentence
 
     diary.registers(anna)
     assert diary.state(payment) == "paid"
@@ -52,7 +52,7 @@ def test_a_stolen_card_registered_once_more_is_not_asked_and_another_pays(diary:
     diary.day(6)
     assert diary.state(payment) == "needs_payment_method"
     assert len(diary.charges()) == 1, "the issuer was asked once"
-    told = [entry.reason for entry in diary.explain(payment).timeline if isinstance(entry, AttemptNotMade)]
+    told = [entry.reason for entry in diary.explain(payment).timeline if isinstance(entry, SkippedAttempt)]
     assert any("this card must not be asked again" in reason for reason in told)
 
     diary.registers(anna)

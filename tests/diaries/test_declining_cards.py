@@ -2,7 +2,7 @@
 
 from datetime import date, datetime, timedelta
 
-from shared.explain.explanation import AttemptNotMade
+from shared.explain.explanation import SkippedAttempt
 from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays, InsufficientFundsUntil
 from tests.diaries.diary import Diary
 
@@ -105,11 +105,11 @@ def test_a_visa_card_that_declines_daily_is_asked_twenty_times_in_thirty_days(di
     row = diary.world.payment(payment)
     assert (row.state, row.attempt_count) == ("retry_scheduled", 20)
     assert row.next_attempt_at == datetime.fromisoformat("2026-12-01 00:00+00:00"), "30 days after the first"
-    told = [entry for entry in diary.explain(payment).timeline if isinstance(entry, AttemptNotMade)]
+    told = [entry for entry in diary.explain(payment).timeline if isinstance(entry, SkippedAttempt)]
     assert [(entry.reason, entry.next_attempt_at) for entry in told] == [
         ("visa: 20 attempts in 30 days, the network allows 20", row.next_attempt_at)
     ]
-    assert "2026-12-01 00:00 UTC" in diary.explain(payment).next.sentence
+    assert "2026-12-01 00:00 UTC" in diary.explain(payment).next_step.sentence
 
     diary.day(34)
     asked_at = [attempt.started_at for attempt in diary.world.attempts(payment)]

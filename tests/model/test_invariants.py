@@ -93,7 +93,7 @@ def test_a_second_charge_is_seen_and_told_with_the_trail_of_its_payment(model: M
     with pytest.raises(BrokenError, match="charged 2 times") as broken:
         model.everything_holds()
     told = str(broken.value)
-    assert "What happened" in told
+    assert "Timeline" in told
     assert told.count("\nledger ") == 2
 
 

@@ -66,7 +66,7 @@ def told(world: World, **where: Any) -> list[Any]:
 def comes_next(world: World, payment: UUID) -> str:
     with world.engine.connect() as connection:
         explained = explain_payment(connection, world.policy, payment, world.clock.now(), world.machine())
-    return explained.next.sentence
+    return explained.next_step.sentence
 
 
 # -- hold and release

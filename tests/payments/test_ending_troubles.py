@@ -204,21 +204,21 @@ def test_what_comes_next_says_that_it_is_being_ended(world: World, wire: Wire, a
     def explained() -> str:
         with world.engine.connect() as connection:
             found = explain_payment(connection, world.policy, payment, world.clock.now(), world.machine())
-        return found.next.sentence
+        return found.next_step.sentence
 
-    assert explained().startswith("It is being written off: within seconds its PaymentIntent is canceled")
+    assert explained().startswith("It is being written off: its PaymentIntent is canceled at the processor")
     wire.after["cancel_payment_intent"] = lambda _: Answer(Outcome.NOT_SENT, "rate_limited: not now")
     end(world, payment)
-    assert "The processor could not be asked" in explained()
+    assert "The processor could not be reached" in explained()
     world.machine.pass_(seconds=10)
     wire.after["cancel_payment_intent"] = lose
     end(world, payment)
     assert explained().startswith("It is being written off. ")
-    assert "Nobody knows yet whether attempt 3" in explained()
+    assert "The outcome of attempt 3" in explained()
     wire.after.clear()
     let_the_lease_run_out(world)
     settle_last(world, payment)
-    assert explained() == "Nothing: written off by operator:anna: billed by mistake."
+    assert explained() == "None: written off by operator:anna: billed by mistake."
 
 
 def test_a_payment_that_waits_for_authentication_ends_like_any_other(world: World) -> None:

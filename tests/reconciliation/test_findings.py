@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from cli import findings_commands, reconcile_commands
 from shared.db.billing_events import Cause
 from shared.db.session import in_transaction
-from shared.explain.descriptions import MEANING_OF_FINDING
+from shared.explain.descriptions import FINDING_DESCRIPTIONS
 from shared.payments.receipts import Finding, write_finding
 from shared.reconciliation.classify import Kind
 from shared.settings import Settings
@@ -84,7 +84,7 @@ def test_what_is_found_is_listed_with_its_meaning_and_resolved_by_name(night: Ni
     listed = terminal("findings", "list").stdout
     assert charge in listed
     assert "received USD 5.00" in listed
-    assert MEANING_OF_FINDING["charge_without_payment"].means[:40] in listed
+    assert FINDING_DESCRIPTIONS["charge_without_payment"].meaning[:40] in listed
     (finding,) = terminal.json("findings", "list")
     assert terminal("findings", "resolve", finding["id"], "--reason", " ").exit_code == 1
     done = terminal("findings", "resolve", finding["id"], "--reason", "a test charge of ours; paid back")
@@ -163,7 +163,7 @@ def test_every_kind_of_finding_has_a_meaning_and_something_to_do() -> None:
         code = source.read_text()
         written |= set(re.findall(r'open_finding\(\s*connection,\s*"(\w+)"', code))
         written |= set(re.findall(r'^FINDING = "(\w+)"', code, re.MULTILINE))
-    assert written == MEANING_OF_FINDING.keys()
+    assert written == FINDING_DESCRIPTIONS.keys()
     assert "account_not_invoiced" in written
     assert "paid_after_its_end" in written
-    assert all(meaning.means and meaning.to_do for meaning in MEANING_OF_FINDING.values())
+    assert all(description.meaning and description.what_to_do for description in FINDING_DESCRIPTIONS.values())

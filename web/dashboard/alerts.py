@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from shared.domain.states import RunState
-from shared.explain.descriptions import MEANING_OF_FINDING
+from shared.explain.descriptions import FINDING_DESCRIPTIONS
 from shared.messaging.queue_depths import Depth
 from web.dashboard.formatting import count, span, words
 from web.dashboard.queries.alerts import COUNT_UP_TO, AlertFigures
@@ -112,10 +112,11 @@ def _pauses(context: RequestContext, figures: AlertFigures) -> Iterator[Alert]:
 
 def _findings(context: RequestContext, figures: AlertFigures) -> Iterator[Alert]:
     for row in figures.findings:
-        meaning = MEANING_OF_FINDING.get(row.kind)
+        description = FINDING_DESCRIPTIONS.get(row.kind)
         yield Alert(
-            f"{_many(row.findings, 'open finding')}: {words(row.kind)}{f' – {meaning.means}' if meaning else ''}.",
-            f"{_sentence(meaning.to_do)}." if meaning else "Look at it and resolve it with a reason.",
+            f"{_many(row.findings, 'open finding')}: {words(row.kind)}"
+            f"{f' – {description.meaning}' if description else ''}.",
+            f"{_sentence(description.what_to_do)}." if description else "Look at it and resolve it with a reason.",
             (context.url("/findings", kind=row.kind), "Findings"),
         )
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, select, tuple_
 from starlette.responses import Response
 
 from shared.db.tables.system import findings
-from shared.explain.descriptions import MEANING_OF_FINDING, details_of_finding
+from shared.explain.descriptions import FINDING_DESCRIPTIONS, details_of_finding
 from shared.operations.audit_log import AuditAction
 from shared.payments.receipts import resolve_finding_by_id
 from web.dashboard.request_context import RequestContext
@@ -42,7 +42,7 @@ def show(context: RequestContext) -> Response:
         has_more_open=len(found) > MOST_OPEN,
         most_open=MOST_OPEN,
         closed=closed,
-        meanings=MEANING_OF_FINDING,
+        meanings=FINDING_DESCRIPTIONS,
         details=details_of_finding,
         newest=None if older_than is None else context.here(older_than=None),
         older=context.here(older_than=f"{closed[-1].found_at.isoformat()}~{closed[-1].id}") if has_more else None,

@@ -23,7 +23,7 @@ from shared.payments.operator.charge import (
     request_look_up,
 )
 from shared.payments.state_changes import open_attempt
-from web.dashboard.pages.payment_formatting import changes, for_the_page, kind_of
+from web.dashboard.pages.payment_formatting import changes, kind_of, with_buttons
 from web.dashboard.request_context import PageError, RequestContext
 
 #: Digits of the numbers that a form of ours carries.
@@ -35,7 +35,7 @@ def show(context: RequestContext) -> Response:
     payment_id = context.uuid()
     with context.read() as connection:
         try:
-            told = explain_payment(connection, context.policy, payment_id, context.now, context.machine_now)
+            explanation = explain_payment(connection, context.policy, payment_id, context.now, context.machine_now)
         except LookupError:
             context.missing("such payment")
         payment = connection.execute(select(payments).where(payments.c.id == payment_id)).one()
@@ -53,7 +53,7 @@ def show(context: RequestContext) -> Response:
     )
     return context.page(
         "payment_live.html" if context.is_fragment else "payment.html",
-        told=told,
+        explanation=explanation,
         payment=payment,
         customer=customer,
         lines=lines,
@@ -63,7 +63,7 @@ def show(context: RequestContext) -> Response:
         processor=processor_url(context),
         kind_of=kind_of,
         changes=changes,
-        for_the_page=for_the_page,
+        with_buttons=with_buttons,
     )
 
 
@@ -143,7 +143,7 @@ def _snapshot(context: RequestContext) -> ChargeSnapshot:
 
 
 def _to_do(refused: Refused) -> str:
-    said = for_the_page(refused.what_to_do)
+    said = with_buttons(refused.what_to_do)
     return f"{said[0].upper()}{said[1:]}."
 
 

@@ -1,4 +1,4 @@
-"""A payment's story in its page's words: what changed with a move, and buttons where the terminal has commands."""
+"""A payment's explanation as its page shows it: what a state change changed, and buttons instead of commands."""
 
 import re
 from collections.abc import Mapping
@@ -6,23 +6,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from shared.explain.explanation import AttemptMade, AttemptNotMade, Entry, Moved, Told
+from shared.explain.explanation import Attempt, Entry, OtherEvent, SkippedAttempt, StateChange
 
-#: What the explanation says for the terminal, and what the page has in its place.
-_INSTEAD = (
+#: Commands in the explanation, and the page's buttons that replace them.
+_BUTTONS = (
     (re.compile(r"`duecourse payment charge [^`]*`"), "“Charge now”"),
     (re.compile(r"`duecourse attempts look-up[^`]*`"), "“Look up at the processor”"),
     (re.compile(r"`duecourse payment show[^`]*`"), "the payment's page"),
     (re.compile(r"`duecourse doctor[^`]*`"), "the overview"),
 )
-#: Columns that a move's trail shows and that say nothing to a person.
-_NOT_TOLD = frozenset({"state", "paid_at", "first_declined_at", "not_sent_count", "run_id", "requested_by"})
-_KINDS = {AttemptMade: "attempt", AttemptNotMade: "not_made", Moved: "moved", Told: "told"}
+#: Columns of a state change that an operator doesn't need.
+_HIDDEN_COLUMNS = frozenset({"state", "paid_at", "first_declined_at", "not_sent_count", "run_id", "requested_by"})
+_KINDS = {Attempt: "attempt", SkippedAttempt: "skipped", StateChange: "state_change", OtherEvent: "other"}
 
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that a move changed besides the state: an instant, or a value in words."""
+    """One column that a state change changed besides the state: an instant, or a value as text."""
 
     name: str
     moment: datetime | None
@@ -30,21 +30,23 @@ class Change:
 
 
 def kind_of(entry: Entry) -> str:
-    """Which part of the template tells this entry."""
+    """Return which part of the template shows this entry."""
     return _KINDS[type(entry)]
 
 
-def for_the_page(what_to_do: str) -> str:
-    """Say what to do with the page's own buttons instead of commands of the terminal."""
-    for pattern, instead in _INSTEAD:
-        what_to_do = pattern.sub(instead, what_to_do)
+def with_buttons(what_to_do: str) -> str:
+    """Replace commands of the terminal with the page's own buttons."""
+    for pattern, button in _BUTTONS:
+        what_to_do = pattern.sub(button, what_to_do)
     return what_to_do
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
-    """What is different after a move."""
+    """Return what a state change changed."""
     return [
-        _change(name, value) for name, value in after.items() if name not in _NOT_TOLD and value != before.get(name)
+        _change(name, value)
+        for name, value in after.items()
+        if name not in _HIDDEN_COLUMNS and value != before.get(name)
     ]
 
 
@@ -57,5 +59,5 @@ def _change(name: str, value: Any) -> Change:
             moment = datetime.fromisoformat(str(value))
         except ValueError:
             return Change(words, None, str(value))
-        return Change(words, None, "a person decides") if moment.year == 9999 else Change(words, moment, "")
+        return Change(words, None, "an operator releases it") if moment.year == 9999 else Change(words, moment, "")
     return Change(words, None, str(value))

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from shared.domain.calendar import instant, local_date
 from shared.domain.declines import Decline, DeclineCategory, category_of_code
 from shared.domain.states import AttemptState
-from shared.explain.descriptions import meaning_of_decline
+from shared.explain.descriptions import describe_decline
 from shared.policy import Policy
 
 HOURS, DAYS = 24, 14
@@ -128,7 +128,7 @@ def _most(codes: Mapping[str, int]) -> list[tuple[str, int]]:
 
 
 def _of_code(code: str, declines: int) -> DeclinesOfCode:
-    meaning = meaning_of_decline(Decline(decline_code=None if code == NO_CODE else code))
+    meaning = describe_decline(Decline(decline_code=None if code == NO_CODE else code))
     return DeclinesOfCode(code, declines, category_of_code().get(code), meaning.removeprefix(f"{code}: "))
 
 
