@@ -23,6 +23,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 
 from local import embedded
 from shared.clock import ManualClock, machine_now
+from shared.db.billing_events import Cause
 from shared.invoicing.month import Month
 from shared.invoicing.preview import preview_month
 from shared.invoicing.runs import request_run
@@ -108,7 +109,7 @@ def measure(engine: Engine, accounts: int) -> None:
     preview_s = time.perf_counter() - began
 
     with engine.begin() as connection:
-        run_id: UUID = request_run(connection, month, "benchmark", "benchmark", NOVEMBER).run.id
+        run_id: UUID = request_run(connection, month, Cause("benchmark", NOVEMBER, "benchmark")).run.id
     stopwatch = Stopwatch()
     stopwatch.watch(engine)
     enqueued: list[Job] = []

@@ -30,6 +30,7 @@ from sqlalchemy import Engine, create_engine, text
 
 from local import embedded
 from shared.clock import ManualClock, machine_now
+from shared.db.billing_events import Cause
 from shared.db.session import in_transaction
 from shared.domain.schedule import DueRun
 from shared.domain.states import RunState
@@ -37,7 +38,7 @@ from shared.gateway.stripe_gateway import StripeGateway
 from shared.messaging.jobs import RECONCILIATION, Job
 from shared.policy import load_policy
 from shared.runtime import Runtime
-from shared.scheduling.runs import Requester, insert_run
+from shared.scheduling.runs import insert_run
 from simulator.client import SimulatorClient
 from simulator.store.records import Charge, PaymentIntent
 from simulator.store.store import Store
@@ -288,7 +289,7 @@ def running_simulator(folder: Path) -> Iterator[SimulatorClient]:
 
 def reconcile_in_a_process(engine: Engine, database_url: str, simulator_url: str) -> Measured:
     due = DueRun(RECONCILIATION, str(NIGHT.date()), "global", NIGHT, RunState.READY)
-    run_id = in_transaction(engine, lambda connection: insert_run(connection, due, Requester("scheduler", NIGHT)))
+    run_id = in_transaction(engine, lambda connection: insert_run(connection, due, Cause("scheduler", NIGHT)))
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=reconcile, args=(database_url, simulator_url, run_id, theirs))

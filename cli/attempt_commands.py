@@ -13,6 +13,7 @@ from rich.table import Table
 from cli.console import complain, operator, out, plain_errors
 from cli.environment import connect_settings
 from cli.payment_text import print_explanation
+from shared.db.billing_events import Cause
 from shared.db.session import in_transaction
 from shared.domain.money import format_minor
 from shared.domain.refusals import Refused
@@ -60,7 +61,7 @@ def look_up(
         now, machine_now = runtime.clock.now(), runtime.machine_now()
         answer = in_transaction(
             runtime.engine,
-            lambda connection: request_look_up(connection, payment_id, operator(), reason, now, machine_now),
+            lambda connection: request_look_up(connection, payment_id, Cause(operator(), now, reason), machine_now),
         )
         if isinstance(answer, Refused):
             complain(f"not looked up: {answer.reason}. To do: {answer.what_to_do}.")

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, func, select
 
 from cli.console import complain, operator, plain_errors
 from cli.environment import connect_settings
+from shared.db.billing_events import Cause
 from shared.db.session import in_transaction
 from shared.db.tables.accounts import payment_settings
 from shared.db.tables.system import runs
@@ -147,10 +148,10 @@ def _request(runtime: Runtime, order: Order) -> list[Requested]:
 
     def store(connection: Connection) -> list[Requested]:
         who, why, now = order.requested_by, order.reason, order.now
-        stored = [request_run(connection, month, who, why, now) for month in order.months]
+        stored = [request_run(connection, month, Cause(who, now, why)) for month in order.months]
         if order.is_again:
             for found in stored:
-                reopen_run(connection, found.run.id, who, why, now)
+                reopen_run(connection, found.run.id, Cause(who, now, why))
         return stored
 
     stored = in_transaction(runtime.engine, store)

@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from cli.console import complain, operator, out, plain_errors
 from cli.environment import connect_settings
 from cli.payment_text import payments_table, print_explanation
+from shared.db.billing_events import Cause
 from shared.db.session import in_transaction
 from shared.db.tables.payments import payment_attempts
 from shared.domain.money import format_minor
@@ -74,7 +75,9 @@ def charge(
         before = _attempt_count(runtime, payment_id)
         answer = in_transaction(
             runtime.engine,
-            lambda connection: request_charge(connection, payment_id, operator(), reason, runtime.clock.now()),
+            lambda connection: request_charge(
+                connection, payment_id, Cause(operator(), runtime.clock.now(), reason)
+            ),
         )
         if isinstance(answer, Refused):
             complain(f"not charged: {answer.reason}. To do: {answer.what_to_do}.")

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, select
 from cli.console import clock_of, complain, operator, out, plain_errors
 from cli.environment import connect_settings
 from shared.clock import BusinessClock
+from shared.db.billing_events import Cause
 from shared.db.session import in_transaction, make_engine
 from shared.db.tables.system import runs
 from shared.domain.schedule import RunKey
@@ -22,7 +23,7 @@ from shared.domain.states import RunState
 from shared.messaging.broker import Enqueue, make_broker, make_enqueue
 from shared.messaging.jobs import DAILY_RETRIES, job_of_run
 from shared.policy import Policy, load_policy
-from shared.scheduling.runs import Requester, RunError, RunRow, confirm_run, find_run, insert_run, requested_run
+from shared.scheduling.runs import RunError, RunRow, confirm_run, find_run, insert_run, requested_run
 
 app = typer.Typer(name="runs", help="Show scheduled runs, and release those that wait.", no_args_is_help=True)
 retries_app = typer.Typer(name="retries", help="The daily retries by hand.", no_args_is_help=True)
@@ -87,11 +88,11 @@ def confirm(
     """Release a run that waits because it was late; a worker then takes it up."""
     with plain_errors():
         tools = _tools()
-        requester = _requester(tools, reason)
+        cause = _cause(tools, reason)
         run_id = _run_id(tools, run, job, period, coverage)
-        released = in_transaction(tools.engine, lambda connection: confirm_run(connection, run_id, requester))
+        released = in_transaction(tools.engine, lambda connection: confirm_run(connection, run_id, cause))
         _enqueue(tools, released.job, released.id)
-    print(f"{released.job} {released.period} {released.coverage}: released by {requester.actor}")
+    print(f"{released.job} {released.period} {released.coverage}: released by {cause.actor}")
 
 
 @retries_app.callback()
@@ -108,14 +109,13 @@ def run_retries(
     """Ask for a day's retries, where the day has no run yet. Asking twice is harmless."""
     with plain_errors():
         tools = _tools()
-        requester = _requester(tools, reason)
+        cause = _cause(tools, reason)
         coverages = [coverage] if coverage else list(tools.policy.coverages)
         wanted = [
-            requested_run(tools.policy, RunKey(DAILY_RETRIES, date.strip(), code), requester.at)
-            for code in coverages
+            requested_run(tools.policy, RunKey(DAILY_RETRIES, date.strip(), code), cause.at) for code in coverages
         ]
         for run in wanted:
-            run_id = in_transaction(tools.engine, partial(insert_run, run=run, requester=requester))
+            run_id = in_transaction(tools.engine, partial(insert_run, run=run, cause=cause))
             name = " ".join(run.key)
             if run_id is not None:
                 _enqueue(tools, run.job, run_id)
@@ -136,10 +136,10 @@ def _tools() -> Tools:
     )
 
 
-def _requester(tools: Tools, reason: str) -> Requester:
+def _cause(tools: Tools, reason: str) -> Cause:
     if not reason.strip():
         raise RunError("--reason is empty: say why; it is kept in the trail")
-    return Requester(operator(), tools.clock.now(), reason.strip())
+    return Cause(operator(), tools.clock.now(), reason.strip())
 
 
 def _run_id(tools: Tools, run: UUID | None, job: str | None, period: str | None, coverage: str | None) -> UUID:

@@ -6,13 +6,14 @@ from uuid import UUID
 import structlog
 from sqlalchemy import Connection, Engine
 
+from shared.db.billing_events import Cause
 from shared.db.session import in_transaction
 from shared.domain.schedule import DueRun, due_runs
 from shared.domain.states import RunState
 from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import Job, job_of_run
 from shared.policy import Policy
-from shared.scheduling.runs import Requester, begin_schedule, insert_run, known_run_keys, schedule_of
+from shared.scheduling.runs import begin_schedule, insert_run, known_run_keys, schedule_of
 
 log = structlog.get_logger()
 
@@ -44,7 +45,7 @@ def _decide(connection: Connection, policy: Policy, now: datetime) -> list[DueRu
 
 def _insert(engine: Engine, run: DueRun, now: datetime) -> Job | None:
     def work(connection: Connection) -> UUID | None:
-        run_id = insert_run(connection, run, Requester("scheduler", now))
+        run_id = insert_run(connection, run, Cause("scheduler", now))
         reach(Failpoint.TICK_RUN_BEFORE_COMMIT)
         return run_id
 

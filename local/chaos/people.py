@@ -6,6 +6,7 @@ from sqlalchemy import Row
 
 from local.chaos.context import ChaosContext, NotNow, Strikes
 from local.chaos.plan import Planned
+from shared.db.billing_events import Cause
 from shared.db.session import in_transaction
 from shared.domain.refusals import Refused
 from shared.payments.operator.charge import request_charge, request_look_up
@@ -53,7 +54,9 @@ def operator_charge(scene: ChaosContext, fault: Planned) -> None:
     for row in rows:
         answer = in_transaction(
             runtime.engine,
-            lambda connection, row=row: request_charge(connection, row.id, _WHO, "chaos", runtime.clock.now()),  # type: ignore[misc]
+            lambda connection, row=row: request_charge(
+                connection, row.id, Cause(_WHO, runtime.clock.now(), "chaos")
+            ),  # type: ignore[misc]
         )
         if not isinstance(answer, Refused):
             scene.landed(fault.kind)
@@ -69,7 +72,7 @@ def operator_look_up(scene: ChaosContext, fault: Planned) -> None:
         answer = in_transaction(
             runtime.engine,
             lambda connection, row=row: request_look_up(  # type: ignore[misc]
-                connection, row.id, _WHO, "chaos", runtime.clock.now(), runtime.machine_now()
+                connection, row.id, Cause(_WHO, runtime.clock.now(), "chaos"), runtime.machine_now()
             ),
         )
         if not isinstance(answer, Refused):

@@ -3,8 +3,8 @@
 What the machine does is in `standing.py`. `now` is business time.
 """
 
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, date, timedelta
 from uuid import UUID
 
 from sqlalchemy import Connection, select
@@ -30,22 +30,20 @@ class Stands:
     standing: Standing
 
 
-def mark_account(
-    connection: Connection, account_id: UUID, who: str, reason: str, now: datetime
-) -> Stands | Refused:
+def mark_account(connection: Connection, account_id: UUID, cause: Cause) -> Stands | Refused:
     """Mark an account for suspension. Like the machine's mark it goes once nothing in trouble is unpaid."""
     account = _lock_account(connection, account_id)
     if account is None:
         return _no_account(account_id)
-    refused = NO_REASON if not reason.strip() else None
+    refused = NO_REASON if not cause.reason.strip() else None
     if account.standing == Standing.MARKED_FOR_SUSPENSION:
         refused = Refused(f"it is marked already: {account.standing_reason}", "nothing, or take the mark away")
     if refused is not None:
-        record_refusal(connection, "mark", refused, Cause(who, now, reason), account.id)
+        record_refusal(connection, "mark", refused, cause, account.id)
         return refused
-    said = f"marked by {who}: {reason.strip()}"
+    said = f"marked by {cause.actor}: {cause.reason.strip()}"
     decision = StandingDecision(Standing.MARKED_FOR_SUSPENSION, said)
-    change_standing(connection, account, decision, Cause(who, now, said))
+    change_standing(connection, account, decision, replace(cause, reason=said))
     return Stands(account.id, decision.standing)
 
 
@@ -54,9 +52,7 @@ def unmark_account(
     policy: Policy,
     account_id: UUID,
     until: date | None,
-    who: str,
-    reason: str,
-    now: datetime,
+    cause: Cause,
 ) -> Stands | Refused:
     """Take the mark for suspension away, whoever made it.
 
@@ -66,18 +62,18 @@ def unmark_account(
     account = _lock_account(connection, account_id)
     if account is None:
         return _no_account(account_id)
-    today = now.astimezone(UTC).date()
+    today = cause.at.astimezone(UTC).date()
     until = until or today + SPARED_FOR
-    refused = _why_no_unmark(account, until, reason, today)
+    refused = _why_no_unmark(account, until, cause.reason, today)
     if refused is not None:
-        record_refusal(connection, "unmark", refused, Cause(who, now, reason), account.id)
+        record_refusal(connection, "unmark", refused, cause, account.id)
         return refused
     stands = decide_standing(
         Standing.PAST_DUE, unpaid_of(connection, account.id), policy.dunning, today, is_spared=True
     ).standing
-    said = f"unmarked by {who} until {until}: {reason.strip()}"
+    said = f"unmarked by {cause.actor} until {until}: {cause.reason.strip()}"
     data = {SPARED_UNTIL: until.isoformat()}
-    change_standing(connection, account, StandingDecision(stands, said), Cause(who, now, said), data=data)
+    change_standing(connection, account, StandingDecision(stands, said), replace(cause, reason=said), data=data)
     return Stands(account.id, stands)
 
 

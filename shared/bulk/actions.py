@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row
 
+from shared.db.billing_events import Cause
 from shared.domain.refusals import Refused
 from shared.domain.states import Lane, PaymentState
 from shared.messaging.jobs import Job
@@ -31,14 +32,12 @@ class BulkAction(StrEnum):
 
 @dataclass(frozen=True)
 class Doing:
-    """What each payment of a bulk action is done with: whose it is, why, until when (holds), and the moment."""
+    """What each payment of a bulk action is done with: who asked for it, when and why, and until when (holds)."""
 
     action: BulkAction
-    who: str
-    reason: str
+    cause: Cause
     until: date | None
     policy: Policy
-    now: datetime
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,9 @@ def doing_of(bulk: Row[Any], policy: Policy, now: datetime) -> Doing:
     until = bulk.parameters.get("until")
     return Doing(
         BulkAction(bulk.action),
-        bulk.requested_by,
-        bulk.reason,
+        Cause(bulk.requested_by, now, bulk.reason),
         date.fromisoformat(until) if until else None,
         policy,
-        now,
     )
 
 
@@ -69,25 +66,23 @@ def do_one(connection: Connection, payment_id: UUID, doing: Doing) -> Did | Refu
 
 def _charge(connection: Connection, payment_id: UUID, doing: Doing) -> Did | Refused:
     # On the batch lane, where thousands belong; and nobody's hold on one payment is released by thousands.
-    asked = request_charge(
-        connection, payment_id, doing.who, doing.reason, doing.now, lane=Lane.BATCH, releases_hold=False
-    )
+    asked = request_charge(connection, payment_id, doing.cause, lane=Lane.BATCH, releases_hold=False)
     return asked if isinstance(asked, Refused) else Did(job=asked)
 
 
 def _hold(connection: Connection, payment_id: UUID, doing: Doing) -> Did | Refused:
-    held = hold_payment(connection, doing.policy, payment_id, doing.until, doing.who, doing.reason, doing.now)
+    held = hold_payment(connection, doing.policy, payment_id, doing.until, doing.cause)
     return held if isinstance(held, Refused) else Did()
 
 
 def _release(connection: Connection, payment_id: UUID, doing: Doing) -> Did | Refused:
-    released = release_payment(connection, payment_id, doing.who, doing.reason, doing.now)
+    released = release_payment(connection, payment_id, doing.cause)
     return released if isinstance(released, Refused) else Did(job=released.job)
 
 
 def _end(as_: PaymentState) -> Callable[[Connection, UUID, Doing], Did | Refused]:
     def end(connection: Connection, payment_id: UUID, doing: Doing) -> Did | Refused:
-        ending = request_close(connection, doing.policy, payment_id, as_, doing.who, doing.reason, doing.now)
+        ending = request_close(connection, doing.policy, payment_id, as_, doing.cause)
         match ending:
             case Refused():
                 return ending

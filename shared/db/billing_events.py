@@ -44,7 +44,7 @@ class Cause:
 
     actor: str
     at: datetime
-    reason: str
+    reason: str = ""
     attempt_id: UUID | None = None
     run_id: UUID | None = None
 

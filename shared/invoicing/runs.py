@@ -1,17 +1,17 @@
 """Requests for a monthly run, and its cursor. The row itself belongs to `shared/scheduling/runs.py`."""
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Row
 
+from shared.db.billing_events import Cause
 from shared.domain.schedule import DueRun, RunKey
 from shared.domain.states import RunState
 from shared.invoicing.month import BEFORE_ALL, Month
 from shared.messaging.jobs import MONTHLY_INVOICES
-from shared.scheduling.runs import Requester, find_run, insert_run
+from shared.scheduling.runs import find_run, insert_run
 
 RunRow = Row[Any]
 
@@ -24,11 +24,11 @@ class Requested:
     is_new: bool
 
 
-def request_run(connection: Connection, month: Month, requested_by: str, reason: str, now: datetime) -> Requested:
+def request_run(connection: Connection, month: Month, cause: Cause) -> Requested:
     """Ask for a month's invoices. The unique key makes a second request find the first one's row."""
     key = RunKey(MONTHLY_INVOICES, str(month.period), month.coverage.code)
     due = DueRun(*key, month.ends_at, RunState.READY)
-    inserted = insert_run(connection, due, Requester(requested_by, now, reason))
+    inserted = insert_run(connection, due, cause)
     return Requested(find_run(connection, key), is_new=inserted is not None)
 
 

@@ -11,12 +11,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, select
 
+from shared.db.billing_events import Cause
 from shared.db.tables.system import billing_events, runs
 from shared.domain.event_types import EventType
 from shared.domain.schedule import RunKey
 from shared.domain.states import RunState
 from shared.policy import Policy
-from shared.scheduling.runs import Requester, RunError, confirm_run, insert_run, reopen_run, requested_run
+from shared.scheduling.runs import RunError, confirm_run, insert_run, reopen_run, requested_run
 
 #: Events by which somebody asked for a run.
 ASKED = (EventType.RUN_SCHEDULED, EventType.RUN_CONFIRMED, EventType.RUN_REOPENED)
@@ -66,16 +67,14 @@ def read_run(connection: Connection, key: RunKey) -> RunSnapshot:
     return RunSnapshot(None, None, NEVER) if run is None else _snapshot(connection, run)
 
 
-def ask_again(
-    connection: Connection, policy: Policy, key: RunKey, requester: Requester, latest_event: int
-) -> RunAsked:
+def ask_again(connection: Connection, policy: Policy, key: RunKey, cause: Cause, latest_event: int) -> RunAsked:
     """Make, confirm or reopen the run, in the caller's transaction. Ring after commit.
 
     AskedAlreadyError if it isn't as it was at `latest_event`; RunError if it can't be asked for at all.
     """
-    due = requested_run(policy, key, requester.at)
+    due = requested_run(policy, key, cause.at)
     if latest_event == NEVER:
-        run_id = insert_run(connection, due, requester)
+        run_id = insert_run(connection, due, cause)
         if run_id is not None:
             return RunAsked(run_id, None)
     run = connection.execute(
@@ -89,9 +88,9 @@ def ask_again(
     if snapshot.latest_event != latest_event or snapshot.is_under_way:
         raise AskedAlreadyError(tell(snapshot))
     if run.state == RunState.AWAITING_CONFIRMATION:
-        confirm_run(connection, run.id, requester)
+        confirm_run(connection, run.id, cause)
     else:
-        reopen_run(connection, run.id, requester.actor, requester.reason or "", requester.at)
+        reopen_run(connection, run.id, cause)
     return RunAsked(run.id, RunState(run.state))
 
 

@@ -4,7 +4,6 @@ Inserting is idempotent, so whoever comes second learns that the run exists. Eac
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, time
 from typing import Any
 from uuid import UUID
@@ -12,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
-from shared.db.billing_events import BillingEvent, record_event
+from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.system import billing_events, runs
 from shared.domain.event_types import EventType
 from shared.domain.schedule import Cadence, DueRun, RunKey, ScheduleEntry, moment_of
@@ -29,15 +28,6 @@ RunRow = Row[Any]
 
 class RunError(Exception):
     """A run can't be made or released as asked; the message says what to do instead."""
-
-
-@dataclass(frozen=True)
-class Requester:
-    """Who asks for a run, when (business time) and why. The scheduler needs no reason, a person does."""
-
-    actor: str
-    at: datetime
-    reason: str | None = None
 
 
 def schedule_of(policy: Policy) -> tuple[ScheduleEntry, ...]:
@@ -99,7 +89,7 @@ def known_run_keys(connection: Connection, keys: Iterable[RunKey]) -> frozenset[
     return frozenset(RunKey(*row) for row in found)
 
 
-def insert_run(connection: Connection, run: DueRun, requester: Requester) -> UUID | None:
+def insert_run(connection: Connection, run: DueRun, cause: Cause) -> UUID | None:
     """Insert a run with its trail and return its id, or None if its key is taken: then there is nothing to do."""
     run_id: UUID | None = connection.scalar(
         insert(runs)
@@ -109,8 +99,8 @@ def insert_run(connection: Connection, run: DueRun, requester: Requester) -> UUI
             coverage=run.coverage,
             state=run.state,
             scheduled_for_at=run.scheduled_for_at,
-            requested_by=requester.actor,
-            reason=requester.reason,
+            requested_by=cause.actor,
+            reason=cause.reason or None,
         )
         .on_conflict_do_nothing(index_elements=[runs.c.job, runs.c.period, runs.c.coverage])
         .returning(runs.c.id)
@@ -120,9 +110,9 @@ def insert_run(connection: Connection, run: DueRun, requester: Requester) -> UUI
             connection,
             BillingEvent(
                 type=EventType.RUN_SCHEDULED,
-                at=requester.at,
-                actor=requester.actor,
-                reason=requester.reason,
+                at=cause.at,
+                actor=cause.actor,
+                reason=cause.reason or None,
                 run_id=run_id,
                 after={"state": run.state},
                 data={"job": run.job, "period": run.period, "coverage": run.coverage},
@@ -164,9 +154,9 @@ def find_run(connection: Connection, key: RunKey) -> RunRow:
     return found
 
 
-def confirm_run(connection: Connection, run_id: UUID, requester: Requester) -> RunRow:
+def confirm_run(connection: Connection, run_id: UUID, cause: Cause) -> RunRow:
     """Release a run that awaits confirmation and return it; RunError if it doesn't await any. Ring after commit."""
-    if not requester.reason:
+    if not cause.reason:
         raise RunError("confirming a run needs a reason; it is kept in the trail")
     run = connection.execute(select(runs).where(runs.c.id == run_id).with_for_update()).one_or_none()
     if run is None:
@@ -176,15 +166,15 @@ def confirm_run(connection: Connection, run_id: UUID, requester: Requester) -> R
     connection.execute(
         update(runs)
         .where(runs.c.id == run_id)
-        .values(state=RunState.READY, confirmed_by=requester.actor, reason=requester.reason)
+        .values(state=RunState.READY, confirmed_by=cause.actor, reason=cause.reason or None)
     )
     record_event(
         connection,
         BillingEvent(
             type=EventType.RUN_CONFIRMED,
-            at=requester.at,
-            actor=requester.actor,
-            reason=requester.reason,
+            at=cause.at,
+            actor=cause.actor,
+            reason=cause.reason or None,
             run_id=run_id,
             before={"state": run.state},
             after={"state": RunState.READY},
@@ -272,7 +262,7 @@ def _tell(
     )
 
 
-def reopen_run(connection: Connection, run_id: UUID, requested_by: str, reason: str, now: datetime) -> bool:
+def reopen_run(connection: Connection, run_id: UUID, cause: Cause) -> bool:
     """Let a finished run go over all accounts once more; False if it isn't finished.
 
     For accounts that were in trouble and have been mended. Who has an invoice keeps it and gets no second one.
@@ -289,9 +279,9 @@ def reopen_run(connection: Connection, run_id: UUID, requested_by: str, reason: 
         connection,
         BillingEvent(
             type=EventType.RUN_REOPENED,
-            at=now,
-            actor=requested_by,
-            reason=reason,
+            at=cause.at,
+            actor=cause.actor,
+            reason=cause.reason,
             run_id=run.id,
             before={"state": run.state},
             after={"state": RunState.READY},

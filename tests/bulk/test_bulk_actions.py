@@ -14,6 +14,7 @@ from shared.bulk import progress
 from shared.bulk.actions import BulkAction
 from shared.bulk.lifecycle import BEGIN_LOCK, Begun, Changed
 from shared.bulk.progress import CHUNK
+from shared.db.billing_events import Cause
 from shared.db.moment import Moment
 from shared.db.tables.payments import payments
 from shared.domain.refusals import Refused
@@ -190,7 +191,9 @@ def test_what_happened_since_the_begin_is_refused_with_words_and_the_rest_is_don
     )
     desk.world.charge(paid)
     with desk.world.engine.begin() as connection:
-        hold_payment(connection, desk.world.policy, held, None, "operator:bob", "disputed", desk.world.clock.now())
+        hold_payment(
+            connection, desk.world.policy, held, None, Cause("operator:bob", desk.world.clock.now(), "disputed")
+        )
     desk.applies(bulk_id)
     items = desk.items(bulk_id)
     assert items.pop(paid) == ("refused", "it was paid at 2026-11-01 09:00 UTC")

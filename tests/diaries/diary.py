@@ -18,6 +18,7 @@ from sqlalchemy import Row, select
 
 from scheduler.tick import tick
 from shared.clock import machine_now
+from shared.db.billing_events import Cause
 from shared.db.moment import Moment
 from shared.db.tables.accounts import payment_settings
 from shared.db.tables.invoices import invoice_lines, invoices
@@ -41,7 +42,7 @@ from shared.messaging.jobs import (
 from shared.policy import Coverage
 from shared.scheduling.due_work import SOURCES, STRIPE_EVENTS
 from shared.scheduling.pending_work import pending_work
-from shared.scheduling.runs import Requester, insert_run, requested_run
+from shared.scheduling.runs import insert_run, requested_run
 from shared.scheduling.virtual_clock import next_stop
 from simulator.client import RegisteredCard
 from simulator.issuer.stories import Story
@@ -159,7 +160,7 @@ class Diary:
         """`duecourse invoices run --period …`: for months from before the schedule was in force."""
         run = requested_run(self.world.policy, RunKey(MONTHLY_INVOICES, period, coverage), self.now)
         with self.world.engine.begin() as connection:
-            assert insert_run(connection, run, Requester("operator:anna", self.now, "we begin here")) is not None
+            assert insert_run(connection, run, Cause("operator:anna", self.now, "we begin here")) is not None
         self.work()
 
     # -- people

@@ -95,9 +95,7 @@ def _decisions(company: Company, people: People) -> None:
             company.world.policy,
             company.payment(people["ida"].account),
             PaymentState.VOID,
-            OPERATOR,
-            "never ordered",
-            company.now,
+            Cause(OPERATOR, company.now, "never ordered"),
         )
     assert isinstance(asked, ClosePayment)
     company.work()

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from shared.clock import machine_now
+from shared.db.billing_events import Cause
 from shared.domain.states import RunState
 from shared.invoicing.month import Month
 from shared.invoicing.preview import preview_month
@@ -124,7 +125,7 @@ def test_messages_that_come_again_change_nothing(world: MonthStart) -> None:
 def test_going_over_a_finished_run_again_issues_nothing_new(world: MonthStart) -> None:
     run_id = world.run()
     with world.engine.begin() as connection:
-        assert reopen_run(connection, run_id, "operator:ann", "to be sure", NOVEMBER)
+        assert reopen_run(connection, run_id, Cause("operator:ann", NOVEMBER, "to be sure"))
     world.deliver(run_id)
     assert_gapless(world.engine, "global", INVOICES)
     counts = world.counts(run_id)

@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, text
 
+from shared.db.billing_events import Cause
 from shared.domain.money import MAX_AMOUNT_MINOR
 from shared.invoicing.bills import SkipReason
 from shared.invoicing.month import Month
@@ -29,7 +30,7 @@ def findings(engine: Engine) -> list[dict[str, Any]]:
 
 def run_again(world: MonthStart, run_id: UUID) -> None:
     with world.engine.begin() as connection:
-        assert reopen_run(connection, run_id, "operator:ann", "mended", NOVEMBER)
+        assert reopen_run(connection, run_id, Cause("operator:ann", NOVEMBER, "mended"))
     world.deliver(run_id)
 
 

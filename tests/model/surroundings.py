@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 
 from scheduler.sweep import Sweep
 from scheduler.tick import tick
+from shared.db.billing_events import Cause
 from shared.db.moment import Moment
 from shared.domain.calendar import Period
 from shared.messaging.jobs import (
@@ -156,7 +157,9 @@ class Surroundings(RuleBasedStateMachine):
     def operator_asks(self, payment_id: UUID) -> None:
         with self.company.engine.begin() as connection:
             asked = request_charge(
-                connection, payment_id, "operator:anna", "the customer is on the phone", self.company.clock.now()
+                connection,
+                payment_id,
+                Cause("operator:anna", self.company.clock.now(), "the customer is on the phone"),
             )
         if isinstance(asked, ChargePayment):
             self.company.mailbox.append(asked)

@@ -7,6 +7,7 @@ from uuid import UUID
 import httpx
 from sqlalchemy import select
 
+from shared.db.billing_events import Cause
 from shared.db.moment import Moment
 from shared.db.tables.system import billing_events
 from shared.domain.refusals import Refused
@@ -32,12 +33,12 @@ def account_with_a_bad_card(world: World) -> Account:
 
 def ask_to_end(world: World, payment: UUID, as_: PaymentState = VOID, reason: str = "billed by mistake") -> Any:
     with world.engine.begin() as connection:
-        return request_close(connection, world.policy, payment, as_, ANNA, reason, world.clock.now())
+        return request_close(connection, world.policy, payment, as_, Cause(ANNA, world.clock.now(), reason))
 
 
 def take_back(world: World, payment: UUID, reason: str = "it was right") -> CloseWithdrawn | Refused:
     with world.engine.begin() as connection:
-        return withdraw_close(connection, payment, "operator:bob", reason, world.clock.now())
+        return withdraw_close(connection, payment, Cause("operator:bob", world.clock.now(), reason))
 
 
 def end(world: World, payment: UUID) -> None:

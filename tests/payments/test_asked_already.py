@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import update
 
+from shared.db.billing_events import Cause
 from shared.db.tables.accounts import payment_settings
 from shared.db.tables.payments import payments
 from shared.domain.refusals import Refused
@@ -28,7 +29,9 @@ def ask(
     world: World, payment: UUID, who: str = "anna", snapshot: ChargeSnapshot | None = None
 ) -> ChargePayment | Refused:
     with world.engine.begin() as connection:
-        return request_charge(connection, payment, f"operator:{who}", "she called", world.clock.now(), snapshot)
+        return request_charge(
+            connection, payment, Cause(f"operator:{who}", world.clock.now(), "she called"), snapshot
+        )
 
 
 def look(world: World, payment: UUID) -> WouldCharge:

@@ -38,24 +38,24 @@ def account(world: World) -> Account:
 
 def hold(world: World, payment: UUID, until: date | None = None, reason: str = WHY) -> Held | Refused:
     with world.engine.begin() as connection:
-        return hold_payment(connection, world.policy, payment, until, ANNA, reason, world.clock.now())
+        return hold_payment(connection, world.policy, payment, until, Cause(ANNA, world.clock.now(), reason))
 
 
 def release(world: World, payment: UUID, reason: str = "settled by phone") -> Released | Refused:
     with world.engine.begin() as connection:
-        return release_payment(connection, payment, ANNA, reason, world.clock.now())
+        return release_payment(connection, payment, Cause(ANNA, world.clock.now(), reason))
 
 
 def mark(world: World, account: Account, reason: str = "looks like fraud") -> Stands | Refused:
     with world.engine.begin() as connection:
-        return mark_account(connection, account.id, ANNA, reason, world.clock.now())
+        return mark_account(connection, account.id, Cause(ANNA, world.clock.now(), reason))
 
 
 def unmark(
     world: World, account: Account, until: date | None = None, reason: str = "promised to pay"
 ) -> Stands | Refused:
     with world.engine.begin() as connection:
-        return unmark_account(connection, world.policy, account.id, until, ANNA, reason, world.clock.now())
+        return unmark_account(connection, world.policy, account.id, until, Cause(ANNA, world.clock.now(), reason))
 
 
 def told(world: World, **where: Any) -> list[Any]:
@@ -184,10 +184,10 @@ def test_a_person_who_charges_by_hand_releases_a_hold_and_a_bulk_action_does_not
     payment = world.owes(account)
     hold(world, payment)
     with world.engine.begin() as connection:
-        refused = request_charge(connection, payment, ANNA, "all", world.clock.now(), releases_hold=False)
+        refused = request_charge(connection, payment, Cause(ANNA, world.clock.now(), "all"), releases_hold=False)
         assert isinstance(refused, Refused)
         assert refused.reason.startswith(f"it is held: {WHY}")
-        asked = request_charge(connection, payment, ANNA, "now", world.clock.now(), lane=Lane.BATCH)
+        asked = request_charge(connection, payment, Cause(ANNA, world.clock.now(), "now"), lane=Lane.BATCH)
     assert asked == ChargePayment(payment, Lane.BATCH)
     assert world.payment(payment).held_until is None
 
@@ -342,7 +342,11 @@ def test_ending_a_payment_in_trouble_gives_the_account_its_standing_back(world: 
     assert world.standing(account) == "marked_for_suspension"
     with world.engine.begin() as connection:
         request_close(
-            connection, world.policy, payment, PaymentState.UNCOLLECTIBLE, ANNA, "bankrupt", world.clock.now()
+            connection,
+            world.policy,
+            payment,
+            PaymentState.UNCOLLECTIBLE,
+            Cause(ANNA, world.clock.now(), "bankrupt"),
         )
     assert world.payment(payment).state == "uncollectible"
     assert world.standing(account) == "good"

@@ -10,6 +10,7 @@ from sqlalchemy import select, text
 
 from shared.accounts.cards import find_card, register_card
 from shared.accounts.registrations import Registration
+from shared.db.billing_events import Cause
 from shared.db.tables.invoices import invoices
 from shared.db.tables.payments import payments
 from shared.domain.refusals import Refused
@@ -90,7 +91,7 @@ def test_a_payment_without_a_card_and_one_that_waits_for_a_transfer_end_at_once(
 def test_a_held_payment_may_be_ended(world: World, account: Account) -> None:
     payment = declined(world, account)
     with world.engine.begin() as connection:
-        hold_payment(connection, world.policy, payment, None, ANNA, "disputed", world.clock.now())
+        hold_payment(connection, world.policy, payment, None, Cause(ANNA, world.clock.now(), "disputed"))
     assert ask_to_end(world, payment) == ClosePayment(payment)
     end(world, payment)
     assert (world.payment(payment).state, world.payment(payment).held_until) == ("void", None)
@@ -164,7 +165,7 @@ def test_from_the_request_on_nothing_charges_it(world: World, account: Account) 
     confirms = sent(world, "/confirm")
     world.charge(payment)
     with world.engine.begin() as connection:
-        refused = request_charge(connection, payment, ANNA, "after all", world.clock.now())
+        refused = request_charge(connection, payment, Cause(ANNA, world.clock.now(), "after all"))
         assert isinstance(refused, Refused)
         assert "wants it voided" in refused.reason
         assert isinstance(preview_charge(connection, payment, world.clock.now()), Refused)

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from shared.db.billing_events import Cause
 from shared.domain.refusals import Refused
 from shared.payments.operator.charge import request_charge
 from tests.world import World
@@ -13,6 +14,6 @@ def test_a_person_who_gives_no_reason_changes_nothing(world: World) -> None:
     payment = world.owes(account, next_attempt_at=world.clock.now() + timedelta(days=1))
     before = world.payment(payment)
     with world.engine.begin() as connection:
-        answer = request_charge(connection, payment, "operator:anna", "  ", world.clock.now())
+        answer = request_charge(connection, payment, Cause("operator:anna", world.clock.now(), "  "))
     assert isinstance(answer, Refused)
     assert world.payment(payment) == before

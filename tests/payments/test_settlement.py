@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text, update
 
+from shared.db.billing_events import Cause
 from shared.db.session import in_transaction
 from shared.db.tables.payments import payment_attempts
 from shared.domain.event_types import EventType
@@ -53,7 +54,7 @@ def ask_to_look(world: World, payment: UUID, reason: str = "the customer calls")
     return in_transaction(
         world.engine,
         lambda connection: request_look_up(
-            connection, payment, "operator:anna", reason, world.clock.now(), world.machine()
+            connection, payment, Cause("operator:anna", world.clock.now(), reason), world.machine()
         ),
     )
 
@@ -68,7 +69,7 @@ def waits_for_authentication(world: World, account: Account) -> UUID:
         connection.execute(text("UPDATE payment_intents SET status = 'requires_action'"))
     world.card_of(account)
     with world.engine.begin() as connection:
-        asked = request_charge(connection, payment, "operator:anna", "a new card", world.clock.now())
+        asked = request_charge(connection, payment, Cause("operator:anna", world.clock.now(), "a new card"))
     assert not isinstance(asked, Refused), intent
     return payment
 

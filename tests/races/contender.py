@@ -209,7 +209,7 @@ class Contender:
         job = in_transaction(
             self._engine,
             lambda connection: request_charge(
-                connection, bound.payment_id, f"operator:{self.index}", "it is urgent", bound.at
+                connection, bound.payment_id, Cause(f"operator:{self.index}", bound.at, "it is urgent")
             ),
         )
         if isinstance(job, ChargePayment):

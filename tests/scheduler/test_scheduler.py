@@ -11,14 +11,14 @@ from structlog.testing import capture_logs
 
 from scheduler.tick import tick
 from shared.clock import ManualClock, VirtualClock
-from shared.db.billing_events import BillingEvent, record_event
+from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.system import business_clock
 from shared.domain.schedule import RunKey
 from shared.domain.states import AttemptState, Lane
 from shared.messaging.jobs import ChargePayment, GenerateInvoices, ReconcileCharges, RetryPayments
 from shared.policy import Policy
 from shared.scheduling.leader_lock import is_scheduler_alive
-from shared.scheduling.runs import Requester, RunError, confirm_run, find_run
+from shared.scheduling.runs import RunError, confirm_run, find_run
 from tests.scheduler.conftest import OCTOBER_ENDS, Bell, MachineTime, MakeApp, all_runs, trail
 from tests.scheduler.test_sweep import add_attempt
 from tests.seed import add_account, add_payment
@@ -98,15 +98,15 @@ def test_past_the_catch_up_window_a_run_waits_for_a_named_person_with_a_reason(
     with engine.begin() as connection:
         run = find_run(connection, RunKey("monthly-invoices", "2026-10", "global"))
         with pytest.raises(RunError, match="reason"):
-            confirm_run(connection, run.id, Requester("operator:anna", clock.now()))
-        confirm_run(connection, run.id, Requester("operator:anna", clock.now(), "the data centre was dark"))
+            confirm_run(connection, run.id, Cause("operator:anna", clock.now()))
+        confirm_run(connection, run.id, Cause("operator:anna", clock.now(), "the data centre was dark"))
     app.sweep()
     assert GenerateInvoices(run.id) in bell.taken()
     assert monthly(engine)[0] == OCTOBER[0]
     (confirmed,) = trail(engine, "run_confirmed")
     assert (confirmed.actor, confirmed.reason) == ("operator:anna", "the data centre was dark")
     with engine.begin() as connection, pytest.raises(RunError, match="awaits no confirmation"):
-        confirm_run(connection, run.id, Requester("operator:anna", clock.now(), "again"))
+        confirm_run(connection, run.id, Cause("operator:anna", clock.now(), "again"))
 
 
 def test_the_schedule_begins_with_the_first_tick_and_a_restart_does_not_move_it(

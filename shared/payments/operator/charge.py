@@ -83,43 +83,40 @@ def preview_charge(connection: Connection, payment_id: UUID, now: datetime) -> W
 def request_charge(
     connection: Connection,
     payment_id: UUID,
-    who: str,
-    reason: str,
-    now: datetime,
+    cause: Cause,
     snapshot: ChargeSnapshot | None = None,
     *,
     lane: Lane = Lane.INTERACTIVE,
     releases_hold: bool = True,
 ) -> ChargePayment | Refused:
-    """Make a payment due at once because a person (`who`, `operator:anna`) wants it; ring the job after commit.
+    """Make a payment due at once because an operator (`cause.actor`) wants it; enqueue the job after the commit.
 
-    `now` is business time. `seen` is what they saw: if it is something else by now, it is refused. Releases a hold,
-    unless `releases_hold` is false: then a held one is refused. Commit after a refusal too: it is in the trail.
+    `snapshot` is what they saw: if it differs by now, it is refused. Releases a hold, unless `releases_hold`
+    is false: then a held payment is refused. Commit after a refusal too: it is recorded as a billing event.
     """
     settings = _lock_settings(connection, payment_id)
     if settings is None:
         return _unknown(payment_id)
     payment = lock_payment(connection, payment_id)
-    if not reason.strip():
+    if not cause.reason.strip():
         return Refused("no reason was given", "say why; the reason is kept in the payment's trail")
-    refused = _why_not(connection, payment, settings, now)
+    refused = _why_not(connection, payment, settings, cause.at)
     if refused is None and not releases_hold:
-        refused = _because_it_is_held(payment, now)
+        refused = _because_it_is_held(payment, cause.at)
     if refused is None and snapshot is not None:
         refused = _because_it_changed(connection, payment, settings, snapshot)
     if refused is not None:
-        _record_refusal(connection, payment, refused, who, reason, now)
+        _record_refusal(connection, payment, refused, cause)
         return refused
-    if payment.held_until is not None and payment.held_until > now:
-        _record_release(connection, payment, who, reason, now)
-    cause = Cause(who, now, reason)
+    if payment.held_until is not None and payment.held_until > cause.at:
+        _record_release(connection, payment, cause)
     if not make_due_now(connection, payment, lane, Trigger.OPERATOR, cause):
         raise AssertionError(f"payment {payment.id} is {payment.state} and was not refused")
     return ChargePayment(payment.id, lane)
 
 
 def request_look_up(
-    connection: Connection, payment_id: UUID, who: str, reason: str, now: datetime, machine_now: datetime
+    connection: Connection, payment_id: UUID, cause: Cause, machine_now: datetime
 ) -> SettleAttempt | Refused:
     """Have an attempt in doubt looked up at the processor now, because a person wants it; ring after commit.
 
@@ -128,7 +125,7 @@ def request_look_up(
     if connection.scalar(select(payments.c.id).where(payments.c.id == payment_id)) is None:
         return _unknown(payment_id)
     payment = lock_payment(connection, payment_id)
-    if not reason.strip():
+    if not cause.reason.strip():
         return Refused("no reason was given", "say why; the reason is kept in the payment's trail")
     attempt = open_attempt(connection, payment_id)
     if attempt is None:
@@ -147,9 +144,9 @@ def request_look_up(
         connection,
         BillingEvent(
             type=EventType.LOOK_UP_REQUESTED,
-            at=now,
-            actor=who,
-            reason=reason,
+            at=cause.at,
+            actor=cause.actor,
+            reason=cause.reason,
             account_id=payment.account_id,
             payment_id=payment.id,
             attempt_id=attempt.id,
@@ -313,14 +310,14 @@ def _card(connection: Connection, settings: Row[Any]) -> Row[Any] | None:
     return connection.execute(select(cards).where(cards.c.id == settings.primary_card_id)).one_or_none()
 
 
-def _record_release(connection: Connection, payment: PaymentRow, who: str, reason: str, now: datetime) -> None:
+def _record_release(connection: Connection, payment: PaymentRow, cause: Cause) -> None:
     record_event(
         connection,
         BillingEvent(
             type=EventType.HOLD_RELEASED,
-            at=now,
-            actor=who,
-            reason=reason,
+            at=cause.at,
+            actor=cause.actor,
+            reason=cause.reason,
             account_id=payment.account_id,
             payment_id=payment.id,
             before={"held_until": payment.held_until.isoformat(), "state_reason": payment.state_reason},
@@ -329,21 +326,19 @@ def _record_release(connection: Connection, payment: PaymentRow, who: str, reaso
     )
 
 
-def _record_refusal(
-    connection: Connection, payment: PaymentRow, refused: Refused, who: str, reason: str, now: datetime
-) -> None:
+def _record_refusal(connection: Connection, payment: PaymentRow, refused: Refused, cause: Cause) -> None:
     record_event(
         connection,
         BillingEvent(
             type=EventType.CHARGE_NOT_ATTEMPTED,
-            at=now,
-            actor=who,
+            at=cause.at,
+            actor=cause.actor,
             reason=refused.reason,
             account_id=payment.account_id,
             payment_id=payment.id,
             data={
                 "trigger": Trigger.OPERATOR,
-                "asked_because": reason,
+                "asked_because": cause.reason,
                 "next_attempt_at": refused.free_at.isoformat() if refused.free_at else None,
             },
         ),

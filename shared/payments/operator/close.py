@@ -4,8 +4,7 @@ The caller's transaction; a refusal says why and what to do instead and is recor
 commit. `now` is business time.
 """
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from sqlalchemy import Connection, update
@@ -42,9 +41,7 @@ def request_close(
     policy: Policy,
     payment_id: UUID,
     as_: PaymentState,
-    who: str,
-    reason: str,
-    now: datetime,
+    cause: Cause,
 ) -> Closed | ClosePayment | Refused:
     """End a payment as uncollectible or void: at once, or once its PaymentIntent is seen canceled (ring the job).
 
@@ -54,11 +51,11 @@ def request_close(
     if locked is None:
         return no_such_payment(payment_id)
     payment, what = locked.payment, WORD_OF_CLOSE[as_]
-    refused = NO_REASON if not reason.strip() else _why_no_ending(connection, payment, what)
+    refused = NO_REASON if not cause.reason.strip() else _why_no_ending(connection, payment, what)
     if refused is not None:
-        record_payment_refusal(connection, payment, f"be {what}", refused, who, reason, now)
+        record_payment_refusal(connection, payment, f"be {what}", refused, cause)
         return refused
-    cause = Cause(who, now, reason.strip())
+    cause = replace(cause, reason=cause.reason.strip())
     _tell_ending(connection, payment, EventType.CLOSE_REQUESTED, cause, before=None, after=as_)
     if live_intent(connection, payment_id) is None:
         _end(connection, locked, policy, as_, cause)
@@ -69,15 +66,13 @@ def request_close(
     return ClosePayment(payment.id)
 
 
-def withdraw_close(
-    connection: Connection, payment_id: UUID, who: str, reason: str, now: datetime
-) -> CloseWithdrawn | Refused:
+def withdraw_close(connection: Connection, payment_id: UUID, cause: Cause) -> CloseWithdrawn | Refused:
     """Take back that a payment is to be ended, as long as nobody is canceling its PaymentIntent."""
     payment = lock_if_known(connection, payment_id)
     if payment is None:
         return no_such_payment(payment_id)
     refused = None
-    if not reason.strip():
+    if not cause.reason.strip():
         refused = NO_REASON
     elif payment.state in ENDED or payment.pending_close_as is None:
         refused = Refused("nobody wants it ended", "nothing: see on its page where it stands")
@@ -87,12 +82,12 @@ def withdraw_close(
             "look again in a moment: if that came to nothing, it can be taken back then",
         )
     if refused is not None:
-        record_payment_refusal(connection, payment, "stay in collection", refused, who, reason, now)
+        record_payment_refusal(connection, payment, "stay in collection", refused, cause)
         return refused
-    cause = Cause(who, now, reason.strip())
+    cause = replace(cause, reason=cause.reason.strip())
     _tell_ending(connection, payment, EventType.CLOSE_WITHDRAWN, cause, before=payment.pending_close_as, after=None)
     connection.execute(update(payments).where(payments.c.id == payment.id).values(pending_close_as=None))
-    return CloseWithdrawn(payment.id, job_if_due(payment, now))
+    return CloseWithdrawn(payment.id, job_if_due(payment, cause.at))
 
 
 # -- why not

@@ -44,9 +44,7 @@ def hold_payment(
     policy: Policy,
     payment_id: UUID,
     until: date | None,
-    who: str,
-    reason: str,
-    now: datetime,
+    cause: Cause,
 ) -> Held | Refused:
     """Keep a payment from being asked for until midnight of a day in its coverage, or until it is released (None).
 
@@ -55,45 +53,39 @@ def hold_payment(
     payment = lock_if_known(connection, payment_id)
     if payment is None:
         return no_such_payment(payment_id)
-    refused = _why_no_hold(policy, payment, until, reason, now)
+    refused = _why_no_hold(policy, payment, until, cause)
     if refused is not None:
-        record_payment_refusal(connection, payment, "hold", refused, who, reason, now)
+        record_payment_refusal(connection, payment, "hold", refused, cause)
         return refused
     zone = policy.coverage(payment.coverage).zone
     held_until = UNTIL_RELEASED if until is None else instant(until, time(0), zone)
     earlier = _reason_without_hold(connection, payment)
-    said = f"{reason.strip()} (held by {who} {f'until {until}' if until else 'until it is released'}"
+    said = f"{cause.reason.strip()} (held by {cause.actor} {f'until {until}' if until else 'until it is released'}"
     state_reason = f"{said}; before that: {earlier})" if earlier else f"{said})"
-    _change_hold(
-        connection, payment, EventType.PAYMENT_HELD, held_until, state_reason, Cause(who, now, reason), earlier
-    )
+    _change_hold(connection, payment, EventType.PAYMENT_HELD, held_until, state_reason, cause, earlier)
     return Held(payment.id, held_until)
 
 
-def release_payment(
-    connection: Connection, payment_id: UUID, who: str, reason: str, now: datetime
-) -> Released | Refused:
+def release_payment(connection: Connection, payment_id: UUID, cause: Cause) -> Released | Refused:
     """End a payment's hold, whoever holds it: what it waited for before, it waits for again."""
     payment = lock_if_known(connection, payment_id)
     if payment is None:
         return no_such_payment(payment_id)
     refused = None
-    if not reason.strip():
+    if not cause.reason.strip():
         refused = NO_REASON
-    elif payment.held_until is None or payment.held_until <= now or payment.state in ENDED:
+    elif payment.held_until is None or payment.held_until <= cause.at or payment.state in ENDED:
         refused = Refused("it isn't held", "nothing: see on its page what comes next")
     if refused is not None:
-        record_payment_refusal(connection, payment, "release", refused, who, reason, now)
+        record_payment_refusal(connection, payment, "release", refused, cause)
         return refused
     earlier = _reason_without_hold(connection, payment)
-    _change_hold(connection, payment, EventType.HOLD_RELEASED, None, earlier, Cause(who, now, reason), earlier)
-    return Released(payment.id, job_if_due(payment, now))
+    _change_hold(connection, payment, EventType.HOLD_RELEASED, None, earlier, cause, earlier)
+    return Released(payment.id, job_if_due(payment, cause.at))
 
 
-def _why_no_hold(
-    policy: Policy, payment: PaymentRow, until: date | None, reason: str, now: datetime
-) -> Refused | None:
-    if not reason.strip():
+def _why_no_hold(policy: Policy, payment: PaymentRow, until: date | None, cause: Cause) -> Refused | None:
+    if not cause.reason.strip():
         return NO_REASON
     if payment.state not in UNPAID:
         return Refused(f"it is {payment.state}", "nothing: it isn't asked for any more")
@@ -104,7 +96,7 @@ def _why_no_hold(
         )
     if until is None:
         return None
-    today = local_date(now, policy.coverage(payment.coverage).zone)
+    today = local_date(cause.at, policy.coverage(payment.coverage).zone)
     if until <= today:
         return Refused(f"{until} has begun already (it is {today} in {payment.coverage})", "give a later day")
     if until > today + LONGEST_HOLD:

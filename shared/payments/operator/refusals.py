@@ -30,6 +30,6 @@ def job_if_due(payment: PaymentRow, now: datetime) -> ChargePayment | None:
 
 
 def record_payment_refusal(
-    connection: Connection, payment: PaymentRow, what: str, refused: Refused, who: str, reason: str, now: datetime
+    connection: Connection, payment: PaymentRow, what: str, refused: Refused, cause: Cause
 ) -> None:
-    record_refusal(connection, what, refused, Cause(who, now, reason), payment.account_id, payment.id)
+    record_refusal(connection, what, refused, cause, payment.account_id, payment.id)

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from starlette.responses import Response
 
 from shared.accounts.suspension_marks import Stands, mark_account, unmark_account
+from shared.db.billing_events import Cause
 from shared.domain.refusals import Refused
 from shared.domain.states import PaymentState
 from shared.messaging.jobs import ClosePayment, Job
@@ -20,7 +21,7 @@ from web.dashboard.request_context import PageError, RequestContext
 
 Answer = Held | Released | CloseWithdrawn | Closed | ClosePayment | Stands | Refused
 #: What is done: who, why, and when are the visit's.
-Work = Callable[[Connection, UUID, str, str], Answer]
+Work = Callable[[Connection, UUID, Cause], Answer]
 
 _SAID = {
     PaymentState.UNCOLLECTIBLE: "It is written off.",
@@ -34,9 +35,7 @@ def hold(context: RequestContext) -> Response:
     return _decide(
         context,
         AuditAction.PAYMENT_HOLD,
-        lambda c, payment_id, who, reason: hold_payment(
-            c, context.policy, payment_id, until, who, reason, context.now
-        ),
+        lambda c, payment_id, cause: hold_payment(c, context.policy, payment_id, until, cause),
         {"until": until.isoformat() if until else "released"},
     )
 
@@ -46,7 +45,7 @@ def release(context: RequestContext) -> Response:
     return _decide(
         context,
         AuditAction.PAYMENT_RELEASE,
-        lambda c, payment_id, who, reason: release_payment(c, payment_id, who, reason, context.now),
+        lambda c, payment_id, cause: release_payment(c, payment_id, cause),
     )
 
 
@@ -65,7 +64,7 @@ def keep(context: RequestContext) -> Response:
     return _decide(
         context,
         AuditAction.PAYMENT_WITHDRAW_CLOSE,
-        lambda c, payment_id, who, reason: withdraw_close(c, payment_id, who, reason, context.now),
+        lambda c, payment_id, cause: withdraw_close(c, payment_id, cause),
     )
 
 
@@ -74,7 +73,7 @@ def mark(context: RequestContext) -> Response:
     return _decide(
         context,
         AuditAction.ACCOUNT_MARK,
-        lambda c, account_id, who, reason: mark_account(c, account_id, who, reason, context.now),
+        lambda c, account_id, cause: mark_account(c, account_id, cause),
     )
 
 
@@ -84,9 +83,7 @@ def unmark(context: RequestContext) -> Response:
     return _decide(
         context,
         AuditAction.ACCOUNT_UNMARK,
-        lambda c, account_id, who, reason: unmark_account(
-            c, context.policy, account_id, until, who, reason, context.now
-        ),
+        lambda c, account_id, cause: unmark_account(c, context.policy, account_id, until, cause),
         {"until": until.isoformat()} if until else {},
     )
 
@@ -106,9 +103,7 @@ def _end(context: RequestContext, act: AuditAction, as_: PaymentState) -> Respon
     return _decide(
         context,
         act,
-        lambda c, payment_id, who, reason: request_close(
-            c, context.policy, payment_id, as_, who, reason, context.now
-        ),
+        lambda c, payment_id, cause: request_close(c, context.policy, payment_id, as_, cause),
     )
 
 
@@ -120,7 +115,7 @@ def _decide(
     kind = "account" if act in (AuditAction.ACCOUNT_MARK, AuditAction.ACCOUNT_UNMARK) else "payment"
 
     def work(connection: Connection) -> Answer:
-        answer = do(connection, subject_id, context.who.actor, reason)
+        answer = do(connection, subject_id, context.cause(reason))
         is_refused = isinstance(answer, Refused)
         context.record_action(
             connection,

@@ -82,7 +82,7 @@ def charge(context: RequestContext) -> Response:
     payment_id, reason, snapshot = context.uuid(), context.reason(), _snapshot(context)
 
     def work(connection: Connection) -> Job | Refused:
-        answer = request_charge(connection, payment_id, context.who.actor, reason, context.now, snapshot)
+        answer = request_charge(connection, payment_id, context.cause(reason), snapshot)
         _write_down(connection, context, AuditAction.PAYMENT_CHARGE, payment_id, reason, answer, snapshot)
         return answer
 
@@ -97,9 +97,7 @@ def look_up(context: RequestContext) -> Response:
     payment_id, reason = context.uuid(), context.reason()
 
     def work(connection: Connection) -> Job | Refused:
-        answer = request_look_up(
-            connection, payment_id, context.who.actor, reason, context.now, context.machine_now
-        )
+        answer = request_look_up(connection, payment_id, context.cause(reason), context.machine_now)
         _write_down(connection, context, AuditAction.PAYMENT_LOOK_UP, payment_id, reason, answer)
         return answer
 

@@ -18,7 +18,7 @@ from shared.messaging.jobs import DAILY_RETRIES, MONTHLY_INVOICES, job_of_run
 from shared.operations.audit_log import AuditAction
 from shared.payments.retry_preview import MEANING_OF_SKIP, RetryPreview, preview_retries
 from shared.scheduling.rerun import NEVER, AskedAlreadyError, RunAsked, RunSnapshot, ask_again, read_run, tell
-from shared.scheduling.runs import Requester, RunError, requested_run
+from shared.scheduling.runs import RunError, requested_run
 from web.dashboard.formatting import count, money
 from web.dashboard.pages.runs import AGAIN_JOBS
 from web.dashboard.request_context import PageError, RequestContext
@@ -77,10 +77,10 @@ def submit(context: RequestContext) -> Response:
     key, reason = _key(context, context.said), context.reason()
     plan = _plan(context, key, context.now)
     snapshot = {"digest": context.said("digest"), "rows": plan.rows, "amount_minor": plan.amount_minor}
-    requester = Requester(context.who.actor, context.now, reason)
+    cause = context.cause(reason)
 
     def work(connection: Connection) -> RunAsked:
-        asked = ask_again(connection, context.policy, key, requester, _number(context, "event"))
+        asked = ask_again(connection, context.policy, key, cause, _number(context, "event"))
         context.record_action(
             connection,
             _ACTS[asked.before],

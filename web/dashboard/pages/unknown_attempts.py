@@ -48,7 +48,7 @@ def look_up(context: RequestContext) -> Response:
 def _request(
     connection: Connection, context: RequestContext, payment_id: UUID, reason: str
 ) -> SettleAttempt | Refused:
-    answer = request_look_up(connection, payment_id, context.who.actor, reason, context.now, context.machine_now)
+    answer = request_look_up(connection, payment_id, context.cause(reason), context.machine_now)
     is_refused = isinstance(answer, Refused)
     context.record_action(
         connection,
