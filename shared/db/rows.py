@@ -43,7 +43,7 @@ class SettingsRow(NamedTuple):
     primary_card_id: UUID | None
     card_revision: int
     language: str | None
-    billing_details: object
+    billing_details: dict[str, Any]
     created_at: datetime
 
 
@@ -119,7 +119,7 @@ class PaymentIntentRow(NamedTuple):
     currency: str
     stripe_customer_id: str
     stripe_payment_intent_id: str | None
-    create_parameters: object
+    create_parameters: dict[str, Any]
     api_version: str
     first_sent_at: datetime | None
     status: str | None
@@ -181,8 +181,8 @@ class RunRow(NamedTuple):
     requested_by: str
     confirmed_by: str | None
     reason: str | None
-    counts: object
-    cursor: object
+    counts: dict[str, Any]
+    cursor: dict[str, Any]
     backoff_until: datetime | None
     trouble: str | None
     created_at: datetime

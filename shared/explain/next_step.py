@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Row
 
+from shared.db.rows import AttemptRow
 from shared.domain.states import (
     CHARGEABLE,
     UNPAID,
@@ -58,7 +59,7 @@ class Situation:
     settings: Row[Any]
     card: Row[Any] | None
     block_reason: str | None
-    open_attempt: Row[Any] | None
+    open_attempt: AttemptRow | None
     policy: Policy
     now: datetime
     machine_now: datetime
@@ -121,7 +122,7 @@ def _suspension_impact(situation: Situation) -> str | None:
     return " or ".join(filter(None, [f"the account is marked for suspension on {marked_on} if unpaid", declines]))
 
 
-def _open_attempt(situation: Situation, attempt: Row[Any]) -> NextStep:
+def _open_attempt(situation: Situation, attempt: AttemptRow) -> NextStep:
     started = show_instant(attempt.started_at, situation.zone)
     if attempt.state == AttemptState.STARTED:
         return NextStep(

@@ -6,18 +6,15 @@ in before wins, and the wish is over.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, bindparam, select, update
+from sqlalchemy import Connection, select, update
 
-from shared.accounts.standing import lock_account, update_standing
+from shared.accounts.standing import update_standing
 from shared.clock import has_come
 from shared.db.billing_events import BillingEvent, Cause, record_event
-from shared.db.rows import AccountRow
-from shared.db.tables.accounts import payment_settings
+from shared.db.rows import AccountRow, PaymentRow
 from shared.db.tables.invoices import invoices
-from shared.db.tables.payments import payment_intents, payments
 from shared.db.tables.system import billing_events
 from shared.domain.calendar import local_date
 from shared.domain.event_types import EventType
@@ -31,21 +28,12 @@ from shared.payments.claim import (
     is_create_key_stale,
     start_attempt,
 )
-from shared.payments.state_changes import PaymentRow, lock_payment, move_payment, open_attempt
+from shared.payments.locked_rows import lock_live_intent, lock_with_account
+from shared.payments.state_changes import move_payment, open_attempt
 from shared.policy import Policy
 from shared.runtime import Runtime
 
 ACTOR = "worker"
-
-_IDS = select(payments.c.account_id, payments.c.settings_id).where(payments.c.id == bindparam("payment_id"))
-_LOCK_SETTINGS = select(payment_settings).where(payment_settings.c.id == bindparam("id")).with_for_update(read=True)
-_LOCK_LATEST_INTENT = (
-    select(payment_intents)
-    .where(payment_intents.c.payment_id == bindparam("payment_id"))
-    .order_by(payment_intents.c.ordinal.desc())
-    .limit(1)
-    .with_for_update()
-)
 
 
 @dataclass(frozen=True)
@@ -64,30 +52,9 @@ class CloseRequest:
     reason: str
 
 
-@dataclass(frozen=True)
-class LockedForClose:
-    """The rows of an ending, locked in the order that every transaction keeps (I4)."""
-
-    account: AccountRow
-    settings: Row[Any]
-    payment: PaymentRow
-
-
-def lock_for_close(connection: Connection, payment_id: UUID) -> LockedForClose | None:
-    """Lock account, settings and payment; None if there is no such payment."""
-    ids = connection.execute(_IDS, {"payment_id": payment_id}).one_or_none()
-    if ids is None:
-        return None
-    return LockedForClose(
-        account=lock_account(connection, ids.account_id),
-        settings=connection.execute(_LOCK_SETTINGS, {"id": ids.settings_id}).one(),
-        payment=lock_payment(connection, payment_id),
-    )
-
-
 def claim_cancellation(connection: Connection, runtime: Runtime, payment_id: UUID) -> Claimed | Closed | NotClaimed:
     """End a payment, or claim the attempt to cancel its PaymentIntent, in the caller's transaction."""
-    locked = lock_for_close(connection, payment_id)
+    locked = lock_with_account(connection, payment_id)
     if locked is None:
         return NotClaimed("there is no such payment")
     now, machine_now = runtime.clock.now(), runtime.machine_now()
@@ -99,26 +66,21 @@ def claim_cancellation(connection: Connection, runtime: Runtime, payment_id: UUI
     if open_attempt(connection, payment_id) is not None:
         return NotClaimed("has an open attempt")
     close_request = close_request_of(connection, payment)
-    intent = live_intent(connection, payment_id)
+    intent = lock_live_intent(connection, payment_id)
     if intent is not None and is_create_key_stale(intent, machine_now):
         # A create that may have been sent, and whose id was never learnt, is repeated under its key by the attempt,
         # to cancel what it made. Once Stripe may have forgotten the key, that would only make another one.
         abandon_intent(connection, intent, now)
         intent = None
     if intent is None:
-        close_as_requested(connection, locked.account, payment, runtime.policy, Cause(ACTOR, now, ""))
+        to = PaymentState(payment.pending_close_as)
+        close_as_requested(connection, locked.account, payment, to, runtime.policy, Cause(ACTOR, now, ""))
         reach(Failpoint.END_AT_ONCE_BEFORE_COMMIT)
-        return Closed(payment.id, PaymentState(payment.pending_close_as))
+        return Closed(payment.id, to)
     wanted = Wanted(AttemptKind.CANCEL, None, locked.settings.card_revision, Trigger.OPERATOR, close_request.who)
     claimed = start_attempt(connection, runtime, payment, intent, wanted, now, machine_now)
     reach(Failpoint.END_CLAIM_BEFORE_COMMIT)
     return claimed
-
-
-def live_intent(connection: Connection, payment_id: UUID) -> Row[Any] | None:
-    """Lock and return the PaymentIntent of a locked payment that could still be paid, if there is one."""
-    latest = connection.execute(_LOCK_LATEST_INTENT, {"payment_id": payment_id}).one_or_none()
-    return latest if latest is not None and latest.closed_reason is None else None
 
 
 def close_request_of(connection: Connection, payment: PaymentRow) -> CloseRequest:
@@ -137,11 +99,15 @@ def close_request_of(connection: Connection, payment: PaymentRow) -> CloseReques
 
 
 def close_as_requested(
-    connection: Connection, account: AccountRow, payment: PaymentRow, policy: Policy, cause: Cause
+    connection: Connection,
+    account: AccountRow,
+    payment: PaymentRow,
+    to: PaymentState,
+    policy: Policy,
+    cause: Cause,
 ) -> None:
-    """End a locked payment whose `pending_close_as` is set; the reason is the wish's."""
-    close_request, to = close_request_of(connection, payment), PaymentState(payment.pending_close_as)
-    close_payment_as(connection, account, payment, policy, to, close_request, cause)
+    """Close a locked payment as its `pending_close_as` says (`to`); the reason is the request's."""
+    close_payment_as(connection, account, payment, policy, to, close_request_of(connection, payment), cause)
 
 
 def close_payment_as(
@@ -166,7 +132,9 @@ def close_payment_as(
         update_standing(connection, account, policy, today, cause, payment.id)
 
 
-def record_close_overtaken(connection: Connection, payment: PaymentRow, cause: Cause) -> None:
+def record_close_overtaken(
+    connection: Connection, payment: PaymentRow, close_as: PaymentState, cause: Cause
+) -> None:
     """Say in the trail that money came in for a payment that was being ended: it is paid, and stays so."""
     close_request = close_request_of(connection, payment)
     record_event(
@@ -175,14 +143,11 @@ def record_close_overtaken(connection: Connection, payment: PaymentRow, cause: C
             type=EventType.CLOSE_OVERTAKEN,
             at=cause.at,
             actor=cause.actor,
-            reason=(
-                f"the money came in before it was {WORD_OF_CLOSE[payment.pending_close_as]}, "
-                f"as {close_request.who} wanted"
-            ),
+            reason=(f"the money came in before it was {WORD_OF_CLOSE[close_as]}, as {close_request.who} wanted"),
             account_id=payment.account_id,
             payment_id=payment.id,
             attempt_id=cause.attempt_id,
-            before={"pending_close_as": payment.pending_close_as},
+            before={"pending_close_as": close_as},
             after={"pending_close_as": None},
         ),
     )

@@ -7,9 +7,11 @@ from sqlalchemy import Connection
 
 from shared.accounts.cards import CardChange
 from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.rows import PaymentRow
 from shared.domain.event_types import EventType
 from shared.domain.states import WAITING_FOR_CARD, Lane, Trigger
-from shared.payments.state_changes import PaymentRow, lock_collectable_monthly, make_due_now
+from shared.payments.locked_rows import lock_collectable_monthly
+from shared.payments.state_changes import make_due_now
 
 
 @dataclass(frozen=True)

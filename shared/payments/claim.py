@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, and_, bindparam, exists, insert, select,
 
 from shared.clock import has_come
 from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.rows import PaymentIntentRow, PaymentRow, SettingsRow, read_one, read_one_or_none
 from shared.db.tables.accounts import card_blocks, cards, payment_settings
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.domain.event_types import EventType
@@ -29,8 +30,9 @@ from shared.domain.states import (
 )
 from shared.failpoints import Failpoint, reach
 from shared.gateway.stripe_version import API_VERSION
+from shared.payments.locked_rows import lock_settings_and_payment
 from shared.payments.network_budgets import lock_card, over_budget
-from shared.payments.state_changes import PaymentRow, lock_payment, make_due_now, move_payment
+from shared.payments.state_changes import make_due_now, move_payment
 from shared.runtime import Runtime
 
 ACTOR = "worker"
@@ -38,14 +40,6 @@ ACTOR = "worker"
 KEY_GOOD_FOR = timedelta(hours=23)
 
 # Built once: every claim runs them.
-_LOCK_SETTINGS = (
-    select(payment_settings)
-    .where(
-        payment_settings.c.id
-        == select(payments.c.settings_id).where(payments.c.id == bindparam("payment_id")).scalar_subquery()
-    )
-    .with_for_update(read=True)
-)
 _HAS_OPEN_ATTEMPT = exists().where(
     payment_attempts.c.payment_id == bindparam("payment_id"), payment_attempts.c.state.in_(OPEN_ATTEMPT)
 )
@@ -116,10 +110,10 @@ class NotClaimed:
 def claim_charge(connection: Connection, runtime: Runtime, payment_id: UUID) -> Claimed | NotClaimed:
     """Claim the next attempt of one payment, in the caller's transaction. Both clocks are read once."""
     now, machine_now = runtime.clock.now(), runtime.machine_now()
-    settings = _lock_settings(connection, payment_id)
-    if settings is None:
+    locked = lock_settings_and_payment(connection, payment_id)
+    if locked is None:
         return NotClaimed("there is no such payment")
-    payment = lock_payment(connection, payment_id)
+    settings, payment = locked
     found = _look(connection, payment, settings)
     not_due = _why_not_due(payment, settings, found, now, machine_now)
     if not_due is not None:
@@ -135,25 +129,23 @@ def claim_charge(connection: Connection, runtime: Runtime, payment_id: UUID) -> 
     return claimed
 
 
-def _lock_settings(connection: Connection, payment_id: UUID) -> Row[Any] | None:
-    """Lock the payment's settings against a card change until we commit; before the payment (I4)."""
-    return connection.execute(_LOCK_SETTINGS, {"payment_id": payment_id}).one_or_none()
-
-
-def _look(connection: Connection, payment: PaymentRow, settings: Row[Any]) -> Row[Any]:
+def _look(connection: Connection, payment: PaymentRow, settings: SettingsRow) -> Row[Any]:
     """Read, under both locks, the primary card, what forbids it, and whether an attempt is open."""
     return connection.execute(_LOOK, {"settings_id": settings.id, "payment_id": payment.id}).one()
 
 
 def _why_not_due(
-    payment: PaymentRow, settings: Row[Any], found: Row[Any], now: datetime, machine_now: datetime
+    payment: PaymentRow, settings: SettingsRow, found: Row[Any], now: datetime, machine_now: datetime
 ) -> str | None:
     state = PaymentState(payment.state)
     if state in WAITING_FOR_CARD:
-        if settings.primary_card_id is None or settings.card_revision <= payment.waiting_for_revision_after:
+        blocked_by = payment.waiting_for_revision_after
+        if settings.primary_card_id is None or blocked_by is None or settings.card_revision <= blocked_by:
             return f"waits: {payment.state_reason}"
     elif state not in CHARGEABLE:
         return f"is {state}"
+    elif payment.next_attempt_at is None:
+        return "has no next attempt"
     elif payment.next_attempt_at > now:
         return f"is due at {payment.next_attempt_at.isoformat()}"
     if payment.held_until is not None and payment.held_until > now:
@@ -171,11 +163,11 @@ def _wake(connection: Connection, payment: PaymentRow, now: datetime) -> Payment
     """A card came after the one that blocked this payment (I15): due at once, somebody is waiting."""
     cause = Cause(ACTOR, now, "the card that blocked it was replaced or mended")
     make_due_now(connection, payment, Lane.INTERACTIVE, Trigger.CARD_REGISTERED, cause)
-    return connection.execute(select(payments).where(payments.c.id == payment.id)).one()
+    return read_one(PaymentRow, connection.execute(select(payments).where(payments.c.id == payment.id)))
 
 
 def _park(
-    connection: Connection, payment: PaymentRow, settings: Row[Any], card: Row[Any], now: datetime
+    connection: Connection, payment: PaymentRow, settings: SettingsRow, card: Row[Any], now: datetime
 ) -> str | None:
     """Move a due payment that can't be asked for to where it waits; None if it can be asked for."""
     if settings.kind == SettingsKind.BANK_TRANSFER:
@@ -225,7 +217,7 @@ def _start(
     connection: Connection,
     runtime: Runtime,
     payment: PaymentRow,
-    settings: Row[Any],
+    settings: SettingsRow,
     card: Row[Any],
     now: datetime,
     machine_now: datetime,
@@ -242,7 +234,7 @@ def start_attempt(
     connection: Connection,
     runtime: Runtime,
     payment: PaymentRow,
-    intent: Row[Any],
+    intent: PaymentIntentRow,
     wanted: Wanted,
     now: datetime,
     machine_now: datetime,
@@ -305,13 +297,14 @@ def start_attempt(
     )
 
 
-def is_create_key_stale(intent: Row[Any], machine_now: datetime) -> bool:
+def is_create_key_stale(intent: PaymentIntentRow, machine_now: datetime) -> bool:
     """Stripe may forget a key after 24 h; then the same create would make a second PaymentIntent (I6)."""
-    is_unanswered = intent.stripe_payment_intent_id is None
-    return is_unanswered and bool(intent.first_sent_at < machine_now - KEY_GOOD_FOR)
+    if intent.stripe_payment_intent_id is not None or intent.first_sent_at is None:
+        return False
+    return intent.first_sent_at < machine_now - KEY_GOOD_FOR
 
 
-def abandon_intent(connection: Connection, intent: Row[Any], now: datetime) -> None:
+def abandon_intent(connection: Connection, intent: PaymentIntentRow, now: datetime) -> None:
     """Close a PaymentIntent whose create key is stale. `now` is business time.
 
     Never confirmed, because its id was never known: whatever the lost create left behind moves no money.
@@ -324,10 +317,10 @@ def abandon_intent(connection: Connection, intent: Row[Any], now: datetime) -> N
 
 
 def _live_intent(
-    connection: Connection, payment: PaymentRow, settings: Row[Any], now: datetime, machine_now: datetime
-) -> Row[Any]:
+    connection: Connection, payment: PaymentRow, settings: SettingsRow, now: datetime, machine_now: datetime
+) -> PaymentIntentRow:
     """Return the payment's live PaymentIntent row, or insert the next ordinal's before it is asked for (I3)."""
-    latest = connection.execute(_LATEST_INTENT, {"payment_id": payment.id}).one_or_none()
+    latest = read_one_or_none(PaymentIntentRow, connection.execute(_LATEST_INTENT, {"payment_id": payment.id}))
     if latest is not None and latest.closed_reason is None:
         if not is_create_key_stale(latest, machine_now):
             return latest
@@ -346,7 +339,7 @@ def _live_intent(
             "duecourse_coverage": payment.coverage,
         },
     }
-    return connection.execute(
+    inserted = connection.execute(
         _INSERT_INTENT,
         {
             "payment_id": payment.id,
@@ -359,4 +352,5 @@ def _live_intent(
             "api_version": API_VERSION,
             "first_sent_at": machine_now,
         },
-    ).one()
+    )
+    return read_one(PaymentIntentRow, inserted)

@@ -19,6 +19,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, true, 
 from shared.accounts.standing import lock_account, update_standing
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.literals import is_, one_of, one_of_not
+from shared.db.rows import PaymentRow, read_all
 from shared.db.tables.accounts import accounts
 from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import billing_events
@@ -160,14 +161,14 @@ def _stamp(lane: Lane, connection: Connection, daily: DailyRun, after: After | N
     return chunk
 
 
-def _lock_retryable(connection: Connection, daily: DailyRun, ids: Sequence[UUID]) -> list[Row[Any]]:
+def _lock_retryable(connection: Connection, daily: DailyRun, ids: Sequence[UUID]) -> list[PaymentRow]:
     """Lock payments in id order (I4); return those that are still to be retried and have no open attempt (I2)."""
     locked = connection.execute(
         select(payments)
         .where(payments.c.id.in_(ids), *retryable(daily.coverage, daily.now))
         .order_by(payments.c.id)
         .with_for_update(key_share=True)
-    ).all()
+    )
     blocked = set(  # asked under the locks: an attempt is only ever opened under its payment's lock
         connection.scalars(
             select(payment_attempts.c.payment_id).where(
@@ -175,7 +176,7 @@ def _lock_retryable(connection: Connection, daily: DailyRun, ids: Sequence[UUID]
             )
         )
     )
-    return [payment for payment in locked if payment.id not in blocked]
+    return [payment for payment in read_all(PaymentRow, locked) if payment.id not in blocked]
 
 
 def _mark(connection: Connection, daily: DailyRun, after: After | None) -> Chunk:

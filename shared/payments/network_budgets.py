@@ -1,12 +1,12 @@
 """May this card be asked once more? Blocks that forbid it for good, and the networks' budgets (I2, dunning)."""
 
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects.postgresql import insert
 
+from shared.db.rows import CardBlockRow, read_one_or_none
 from shared.db.tables.accounts import card_blocks
 from shared.db.tables.payments import payment_attempts
 from shared.domain.declines import network_budgets
@@ -24,11 +24,12 @@ def lock_card(connection: Connection, coverage: str, fingerprint: str) -> None:
     )
 
 
-def find_block(connection: Connection, coverage: str, fingerprint: str) -> Row[Any] | None:
+def find_block(connection: Connection, coverage: str, fingerprint: str) -> CardBlockRow | None:
     """Return the row that forbids ever asking this card again, if there is one."""
-    return connection.execute(
+    found = connection.execute(
         select(card_blocks).where(card_blocks.c.coverage == coverage, card_blocks.c.fingerprint == fingerprint)
-    ).one_or_none()
+    )
+    return read_one_or_none(CardBlockRow, found)
 
 
 def block_card(

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, update
+from sqlalchemy import Connection, update
 
 from shared.accounts.standing import update_standing
 from shared.db.billing_events import BillingEvent, Cause, record_event
-from shared.db.rows import AccountRow
+from shared.db.rows import AttemptRow
 from shared.db.tables.payments import payments
 from shared.domain.calendar import instant, local_date
 from shared.domain.declines import Decline
@@ -27,9 +27,10 @@ from shared.domain.event_types import EventType
 from shared.domain.states import ENDED, AttemptKind, Lane, PaymentKind, PaymentState, Standing, Trigger
 from shared.gateway.port import Answer, Outcome
 from shared.payments.cancellation import close_as_requested, record_close_overtaken
+from shared.payments.locked_rows import LockedPaymentIntent
 from shared.payments.network_budgets import block_card
 from shared.payments.receipts import has_other_receipt, open_finding, record_receipt
-from shared.payments.state_changes import PaymentRow, move_payment
+from shared.payments.state_changes import move_payment
 from shared.policy import Coverage, Policy
 
 #: Outages: the first wait and the longest, doubling in between; machine time.
@@ -42,14 +43,10 @@ UNTIL_RELEASED = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class Locked:
-    """The rows of one record, locked in this order, and the moment of it on both clocks."""
+class Locked(LockedPaymentIntent):
+    """The locked rows that an outcome changes, and the moment of it on both clocks."""
 
-    account: AccountRow
-    settings: Row[Any]
-    payment: PaymentRow
-    intent: Row[Any]
-    attempt: Row[Any] | None
+    attempt: AttemptRow | None
     policy: Policy
     now: datetime
     machine_now: datetime
@@ -90,7 +87,7 @@ def after_success(connection: Connection, locked: Locked, answer: Answer, actor:
     if payment.state in ENDED:
         open_finding(connection, "paid_after_its_end", payment, charge_id, facts, cause)
     if payment.pending_close_as is not None:
-        record_close_overtaken(connection, payment, cause)
+        record_close_overtaken(connection, payment, PaymentState(payment.pending_close_as), cause)
     move_payment(
         connection, payment, PaymentState.PAID, cause, paid_at=locked.now, held_until=None, not_sent_count=0
     )
@@ -136,7 +133,8 @@ def after_cancellation(connection: Connection, locked: Locked, answer: Answer, a
     if locked.payment.state in ENDED:
         return
     if locked.payment.pending_close_as is not None:  # what a person waits for, whoever canceled it
-        close_as_requested(connection, locked.account, locked.payment, locked.policy, locked.cause(actor, ""))
+        to = PaymentState(locked.payment.pending_close_as)
+        close_as_requested(connection, locked.account, locked.payment, to, locked.policy, locked.cause(actor, ""))
         return
     if is_ours or by in CANCELED_BY_STRIPE:
         cause = locked.cause(actor, f"its PaymentIntent was canceled ({by or 'by us'}): go on with a new one")
@@ -148,7 +146,7 @@ def after_cancellation(connection: Connection, locked: Locked, answer: Answer, a
         connection,
         "canceled_by_a_person",
         locked.payment,
-        locked.intent.stripe_payment_intent_id,
+        locked.intent.stripe_payment_intent_id or str(locked.intent.id),
         {"cancellation_reason": by, "ordinal": locked.intent.ordinal},
         cause,
     )

@@ -9,11 +9,11 @@ from sqlalchemy import Connection, exists, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.rows import PaymentRow
 from shared.db.tables.payments import receipts
 from shared.db.tables.system import findings
 from shared.domain.event_types import EventType
 from shared.gateway.port import PaymentIntentSnapshot
-from shared.payments.state_changes import PaymentRow
 
 #: How the names of people begin, where a finding or the trail says who did something.
 PERSON = "operator:"

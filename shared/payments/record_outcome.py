@@ -10,12 +10,11 @@ from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Select, bindparam, exists, select, update
+from sqlalchemy import Connection, bindparam, exists, select, update
 
-from shared.accounts.standing import lock_account
 from shared.db.billing_events import BillingEvent, record_event
+from shared.db.rows import AttemptRow, PaymentRow, read_one, read_one_or_none
 from shared.db.session import in_transaction
-from shared.db.tables.accounts import payment_settings
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.domain.event_types import EventType
 from shared.domain.states import OPEN_ATTEMPT, AttemptKind, AttemptState, Lane, PaymentState, check_attempt_move
@@ -23,8 +22,9 @@ from shared.failpoints import Failpoint, reach
 from shared.gateway.outcomes import observed_outcome
 from shared.gateway.port import Answer, Outcome, PaymentIntentSnapshot
 from shared.messaging.jobs import ChargePayment
+from shared.payments.locked_rows import LockedPaymentIntent, lock_by_attempt, lock_by_intent
 from shared.payments.outcome_handlers import OUTCOME_HANDLERS, Locked
-from shared.payments.state_changes import lock_payment, open_attempt
+from shared.payments.state_changes import open_attempt
 from shared.runtime import Runtime
 
 Result = TypeVar("Result")
@@ -39,20 +39,6 @@ WRITE_INSISTS_FOR_S = 20.0
 MAY_BE_DUE_AT_ONCE = frozenset({Outcome.DECLINED, Outcome.AUTHENTICATION_NEEDED, Outcome.CANCELED})
 
 # Built once: every record runs them.
-_IDS_OF_INTENT = (
-    select(payment_intents.c.id, payment_intents.c.payment_id, payments.c.account_id, payments.c.settings_id)
-    .join(payments, payments.c.id == payment_intents.c.payment_id)
-    .where(payment_intents.c.id == bindparam("id"))
-)
-_IDS_OF_ATTEMPT = (
-    select(payment_intents.c.id, payment_intents.c.payment_id, payments.c.account_id, payments.c.settings_id)
-    .join(payments, payments.c.id == payment_intents.c.payment_id)
-    .join(payment_attempts, payment_attempts.c.payment_intent_id == payment_intents.c.id)
-    .where(payment_attempts.c.id == bindparam("id"))
-)
-_LOCK_SETTINGS = select(payment_settings).where(payment_settings.c.id == bindparam("id")).with_for_update(read=True)
-_LOCK_INTENT = select(payment_intents).where(payment_intents.c.id == bindparam("id")).with_for_update()
-_LOCK_ATTEMPT = select(payment_attempts).where(payment_attempts.c.id == bindparam("id")).with_for_update()
 _UPDATE_INTENT = update(payment_intents).where(payment_intents.c.id == bindparam("row_id"))
 _UPDATE_ATTEMPT = update(payment_attempts).where(payment_attempts.c.id == bindparam("row_id"))
 
@@ -64,11 +50,10 @@ def record_answer(runtime: Runtime, attempt_id: UUID, answer: Answer, actor: str
     """
 
     def work(connection: Connection) -> UUID:
-        locked = _lock(connection, runtime, _IDS_OF_ATTEMPT, attempt_id)
-        attempt = connection.execute(_LOCK_ATTEMPT, {"id": attempt_id}).one()
-        _apply(connection, replace(locked, attempt=attempt), answer, actor, is_own=True)
+        rows, attempt = lock_by_attempt(connection, attempt_id)
+        _apply(connection, _at_this_moment(runtime, rows, attempt), answer, actor, is_own=True)
         reach(Failpoint.RECORD_ANSWER_BEFORE_COMMIT)
-        return UUID(str(locked.payment.id))
+        return rows.payment.id
 
     reach(Failpoint.RECORD_ANSWER_BEGUN)
     payment_id = _write(runtime, work)
@@ -106,12 +91,12 @@ def apply_observation(
     snapshot = answer.payment_intent
     if snapshot is None:
         raise AssertionError("an observation shows a PaymentIntent")
-    locked = _lock(connection, runtime, _IDS_OF_INTENT, payment_intent_id)
+    rows = lock_by_intent(connection, payment_intent_id)
     outcome = observed_outcome(snapshot, is_charge_new=_is_charge_new(connection, payment_intent_id, snapshot))
     observed = replace(answer, outcome=outcome, decline=snapshot.last_error, charge_id=snapshot.latest_charge_id)
-    attempt = _attempt_observed(connection, locked.payment.id, payment_intent_id, observed)
-    _apply(connection, replace(locked, attempt=attempt), observed, actor, is_own=False)
-    return _jobs_if_due(connection, runtime, locked.payment.id) if outcome in MAY_BE_DUE_AT_ONCE else ()
+    attempt = _attempt_observed(connection, rows.payment.id, payment_intent_id, observed)
+    _apply(connection, _at_this_moment(runtime, rows, attempt), observed, actor, is_own=False)
+    return _jobs_if_due(connection, runtime, rows.payment.id) if outcome in MAY_BE_DUE_AT_ONCE else ()
 
 
 def _write(runtime: Runtime, work: Callable[[Connection], Result]) -> Result:
@@ -127,43 +112,46 @@ def enqueue_if_due(runtime: Runtime, payment_id: UUID) -> None:
 
 
 def _jobs_if_due(connection: Connection, runtime: Runtime, payment_id: UUID) -> tuple[ChargePayment, ...]:
-    row = connection.execute(select(payments).where(payments.c.id == payment_id)).one()
-    is_due = row.state == PaymentState.DUE and row.next_attempt_at <= runtime.clock.now()
+    row = read_one(PaymentRow, connection.execute(select(payments).where(payments.c.id == payment_id)))
+    next_at = row.next_attempt_at
+    is_due = row.state == PaymentState.DUE and next_at is not None and next_at <= runtime.clock.now()
     if is_due and row.backoff_until is None and row.held_until is None and row.pending_close_as is None:
         return (ChargePayment(payment_id, Lane(row.lane)),)
     return ()
 
 
-def _lock(connection: Connection, runtime: Runtime, ids_query: Select[Any], row_id: UUID) -> Locked:
-    """Lock account, settings, payment and its PaymentIntent, in the order that every transaction keeps (I4)."""
-    ids = connection.execute(ids_query, {"id": row_id}).one()
+def _at_this_moment(runtime: Runtime, rows: LockedPaymentIntent, attempt: AttemptRow | None) -> Locked:
+    """Read both clocks, once: after the locks, because waiting for them takes time."""
     return Locked(
-        account=lock_account(connection, ids.account_id),
-        settings=connection.execute(_LOCK_SETTINGS, {"id": ids.settings_id}).one(),
-        payment=lock_payment(connection, ids.payment_id),
-        intent=connection.execute(_LOCK_INTENT, {"id": ids.id}).one(),
-        attempt=None,
-        policy=runtime.policy,
-        now=runtime.clock.now(),
-        machine_now=runtime.machine_now(),
+        rows.account,
+        rows.settings,
+        rows.payment,
+        rows.intent,
+        attempt,
+        runtime.policy,
+        runtime.clock.now(),
+        runtime.machine_now(),
     )
 
 
-def _attempt_observed(connection: Connection, payment_id: UUID, intent_id: UUID, answer: Answer) -> Row[Any] | None:
+def _attempt_observed(
+    connection: Connection, payment_id: UUID, intent_id: UUID, answer: Answer
+) -> AttemptRow | None:
     """Find the attempt that an observation speaks of: the open one, or, for money, the last that may have asked."""
     attempt = open_attempt(connection, payment_id)
     if attempt is not None and attempt.payment_intent_id == intent_id:
         return attempt
     if answer.outcome is not Outcome.SUCCEEDED:
         return None
-    return connection.execute(
+    locked = connection.execute(
         select(payment_attempts)
         .where(payment_attempts.c.payment_intent_id == intent_id)
         .order_by((payment_attempts.c.stripe_charge_id == answer.charge_id).desc().nulls_last())
         .order_by(payment_attempts.c.number.desc())
         .limit(1)
         .with_for_update()
-    ).one_or_none()
+    )
+    return read_one_or_none(AttemptRow, locked)
 
 
 def _is_charge_new(connection: Connection, intent_id: UUID, snapshot: PaymentIntentSnapshot) -> bool:

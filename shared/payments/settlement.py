@@ -5,21 +5,21 @@ Raises an alarm for an attempt whose outcome has been unknown for long.
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, func, select, update
 
 from shared.clock import has_come
 from shared.db.billing_events import BillingEvent, record_event
+from shared.db.rows import AttemptRow, PaymentIntentRow, PaymentRow, read_one
 from shared.db.tables.payments import payment_attempts, payment_intents
 from shared.db.tables.system import billing_events
 from shared.domain.event_types import EventType
 from shared.domain.states import OPEN_ATTEMPT, AttemptState
 from shared.failpoints import Failpoint, reach
+from shared.payments.locked_rows import lock_attempt, lock_payment
 from shared.payments.record_outcome import FIRST_LOOK_UP, LONGEST_LOOK_UP
-from shared.payments.state_changes import PaymentRow, lock_payment
 from shared.runtime import Runtime
 
 log = structlog.get_logger()
@@ -49,13 +49,15 @@ def take_turn(connection: Connection, runtime: Runtime, attempt_id: UUID) -> Loo
     if payment_id is None:
         return None
     payment = lock_payment(connection, payment_id)
-    attempt = connection.execute(
-        select(payment_attempts).where(payment_attempts.c.id == attempt_id).with_for_update()
-    ).one()
+    attempt = lock_attempt(connection, attempt_id)
     _shorten_lease(connection, attempt, machine_now + runtime.lease)
     is_expired = attempt.state == AttemptState.STARTED and attempt.lease_expires_at <= machine_now
-    is_unknown = attempt.state == AttemptState.UNKNOWN and has_come(attempt.look_up_at, machine_now)
-    if not (is_expired or is_unknown):
+    is_look_up_due = (
+        attempt.state == AttemptState.UNKNOWN
+        and attempt.look_up_at is not None
+        and has_come(attempt.look_up_at, machine_now)
+    )
+    if not (is_expired or is_look_up_due):
         return None
     # Unknown from here on, so that a worker which wakes up late finds the attempt taken and sends nothing.
     wait = min(LONGEST_LOOK_UP, FIRST_LOOK_UP * 2 ** min(attempt.look_ups, 12))
@@ -80,16 +82,15 @@ def take_turn(connection: Connection, runtime: Runtime, attempt_id: UUID) -> Loo
             ),
         )
     _raise_alarm(connection, runtime, payment, attempt)
-    intent = connection.execute(
-        select(payment_intents).where(payment_intents.c.id == attempt.payment_intent_id)
-    ).one()
+    found = connection.execute(select(payment_intents).where(payment_intents.c.id == attempt.payment_intent_id))
+    intent = read_one(PaymentIntentRow, found)
     reach(Failpoint.SETTLE_TURN_BEFORE_COMMIT)
     if attempt.confirm_allowed_at is None or intent.stripe_payment_intent_id is None:
         return NeverAsked()
     return LookUp(attempt.coverage, intent.id, intent.stripe_payment_intent_id)
 
 
-def _shorten_lease(connection: Connection, attempt: Row[Any], longest: datetime) -> None:
+def _shorten_lease(connection: Connection, attempt: AttemptRow, longest: datetime) -> None:
     """End a lease at the latest where one that began now would: the clock that gave it more was set back since."""
     connection.execute(
         update(payment_attempts)
@@ -102,7 +103,7 @@ def _shorten_lease(connection: Connection, attempt: Row[Any], longest: datetime)
     )
 
 
-def _raise_alarm(connection: Connection, runtime: Runtime, payment: PaymentRow, attempt: Row[Any]) -> None:
+def _raise_alarm(connection: Connection, runtime: Runtime, payment: PaymentRow, attempt: AttemptRow) -> None:
     """Call for a person once an attempt has been in doubt for an hour, and again for each day of it."""
     age = runtime.machine_now() - attempt.created_at
     due = alarms_due(age)

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, bindparam, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.rows import AttemptRow, PaymentRow, read_one_or_none
 from shared.db.tables.payments import payment_attempts, payments
 from shared.domain.event_types import EventType
 from shared.domain.states import (
@@ -15,34 +16,23 @@ from shared.domain.states import (
     OPEN_ATTEMPT,
     WAITING_FOR_CARD,
     Lane,
-    PaymentKind,
     PaymentState,
     Trigger,
     check_payment_move,
 )
 
-PaymentRow = Row[Any]
-
-# Built once: the money path runs them for every charge.
-_LOCK = select(payments).where(payments.c.id == bindparam("payment_id")).with_for_update(key_share=True)
+# Built once: the money path runs it for every charge.
 _UPDATE = update(payments).where(payments.c.id == bindparam("payment_id"))
 
 
-def lock_payment(connection: Connection, payment_id: UUID) -> PaymentRow:
-    """Lock one payment and return its row; LookupError if there is none."""
-    row = connection.execute(_LOCK, {"payment_id": payment_id}).one_or_none()
-    if row is None:
-        raise LookupError(f"there is no payment {payment_id}")
-    return row
-
-
-def open_attempt(connection: Connection, payment_id: UUID) -> Row[Any] | None:
+def open_attempt(connection: Connection, payment_id: UUID) -> AttemptRow | None:
     """Return the attempt that blocks this payment, if there is one (I2)."""
-    return connection.execute(
+    found = connection.execute(
         select(payment_attempts).where(
             payment_attempts.c.payment_id == payment_id, payment_attempts.c.state.in_(OPEN_ATTEMPT)
         )
-    ).one_or_none()
+    )
+    return read_one_or_none(AttemptRow, found)
 
 
 def move_payment(
@@ -108,23 +98,6 @@ def make_due_now(connection: Connection, payment: PaymentRow, lane: Lane, trigge
         held_until=None,
     )
     return True
-
-
-def lock_collectable_monthly(connection: Connection, account_id: UUID, coverage: str) -> list[PaymentRow]:
-    """Lock the unpaid monthly card payments of one account and coverage, in id order (I4)."""
-    return list(
-        connection.execute(
-            select(payments)
-            .where(
-                payments.c.account_id == account_id,
-                payments.c.coverage == coverage,
-                payments.c.kind == PaymentKind.MONTHLY,
-                payments.c.state.in_(CHARGEABLE | WAITING_FOR_CARD),
-            )
-            .order_by(payments.c.id)
-            .with_for_update(key_share=True)
-        )
-    )
 
 
 def _shown(values: Mapping[str, Any], only: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, Update, insert, select, update
 
+from shared.db.rows import PaymentRow
 from shared.db.session import in_transaction
 from shared.db.tables.payments import payment_intents
 from shared.domain.states import CHARGEABLE, WAITING_FOR_CARD, PaymentState
@@ -18,10 +19,11 @@ from shared.failpoints import Failpoint, reach
 from shared.gateway.port import PaymentIntentSnapshot
 from shared.gateway.stripe_version import API_VERSION
 from shared.payments.claim import KEY_GOOD_FOR
+from shared.payments.locked_rows import lock_payment
 from shared.payments.outcome_handlers import UNTIL_RELEASED
 from shared.payments.receipts import Finding, write_finding
 from shared.payments.record_outcome import record_observation
-from shared.payments.state_changes import PaymentRow, lock_payment, move_payment, open_attempt
+from shared.payments.state_changes import move_payment, open_attempt
 from shared.reconciliation.chunk import Reconciliation
 from shared.reconciliation.classify import ORDINAL, Found
 

@@ -18,8 +18,9 @@ from shared.db.session import MAX_REPETITIONS, in_transaction
 from shared.domain.states import Lane, Trigger
 from shared.gateway.port import Answer, Outcome, ProcessorGateway
 from shared.payments.claim import Claimed, NotClaimed, claim_charge
+from shared.payments.locked_rows import lock_payment
 from shared.payments.record_outcome import record_answer, record_observation
-from shared.payments.state_changes import lock_payment, make_due_now
+from shared.payments.state_changes import make_due_now
 from simulator.faults.scripted_answers import Arrival, NoFaults
 from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays
 from tests.invoicing.month_start import wait_for_waiter

@@ -13,8 +13,9 @@ from shared.db.session import in_transaction
 from shared.domain.states import Lane, Trigger
 from shared.gateway.port import Answer, Outcome
 from shared.payments.claim import Claimed, claim_charge
+from shared.payments.locked_rows import lock_payment
 from shared.payments.record_outcome import record_answer, record_observation
-from shared.payments.state_changes import lock_payment, make_due_now
+from shared.payments.state_changes import make_due_now
 from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays
 from tests.payments.wire import (
     UNANSWERED,

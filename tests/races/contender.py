@@ -22,8 +22,9 @@ from shared.db.tables.system import runs
 from shared.domain.states import ENDED, OPEN_ATTEMPT, AttemptState, Lane, RunState, Trigger
 from shared.gateway.port import StripeEventSnapshot
 from shared.messaging.jobs import DAILY_RETRIES, ChargePayment, Job, RetryPayments
+from shared.payments.locked_rows import lock_payment
 from shared.payments.operator.charge import request_charge
-from shared.payments.state_changes import lock_payment, make_due_now
+from shared.payments.state_changes import make_due_now
 from shared.runtime import Runtime
 from simulator.client import SimulatorClient
 from tests.diaries.conftest import only

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table
+from sqlalchemy.dialects.postgresql import JSONB
 
 from shared.db import rows
 from shared.db.tables.accounts import accounts, card_blocks, cards, payment_settings
@@ -24,7 +25,11 @@ TABLE_OF: dict[type, Table] = {
 
 
 def _columns(table: Table) -> list[tuple[str, type, bool]]:
-    return [(column.name, column.type.python_type, bool(column.nullable)) for column in table.c]
+    return [(column.name, _python_type(column), bool(column.nullable)) for column in table.c]
+
+
+def _python_type(column: Column[Any]) -> type:
+    return dict if isinstance(column.type, JSONB) else column.type.python_type  # we store objects only
 
 
 def _fields(row_class: type) -> list[tuple[str, type, bool]]:

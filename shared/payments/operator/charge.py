@@ -6,12 +6,12 @@ every attempt that was not made.
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, select, update
 
 from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.rows import CardRow, PaymentRow, SettingsRow, read_one, read_one_or_none
 from shared.db.tables.accounts import cards, payment_settings
 from shared.db.tables.payments import payment_attempts, payments
 from shared.domain.event_types import EventType
@@ -27,8 +27,9 @@ from shared.domain.states import (
     Trigger,
 )
 from shared.messaging.jobs import ChargePayment, SettleAttempt
+from shared.payments.locked_rows import lock_payment, lock_settings_and_payment
 from shared.payments.network_budgets import find_block, over_budget
-from shared.payments.state_changes import PaymentRow, lock_payment, make_due_now, open_attempt
+from shared.payments.state_changes import make_due_now, open_attempt
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,11 @@ class WouldCharge:
 
 def preview_charge(connection: Connection, payment_id: UUID, now: datetime) -> WouldCharge | Refused:
     """Say what `request_charge` would do at this moment. Changes nothing; what it says may be outdated at once."""
-    payment = connection.execute(select(payments).where(payments.c.id == payment_id)).one_or_none()
+    payment = read_one_or_none(PaymentRow, connection.execute(select(payments).where(payments.c.id == payment_id)))
     if payment is None:
         return _unknown(payment_id)
-    settings = connection.execute(
-        select(payment_settings).where(payment_settings.c.id == payment.settings_id)
-    ).one()
+    found = connection.execute(select(payment_settings).where(payment_settings.c.id == payment.settings_id))
+    settings = read_one(SettingsRow, found)
     refused = _why_not(connection, payment, settings, now)
     if refused is not None:
         return refused
@@ -94,10 +94,10 @@ def request_charge(
     `snapshot` is what they saw: if it differs by now, it is refused. Releases a hold, unless `releases_hold`
     is false: then a held payment is refused. Commit after a refusal too: it is recorded as a billing event.
     """
-    settings = _lock_settings(connection, payment_id)
-    if settings is None:
+    locked = lock_settings_and_payment(connection, payment_id)
+    if locked is None:
         return _unknown(payment_id)
-    payment = lock_payment(connection, payment_id)
+    settings, payment = locked
     if not cause.reason.strip():
         return Refused("no reason was given", "say why; the reason is kept in the payment's trail")
     refused = _why_not(connection, payment, settings, cause.at)
@@ -156,19 +156,11 @@ def request_look_up(
     return SettleAttempt(attempt.id)
 
 
-def _lock_settings(connection: Connection, payment_id: UUID) -> Row[Any] | None:
-    """Settings before the payment (I4), shared: the card must not change between our look and the commit."""
-    of_payment = select(payments.c.settings_id).where(payments.c.id == payment_id).scalar_subquery()
-    return connection.execute(
-        select(payment_settings).where(payment_settings.c.id == of_payment).with_for_update(read=True)
-    ).one_or_none()
-
-
 def _unknown(payment_id: UUID) -> Refused:
     return Refused(f"there is no payment {payment_id}", "look it up by invoice number or account")
 
 
-def _why_not(connection: Connection, payment: PaymentRow, settings: Row[Any], now: datetime) -> Refused | None:
+def _why_not(connection: Connection, payment: PaymentRow, settings: SettingsRow, now: datetime) -> Refused | None:
     return (
         _because_of_state(payment)
         or _because_of_open_attempt(connection, payment)
@@ -239,14 +231,14 @@ def _because_somebody_asked(payment: PaymentRow, now: datetime) -> Refused | Non
     )
 
 
-def _snapshot(payment: PaymentRow, settings: Row[Any], card: Row[Any]) -> ChargeSnapshot:
+def _snapshot(payment: PaymentRow, settings: SettingsRow, card: CardRow) -> ChargeSnapshot:
     return ChargeSnapshot(
         payment.amount_minor, payment.currency, card.id, settings.card_revision, payment.attempt_count
     )
 
 
 def _because_it_changed(
-    connection: Connection, payment: PaymentRow, settings: Row[Any], snapshot: ChargeSnapshot
+    connection: Connection, payment: PaymentRow, settings: SettingsRow, snapshot: ChargeSnapshot
 ) -> Refused | None:
     """What a person agreed to is what is done, or nothing is."""
     card = _card(connection, settings)
@@ -260,7 +252,7 @@ def _because_it_changed(
         was = format_minor(snapshot.amount_minor, snapshot.currency)
         changes.append(f"the amount was {was} and is {format_minor(found.amount_minor, found.currency)} now")
     if found.card_id != snapshot.card_id:
-        old = connection.execute(select(cards).where(cards.c.id == snapshot.card_id)).one_or_none()
+        old = read_one_or_none(CardRow, connection.execute(select(cards).where(cards.c.id == snapshot.card_id)))
         was = f"{old.brand} ending in {old.last4}" if old else "another one"
         changes.append(f"the card was {was} and is {card.brand} ending in {card.last4} now")
     elif found.card_revision != snapshot.card_revision:
@@ -271,7 +263,7 @@ def _because_it_changed(
 
 
 def _because_of_card(
-    connection: Connection, payment: PaymentRow, settings: Row[Any], now: datetime
+    connection: Connection, payment: PaymentRow, settings: SettingsRow, now: datetime
 ) -> Refused | None:
     if settings.kind == SettingsKind.BANK_TRANSFER:
         return Refused("the customer pays by bank transfer", "wait for the transfer, or have a card registered")
@@ -294,7 +286,7 @@ def _because_of_card(
     return None
 
 
-def _warnings(payment: PaymentRow, settings: Row[Any], now: datetime) -> list[str]:
+def _warnings(payment: PaymentRow, settings: SettingsRow, now: datetime) -> list[str]:
     warnings = []
     if payment.held_until is not None and payment.held_until > now:
         warnings.append(f"it is held, and the charge releases it: {payment.state_reason}")
@@ -306,8 +298,9 @@ def _warnings(payment: PaymentRow, settings: Row[Any], now: datetime) -> list[st
     return warnings
 
 
-def _card(connection: Connection, settings: Row[Any]) -> Row[Any] | None:
-    return connection.execute(select(cards).where(cards.c.id == settings.primary_card_id)).one_or_none()
+def _card(connection: Connection, settings: SettingsRow) -> CardRow | None:
+    found = connection.execute(select(cards).where(cards.c.id == settings.primary_card_id))
+    return read_one_or_none(CardRow, found)
 
 
 def _record_release(connection: Connection, payment: PaymentRow, cause: Cause) -> None:
@@ -320,7 +313,10 @@ def _record_release(connection: Connection, payment: PaymentRow, cause: Cause) -
             reason=cause.reason,
             account_id=payment.account_id,
             payment_id=payment.id,
-            before={"held_until": payment.held_until.isoformat(), "state_reason": payment.state_reason},
+            before={
+                "held_until": payment.held_until.isoformat() if payment.held_until else None,
+                "state_reason": payment.state_reason,
+            },
             after={"held_until": None},
         ),
     )

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, update
 
 from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.rows import PaymentRow
 from shared.db.tables.payments import payments
 from shared.domain.event_types import EventType
 from shared.domain.refusals import NO_REASON, Refused
@@ -18,13 +19,11 @@ from shared.messaging.jobs import ChargePayment, ClosePayment
 from shared.payments.cancellation import (
     Closed,
     CloseRequest,
-    LockedForClose,
     close_payment_as,
-    live_intent,
-    lock_for_close,
 )
+from shared.payments.locked_rows import LockedPayment, lock_live_intent, lock_with_account
 from shared.payments.operator.refusals import job_if_due, lock_if_known, no_such_payment, record_payment_refusal
-from shared.payments.state_changes import PaymentRow, open_attempt
+from shared.payments.state_changes import open_attempt
 from shared.policy import Policy
 
 
@@ -47,7 +46,7 @@ def request_close(
 
     Void means that it was never owed: its invoice is voided with it. From here on no charge starts.
     """
-    locked = lock_for_close(connection, payment_id)
+    locked = lock_with_account(connection, payment_id)
     if locked is None:
         return no_such_payment(payment_id)
     payment, what = locked.payment, WORD_OF_CLOSE[as_]
@@ -57,7 +56,7 @@ def request_close(
         return refused
     cause = replace(cause, reason=cause.reason.strip())
     _tell_ending(connection, payment, EventType.CLOSE_REQUESTED, cause, before=None, after=as_)
-    if live_intent(connection, payment_id) is None:
+    if lock_live_intent(connection, payment_id) is None:
         _end(connection, locked, policy, as_, cause)
         return Closed(payment.id, as_)
     connection.execute(
@@ -118,7 +117,7 @@ def _why_no_ending(connection: Connection, payment: PaymentRow, what: str) -> Re
 # -- rows and trail
 
 
-def _end(connection: Connection, locked: LockedForClose, policy: Policy, as_: PaymentState, cause: Cause) -> None:
+def _end(connection: Connection, locked: LockedPayment, policy: Policy, as_: PaymentState, cause: Cause) -> None:
     close_request = CloseRequest(cause.actor, cause.reason)
     close_payment_as(connection, locked.account, locked.payment, policy, as_, close_request, cause)
 

@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection, select, update
 
 from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.rows import PaymentRow
 from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events
 from shared.domain.calendar import instant, local_date
@@ -16,7 +17,6 @@ from shared.domain.states import ENDED, UNPAID, WORD_OF_CLOSE
 from shared.messaging.jobs import ChargePayment
 from shared.payments.operator.refusals import job_if_due, lock_if_known, no_such_payment, record_payment_refusal
 from shared.payments.outcome_handlers import UNTIL_RELEASED
-from shared.payments.state_changes import PaymentRow
 from shared.policy import Policy
 
 #: A hold for longer than a year is forgotten by everybody; until it is released is another thing.
@@ -115,7 +115,7 @@ def _reason_without_hold(connection: Connection, payment: PaymentRow) -> str | N
         .limit(1)
     ).one_or_none()
     if last is None or last.after.get("state_reason") != payment.state_reason:
-        return payment.state_reason  # type: ignore[no-any-return]
+        return payment.state_reason
     earlier: str | None = last.data.get("reason_without_hold")
     return earlier
 

@@ -6,10 +6,11 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from shared.db.billing_events import Cause, record_refusal
+from shared.db.rows import PaymentRow
 from shared.domain.refusals import Refused
 from shared.domain.states import Lane
 from shared.messaging.jobs import ChargePayment
-from shared.payments.state_changes import PaymentRow, lock_payment
+from shared.payments.locked_rows import lock_payment
 
 
 def lock_if_known(connection: Connection, payment_id: UUID) -> PaymentRow | None:
