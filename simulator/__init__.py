@@ -2,13 +2,13 @@
 
 It answers the official SDK (`stripe==16.1.0`, API version 2026-10-28.endive) over HTTP: customers, payment
 methods, SetupIntents, PaymentIntents, charges, events, the account, and signed webhooks with retries. What it
-confirmed is on disk before it answers; `GET /_sim/ledger` is the independent book that money tests read.
+confirms is on disk before it answers; `GET /_sim/ledger` is the independent ledger that money tests read.
 
 Start it
     python -m simulator --port 12111 --data .duecourse/simulator      (port 0: a free one, printed when ready)
     SIMULATOR_HOST, SIMULATOR_PORT, SIMULATOR_DATA, SIMULATOR_WEBHOOKS
         (JSON list: [{"account": "global", "url": "http://…", "secret": "whsec_…", "enabled_events": ["*"]}]),
-        (the whole list for the accounts it names; a changed URL takes over what waited for the old one),
+        (the whole list for the accounts it names; if a URL changed, pending deliveries move to the new one),
     SIMULATOR_ACCOUNTS=global,japan (keys of other accounts get 401; default: any name is an account),
     SIMULATOR_CONFIRMATION_LIMIT,
     DUECOURSE_CLOCK=virtual with DATABASE_URL: `created` and card stories follow the shared business clock.
@@ -27,32 +27,36 @@ Cards
         sim.register_card("global", customer="cus_…", card=card.token, metadata={…})
     `pm_story_…` tokens work like `pm_card_*`: each use makes a new PaymentMethod of the same card
     (same fingerprint). A story is counted per card, is durable, and its dates are on the business clock.
-    `sim.set_story(...)` mends a card or breaks it.
+    `sim.set_story(...)` replaces a card's story.
 
-Mind the API version: since 2026-09-30.endive `payment_method_types` can't be written on PaymentIntents and
+API version: since 2026-09-30.endive `payment_method_types` can't be written on PaymentIntents and
     SetupIntents; it answers 400 `payment_method_types_no_longer_supported`. Cards only is now
     `allowed_payment_method_types=["card"]`
     (docs.stripe.com/changelog/endive/2026-09-30/removes-the-payment-method-types-parameter-…).
 
-Faults (simulator/faults/rules.py is the table of kinds; in memory only: a simulator started again has none)
+Faults (simulator/faults/catalogue.py is the table of kinds; in memory only: after a restart there are none)
     sim.add_faults([
         FaultRule("cut_after", account="global", operation="confirm", skip=2),      # the third confirm
         FaultRule("unavailable", customer="cus_…", count=5),
         FaultRule("webhook_dropped", probability=0.1, seed=7, count=None),          # until cleared
     ])
-    sim.fault_counts()    what had its effect, by kind        sim.fault_rules()    each rule with its hits
-    sim.clear_faults()    takes them away; webhooks held back are sent
+    sim.fault_counts()    faults that had their effect, by kind        sim.fault_rules()    each rule with its hits
+    sim.clear_faults()    removes the rules; held webhooks are sent
     sim.set_rate_limit(25), SIMULATOR_RATE_LIMIT=25: 429 above 25 requests a second and account (default: none)
     The same over HTTP: POST {"rules": [{"kind": "slow", "delay_ms": 3000}]}, GET, DELETE /_sim/faults;
     POST {"per_second": 25} /_sim/rate_limit.
 
-What it refuses rather than pretends: a parameter it doesn't implement answers 400 `parameter_unknown`.
+A parameter that it doesn't implement answers 400 `parameter_unknown`.
 Amounts below Stripe's minimum (USD 0.50, JPY 50) answer 400 `amount_too_small`.
 A PaymentIntent has ten declines; the next confirm cancels it (`--confirmation-limit`).
 
-The modules, in reading order: routes (the table of what is spoken), pipeline (what happens to a request),
-payment_intents, charging (where money moves), issuer (what a card says), cards, declines, stories, store,
-events, webhooks, admin; client and testing are for others. faults is the door for faults; fault_rules (kinds
-and when they strike), scripted_faults (who stands at the door), fault_effects, fault_answers, fault_subjects,
-fault_admin and rate_limit are what is behind it.
+Packages, in reading order
+    api         the HTTP side of Stripe's API: routes (the table of endpoints), pipeline (what happens to a request,
+                step by step), payment_intents, setup_intents, payment_methods, customers, lists, idempotency
+    issuer      what a card answers: charging (where money moves), issuer, cards, declines, stories
+    faults      catalogue (the kinds of faults), rules (which requests they hit), hooks (where they act),
+                scripted, effects, answers, subjects, admin
+    webhooks    events and the outbox, delivery, poster
+    store       SQLite: records, ids, store
+    admin is `/_sim`; client and testing are for the users of the simulator.
 """

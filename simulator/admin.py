@@ -21,7 +21,7 @@ from simulator.issuer.cards import BRANDS, EXP_MONTH, EXP_YEAR
 from simulator.issuer.stories import StoryError, story_from_json
 from simulator.issuer.story_cards import StoryCard
 from simulator.store.records import KINDS, PaymentIntent, PaymentMethod, SetupIntent
-from simulator.webhooks.delivery import Couriers
+from simulator.webhooks.delivery import WebhookSenders
 from simulator.webhooks.events import EVENT_TYPES, Endpoint
 
 LEDGER_PAGE = 1_000  # lines read at a time: bounds memory, and lets other requests in between
@@ -34,7 +34,7 @@ class Admin:
     """The endpoints, over the same processor that Stripe's API works on."""
 
     api: StripeApi
-    couriers: Couriers
+    webhooks: WebhookSenders
 
     def routes(self) -> list[Route]:
         table: tuple[tuple[str, str, Handle], ...] = (
@@ -140,7 +140,7 @@ class Admin:
             if not isinstance(answer, Answer) and answer["status"] == "requires_action":
                 made = call.named(SetupIntent, answer["id"], "setup_intent")
                 answer = setup_intents.authenticate(call, made, succeeds=True)
-        self.api.processor.outbox.ring()
+        self.api.processor.outbox.wake_senders()
         if isinstance(answer, Answer):
             return JSONResponse(answer.body, answer.status)
         method = call.named(PaymentMethod, answer["payment_method"], "payment_method")
@@ -164,7 +164,7 @@ class Admin:
             new = payment_methods.automatically_updated(
                 call, old, body.get("exp_month"), body.get("exp_year"), body.get("last4")
             )
-        self.api.processor.outbox.ring()
+        self.api.processor.outbox.wake_senders()
         return JSONResponse({"id": new.id, "fingerprint": new.fingerprint})
 
     async def cancel_payment_intent(self, request: Request) -> Response:
@@ -174,7 +174,7 @@ class Admin:
         call = await self._call(body, request.path_params["id"], cancellation_reason=reason)
         with call.store.transaction():
             canceled = payment_intents.cancel_payment_intent(call)
-        self.api.processor.outbox.ring()
+        self.api.processor.outbox.wake_senders()
         return JSONResponse(canceled)
 
     async def authenticate(self, request: Request) -> Response:
@@ -189,7 +189,7 @@ class Admin:
                 answer = setup_intents.authenticate(call, call.subject(SetupIntent), succeeds=succeeds)
             else:
                 answer = payment_intents.authenticate(call, call.subject(PaymentIntent), succeeds=succeeds)
-        self.api.processor.outbox.ring()
+        self.api.processor.outbox.wake_senders()
         if isinstance(answer, Answer):
             return JSONResponse(answer.body, answer.status)
         return JSONResponse(answer)
@@ -197,9 +197,9 @@ class Admin:
     # -- webhooks
 
     async def webhook_stats(self, request: Request) -> Response:  # noqa: ARG002
-        couriers = self.couriers
-        counts = {"delivered": couriers.delivered, "refused": couriers.refused}
-        return JSONResponse({"pending": couriers.pending(), **counts})
+        webhooks = self.webhooks
+        counts = {"delivered": webhooks.delivered, "refused": webhooks.refused}
+        return JSONResponse({"pending": webhooks.pending(), **counts})
 
     async def list_endpoints(self, request: Request) -> Response:  # noqa: ARG002
         return JSONResponse({"data": [_shown(each) for each in self.api.processor.outbox.endpoints.values()]})
@@ -212,12 +212,12 @@ class Admin:
         endpoint = self.api.processor.outbox.put_endpoint(
             _required(body, "account"), _required(body, "url"), _required(body, "secret"), enabled
         )
-        self.couriers.wake(endpoint.id)
+        self.webhooks.wake(endpoint.id)
         return JSONResponse(_shown(endpoint))
 
     async def remove_endpoint(self, request: Request) -> Response:
         endpoint_id = request.path_params["id"]
-        await self.couriers.dismiss(endpoint_id)
+        await self.webhooks.dismiss(endpoint_id)
         self.api.processor.outbox.remove_endpoint(endpoint_id)
         return JSONResponse({"id": endpoint_id, "deleted": True})
 

@@ -13,7 +13,7 @@ from shared.clock import BusinessClock, SystemClock
 from simulator.api.app import build_simulator, server_config
 from simulator.api.call import CONFIRMATION_LIMIT
 from simulator.client import SimulatorClient
-from simulator.faults.scripted_answers import Faults
+from simulator.faults.hooks import FaultHooks
 from simulator.settings import Settings
 from simulator.webhooks.events import Webhook
 
@@ -30,7 +30,7 @@ def running_simulator(
     webhooks: Sequence[Webhook] = (),
     port: int = 0,
     confirmation_limit: int = CONFIRMATION_LIMIT,
-    faults: Faults | None = None,
+    faults: FaultHooks | None = None,
     rate_limit_per_s: float | None = None,
 ) -> Iterator[SimulatorClient]:
     """Run a simulator in a thread of this process on a free port; yields its client (`.url` for the SDK).
@@ -55,7 +55,7 @@ def running_simulator(
 class _ServerThread(threading.Thread):
     """The whole simulator lives on this thread: SQLite's connection belongs to the thread that opened it."""
 
-    def __init__(self, settings: Settings, clock: BusinessClock, faults: Faults | None) -> None:
+    def __init__(self, settings: Settings, clock: BusinessClock, faults: FaultHooks | None) -> None:
         super().__init__(name="simulator", daemon=True)
         self._settings = settings
         self._clock = clock

@@ -22,7 +22,7 @@ from shared.messaging.jobs import Job
 from shared.policy import Policy
 from shared.runtime import Runtime
 from simulator.client import RegisteredCard, SimulatorClient
-from simulator.faults.scripted_answers import Faults
+from simulator.faults.hooks import FaultHooks
 from simulator.issuer.stories import Story
 from simulator.testing import running_simulator
 from tests.seed import Account, add_account, add_card, add_payment, default_policy
@@ -194,7 +194,7 @@ def make_gateways(simulator_url: str, coverages: Iterable[str], read_timeout_s: 
 
 @contextmanager
 def running_world(
-    engine: Engine, start: datetime = START, policy: Policy | None = None, faults: Faults | None = None
+    engine: Engine, start: datetime = START, policy: Policy | None = None, faults: FaultHooks | None = None
 ) -> Iterator[World]:
     """Build a world on a migrated, empty database."""
     policy, clock, machine = policy or default_policy(), ManualClock(start), MachineClock()

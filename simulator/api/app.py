@@ -19,12 +19,12 @@ from simulator.api.rate_limit import RateLimit
 from simulator.api.request_log import RequestLog
 from simulator.business_time import BusinessTime
 from simulator.faults.admin import FaultAdmin
+from simulator.faults.hooks import FaultHooks
 from simulator.faults.scripted import ScriptedFaults
-from simulator.faults.scripted_answers import Faults
 from simulator.settings import Settings
 from simulator.store.ids import IdMint
 from simulator.store.store import Store
-from simulator.webhooks.delivery import Couriers
+from simulator.webhooks.delivery import WebhookSenders
 from simulator.webhooks.events import Outbox
 
 
@@ -51,7 +51,7 @@ class SimulatorApp(Starlette):
             await super().__call__(scope, receive, send)
 
 
-def build_simulator(settings: Settings, clock: BusinessClock, faults: Faults | None = None) -> Simulator:
+def build_simulator(settings: Settings, clock: BusinessClock, faults: FaultHooks | None = None) -> Simulator:
     """Open the folder and wire the parts. Raises StoreInUse if another simulator has the folder."""
     store = Store(settings.data)
     mint = IdMint()
@@ -69,20 +69,20 @@ def build_simulator(settings: Settings, clock: BusinessClock, faults: Faults | N
         faults=scripted,
         rate_limit=RateLimit(settings.rate_limit_per_s),
     )
-    couriers = Couriers(store, outbox, scripted)
+    webhooks = WebhookSenders(store, outbox, scripted)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
-        couriers.start()
+        webhooks.start()
         pruning = asyncio.create_task(_prune_now_and_then(api.idempotency))
         yield
         pruning.cancel()
         with suppress(asyncio.CancelledError):
             await pruning
-        await couriers.stop()
+        await webhooks.stop()
         api.time.close()
 
-    routes = [*Admin(api, couriers).routes(), *FaultAdmin(scripted, api.rate_limit, couriers).routes()]
+    routes = [*Admin(api, webhooks).routes(), *FaultAdmin(scripted, api.rate_limit, webhooks).routes()]
     app = SimulatorApp(routes=routes, lifespan=lifespan)
     app.stripe_api = api
     return Simulator(app, store)

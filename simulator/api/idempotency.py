@@ -12,7 +12,7 @@ import zlib
 from dataclasses import dataclass
 
 from simulator.api.errors import Answer, ApiError, error_body
-from simulator.faults.scripted_answers import Arrival
+from simulator.faults.hooks import Arrival
 from simulator.store.store import Store
 
 MAX_KEY_CHARS = 255

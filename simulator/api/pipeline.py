@@ -26,7 +26,7 @@ from simulator.api.request_log import CUT, RequestLog
 from simulator.api.routes import Route, find_route
 from simulator.api.views import API_VERSION
 from simulator.business_time import BusinessTime
-from simulator.faults.scripted_answers import Arrival, CutConnection, Faults, NoFaults
+from simulator.faults.hooks import Arrival, CutConnection, FaultHooks, NoFaults
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +57,7 @@ class StripeApi:
     idempotency: Idempotency
     requests: RequestLog
     accounts: frozenset[str] | None = None
-    faults: Faults = field(default_factory=NoFaults)
+    faults: FaultHooks = field(default_factory=NoFaults)
     latency_ms: float = 0.0
     rate_limit: RateLimit = field(default_factory=RateLimit)
 
@@ -124,13 +124,13 @@ class StripeApi:
             wire = Wire(answer.status, encoded, answer.headers)
         except ApiError as error:
             answer, wire = error.answer, _wire(error.answer)
-        self.processor.outbox.ring()
+        self.processor.outbox.wake_senders()
         if self.latency_ms:
             await asyncio.sleep(self.latency_ms / 1000)
         return await self._told(arrival, answer, wire)
 
     async def _told(self, arrival: Arrival, answer: Answer, wire: Wire) -> Wire:
-        """What is told of an answer: itself (`wire`), unless a fault changes it on its way."""
+        """What is told of an answer: itself (`wire`), unless a fault changes it on its plan."""
         told = await self.faults.before_answer(arrival, answer)
         if told is answer:
             return wire
@@ -237,7 +237,7 @@ async def _send(send: Send, wire: Wire, request_id: str, key: str | None) -> Non
 async def _send_half(
     send: Send, wire: Wire, request_id: str, key: str | None, transport: asyncio.Transport
 ) -> None:
-    """Promise the whole body, send half of it, and cut the connection once that half is on its way."""
+    """Promise the whole body, send half of it, and cut the connection once that half is on its plan."""
     await _send_head(send, wire, request_id, key)
     await send({"type": "http.response.body", "body": wire.body[: len(wire.body) // 2], "more_body": True})
     for _ in range(FLUSH_LOOKS):

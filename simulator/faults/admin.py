@@ -1,4 +1,4 @@
-"""`/_sim/faults` and `/_sim/rate_limit`: scripting faults from outside. JSON in, JSON out."""
+"""`/_sim/faults` and `/_sim/rate_limit`: scripts faults over HTTP. JSON in, JSON out."""
 
 from dataclasses import dataclass
 
@@ -11,16 +11,16 @@ from simulator.api.errors import bad_parameter
 from simulator.api.rate_limit import RateLimit, rate_per_second
 from simulator.faults.rules import FaultRuleError, rule_from_json
 from simulator.faults.scripted import ScriptedFaults
-from simulator.webhooks.delivery import Couriers
+from simulator.webhooks.delivery import WebhookSenders
 
 
 @dataclass
 class FaultAdmin:
-    """The endpoints, over the faults that the API and the couriers ask."""
+    """The endpoints for the fault hooks, the rate limit and the webhooks."""
 
     faults: ScriptedFaults
     rate_limit: RateLimit
-    couriers: Couriers
+    webhooks: WebhookSenders
 
     def routes(self) -> list[Route]:
         table = (
@@ -38,7 +38,7 @@ class FaultAdmin:
         return JSONResponse({"data": rules, "counts": counts})
 
     async def add(self, request: Request) -> Response:
-        """All rules or none: a plan with a mistake in it isn't half in force."""
+        """Add all rules, or none if one is invalid."""
         given = (await read_json(request)).get("rules")
         if not isinstance(given, list):
             raise bad_parameter('The body is {"rules": [{"kind": …}, …]}.', "rules", "parameter_missing")
@@ -53,7 +53,7 @@ class FaultAdmin:
 
     async def clear(self, request: Request) -> Response:  # noqa: ARG002
         cleared = self.faults.clear()
-        self.couriers.let_go()
+        self.webhooks.release_held()
         return JSONResponse({"cleared": cleared})
 
     async def show_rate_limit(self, request: Request) -> Response:  # noqa: ARG002

@@ -1,11 +1,11 @@
-"""What a fault answers instead of the endpoint, in Stripe's words (docs.stripe.com/api/errors, …/error-codes)."""
+"""The error answers of faults, in Stripe's words (docs.stripe.com/api/errors, …/error-codes)."""
 
 from dataclasses import replace
 from typing import Any
 
 from simulator.api.errors import Answer, error_body
 
-#: What a proxy in front of the processor says when it can't say anything better.
+#: The answer of a proxy in front of a processor that is down.
 HTML = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
 
 _RATE = "Request rate limit exceeded: send fewer requests a second (docs.stripe.com/rate-limits)."
@@ -35,7 +35,7 @@ REFUSALS = frozenset(_REFUSALS)
 
 
 def refusal(kind: str, *, key: str | None = None, should_retry: bool | None = None) -> Answer:
-    """Write the answer of a kind that refuses; KeyError for a kind that doesn't."""
+    """Return the answer of a kind in REFUSALS. Raises KeyError for any other."""
     status, error_type, code, message = _REFUSALS[kind]
     answer = Answer(status, error_body(message.replace("{key}", key or ""), error_type, code=code))
     if kind == "rate_limited":
@@ -49,7 +49,7 @@ def rate_limited() -> Answer:
 
 
 def unexpected_state(verb: str, payment_intent: dict[str, Any]) -> Answer:
-    """400 for a PaymentIntent that, Stripe says, can't be used so."""
+    """400 for a PaymentIntent in the wrong state."""
     message = (
         f"You cannot {verb} this PaymentIntent because it has a status of {payment_intent['status']}. "
         "The state of the PaymentIntent was changed by another request."
@@ -59,7 +59,7 @@ def unexpected_state(verb: str, payment_intent: dict[str, Any]) -> Answer:
 
 
 def advised(answer: Answer, should_retry: bool | None) -> Answer:
-    """Add Stripe-Should-Retry, or leave it away."""
+    """Add Stripe-Should-Retry, unless `should_retry` is None."""
     if should_retry is None:
         return answer
     return replace(answer, headers=(*answer.headers, ("Stripe-Should-Retry", "true" if should_retry else "false")))

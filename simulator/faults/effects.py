@@ -1,7 +1,7 @@
-"""The faults that happen inside a request: each takes the place of what the endpoint does, in its transaction.
+"""The faults at Place.ENDPOINT: each replaces what the endpoint does, in its transaction.
 
-Each is told what was asked and how to do it, and returns what to answer and whether the fault had its effect. An
-ApiError of the endpoint goes through: it refused, so nothing happened that a fault could have hidden.
+Each gets the request and the endpoint's function, and returns the answer and whether the fault had its effect. An
+ApiError of the endpoint passes through: the endpoint refused, so there is no effect that a fault could hide.
 """
 
 import time
@@ -14,8 +14,8 @@ from simulator.api.call import Call
 from simulator.api.errors import Answer
 from simulator.api.views import payment_intent
 from simulator.faults.answers import advised, refusal, unexpected_state
+from simulator.faults.hooks import Arrival, Handle
 from simulator.faults.rules import FaultRule
-from simulator.faults.scripted_answers import Arrival, Handle
 from simulator.store.records import PaymentIntent
 
 Effect = Callable[[FaultRule, Arrival, Call, Handle], tuple[Any, bool]]
@@ -38,7 +38,7 @@ def _unexpected_state(rule: FaultRule, arrival: Arrival, call: Call, handle: Han
 
 
 def _declined(rule: FaultRule, arrival: Arrival, call: Call, handle: Handle) -> tuple[Any, bool]:  # noqa: ARG001
-    """Every check comes first, as always; then the issuer says no, whatever the card would have said."""
+    """The endpoint makes its usual checks; then the issuer declines, whatever the card would have answered."""
     answer = handle(replace(call, forced_decline="generic_decline"))
     return answer, isinstance(answer, Answer) and answer.status == 402
 
@@ -56,7 +56,7 @@ def _lagging(rule: FaultRule, arrival: Arrival, call: Call, handle: Handle) -> t
     return shown, shown != handle(call)
 
 
-INSIDE: Mapping[str, Effect] = {
+EFFECTS: Mapping[str, Effect] = {
     "server_error": _applied_500,
     "server_error_unapplied": _unapplied_500,
     "unexpected_state": _unexpected_state,

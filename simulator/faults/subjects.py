@@ -1,16 +1,16 @@
-"""Whom a request or a webhook is about, so that a rule can ask for a customer or a card. Read only when asked."""
+"""The customer and card of a request or a webhook, read only if a rule names one."""
 
 from urllib.parse import parse_qsl
 
+from simulator.faults.hooks import Arrival
 from simulator.faults.rules import Subject
-from simulator.faults.scripted_answers import Arrival
 from simulator.issuer import cards, story_cards
 from simulator.store.records import Charge, Event, PaymentIntent, PaymentMethod, SetupIntent
 from simulator.store.store import Store
 
 
 def subject_of_request(store: Store, arrival: Arrival) -> Subject:
-    """The form's customer and card; where it gives none, those of the object that the path names."""
+    """The customer and card of the form, or else of the object in the path."""
     form = dict(parse_qsl(arrival.form))
     customer, card = form.get("customer"), form.get("payment_method")
     for named in arrival.ids:
@@ -20,11 +20,15 @@ def subject_of_request(store: Store, arrival: Arrival) -> Subject:
 
 
 def subject_of_event(store: Store, event: Event) -> Subject:
-    """The customer and card of the object that the event tells of."""
-    told = event.subject
+    """The customer and card of the event's object."""
+    subject = event.subject
     is_card, is_customer = event.subject_table == "payment_methods", event.subject_table == "customers"
-    customer = told["id"] if is_customer else told.get("customer")
-    card = told["id"] if is_card else told.get("payment_method") or _card_of_charge(store, event.account, told)
+    customer = subject["id"] if is_customer else subject.get("customer")
+    card = (
+        subject["id"]
+        if is_card
+        else subject.get("payment_method") or _card_of_charge(store, event.account, subject)
+    )
     return Subject(customer, _names(store, event.account, card))
 
 
@@ -45,9 +49,9 @@ def _of_object(store: Store, account: str, named: str) -> tuple[str | None, str 
     return intent.customer, intent.payment_method or _card_of_charge(store, account, last)
 
 
-def _card_of_charge(store: Store, account: str, told: dict[str, str | None]) -> str | None:
-    """A decline takes the card off its PaymentIntent; the charge still has it."""
-    charge = store.get(Charge, account, latest) if (latest := told.get("latest_charge")) else None
+def _card_of_charge(store: Store, account: str, subject: dict[str, str | None]) -> str | None:
+    """A decline removes the card from its PaymentIntent; the charge still has it."""
+    charge = store.get(Charge, account, latest) if (latest := subject.get("latest_charge")) else None
     return charge.payment_method if charge else None
 
 

@@ -1,7 +1,7 @@
-"""Events: which there are, and how one is written down together with the deliveries that it asks for.
+"""Event types, endpoints, and the outbox that writes an event together with its deliveries.
 
-The event and its deliveries are rows of the same transaction as the change they tell of, so that a killed
-simulator brings them after its restart. Sending is the work of simulator/webhooks/delivery.py.
+Events and deliveries are written in the transaction of the change they report, so that a killed simulator sends
+them after its restart. simulator/webhooks/delivery.py sends them.
 """
 
 import json
@@ -42,7 +42,7 @@ EVENT_TYPES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Cause:
-    """On whose request an event happens; nobody's, for what people and networks do at the processor."""
+    """The request that causes an event; no request for what a dashboard user or a card network does."""
 
     account: str
     now: int
@@ -52,7 +52,7 @@ class Cause:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where an account wants its events sent. `secret` signs them."""
+    """An account's webhook endpoint. `secret` signs its events."""
 
     id: str
     account: str
@@ -66,7 +66,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Webhook:
-    """What a start asks for: where an account's events go. `secret` signs them (`whsec_…`)."""
+    """An endpoint as configured at the start. `secret` (`whsec_…`) signs its events."""
 
     account: str
     url: str
@@ -75,13 +75,13 @@ class Webhook:
 
 
 class Outbox:
-    """Writes events and their deliveries, and knows the endpoints. `on_mail` is called after each commit."""
+    """Writes events and their deliveries, and keeps the endpoints. `on_event` is called after each commit."""
 
     def __init__(self, store: Store, mint: IdMint) -> None:
         self._store = store
         self._mint = mint
         self._touched: set[str] = set()
-        self.on_mail: Callable[[str], None] = lambda _endpoint_id: None
+        self.on_event: Callable[[str], None] = lambda _endpoint_id: None
         self.endpoints: dict[str, Endpoint] = {}
         rows = store.db.execute("SELECT id, account, url, secret, enabled_events FROM webhook_endpoints")
         for endpoint_id, account, url, secret, enabled in rows:
@@ -90,7 +90,7 @@ class Outbox:
             )
 
     def emit(self, cause: Cause, event_type: str, record: Record, previous: dict[str, Any] | None = None) -> None:
-        """Write an event within the transaction under way."""
+        """Write an event within the open transaction."""
         event = Event(
             id=self._mint.new("evt"),
             account=cause.account,
@@ -112,10 +112,10 @@ class Outbox:
                 )
                 self._touched.add(endpoint.id)
 
-    def ring(self) -> None:
-        """Tell the couriers, after the commit, which endpoints have mail."""
+    def wake_senders(self) -> None:
+        """After the commit, wake the senders of the endpoints that have new deliveries."""
         for endpoint_id in self._touched:
-            self.on_mail(endpoint_id)
+            self.on_event(endpoint_id)
         self._touched.clear()
 
     def pending_of(self, event_id: str) -> int:
@@ -138,10 +138,10 @@ class Outbox:
         return endpoint
 
     def settle_endpoints(self, wanted: Sequence[Webhook]) -> None:
-        """Make the endpoints of every account that `wanted` names be those that it lists.
+        """Set the endpoints of every account that `wanted` names to those it lists.
 
-        Where an account's URL changed, what waits for the old one goes to the new one, as at Stripe, where
-        the endpoint stays and its URL is edited. Accounts that aren't named keep what they have.
+        If an account's URL changed, pending deliveries move to the new one, as at Stripe, where one edits the URL
+        of an endpoint. Accounts that aren't named keep their endpoints.
         """
         listed = {(webhook.account, webhook.url) for webhook in wanted}
         named = {webhook.account for webhook in wanted}
@@ -158,7 +158,7 @@ class Outbox:
             self.remove_endpoint(stray.id)
 
     def remove_endpoint(self, endpoint_id: str) -> None:
-        """Forget an endpoint and what was on its way there."""
+        """Remove an endpoint and its pending deliveries."""
         with self._store.transaction():
             self._store.db.execute("DELETE FROM deliveries WHERE endpoint = ?", (endpoint_id,))
             self._store.db.execute("DELETE FROM webhook_endpoints WHERE id = ?", (endpoint_id,))

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from simulator.api.errors import Answer
 from simulator.client import ScriptedFault, SimulatorClient
-from simulator.faults.rules import FAULTS, REQUEST_FAULTS, FaultRule
-from simulator.faults.scripted_answers import Arrival, CutConnection, NoFaults
+from simulator.faults.catalogue import FAULTS, REQUEST_FAULTS
+from simulator.faults.hooks import Arrival, CutConnection, NoFaults
+from simulator.faults.rules import FaultRule
 
 LATE = "late"
 #: Every kind of trouble with every operation that it fits. Those that only wait are left out: an answer that comes

@@ -10,14 +10,15 @@ from shared.gateway.port import Outcome
 from simulator.api.errors import ApiError
 from simulator.api.rate_limit import RateLimit
 from simulator.client import SimulatorClient
-from simulator.faults.rules import FAULT_KINDS, FaultRule
+from simulator.faults.catalogue import FAULT_NAMES
+from simulator.faults.rules import FaultRule
 from simulator.settings import SettingsError, settings_from_environment
 from simulator.testing import running_simulator
 from tests.simulator.gateway import counting, new_payment
 
 
 def test_counts_name_every_kind(faulty: SimulatorClient) -> None:
-    assert set(faulty.fault_counts()) == {*FAULT_KINDS, "rate_limit"}
+    assert set(faulty.fault_counts()) == {*FAULT_NAMES, "rate_limit"}
 
 
 def test_cleared_rules_hit_nothing_and_their_counts_stay(faulty: SimulatorClient) -> None:

@@ -6,11 +6,8 @@ from typing import Any
 
 import pytest
 
+from simulator.faults.catalogue import FAULT_NAMES, FAULTS, REQUEST_FAULTS, WEBHOOK_FAULTS
 from simulator.faults.rules import (
-    FAULT_KINDS,
-    FAULTS,
-    REQUEST_FAULTS,
-    WEBHOOK_FAULTS,
     FaultRule,
     FaultRuleError,
     RuleInForce,
@@ -22,7 +19,7 @@ ADA = Subject("cus_ada", frozenset({"pm_1", "fingerprint_1", "pm_story_1"}))
 
 
 def test_kinds_are_of_requests_or_of_webhooks() -> None:
-    assert set(FAULT_KINDS) == set(REQUEST_FAULTS) | set(WEBHOOK_FAULTS) == set(FAULTS)
+    assert set(FAULT_NAMES) == set(REQUEST_FAULTS) | set(WEBHOOK_FAULTS) == set(FAULTS)
     assert not set(REQUEST_FAULTS) & set(WEBHOOK_FAULTS)
     assert (len(REQUEST_FAULTS), len(WEBHOOK_FAULTS)) == (20, 5)
 
@@ -31,9 +28,9 @@ def hits(rule: FaultRule, asked: int = 20) -> list[int]:
     """Which of so many matches a rule takes, each of which lands."""
     in_force, taken = RuleInForce(rule), []
     for number in range(asked):
-        if in_force.wants():
+        if in_force.decides_to_hit():
             taken.append(number)
-            in_force.strike().land()
+            in_force.inject().take_effect()
     return taken
 
 
@@ -61,20 +58,20 @@ def test_a_probability_is_drawn_from_the_seed_of_the_rule() -> None:
 
 def test_a_strike_without_effect_goes_back_to_its_rule() -> None:
     in_force = RuleInForce(FaultRule("cut_after"))
-    assert in_force.wants()
-    strike = in_force.strike()
-    assert not in_force.wants()  # it is under way, and the count is one
-    strike.give_back_unless_landed()
-    assert in_force.wants()
+    assert in_force.decides_to_hit()
+    strike = in_force.inject()
+    assert not in_force.decides_to_hit()  # it is under way, and the count is one
+    strike.release()
+    assert in_force.decides_to_hit()
     assert (in_force.seen, in_force.hits) == (3, 0)
 
 
 def test_a_strike_lands_once() -> None:
     in_force = RuleInForce(FaultRule("cut_after"))
-    strike = in_force.strike()
-    assert [strike.land(), strike.land()] == [True, False]
-    strike.give_back_unless_landed()
-    assert (in_force.hits, in_force.is_used_up, in_force.wants()) == (1, True, False)
+    strike = in_force.inject()
+    assert [strike.take_effect(), strike.take_effect()] == [True, False]
+    strike.release()
+    assert (in_force.hits, in_force.is_used_up, in_force.decides_to_hit()) == (1, True, False)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +127,7 @@ def test_a_rule_that_cannot_be_meant_is_refused_with_what_would_do(given: object
     assert refusal.value.field == field
 
 
-@pytest.mark.parametrize("kind", FAULT_KINDS)
+@pytest.mark.parametrize("kind", FAULT_NAMES)
 def test_every_kind_has_a_rule_that_goes_through_json(kind: str) -> None:
     rule = FaultRule(kind, delay_ms=5.0 if FAULTS[kind].needs_delay else 0.0)
     assert rule_from_json(rule.to_json()) == rule

@@ -4,7 +4,7 @@ import pytest
 import stripe
 
 from simulator.api.errors import Answer, error_body
-from simulator.faults.scripted_answers import Arrival, CutConnection, Delivery, NoFaults
+from simulator.faults.hooks import Arrival, CutConnection, Delivery, NoFaults
 from simulator.testing import Webhook, running_simulator
 from tests.simulator.asking import confirm, new_intent, refusal
 from tests.simulator.conftest import sdk

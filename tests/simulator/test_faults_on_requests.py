@@ -10,7 +10,8 @@ import pytest
 from shared.clock import machine_now
 from shared.gateway.port import GatewayUnavailableError, Outcome
 from simulator.client import SimulatorClient
-from simulator.faults.rules import FAULTS, REQUEST_FAULTS, FaultRule
+from simulator.faults.catalogue import FAULTS, REQUEST_FAULTS
+from simulator.faults.rules import FaultRule
 from tests.simulator.conftest import sdk
 from tests.simulator.gateway import Payment, counting, new_payment, parameters
 

@@ -11,7 +11,7 @@ import stripe
 
 from simulator.api.errors import Answer, error_body
 from simulator.client import SimulatorClient
-from simulator.faults.scripted_answers import Arrival, NoFaults
+from simulator.faults.hooks import Arrival, NoFaults
 from simulator.issuer.stories import DeclinesThenPays
 from simulator.testing import running_simulator
 from tests.simulator.asking import body, new_intent, refusal
