@@ -44,7 +44,7 @@ breakages: setup ## Break the code on purpose, one place at a time: which check 
 mutants: setup ## Mutation testing of shared/domain
 	@rm -rf mutants && $(BIN)/mutmut run --max-children 2; $(BIN)/mutmut results
 
-chaos: setup ## Everything of the Procfile under fire, then the books are compared (FAULTS=2000 SEED=1)
+chaos: setup ## All processes while faults are injected, then check every charge (FAULTS=2000 SEED=1)
 	@$(BIN)/duecourse chaos --faults $(FAULTS) --seed $(SEED)
 
 lint: setup ## ruff, mypy strict, import-linter

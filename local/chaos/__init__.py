@@ -1,1 +1,1 @@
-"""`duecourse chaos`: the whole company as processes, under fire, and then the accounts."""
+"""`duecourse chaos`: a company of real processes, faults of every kind, and then a check of every charge."""

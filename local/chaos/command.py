@@ -1,4 +1,4 @@
-"""The command: start a company in a folder of its own, burn the plan, let go, wait, and give account."""
+"""`duecourse chaos`: run a plan of faults against a company in a folder of its own, and report."""
 
 import json
 from pathlib import Path
@@ -9,21 +9,23 @@ from rich.console import Console
 
 from local import embedded
 
-#: Where the reports go unless told otherwise.
+#: The default folder of the reports.
 OUT = Path(".duecourse/chaos")
-#: Into a log nobody's terminal limits us.
-WIDTH_OF_A_PIPE = 150
+#: Width of the output when it goes to a pipe or file.
+PIPE_WIDTH = 150
 
 
 def chaos(
-    faults: Annotated[int, typer.Option(min=1, max=100_000, help="How many faults are planned.")] = 2_000,
+    faults: Annotated[int, typer.Option(min=1, max=100_000, help="Number of planned faults.")] = 2_000,
     seed: Annotated[int, typer.Option(help="The same seed and number make the same plan.")] = 1,
-    out: Annotated[Path, typer.Option(help="Folder for chaos.json, chaos.html and the logs of a break.")] = OUT,
-    plan_only: Annotated[bool, typer.Option("--plan", help="Print the plan as JSON, and do nothing.")] = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder for chaos.json, chaos.svg and, after a failure, the logs.")
+    ] = OUT,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Print the plan as JSON and exit.")] = False,
 ) -> None:
-    """Bill virtual months under fire: every fault we can make, then quiet, then the accounts. No money moves.
+    """Bill virtual months while faults of every kind are injected, then check every charge. No money moves.
 
-    Starts everything by itself in a fresh folder and leaves nothing running. Exit code 1 if any promise is broken.
+    Starts everything in a fresh folder and leaves nothing running. Exit code 1 if a promise is broken.
     """
     from local.chaos.plan import make_plan
 
@@ -35,13 +37,13 @@ def chaos(
     from local.chaos.executor import ChaosError
     from local.chaos.folder import run_folder
     from local.chaos.run import run
-    from local.demo.life import DemoError
+    from local.demo.two_months import DemoError
     from local.stack import StackError
     from local.supervisor import SupervisorError
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH_OF_A_PIPE)
+        console = Console(highlight=False, width=PIPE_WIDTH)
     out.mkdir(parents=True, exist_ok=True)
     try:
         with sigterm_as_ctrl_c(), run_folder(out) as folder:

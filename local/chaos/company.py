@@ -1,4 +1,4 @@
-"""The company under fire: servers of its own, every process of the Procfile, people with cards, virtual time."""
+"""The company of a chaos run: own servers, all processes of the Procfile, customers, virtual time."""
 
 import os
 import random
@@ -19,8 +19,8 @@ from sqlalchemy import Connection, Engine, Row, create_engine, text
 from sqlalchemy.pool import NullPool
 
 from local import embedded
-from local.demo.life import begin
-from local.demo.people import Person
+from local.demo.customers import Customer
+from local.demo.two_months import set_up_company
 from local.stack import GRACE_S, PROJECT, READY_WITHIN_S, Stack, announced, prepared_stack
 from local.supervisor import Process, Supervisor
 from shared.domain.calendar import Period
@@ -37,9 +37,9 @@ from simulator.issuer.stories import (
     Story,
 )
 
-#: As short as their rules allow, so that leases run out and requests time out while one watches. The file of the
-#: policy is the one that ships: chaos is about this release, not about a company's policy.
-IMPATIENT = {
+#: The shortest values allowed, so that leases expire and requests time out during a run. The policy is the shipped
+#: billing.toml: chaos tests this release, not a company's policy.
+SHORT_TIMEOUTS = {
     "STRIPE_CONNECT_TIMEOUT_S": "1",
     "STRIPE_READ_TIMEOUT_S": "2",
     "DUECOURSE_LEASE_S": "7",
@@ -48,13 +48,13 @@ IMPATIENT = {
     "DUECOURSE_TICK_INTERVAL_S": "0.5",
     "DUECOURSE_SWEEP_INTERVAL_S": "0.5",
     "DUECOURSE_BATCH_PROCESSES": "1",
-    "dramatiq_restart_delay": "300",  # ms until a worker asks Valkey again after losing it, else 3 s
+    "dramatiq_restart_delay": "300",  # ms until a worker reconnects to Valkey; the default is 3 s
     "DUECOURSE_BILLING_FILE": str(PROJECT / "billing.toml"),
 }
-#: A process that we kill each few seconds shall be back soon: less than the supervisor's usual patience.
+#: Longest pause before a restart; shorter than the supervisor's default, as processes are killed every few seconds.
 LONGEST_PAUSE_S = 0.4
-#: Nothing of the caller's environment may reach the processes: a real key, a real database.
-_MORE = (
+#: Removed from the environment besides our own settings, so that no real key or database reaches the processes.
+_SIMULATOR_VARIABLES = (
     "SIMULATOR_PORT",
     "SIMULATOR_DATA",
     "SIMULATOR_WEBHOOKS",
@@ -66,13 +66,13 @@ APPLICATION = "duecourse-chaos"
 
 @dataclass
 class Company:
-    """What faults, people and checks need of the running company."""
+    """The running company, as faults and checks use it."""
 
     stack: Stack
     supervisor: Supervisor
     engine: Engine
     runtime: Runtime
-    people: list[Row[Any]]
+    customers: list[Row[Any]]
     start_s: float
 
     @property
@@ -80,11 +80,11 @@ class Company:
         return self.stack.environment["REDIS_URL"]
 
     def simulator(self, timeout_s: float = 10.0) -> SimulatorClient:
-        """A client of the processor's other side. Close it."""
+        """Return a client of the simulator's control endpoints. Close it."""
         return SimulatorClient(self.stack.simulator_url or "", timeout_s=timeout_s)
 
     def connect(self) -> Connection:
-        """A connection of our own, in autocommit. Raises DBAPIError while PostgreSQL is away."""
+        """Return a new connection in autocommit mode. Raises DBAPIError while PostgreSQL is down."""
         return self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
     def rows(self, sql: str, **parameters: object) -> list[Row[Any]]:
@@ -96,27 +96,27 @@ class Company:
             return int(connection.scalar(text(sql), parameters) or 0)
 
     def process(self, name: str) -> Process:
-        """The line of the Procfile behind a process's name: `scheduler` behind `scheduler.2`."""
+        """Return the Procfile's entry of a process: `scheduler` for `scheduler.2`."""
         return next(each for each in self.stack.processes if each.name == name.partition(".")[0])
 
 
 def forget_environment() -> None:
-    """Remove from our environment whatever Duecourse reads, so that nothing of the caller's is ever touched."""
+    """Remove every variable that Duecourse reads from our environment, so that no caller's system is touched."""
     names = [str(field.validation_alias) for field in Settings.model_fields.values()]
-    for name in (*names, *_MORE, *(name for name in os.environ if name.startswith("DUECOURSE_"))):
+    for name in (*names, *_SIMULATOR_VARIABLES, *(name for name in os.environ if name.startswith("DUECOURSE_"))):
         os.environ.pop(name, None)
 
 
 @contextmanager
 def running_company(folder: Path, accounts: int, seed: int, console: Console) -> Iterator[Company]:
-    """Start everything in a fresh folder, with `accounts` people who have registered their cards.
+    """Start everything in a fresh folder, with `accounts` customers who have registered their cards.
 
-    Two schedulers run, so that one leads as soon as the other is gone. Everything ends with the block. Raises
-    StackError, SupervisorError, EmbeddedError and DemoError.
+    Two schedulers run, so that the other takes over when one is killed. Everything stops at the end of the block.
+    Raises StackError, SupervisorError, EmbeddedError and DemoError.
     """
     with (
         embedded.servers(folder) as urls,
-        prepared_stack(folder, overrides={**IMPATIENT, **urls.as_environ()}) as stack,
+        prepared_stack(folder, overrides={**SHORT_TIMEOUTS, **urls.as_environ()}) as stack,
     ):
         twice = [replace(each, count=2) if each.name == "scheduler" else each for each in stack.processes]
         supervisor = Supervisor(
@@ -129,39 +129,39 @@ def running_company(folder: Path, accounts: int, seed: int, console: Console) ->
             "options": "-c lock_timeout=20s",
         }
         engine = create_engine(url, poolclass=NullPool, connect_args=arguments)
-        os.environ.update(stack.environment)  # from here on we are one of its processes
-        start_s = _time_of_a_start()
+        os.environ.update(stack.environment)  # from here on this process is one of the stack's
+        start_s = _start_duration_s()
         with announced(stack, folder), supervisor:
             supervisor.wait_until_ready(READY_WITHIN_S)
             runtime = build_runtime(load_settings())
-            begin(stack, runtime, make_people(accounts, seed), folder / "people", console)
+            set_up_company(stack, runtime, make_customers(accounts, seed), folder / "customers", console)
             company = Company(stack, supervisor, engine, runtime, [], start_s)
-            company.people = company.rows(_PEOPLE)
+            company.customers = company.rows(_CUSTOMERS)
             yield company
         engine.dispose()
 
 
-def _time_of_a_start() -> float:
-    """Seconds that a worker takes to come up on this machine as busy as it is now."""
+def _start_duration_s() -> float:
+    """Measure how long a worker takes to start on this machine with its current load."""
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", "import workers.actors"], check=True, cwd=PROJECT)
     return time.monotonic() - began
 
 
-_PEOPLE = """
+_CUSTOMERS = """
     SELECT s.id, s.coverage, s.stripe_customer_id, a.external_id
     FROM payment_settings s JOIN accounts a ON a.id = s.account_id
     WHERE s.kind = 'card' AND s.stripe_customer_id IS NOT NULL ORDER BY a.external_id
 """
 
 
-def make_people(count: int, seed: int) -> list[Person]:
-    """Make people whose cards mostly pay; the others keep dunning busy. The same seed, the same people."""
+def make_customers(count: int, seed: int) -> list[Customer]:
+    """Make customers whose cards mostly pay; the other cards cause retries. Depends only on the seed."""
     dice = random.Random(seed)  # noqa: S311
-    return [_person(dice, number) for number in range(1, count + 1)]
+    return [_customer(dice, number) for number in range(1, count + 1)]
 
 
-def _person(dice: random.Random, number: int) -> Person:
+def _customer(dice: random.Random, number: int) -> Customer:
     coverage = "global" if dice.random() < 0.6 else "japan"
     kind = dice.choices((SettingsKind.CARD, SettingsKind.BANK_TRANSFER), weights=(97, 3))[0]
     stories: tuple[tuple[int, Story | None], ...] = (
@@ -177,7 +177,7 @@ def _person(dice: random.Random, number: int) -> Person:
     story = dice.choices([story for _, story in stories], [weight for weight, _ in stories])[0]
     price = dice.randrange(15_00, 95_00)
     name = f"chaos-{number:06d}"
-    return Person(
+    return Customer(
         external_id=name,
         coverage=coverage,
         kind=kind,
@@ -190,7 +190,7 @@ def _person(dice: random.Random, number: int) -> Person:
 
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM end the run as Ctrl-C does: everything is stopped, nothing is left running."""
+    """Handle SIGTERM like Ctrl-C: stop everything, leave nothing running."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""What a person sees while it burns and afterwards."""
+"""Console output during and after a run."""
 
 import time
 from types import TracebackType
@@ -11,9 +11,9 @@ from rich.text import Text
 
 from cli.payment_text import print_explanation
 from cli.verify_commands import print_report
+from local.chaos.catalogue import BY_NAME
 from local.chaos.company import Company
-from local.chaos.context import TROUBLES, ChaosContext
-from local.chaos.kinds import BY_NAME
+from local.chaos.context import EXPECTED_ERRORS, ChaosContext
 from local.chaos.outcome import Outcome
 from local.chaos.plan import Plan, Step
 from local.chaos.verdict import SHOWN, Broken
@@ -21,26 +21,26 @@ from local.chaos.watch import Watch
 from shared.clock import machine_now
 from shared.explain.explanation import explain_payment
 
-#: Without a terminal a line so often (s), so that a log stays readable.
+#: Without a terminal, one line per this many seconds, so that a log stays readable.
 LINE_EVERY_S = 15.0
 
 
 class ProgressLog:
-    """Progress: a bar on a terminal, else a line now and then."""
+    """Progress: a bar on a terminal, else a line every LINE_EVERY_S."""
 
-    def __init__(self, console: Console, plan: Plan, scene: ChaosContext, watch: Watch) -> None:
+    def __init__(self, console: Console, plan: Plan, context: ChaosContext, watch: Watch) -> None:
         self._console = console
-        self._scene = scene
+        self._context = context
         self._watch = watch
-        self._said_at = time.monotonic()
+        self._printed_at = time.monotonic()
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.fields[says]}"),
+            TextColumn("{task.fields[status]}"),
             TimeElapsedColumn(),
         )
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._progress.add_task("fire", total=len(plan.steps), says="")
+        self._task = self._progress.add_task("injecting faults", total=len(plan.steps), status="")
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -52,69 +52,62 @@ class ProgressLog:
         self._progress.stop()
 
     def step(self, step: Step, _faults: int) -> None:
-        """A step of virtual time begins."""
-        says = f"{step.to}  {self._so_far()}"
-        self._progress.update(self._task, completed=step.number - 1, says=says)
-        self._line(f"fire: {says}")
+        """A step of virtual time starts."""
+        status = f"{step.to}  {self._counts()}"
+        self._progress.update(self._task, completed=step.number - 1, status=status)
+        self._line(f"injecting faults: {status}")
 
-    def quiet(self, left: dict[str, int]) -> None:
-        """The fire is over, and this isn't done yet."""
-        says = ", ".join(f"{count} {name}" for name, count in left.items())
-        self._progress.update(self._task, description="waiting until all is quiet", says=says)
-        self._line(f"waiting until all is quiet: {says}")
+    def draining(self, left: dict[str, int]) -> None:
+        """The fault phase is over; `left` is the open work."""
+        status = ", ".join(f"{count} {name}" for name, count in left.items())
+        self._progress.update(self._task, description="waiting for open work", status=status)
+        self._line(f"waiting for open work: {status}")
 
-    def _so_far(self) -> str:
+    def _counts(self) -> str:
         last = self._watch.last
         if last is None:
             return ""
-        hit = self._scene.counts().total()
-        return f"{hit:,} faults hit, {last.captured:,} charges booked, {last.due} due, {last.unknown} unknown"
+        hit = self._context.counts().total()
+        return f"{hit:,} faults hit, {last.captured:,} charges captured, {last.due} due, {last.unknown} unknown"
 
     def _line(self, text: str) -> None:
-        if self._console.is_terminal or time.monotonic() - self._said_at < LINE_EVERY_S:
+        if self._console.is_terminal or time.monotonic() - self._printed_at < LINE_EVERY_S:
             return
-        self._said_at = time.monotonic()
+        self._printed_at = time.monotonic()
         self._console.print(text, highlight=False)
 
 
 def print_outcome(console: Console, outcome: Outcome) -> None:
-    """Print faults by kind, the audit, and the figures; the verdict last."""
+    """Print the faults by kind, the checks of verify, the metrics and, last, the summary."""
     console.print(_kinds(outcome), "")
     print_report(console, outcome.verdict.report)
     console.print()
-    table = Table(title="After the fire", title_justify="left", show_header=False, show_edge=False, pad_edge=False)
-    table.add_column("figure", no_wrap=True)
+    table = Table(title="Result", title_justify="left", show_header=False, show_edge=False, pad_edge=False)
+    table.add_column("metric", no_wrap=True)
     table.add_column("value")
-    for name, words in outcome.figures():
+    for name, words in outcome.metrics():
         table.add_row(name, words)
     console.print(table, "")
-    verdict = outcome.verdict
-    colour = "green" if verdict.is_clean else "red"
-    console.print(
-        Text(
-            f"double {verdict.double} · forgotten {verdict.forgotten} · unsettled {verdict.unsettled} · difference "
-            f"{', '.join(f'{value} {name}' for name, value in verdict.differences_minor.items()) or '0'}",
-            style=f"bold {colour}",
-        )
-    )
+    colour = "green" if outcome.verdict.is_clean else "red"
+    console.print(Text(outcome.summary(), style=f"bold {colour}"))
 
 
 def print_broken(console: Console, company: Company, broken: list[Broken]) -> None:
-    """Print every break, with the trail of the payments in question; PostgreSQL must be up."""
-    told: set[object] = set()
+    """Print every broken promise and explain its payments; PostgreSQL must be up."""
+    printed: set[object] = set()
     for each in broken:
         console.print()
         console.print(Text(each.what, style="bold red"))
         for payment_id in each.payments:
-            if payment_id in told or len(told) >= SHOWN:
+            if payment_id in printed or len(printed) >= SHOWN:
                 continue
-            told.add(payment_id)
+            printed.add(payment_id)
             console.print()
             try:
                 with company.connect() as connection:
                     now = company.runtime.clock.now()
                     explanation = explain_payment(connection, company.stack.policy, payment_id, now, machine_now())
-            except (*TROUBLES, LookupError) as error:
+            except (*EXPECTED_ERRORS, LookupError) as error:
                 console.print(f"payment {payment_id}: {error}", markup=False)
                 continue
             print_explanation(console, explanation)
@@ -122,9 +115,9 @@ def print_broken(console: Console, company: Company, broken: list[Broken]) -> No
 
 def _kinds(outcome: Outcome) -> Table:
     table = Table(title="Faults by kind", title_justify="left", show_edge=False, pad_edge=False)
-    table.add_column("struck")
+    table.add_column("where")
     table.add_column("kind", no_wrap=True)
-    table.add_column("what happens", ratio=1)
+    table.add_column("description", ratio=1)
     table.add_column("planned", justify="right")
     table.add_column("hit", justify="right")
     planned, group = outcome.planned(), None
@@ -133,7 +126,7 @@ def _kinds(outcome: Outcome) -> Table:
         if group is not None and kind.group is not group:
             table.add_section()
         table.add_row(
-            "" if kind.group is group else kind.group, name, kind.does, str(planned.get(name, 0)), str(hit)
+            "" if kind.group is group else kind.group, name, kind.description, str(planned.get(name, 0)), str(hit)
         )
         group = kind.group
     return table

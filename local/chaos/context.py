@@ -1,4 +1,4 @@
-"""What every fault needs at hand, and the log of those that landed."""
+"""What every fault needs: the company, the fault queue, and the record of the faults that hit."""
 
 import threading
 import time
@@ -18,18 +18,18 @@ from shared.gateway.port import GatewayUnavailableError
 from shared.scheduling.virtual_clock import read_clock
 from simulator.client import SimulatorError
 
-#: How long a fault waits until it can strike: its target may be down just now.
-PATIENCE_S = 20.0
-AGAIN_AFTER_S = 0.25
+#: How long an injection is retried: its target may be down.
+TRY_FOR_S = 20.0
+RETRY_AFTER_S = 0.25
 
 
-class NotNow(Exception):  # noqa: N818  # no error: the target isn't there at this moment
-    """The fault can't strike now; it may in a moment."""
+class NotPossibleNow(Exception):  # noqa: N818  # no error: the target isn't there at this moment
+    """The fault can't be injected now; it may be possible in a moment."""
 
 
-#: What may go wrong for whoever works in the middle of the fire. Anything else is a defect, and is raised.
-TROUBLES = (
-    NotNow,
+#: Errors that faults cause in chaos itself. Any other error is a defect, and is raised.
+EXPECTED_ERRORS = (
+    NotPossibleNow,
     SQLAlchemyError,
     redis.RedisError,
     httpx.HTTPError,
@@ -42,7 +42,7 @@ TROUBLES = (
 
 @dataclass(frozen=True)
 class Hit:
-    """Faults of a kind that landed, `at_s` seconds after the fire began."""
+    """Faults of a kind that had their effect, `at_s` seconds after the first fault."""
 
     at_s: float
     kind: str
@@ -51,44 +51,44 @@ class Hit:
 
 @dataclass
 class ChaosContext:
-    """The company, what is armed, whether it is over, and what landed so far. Used from several threads."""
+    """The state of a run. Used from several threads."""
 
     company: Company
     began: float = field(default_factory=time.monotonic)
-    letting_go: threading.Event = field(default_factory=threading.Event)
+    draining: threading.Event = field(default_factory=threading.Event)
     hits: list[Hit] = field(default_factory=list)
-    lives: dict[str, tuple[int, float]] = field(default_factory=dict)  # process: its id, since when
-    armoury: FaultQueue = field(init=False)
+    running_since: dict[str, tuple[int, float]] = field(default_factory=dict)  # process: its id, since when
+    fault_queue: FaultQueue = field(init=False)
 
     def __post_init__(self) -> None:
-        self.armoury = FaultQueue(self.company, self.landed)
+        self.fault_queue = FaultQueue(self.company, self.record_hit)
 
     @property
     def elapsed_s(self) -> float:
         return time.monotonic() - self.began
 
-    def landed(self, kind: str, count: int = 1) -> None:
-        """Write down that faults of this kind had their effect."""
+    def record_hit(self, kind: str, count: int = 1) -> None:
+        """Record that faults of this kind had their effect."""
         self.hits.append(Hit(round(self.elapsed_s, 2), kind, count))
 
     def counts(self) -> Counter[str]:
-        """How many of each kind landed."""
+        """Hits by kind."""
         total: Counter[str] = Counter()
         for hit in list(self.hits):
             total[hit.kind] += hit.count
         return total
 
-    def last(self, seconds: float) -> None:
-        """Let a fault last so long, or until everything is let go."""
-        self.letting_go.wait(seconds)
+    def wait(self, seconds: float) -> None:
+        """Wait, but at most until the faults are released."""
+        self.draining.wait(seconds)
 
-    def until_done(self, release: Callable[[], object], within_s: float = 60.0) -> None:
-        """Undo a lasting fault, however often it takes. Raises the last trouble after `within_s` seconds."""
+    def retry_until_done(self, release: Callable[[], object], within_s: float = 60.0) -> None:
+        """Undo a lasting fault, with retries. Raises the last error after `within_s` seconds."""
         deadline = time.monotonic() + within_s
         while True:
             try:
                 release()
-            except TROUBLES:
+            except EXPECTED_ERRORS:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
@@ -96,14 +96,14 @@ class ChaosContext:
                 return
 
     def now(self) -> datetime:
-        """Business time. Raises DBAPIError while PostgreSQL is away."""
+        """Business time. Raises DBAPIError while PostgreSQL is down."""
         with self.company.connect() as connection:
             now = read_clock(connection)
         if now is None:
-            raise NotNow("the clock was never set")
+            raise NotPossibleNow("the clock was never set")
         return now
 
 
-#: Does one fault, and tells the scene as soon as it had its effect; TROUBLES mean that it may try again.
-Strike = Callable[[ChaosContext, Planned], None]
-Strikes = Mapping[str, Strike]
+#: Injects one fault, and records the hit as soon as it had its effect. After EXPECTED_ERRORS it is retried.
+Injector = Callable[[ChaosContext, Planned], None]
+Injectors = Mapping[str, Injector]

@@ -1,4 +1,4 @@
-"""After the fire: let go of every fault, and wait until all is quiet."""
+"""After the fault phase: release every fault, and wait until no work is pending."""
 
 import time
 from collections.abc import Callable
@@ -7,25 +7,25 @@ from datetime import timedelta
 from sqlalchemy import text
 
 from local.chaos.company import Company
-from local.chaos.context import TROUBLES, ChaosContext
-from local.chaos.executor import Fire
+from local.chaos.context import EXPECTED_ERRORS, ChaosContext
+from local.chaos.executor import Executor
 from local.chaos.servers import empty_valkey, free_disk
 from shared.clock import machine_now
 from shared.scheduling.pending_work import pending_work
 from shared.scheduling.virtual_clock import ClockError, advance_clock, read_clock
 
 POLL_S = 0.2
-#: What is left is done within this time, or this time after the last payment's pause; an hour is the longest.
-QUIET_WITHIN_S = 600.0
-_LAST_PAUSE_S = """
+#: The work left is done within this time, or within a tenth of it after the last backoff; an hour is the longest.
+NO_PENDING_WORK_WITHIN_S = 600.0
+_LAST_BACKOFF_S = """
     SELECT ceil(extract(epoch FROM max(backoff_until) - now())) FROM payments
     WHERE state IN ('due', 'retry_scheduled') AND backoff_until > now()
       AND next_attempt_at <= (SELECT now_at FROM business_clock)
 """
-#: Everything is up: after a start, the virtual clock's first step may take so long.
+#: All processes are up within this time after the last fault.
 READY_WITHIN_S = 60.0
-#: A day without a fault, to see that what is scheduled is still asked for.
-CALM_DAY = timedelta(days=1)
+#: A day without faults, to check that scheduled charges are still made.
+FAULT_FREE_DAY = timedelta(days=1)
 
 _STILL_OPEN = text("""
     SELECT (SELECT count(*) FROM payment_attempts WHERE state IN ('started', 'unknown')) AS "open attempts",
@@ -36,18 +36,18 @@ _STILL_OPEN = text("""
 """)
 
 
-def let_go(scene: ChaosContext, fire: Fire) -> None:
-    """End every fault: rules, limits, locks, full disk and memory; and have every process up."""
-    fire.let_go()
-    company = scene.company
-    scene.until_done(scene.armoury.close)
-    scene.until_done(lambda: free_disk(company))
-    scene.until_done(lambda: empty_valkey(company))
+def release_faults(context: ChaosContext, executor: Executor) -> None:
+    """End every fault (rules, limits, locks, full disk and memory), and wait until every process is up."""
+    executor.finish()
+    company = context.company
+    context.retry_until_done(context.fault_queue.close)
+    context.retry_until_done(lambda: free_disk(company))
+    context.retry_until_done(lambda: empty_valkey(company))
     company.supervisor.wait_until_ready(READY_WITHIN_S)
 
 
-def what_is_open(company: Company) -> dict[str, int]:
-    """Everything that isn't done yet, by name; {} is quiet. Raises TROUBLES."""
+def open_work(company: Company) -> dict[str, int]:
+    """Return the counts of unfinished work by name, {} if there is none. Raises EXPECTED_ERRORS."""
     with company.connect() as connection:
         now = read_clock(connection)
         if now is None:
@@ -55,33 +55,33 @@ def what_is_open(company: Company) -> dict[str, int]:
         found = pending_work(connection, company.stack.policy, now, machine_now())
         still: dict[str, int] = dict(connection.execute(_STILL_OPEN, {"now": now}).one()._asdict())
     with company.simulator() as simulator:
-        still["webhooks on their way"] = simulator.webhook_stats().pending
+        still["undelivered webhooks"] = simulator.webhook_stats().pending
     return {**found, **{name: count for name, count in still.items() if count}}
 
 
-def until_quiet(
-    scene: ChaosContext, on_look: Callable[[dict[str, int]], None], within_s: float = QUIET_WITHIN_S
+def wait_for_no_pending_work(
+    context: ChaosContext, on_poll: Callable[[dict[str, int]], None], within_s: float = NO_PENDING_WORK_WITHIN_S
 ) -> dict[str, int]:
-    """Wait until nothing is open; return what still is after `within_s` seconds, or that after the last pause."""
+    """Wait until no work is open. Return what is still open after the time limit, {} on success."""
     deadline = time.monotonic() + within_s
     while True:
         try:
-            left = what_is_open(scene.company)
-            if pause_s := scene.company.scalar(_LAST_PAUSE_S):
-                deadline = max(deadline, time.monotonic() + pause_s + within_s / 10)
-        except TROUBLES as trouble:
-            left = {f"no look was possible: {type(trouble).__name__}": 1}
+            left = open_work(context.company)
+            if backoff_s := context.company.scalar(_LAST_BACKOFF_S):
+                deadline = max(deadline, time.monotonic() + backoff_s + within_s / 10)
+        except EXPECTED_ERRORS as error:
+            left = {f"open work can't be read: {type(error).__name__}": 1}
         if not left or time.monotonic() > deadline:
             return left
-        on_look(left)
+        on_poll(left)
         time.sleep(POLL_S)
 
 
-def live_a_calm_day(scene: ChaosContext) -> str | None:
-    """Advance the clock by a day, stop by stop; return why that got stuck, if it did."""
-    company = scene.company
+def advance_fault_free_day(context: ChaosContext) -> str | None:
+    """Advance the clock by a day, stop by stop; return why it got stuck, or None."""
+    company = context.company
     try:
-        advance_clock(company.engine, company.stack.policy, scene.now() + CALM_DAY)
+        advance_clock(company.engine, company.stack.policy, context.now() + FAULT_FREE_DAY)
     except ClockError as error:
         return str(error)
     return None

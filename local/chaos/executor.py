@@ -1,139 +1,130 @@
-"""The fire: walks through the plan, step by step of virtual time, and strikes when a fault's moment comes."""
+"""Executes a plan step by step in virtual time, and injects each fault at its moment."""
 
 import contextlib
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from datetime import time as time_of_day
 
-from local.chaos import messages, people, processes, servers
-from local.chaos.context import AGAIN_AFTER_S, PATIENCE_S, TROUBLES, ChaosContext, Strikes
-from local.chaos.kinds import ARMED
+from local.chaos import messages, processes, servers, users
+from local.chaos.catalogue import ARMED
+from local.chaos.context import EXPECTED_ERRORS, RETRY_AFTER_S, TRY_FOR_S, ChaosContext, Injectors
 from local.chaos.plan import AT_LEAST, MONTH_START_S, Plan, Planned, Step, plan_again
 from shared.clock import machine_now
 from shared.scheduling.pending_work import pending_work
 from shared.scheduling.virtual_clock import ClockError, next_stop, set_clock
 
-STRIKES: Strikes = {**processes.STRIKES, **servers.STRIKES, **messages.STRIKES, **people.STRIKES}
+INJECTORS: Injectors = {**processes.INJECTORS, **servers.INJECTORS, **messages.INJECTORS, **users.INJECTORS}
 
 MIDDAY = time_of_day(12, 0, tzinfo=UTC)
-TURN_S = 0.1
-#: Faults that last (locks above all) overlap; more than these at once would be none of the plan's density.
-HANDS = 24
-#: A month's start lasts until this share of the accounts was charged, however slow the machine is and whatever was
-#: killed; but not longer than so many times its time.
+LOOP_S = 0.1
+#: Lasting faults (mostly locks) overlap; more threads would exceed the plan's density of faults.
+THREADS = 24
+#: A month's start lasts until this share of the accounts was charged, however slow the machine is, but at most
+#: LONGEST_MONTH_START times its planned seconds.
 CHARGED_SHARE, LONGEST_MONTH_START = 0.4, 6.0
-#: A day ends when its time is over, whatever is still pending; but the clock must have been moved.
+#: A day ends when its time is over, whatever is still pending, but the clock must be moved within this time.
 CLOCK_WITHIN_S = 90.0
-#: Rounds of days in which what hit too rarely is fired again; each moves on to where something is due.
+#: Extra rounds of days, in which kinds that hit too rarely are injected again; each advances to new due payments.
 ROUNDS = 24
 ROUND_S = 5.0
 DAYS_OF_ROUND = 4
-#: What an accountant lists, in business time.
+#: Range of the lists of charges, in business time.
 LISTED = timedelta(days=4)
 
 
 class ChaosError(Exception):
-    """The run can't go on; the message says why."""
+    """The run can't continue; the message says why."""
 
 
-class Fire:
-    """Burns a plan. `on_step` is told the step that begins."""
+class Executor:
+    """Executes a plan. `on_step` is called with each step and its number of faults when it starts."""
 
-    def __init__(self, scene: ChaosContext, plan: Plan, on_step: Callable[[Step, int], None]) -> None:
-        self._scene = scene
+    def __init__(self, context: ChaosContext, plan: Plan, on_step: Callable[[Step, int], None]) -> None:
+        self._context = context
         self._plan = plan
         self._on_step = on_step
-        self._hands = ThreadPoolExecutor(HANDS, thread_name_prefix="chaos-hand")
-        self._struck: list[Future[None]] = []
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="chaos-fault")
+        self._futures: list[Future[None]] = []
         self._listing: Future[None] | None = None
-        self._missed: Counter[str] = Counter()
-        self._missed_lock = threading.Lock()
-        self._booked = 0
+        self._receipts_count = 0
 
-    @property
-    def missed(self) -> Counter[str]:
-        """Faults that could not strike within their patience, by kind."""
-        return Counter(self._missed)
-
-    def burn(self) -> None:
-        """Walk through the whole plan. Raises ChaosError if the clock can't be moved."""
+    def run_plan(self) -> None:
+        """Execute all steps. Raises ChaosError if the clock can't be moved."""
         for step in self._plan.steps:
-            self._burn(step, [fault for fault in self._plan.faults if fault.step == step.number])
+            self._run_step(step, [fault for fault in self._plan.faults if fault.step == step.number])
 
-    def burn_again(self) -> dict[str, int]:
-        """Fire again whatever hit too rarely, in rounds; return by how much each kind is still short."""
+    def rerun_missing(self) -> dict[str, int]:
+        """Inject again, in rounds, the kinds that hit too rarely; return how many hits each kind still lacks."""
         day = self._plan.steps[-1].to
         for number in range(1, ROUNDS + 1):
-            self._wait_for_hands(PATIENCE_S if number == 1 else ROUND_S)
+            self._wait_for_injections(TRY_FOR_S if number == 1 else ROUND_S)
             short = self.short()
             if not short:
                 return {}
-            outstanding = self._scene.armoury.outstanding()
+            outstanding = self._context.fault_queue.outstanding()
             wanted = [
                 (kind, count - outstanding[kind]) for kind, count in short.items() if count > outstanding[kind]
             ]
             before, day = day, day + timedelta(days=DAYS_OF_ROUND)
             lasts = MONTH_START_S if before.month != day.month else ROUND_S
             step = Step(self._plan.steps[-1].number + number, day, DAYS_OF_ROUND, lasts)
-            self._burn(step, plan_again(self._plan, wanted, number))
-        self._wait_for_hands(PATIENCE_S)
+            self._run_step(step, plan_again(self._plan, wanted, number))
+        self._wait_for_injections(TRY_FOR_S)
         return self.short()
 
     def short(self) -> dict[str, int]:
-        """By how much each kind missed its twenty, or as many as were planned if those are fewer."""
-        hits, planned = self._scene.counts(), self._plan.counts
+        """Return how many hits each kind lacks to AT_LEAST, or to its planned number if that is less."""
+        hits, planned = self._context.counts(), self._plan.counts
         found = {kind: min(AT_LEAST, count) - hits[kind] for kind, count in planned.items()}
         return {kind: missing for kind, missing in found.items() if missing > 0}
 
-    def let_go(self) -> None:
-        """End every fault that lasts, and strike no more."""
-        self._scene.letting_go.set()
-        self._hands.shutdown(wait=True, cancel_futures=True)
-        self._tell_defects()
+    def finish(self) -> None:
+        """Inject no more, and wait for the end of every lasting fault."""
+        self._context.draining.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._raise_defects()
 
-    def stop_at_once(self) -> None:
-        """Strike no more; what lasts ends by itself within moments."""
-        self._scene.letting_go.set()
-        self._hands.shutdown(wait=False, cancel_futures=True)
+    def abort(self) -> None:
+        """Inject no more and don't wait; lasting faults end by themselves within moments."""
+        self._context.draining.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _burn(self, step: Step, faults: Sequence[Planned]) -> None:
+    def _run_step(self, step: Step, faults: Sequence[Planned]) -> None:
         self._on_step(step, len(faults))
-        began = time.monotonic()
-        self._scene.armoury.add(fault for fault in faults if fault.kind in ARMED)
-        coming = sorted((f for f in faults if f.kind in STRIKES), key=lambda fault: fault.share, reverse=True)
+        started = time.monotonic()
+        self._context.fault_queue.add(fault for fault in faults if fault.kind in ARMED)
+        upcoming = sorted((f for f in faults if f.kind in INJECTORS), key=lambda fault: fault.share, reverse=True)
         jumps = [fault for fault in faults if fault.kind == "clock_jump"]
         target = datetime.combine(step.to, MIDDAY)
         stop_s = step.seconds / 4  # 09:00 in two zones, midday, and some more at a month's start
-        moved_at, is_there, elapsed = -stop_s, False, 0.0
+        moved_at, is_at_target, elapsed = -stop_s, False, 0.0
         charged = self._charged_enough(step)
-        while coming or not is_there or elapsed < step.seconds or not charged(elapsed):
-            elapsed = time.monotonic() - began
-            while coming and coming[-1].share * step.seconds <= elapsed:
-                self._struck.append(self._hands.submit(self._strike, coming.pop()))
+        while upcoming or not is_at_target or elapsed < step.seconds or not charged(elapsed):
+            elapsed = time.monotonic() - started
+            while upcoming and upcoming[-1].share * step.seconds <= elapsed:
+                self._futures.append(self._pool.submit(self._inject, upcoming.pop()))
             try:
                 is_late = elapsed >= 0.8 * step.seconds
-                if not is_there and (is_late or elapsed - moved_at >= stop_s or self._is_quiet()):
-                    is_there = self._move(target, straight=bool(jumps) or is_late)
+                if not is_at_target and (is_late or elapsed - moved_at >= stop_s or self._has_no_pending_work()):
+                    is_at_target = self._move(target, straight=bool(jumps) or is_late)
                     moved_at = elapsed
-            except TROUBLES:
+            except EXPECTED_ERRORS:
                 if elapsed > CLOCK_WITHIN_S:
                     raise ChaosError(
                         f"the clock couldn't be moved to {target} within {CLOCK_WITHIN_S:g} s"
                     ) from None
-            self._scene.last(TURN_S)
+            self._context.wait(LOOP_S)
         for jump in jumps:
-            self._scene.landed(jump.kind)
+            self._context.record_hit(jump.kind)
         self._list_charges()
-        self._tell_defects()
+        self._raise_defects()
 
     def _move(self, target: datetime, *, straight: bool) -> bool:
-        """Move the clock to where something is due, or straight to the end; True once it is there."""
-        company = self._scene.company
-        now = self._scene.now()
+        """Move the clock to the next stop, or straight to the target; return whether it is there."""
+        company = self._context.company
+        now = self._context.now()
         if now >= target:
             return True
         with company.connect() as connection:
@@ -146,7 +137,7 @@ class Fire:
         return stop == target
 
     def _charged_enough(self, step: Step) -> Callable[[float], bool]:
-        """Say, after some seconds of a step, whether enough of a month's charges have come through the fire."""
+        """Return a check whether, after the given seconds of the step, enough of a month's charges succeeded."""
         if step.seconds < MONTH_START_S:
             return lambda _elapsed: True
         before = self._receipts()
@@ -158,60 +149,58 @@ class Fire:
         return charged
 
     def _receipts(self) -> int:
-        """How many charges are booked; the last that was seen while PostgreSQL is away."""
-        with contextlib.suppress(*TROUBLES):
-            self._booked = self._scene.company.scalar("SELECT count(*) FROM receipts")
-        return self._booked
+        """Count the receipts; while PostgreSQL is down, return the last count."""
+        with contextlib.suppress(*EXPECTED_ERRORS):
+            self._receipts_count = self._context.company.scalar("SELECT count(*) FROM receipts")
+        return self._receipts_count
 
-    def _is_quiet(self) -> bool:
-        company = self._scene.company
+    def _has_no_pending_work(self) -> bool:
+        company = self._context.company
         with company.connect() as connection:
-            return not pending_work(connection, company.stack.policy, self._scene.now(), machine_now())
+            return not pending_work(connection, company.stack.policy, self._context.now(), machine_now())
 
-    def _strike(self, fault: Planned) -> None:
-        """Try until it lands or its patience is over; it is planned again if its kind is short in the end."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not self._scene.letting_go.is_set():
-            before = len(self._scene.hits)
+    def _inject(self, fault: Planned) -> None:
+        """Try until it has its effect or TRY_FOR_S is over; its kind is then injected again in a later round."""
+        deadline = time.monotonic() + TRY_FOR_S
+        while not self._context.draining.is_set():
+            before = len(self._context.hits)
             try:
-                STRIKES[fault.kind](self._scene, fault)
-            except TROUBLES:
-                if any(hit.kind == fault.kind for hit in self._scene.hits[before:]):
-                    return  # it landed, and took its own hand with it
+                INJECTORS[fault.kind](self._context, fault)
+            except EXPECTED_ERRORS:
+                if any(hit.kind == fault.kind for hit in self._context.hits[before:]):
+                    return  # it had its effect, which also broke its own connection
                 if time.monotonic() > deadline:
-                    with self._missed_lock:
-                        self._missed[fault.kind] += 1
                     return
-                self._scene.last(AGAIN_AFTER_S)
+                self._context.wait(RETRY_AFTER_S)
             else:
                 return
 
     def _list_charges(self) -> None:
-        """An accountant lists the charges of the last days, so that lists meet faults too."""
+        """List the charges of the last days, so that list requests meet faults too."""
         if self._listing is None or self._listing.done():
-            self._listing = self._hands.submit(self._list)
-            self._struck.append(self._listing)
+            self._listing = self._pool.submit(self._list)
+            self._futures.append(self._listing)
 
     def _list(self) -> None:
         try:
-            now = self._scene.now()
-            for gateway in self._scene.company.runtime.gateways.values():
+            now = self._context.now()
+            for gateway in self._context.company.runtime.gateways.values():
                 for _ in gateway.list_charges(now - LISTED, now + LISTED):
-                    if self._scene.letting_go.is_set():
+                    if self._context.draining.is_set():
                         return
-        except TROUBLES:
+        except EXPECTED_ERRORS:
             return
 
-    def _wait_for_hands(self, within_s: float) -> None:
+    def _wait_for_injections(self, within_s: float) -> None:
         deadline = time.monotonic() + within_s
-        while time.monotonic() < deadline and any(not future.done() for future in self._struck):
-            time.sleep(TURN_S)
-        self._tell_defects()
+        while time.monotonic() < deadline and any(not future.done() for future in self._futures):
+            time.sleep(LOOP_S)
+        self._raise_defects()
 
-    def _tell_defects(self) -> None:
-        """Raise what a hand died of: only a defect of chaos itself gets here."""
-        done = [future for future in self._struck if future.done()]
-        self._struck = [future for future in self._struck if not future.done()]
+    def _raise_defects(self) -> None:
+        """Raise the unexpected error of an injection: a defect of chaos itself."""
+        done = [future for future in self._futures if future.done()]
+        self._futures = [future for future in self._futures if not future.done()]
         for future in done:
             if not future.cancelled() and (error := future.exception()) is not None:
                 raise error

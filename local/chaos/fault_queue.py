@@ -1,6 +1,6 @@
-"""Faults of requests and webhooks: they wait armed in the simulator, a few at a time, until something meets them.
+"""Faults of requests and webhooks: a few at a time are armed as rules in the simulator, until a request meets them.
 
-The simulator keeps rules and counts in memory. Whoever kills it tells the armoury, which arms again afterwards.
+The simulator keeps rules and counts in memory. Code that kills it tells the queue, which arms the rules again.
 """
 
 import threading
@@ -10,22 +10,22 @@ from contextlib import contextmanager
 
 import httpx
 
+from local.chaos.catalogue import BY_NAME, Group
 from local.chaos.company import Company
-from local.chaos.kinds import BY_NAME, Group
 from local.chaos.plan import Planned
 from simulator.client import SimulatorClient, SimulatorError
 from simulator.faults.rules import FaultRule
 
-#: Armed at once: more, and nothing would succeed; fewer, and a month's start would pass in peace.
+#: Armed at once. With more, no charge would succeed; with fewer, a month's start would meet hardly any fault.
 ARMED_AT_ONCE = {Group.REQUEST: 14, Group.WEBHOOK: 8}
-#: A processor is never quicker than this (ms); it is what makes charges overlap.
+#: Latency of every answer (ms), like a real processor's; it makes charges overlap.
 LATENCY_MS = 25.0
-#: A kind that lags behind others for lack of fitting requests must not keep their places.
+#: A kind that rarely finds a matching request must not take all the slots.
 EACH_AT_ONCE = 3
 
 
 class FaultQueue:
-    """What is armed and what hit. `look` is called a few times a second."""
+    """The waiting and armed faults. `poll` is called a few times a second."""
 
     def __init__(self, company: Company, on_hit: Callable[[str, int], None]) -> None:
         """`on_hit` gets the kind and the number of faults that had their effect."""
@@ -35,39 +35,39 @@ class FaultQueue:
         self._client: SimulatorClient | None = None
         self._waiting: deque[Planned] = deque()
         self._armed: dict[str, deque[Planned]] = {}
-        self._seen: Counter[str] = Counter()
-        self._requests: Counter[str] = Counter()  # of simulators that are gone
+        self._counted: Counter[str] = Counter()
+        self._requests: Counter[str] = Counter()  # of earlier simulator processes
         self._requests_now: dict[str, int] = {}
         self._is_prepared = False
         self.is_closed = False
 
     def add(self, faults: Iterable[Planned]) -> None:
-        """Arm these as soon as there is room."""
+        """Arm these as soon as slots are free."""
         with self._lock:
             self._waiting.extend(faults)
 
     def outstanding(self) -> Counter[str]:
-        """What waits or is armed and has hit nothing yet, by kind."""
+        """Faults that wait or are armed and have hit nothing yet, by kind."""
         with self._lock:
             return Counter(
                 fault.kind for fault in (*self._waiting, *(f for row in self._armed.values() for f in row))
             )
 
     def requests(self) -> int:
-        """Requests that reached the processor, as far as they were counted before it was killed."""
+        """Requests that reached the processor, as counted until each kill."""
         with self._lock:
             return self._requests.total() + sum(self._requests_now.values())
 
     def refused_by_rate_limit(self) -> int:
-        """Requests that the processor as it runs now has refused for the rate limit."""
+        """Requests that the running processor has refused for the rate limit."""
         return int(self._simulator().fault_counts().get("rate_limit", 0))
 
     def set_rate_limit(self, per_second: float | None) -> None:
-        """Raises httpx.HTTPError while the simulator is away, whose limit is then gone."""
+        """Raises httpx.HTTPError while the simulator is down; a restart removes the limit."""
         self._simulator().set_rate_limit(per_second)
 
-    def look(self) -> None:
-        """Count what hit, and arm what is next. Does nothing while the simulator is away."""
+    def poll(self) -> None:
+        """Count the hits and arm the next faults. Does nothing while the simulator is down."""
         with self._lock:
             try:
                 self._count()
@@ -78,15 +78,15 @@ class FaultQueue:
                 return
 
     @contextmanager
-    def simulator_dies(self) -> Iterator[None]:
-        """Count for the last time; afterwards all that was armed waits again."""
+    def simulator_killed(self) -> Iterator[None]:
+        """Count the hits before the kill in the block; afterwards all armed faults wait again."""
         with self._lock:
-            self.look()
+            self.poll()
             yield
-            self._start_over()
+            self._rearm()
 
     def close(self) -> None:
-        """Take every rule away, and arm no more. Raises httpx.HTTPError while the simulator is away."""
+        """Remove every rule, and arm no more. Raises httpx.HTTPError while the simulator is down."""
         with self._lock:
             self.is_closed = True
             self._count()
@@ -97,12 +97,12 @@ class FaultQueue:
 
     def _count(self) -> None:
         counts = self._simulator().fault_counts()
-        if any(counts.get(kind, 0) < count for kind, count in self._seen.items()):
-            self._start_over()  # it died without our doing
+        if any(counts.get(kind, 0) < count for kind, count in self._counted.items()):
+            self._rearm()  # it restarted for another reason
         for kind, row in self._armed.items():
-            new = counts.get(kind, 0) - self._seen[kind]
+            new = counts.get(kind, 0) - self._counted[kind]
             if new > 0:
-                self._seen[kind] += new
+                self._counted[kind] += new
                 self._on_hit(kind, new)
                 for _ in range(min(new, len(row))):
                     row.popleft()
@@ -114,15 +114,15 @@ class FaultQueue:
             self._is_prepared = True
 
     def _arm(self) -> None:
-        room = dict(ARMED_AT_ONCE)
+        slots = dict(ARMED_AT_ONCE)
         for kind, row in self._armed.items():
-            room[BY_NAME[kind].group] -= len(row)
+            slots[BY_NAME[kind].group] -= len(row)
         chosen, left = [], []
         now: Counter[str] = Counter({kind: len(row) for kind, row in self._armed.items()})
         for fault in self._waiting:
             group = BY_NAME[fault.kind].group
-            if room[group] > 0 and now[fault.kind] < EACH_AT_ONCE:
-                room[group] -= 1
+            if slots[group] > 0 and now[fault.kind] < EACH_AT_ONCE:
+                slots[group] -= 1
                 now[fault.kind] += 1
                 chosen.append(fault)
             else:
@@ -133,13 +133,13 @@ class FaultQueue:
             for fault in chosen:
                 self._armed.setdefault(fault.kind, deque()).append(fault)
 
-    def _start_over(self) -> None:
+    def _rearm(self) -> None:
         for row in self._armed.values():
             self._waiting.extendleft(reversed(row))
         self._armed.clear()
         self._requests.update(self._requests_now)
         self._requests_now = {}
-        self._seen.clear()
+        self._counted.clear()
         self._is_prepared = False
 
     def _simulator(self) -> SimulatorClient:
@@ -149,5 +149,5 @@ class FaultQueue:
 
 
 def rule_of(fault: Planned) -> FaultRule:
-    """Write a planned fault as the simulator's rule: it hits once."""
+    """Return a planned fault as a rule of the simulator that hits once."""
     return FaultRule(kind=fault.kind, operation=fault.target or None, count=1, **dict(fault.parameters))

@@ -1,4 +1,4 @@
-"""The folder of one run: servers and data live in it, and its logs outlive it if something goes wrong."""
+"""The folder of one run: servers and data run_two_months in it, and its logs outlive it if something goes wrong."""
 
 import shutil
 import tempfile

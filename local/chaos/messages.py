@@ -1,4 +1,4 @@
-"""Poison: messages that no actor of this release can take, put into the queues as any client of Redis could."""
+"""Invalid messages: no actor of this release can take them. They are enqueued as any Redis client could."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 from dramatiq import Message
 from dramatiq.common import current_millis
 
-from local.chaos.context import ChaosContext, Strikes
+from local.chaos.context import ChaosContext, Injectors
 from local.chaos.plan import Planned
 from shared.messaging.broker import NAMESPACE, DoorbellBroker, make_broker
 
@@ -16,33 +16,33 @@ _A_DUE_PAYMENT = """
 """
 
 
-def undecodable(scene: ChaosContext, fault: Planned) -> None:
-    """Bytes that are no message."""
-    _put(scene, fault, lambda _message_id: b"\x80\x04 this is no message")
+def undecodable(context: ChaosContext, fault: Planned) -> None:
+    """Bytes that can't be decoded."""
+    _put(context, fault, lambda _message_id: b"\x80\x04 this is no message")
 
 
-def unknown_actor(scene: ChaosContext, fault: Planned) -> None:
-    """A name that this release doesn't have."""
-    _put(scene, fault, _message(fault.target, "charge_everything", (str(uuid4()),)))
+def unknown_actor(context: ChaosContext, fault: Planned) -> None:
+    """The name of an actor that doesn't exist."""
+    _put(context, fault, _message(fault.target, "charge_everything", (str(uuid4()),)))
 
 
-def wrong_arguments(scene: ChaosContext, fault: Planned) -> None:
-    """Not an id, and not the right kind of thing at all."""
+def wrong_arguments(context: ChaosContext, fault: Planned) -> None:
+    """An invalid id, or arguments of the wrong type."""
     actor = _OF_QUEUE[fault.target]
     arguments = ("not-a-uuid",) if actor != "apply_stripe_event" else (17, {"coverage": None})
-    _put(scene, fault, _message(fault.target, actor, arguments))
+    _put(context, fault, _message(fault.target, actor, arguments))
 
 
-def argument_missing(scene: ChaosContext, fault: Planned) -> None:
-    """What a release before this one would send if it had an argument fewer."""
-    _put(scene, fault, _message(fault.target, _OF_QUEUE[fault.target], ()))
+def argument_missing(context: ChaosContext, fault: Planned) -> None:
+    """A message of the previous release, with one argument fewer."""
+    _put(context, fault, _message(fault.target, _OF_QUEUE[fault.target], ()))
 
 
-def argument_added(scene: ChaosContext, fault: Planned) -> None:
-    """What the next release would send about a payment that is really due."""
-    rows = scene.company.rows(_A_DUE_PAYMENT)
+def argument_added(context: ChaosContext, fault: Planned) -> None:
+    """A message of the next release, about a due payment, with one argument more."""
+    rows = context.company.rows(_A_DUE_PAYMENT)
     payment_id: UUID = rows[0].id if rows else uuid4()
-    _put(scene, fault, _message(fault.target, _OF_QUEUE[fault.target], (str(payment_id), "new-argument")))
+    _put(context, fault, _message(fault.target, _OF_QUEUE[fault.target], (str(payment_id), "new-argument")))
 
 
 def _message(queue: str, actor: str, arguments: tuple[Any, ...]) -> Any:
@@ -59,9 +59,9 @@ def _message(queue: str, actor: str, arguments: tuple[Any, ...]) -> Any:
     return body
 
 
-def _put(scene: ChaosContext, fault: Planned, body: Any) -> None:
+def _put(context: ChaosContext, fault: Planned, body: Any) -> None:
     """Enqueue bytes the way the pinned Dramatiq does, without asking whether they make sense."""
-    broker = make_broker(scene.company.redis_url)
+    broker = make_broker(context.company.redis_url)
     assert isinstance(broker, DoorbellBroker)  # noqa: S101  # for mypy
     message_id = str(uuid4())
     try:
@@ -83,10 +83,10 @@ def _put(scene: ChaosContext, fault: Planned, body: Any) -> None:
         )
     finally:
         broker.client.close()
-    scene.landed(fault.kind)
+    context.record_hit(fault.kind)
 
 
-STRIKES: Strikes = {
+INJECTORS: Injectors = {
     "message_undecodable": undecodable,
     "message_unknown_actor": unknown_actor,
     "message_wrong_arguments": wrong_arguments,

@@ -1,11 +1,12 @@
-"""A finished run as data: what the report on the terminal, `chaos.json` and the page are written from."""
+"""A finished run as data: the console's tables, `chaos.json` and the plot are written from it."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from cli.verify_commands import report_as_json
+from local.chaos.catalogue import KINDS
 from local.chaos.context import Hit
-from local.chaos.kinds import KINDS
 from local.chaos.plan import Plan
 from local.chaos.verdict import Verdict
 from local.chaos.watch import Sample
@@ -13,35 +14,33 @@ from local.chaos.watch import Sample
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything worth keeping. Seconds are of the machine's time, `booked_s` counts from the fire's beginning."""
+    """One run. Seconds are machine time; those of hits, samples and receipts count from the first fault."""
 
     plan: Plan
     hits: list[Hit]
     samples: list[Sample]
-    booked_s: list[float]
+    receipts_at_s: list[float]
     verdict: Verdict
-    let_go_s: float
-    quiet_s: float
+    fault_phase_s: float
+    drain_phase_s: float
     total_s: float
     virtual_days: int
 
     def planned(self) -> dict[str, int]:
-        """Faults planned, by kind, in the order of the table of kinds."""
+        """Faults planned, by kind, in the order of the catalogue."""
         counts = self.plan.counts
         return {kind.name: counts[kind.name] for kind in KINDS if counts[kind.name]}
 
     def hit(self) -> dict[str, int]:
-        """Faults that landed, by kind."""
-        total = {kind.name: 0 for kind in KINDS}
+        """Faults that had their effect, by kind."""
+        total: Counter[str] = Counter()
         for hit in self.hits:
             total[hit.kind] += hit.count
-        return {name: count for name, count in total.items() if count or self.plan.counts[name]}
+        return {kind.name: total[kind.name] for kind in KINDS if total[kind.name] or self.plan.counts[kind.name]}
 
-    def figures(self) -> list[tuple[str, str]]:
-        """The figures that matter, as name and words."""
+    def metrics(self) -> list[tuple[str, str]]:
+        """The run's metrics, as name and text."""
         verdict = self.verdict
-        differences = ", ".join(f"{value} {name}" for name, value in verdict.differences_minor.items()) or "0"
-        captured = ", ".join(f"{value:,} {name}" for name, value in verdict.captured_minor.items())
         checks = verdict.report.results
         holding = sum(1 for result in checks if result.holds)
         return [
@@ -49,22 +48,30 @@ class Outcome:
             ("faults that hit", f"{sum(self.hit().values()):,}"),
             ("virtual days", f"{self.virtual_days:,}"),
             ("requests to the processor", f"{verdict.requests:,}"),
-            ("attempts", f"{sum(verdict.attempts.values()):,}: {_list(verdict.attempts)}"),
-            ("payments", f"{sum(verdict.payments.values()):,}: {_list(verdict.payments)}"),
+            ("attempts", _total_and_states(verdict.attempts)),
+            ("payments", _total_and_states(verdict.payments)),
             ("captured charges", f"{verdict.captured_charges:,}"),
-            ("captured, in minor units", captured or "0"),
+            ("captured, in minor units", _amounts(verdict.captured_minor)),
             ("double charges", str(verdict.double)),
             ("forgotten payments", str(verdict.forgotten)),
             ("unsettled attempts", str(verdict.unsettled)),
-            ("ledger minus receipts, in minor units", differences),
+            ("ledger minus receipts, in minor units", _amounts(verdict.differences_minor)),
             ("verify", f"{holding} of {len(checks)} checks hold"),
-            ("fire", f"{self.let_go_s:.0f} s"),
-            ("from letting go to quiet", f"{self.quiet_s:.0f} s"),
-            ("all in all", f"{self.total_s:.0f} s"),
+            ("fault phase", f"{self.fault_phase_s:.0f} s"),
+            ("until no work was pending", f"{self.drain_phase_s:.0f} s"),
+            ("total", f"{self.total_s:.0f} s"),
         ]
 
+    def summary(self) -> str:
+        """The four numbers that must be zero."""
+        verdict = self.verdict
+        return (
+            f"double {verdict.double} · forgotten {verdict.forgotten} · unsettled {verdict.unsettled} · "
+            f"difference {_amounts(verdict.differences_minor)}"
+        )
+
     def to_json(self) -> dict[str, Any]:
-        """The run as what JSON can hold, plan and samples included."""
+        """Return the run as JSON types, plan and samples included."""
         verdict = self.verdict
         return {
             "is_clean": verdict.is_clean,
@@ -84,15 +91,20 @@ class Outcome:
             "unsettled_attempts": verdict.unsettled,
             "broken": [{"what": b.what, "payments": [str(p) for p in b.payments]} for b in verdict.broken],
             "verify": report_as_json(verdict.report),
-            "seconds": {"fire": self.let_go_s, "to_quiet": self.quiet_s, "total": self.total_s},
+            "seconds": {"faults": self.fault_phase_s, "drain": self.drain_phase_s, "total": self.total_s},
             "timeline": {
                 "hits": [asdict(hit) for hit in self.hits],
-                "samples": [sample.to_json() for sample in self.samples],
-                "booked_s": self.booked_s,
+                "samples": [asdict(sample) for sample in self.samples],
+                "receipts_at_s": self.receipts_at_s,
             },
             "plan": self.plan.to_json(),
         }
 
 
-def _list(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in sorted(counts.items()))
+def _total_and_states(counts: dict[str, int]) -> str:
+    states = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in sorted(counts.items()))
+    return f"{sum(counts.values()):,}: {states}"
+
+
+def _amounts(minor: dict[str, int]) -> str:
+    return ", ".join(f"{amount:,} {currency}" for currency, amount in minor.items()) or "0"

@@ -1,4 +1,4 @@
-"""The plan of a chaos run: pure data from the seed. The same seed and number of faults make the same plan."""
+"""The plan of a chaos run: pure data. The same seed and number of faults make the same plan."""
 
 import hashlib
 import json
@@ -9,38 +9,34 @@ from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from typing import Any
 
-from local.chaos.kinds import ARMED, BY_NAME, KINDS, Group, Kind
+from local.chaos.catalogue import BY_NAME, KINDS, Group, Kind
 
-#: Every kind shall hit at least so often, if there are faults enough for that.
+#: Every kind hits at least this often, if there are enough faults.
 AT_LEAST = 20
-#: The last days of October: the first step of every plan is the start of a month.
+#: The first step of every plan is the start of a month, in which October's fees are billed.
 FIRST_DAY = date(2026, 11, 1)
-#: Faults a second: as many as leave most charges room to succeed. Of the machine's time, not of the virtual.
+#: Faults per second of machine time: few enough that most charges can succeed.
 FAULTS_PER_S = 7.0
-#: How long a virtual day lasts, in seconds: at a month's start all charges of the month are made.
+#: Length of a virtual day in seconds; at a month's start all charges of the month are made.
 MONTH_START_S, DAY_AFTER_S, DAY_S = 7.0, 3.0, 1.2
-#: Below this a run would end before a card has declined twice.
+#: With fewer, a run would end before a card has declined twice.
 FEWEST_STEPS = 5
-#: Longer than these the client doesn't wait (ms): see IMPATIENT in company.py.
-DELAYS_MS = (2_600.0, 4_000.0, 9_000.0, 15_000.0)
-LIST_LAGS_MS = (2_000.0, 10_000.0)
-WEBHOOK_DELAYS_MS = (500.0, 3_000.0, 8_000.0)
-#: A rule hits a request that it fits with this probability, so that not only the first of a burst are hit; in a
-#: small run there are few requests, and it hits sooner.
+#: A rule hits a matching request with this probability, so that it doesn't only hit the first of a burst; in a
+#: small run there are few requests, so the probability is higher.
 PROBABILITIES, PROBABILITIES_OF_FEW = (0.1, 0.2, 0.4), (0.4, 0.7, 1.0)
 FEW_ACCOUNTS = 80
-#: Processes and servers are struck in storms, some seconds of so many: in one everything is down half of the time,
-#: and what is always down does no work that could go wrong.
+#: Faults of processes and servers come in storms of STORM_S seconds, one every STORM_EVERY_S: during a storm
+#: everything is down half of the time, and a system that is always down does no work that could go wrong.
 STORM_S, STORM_EVERY_S = 9.0, 24.0
 _STORMY = frozenset({Group.PROCESS, Group.VALKEY, Group.POSTGRES})
-#: Outages of the processor come in this first share of the time: each one after another doubles a payment's pause,
-#: and with the last ones at the very end a run would mostly wait.
+#: Request faults come in this first share of the time: consecutive ones double a payment's backoff, and with faults
+#: at the very end a run would mostly wait.
 OUTAGES_END = 0.85
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A move of the business clock: a day, or a jump over several. It lasts `seconds` of the machine's time."""
+    """One move of the business clock, by a day or several. It lasts `seconds` of machine time."""
 
     number: int
     to: date
@@ -50,7 +46,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One fault: at which step, after which share of its time, on whom. Parameters are by kind."""
+    """One fault: its step, the share of the step's time after which it is injected, its target and parameters."""
 
     sequence: int
     step: int
@@ -60,13 +56,13 @@ class Planned:
     parameters: tuple[tuple[str, Any], ...] = ()
 
     def get(self, name: str) -> Any:
-        """A parameter by its name; KeyError if the kind has none such."""
+        """Return a parameter. Raises KeyError if the kind doesn't have it."""
         return dict(self.parameters)[name]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a run will do, decided before it begins."""
+    """All steps and faults of a run, decided before it starts."""
 
     seed: int
     accounts: int
@@ -75,21 +71,21 @@ class Plan:
 
     @property
     def counts(self) -> Counter[str]:
-        """How many of each kind."""
+        """Number of faults by kind."""
         return Counter(fault.kind for fault in self.faults)
 
     @property
     def seconds(self) -> float:
-        """How long the fire lasts if nothing takes longer."""
+        """Planned length of the fault phase."""
         return sum(step.seconds for step in self.steps)
 
     @property
     def digest(self) -> str:
-        """The plan's fingerprint: equal plans have equal ones."""
+        """The plan's fingerprint: equal for equal plans."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
-        """The whole plan as what JSON can hold."""
+        """Return the plan as JSON types."""
         return {
             "seed": self.seed,
             "accounts": self.accounts,
@@ -125,7 +121,7 @@ def make_plan(faults: int, seed: int) -> Plan:
 
 
 def plan_again(plan: Plan, short: Iterable[tuple[str, int]], round_number: int) -> list[Planned]:
-    """Plan what hit too rarely once more: `short` says how many of which kind. Deterministic, too."""
+    """Plan more faults of the kinds in `short` (kind, count), which hit too rarely. Deterministic, too."""
     dice = random.Random(f"{plan.seed} {round_number}")  # noqa: S311
     wanted = [kind for kind, count in sorted(short) for _ in range(count)]
     step = plan.steps[-1].number + round_number
@@ -137,7 +133,7 @@ def plan_again(plan: Plan, short: Iterable[tuple[str, int]], round_number: int) 
 
 
 def one_fault(sequence: int, step: int, share: float, kind: Kind, accounts: int, dice: random.Random) -> Planned:
-    """Choose whom a fault strikes, and how."""
+    """Draw a fault's target and parameters."""
     parameters = _parameters(kind, accounts, dice)
     return Planned(sequence, step, share, kind.name, dice.choice(kind.targets), tuple(sorted(parameters.items())))
 
@@ -152,7 +148,7 @@ def _allot(faults: int, dice: random.Random) -> list[str]:
 
 
 def _steps(seconds: float, jumps: int, dice: random.Random) -> list[Step]:
-    """Days until the seconds are full, with the jumps scattered among them; at least FEWEST_STEPS."""
+    """Return days that fill the seconds, with the jumps scattered among them; at least FEWEST_STEPS."""
     steps: list[Step] = []
     day, spent = FIRST_DAY, 0.0
     average = DAY_S + (MONTH_START_S + DAY_AFTER_S - 2 * DAY_S) / 30
@@ -174,7 +170,7 @@ def _steps(seconds: float, jumps: int, dice: random.Random) -> list[Step]:
 
 
 def _early(steps: list[Step]) -> list[Step]:
-    """The steps before the outages end."""
+    """Return the steps in the first OUTAGES_END of the time."""
     left = OUTAGES_END * sum(step.seconds for step in steps)
     early: list[Step] = []
     for step in steps:
@@ -185,7 +181,7 @@ def _early(steps: list[Step]) -> list[Step]:
 
 
 def _stormy(steps: list[Step]) -> list[Step]:
-    """The steps that begin in a storm; the first one does."""
+    """Return the steps that begin in a storm; the first one does."""
     found: list[Step] = []
     begins = 0.0
     for step in steps:
@@ -196,35 +192,10 @@ def _stormy(steps: list[Step]) -> list[Step]:
 
 
 def _parameters(kind: Kind, accounts: int, dice: random.Random) -> dict[str, Any]:
-    if kind.name in ARMED:
+    drawn: dict[str, Any] = {}
+    if kind.is_armed:
         probabilities = PROBABILITIES if accounts > FEW_ACCOUNTS else PROBABILITIES_OF_FEW
-        return {"probability": dice.choice(probabilities), "seed": dice.randrange(1 << 30), **_delay(kind, dice)}
-    match kind.name:
-        case "rate_limit":
-            return {"per_second": float(dice.randint(2, 10)), "seconds": round(dice.uniform(1, 3), 2)}
-        case "sigterm_twice":
-            return {"seconds": round(dice.uniform(0.05, 0.9), 2)}  # between the two
-        case "freeze_worker":
-            return {"seconds": round(dice.uniform(7.5, 9), 2)}
-        case "valkey_paused" | "valkey_full":
-            return {"seconds": round(dice.uniform(1, 5), 2)}
-        case "row_locked":
-            return {"seconds": round(dice.uniform(12, 24), 2)}
-        case "disk_full":
-            return {"seconds": round(dice.uniform(0.5, 2), 2)}
-        case "card_registered" | "operator_charge" | "operator_look_up" | "dashboard_cancel":
-            return {"person": dice.randrange(accounts), "pays": dice.random() < 0.85}
-    return {}
-
-
-def _delay(kind: Kind, dice: random.Random) -> dict[str, Any]:
-    match kind.name:
-        case "slow" | "slow_before":
-            return {"delay_ms": dice.choice(DELAYS_MS)}
-        case "list_lagging":
-            return {"delay_ms": dice.choice(LIST_LAGS_MS)}
-        case "webhook_delayed":
-            return {"delay_ms": dice.choice(WEBHOOK_DELAYS_MS)}
-        case "rate_limited" | "lock_timeout":
-            return {"should_retry": dice.choice((True, False, None))}
-    return {}
+        drawn = {"probability": dice.choice(probabilities), "seed": dice.randrange(1 << 30)}
+    for name, draw in kind.parameters:
+        drawn[name] = draw(dice, accounts)
+    return drawn

@@ -1,4 +1,4 @@
-"""Faults of Valkey, PostgreSQL and the processor's rate limit. Whoever begins one ends it."""
+"""Faults of Valkey, PostgreSQL and the processor's rate limit. Each function ends the fault it starts."""
 
 import os
 import signal
@@ -9,11 +9,11 @@ import redis
 from sqlalchemy import Connection, text
 
 from local.chaos.company import Company
-from local.chaos.context import ChaosContext, NotNow, Strikes
+from local.chaos.context import ChaosContext, Injectors, NotPossibleNow
 from local.chaos.plan import Planned
 
-#: A full disk is a constraint trigger that refuses commits while the flag is up. The sequence counts what it
-#: refused: the only thing that a rollback leaves.
+#: The full disk is a constraint trigger that rejects commits while the flag is set. A sequence counts the
+#: rejections, because a rollback doesn't undo it.
 FULL_DISK = """
     CREATE TABLE chaos_disk (is_full boolean NOT NULL);
     INSERT INTO chaos_disk VALUES (false);
@@ -31,7 +31,7 @@ _TRIGGER = """
     CREATE CONSTRAINT TRIGGER chaos_disk_is_full AFTER INSERT OR UPDATE ON {table}
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION chaos_disk_is_full()
 """
-#: Between them, every transaction about money writes to one of these.
+#: Every transaction about money writes to at least one of these.
 WRITTEN_TABLES = (
     "payment_attempts",
     "payments",
@@ -45,7 +45,7 @@ _REFUSALS = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM chaos_di
 
 
 def prepare_disk(company: Company) -> None:
-    """Install the trigger that plays the full disk; the flag is down."""
+    """Create the trigger for the full disk; the flag is not set."""
     with company.engine.begin() as connection:
         connection.execute(text(FULL_DISK))
         for table in WRITTEN_TABLES:
@@ -53,24 +53,24 @@ def prepare_disk(company: Company) -> None:
 
 
 def free_disk(company: Company) -> None:
-    """Take the flag down. Raises DBAPIError while PostgreSQL is away."""
+    """Clear the flag. Raises DBAPIError while PostgreSQL is down."""
     with company.connect() as connection:
         connection.execute(text("UPDATE chaos_disk SET is_full = false"))
 
 
-def disk_full(scene: ChaosContext, fault: Planned) -> None:
-    """For a while every commit that writes about money meets a full disk. It counts if one did."""
-    company = scene.company
+def disk_full(context: ChaosContext, fault: Planned) -> None:
+    """Reject every commit about money for a while. It is a hit if at least one was rejected."""
+    company = context.company
     before = company.scalar(_REFUSALS)
     try:
         with company.connect() as connection:
             connection.execute(text("UPDATE chaos_disk SET is_full = true"))
-        scene.last(fault.get("seconds"))
+        context.wait(fault.get("seconds"))
     finally:
-        scene.until_done(lambda: free_disk(company))
+        context.retry_until_done(lambda: free_disk(company))
     if company.scalar(_REFUSALS) == before:
-        raise NotNow("nobody wrote anything")
-    scene.landed(fault.kind)
+        raise NotPossibleNow("no commit was rejected")
+    context.record_hit(fault.kind)
 
 
 def _postmaster(connection: Connection) -> int:
@@ -78,27 +78,27 @@ def _postmaster(connection: Connection) -> int:
 
 
 def _restart_postgres(number: signal.Signals) -> Callable[[ChaosContext, Planned], None]:
-    def strike(scene: ChaosContext, fault: Planned) -> None:
-        with scene.company.connect() as connection:
+    def inject(context: ChaosContext, fault: Planned) -> None:
+        with context.company.connect() as connection:
             pid = _postmaster(connection)
-        os.kill(pid, number)  # the guard starts it again, on its port
-        scene.landed(fault.kind)
+        os.kill(pid, number)  # the guard restarts it on its port
+        context.record_hit(fault.kind)
 
-    return strike
+    return inject
 
 
-def connections_terminated(scene: ChaosContext, fault: Planned) -> None:
-    """End every session of the database but ours."""
-    ended = scene.company.rows(
+def connections_terminated(context: ChaosContext, fault: Planned) -> None:
+    """Terminate every session of the database except this one."""
+    ended = context.company.rows(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     if not ended:
-        raise NotNow("nobody is connected")
-    scene.landed(fault.kind)
+        raise NotPossibleNow("no other session is connected")
+    context.record_hit(fault.kind)
 
 
-#: A row of the table that somebody works with, now or soon: of a payment in flight, else of one that is unpaid.
+#: A row that a worker uses now or soon: of a payment with an open attempt, else of an unpaid one.
 _ROW_TO_LOCK = """
     SELECT {column} FROM payments p
     LEFT JOIN payment_attempts a ON a.payment_id = p.id AND a.state IN ('started', 'unknown')
@@ -114,17 +114,17 @@ _ID_OF = {
 }
 
 
-def row_locked(scene: ChaosContext, fault: Planned) -> None:
-    """Hold a row's lock in a transaction that does nothing else."""
+def row_locked(context: ChaosContext, fault: Planned) -> None:
+    """Hold a row's lock in an idle transaction."""
     query = _ROW_TO_LOCK.format(column=_ID_OF[fault.target])
-    with scene.company.engine.connect() as connection, connection.begin():
+    with context.company.engine.connect() as connection, connection.begin():
         row_id = connection.scalar(text(query))
         if row_id is None:
-            raise NotNow("no payment is unpaid")
+            raise NotPossibleNow("no payment is unpaid")
         lock = f"SELECT 1 FROM {fault.target} WHERE id = :id FOR UPDATE"  # noqa: S608  # a table of the plan
         connection.execute(text(lock), {"id": row_id})
-        scene.landed(fault.kind)
-        scene.last(fault.get("seconds"))
+        context.record_hit(fault.kind)
+        context.wait(fault.get("seconds"))
 
 
 def _client(company: Company) -> "redis.Redis":
@@ -132,64 +132,64 @@ def _client(company: Company) -> "redis.Redis":
 
 
 def _signal_valkey(number: signal.Signals) -> Callable[[ChaosContext, Planned], None]:
-    def strike(scene: ChaosContext, fault: Planned) -> None:
-        with _client(scene.company) as client:
+    def inject(context: ChaosContext, fault: Planned) -> None:
+        with _client(context.company) as client:
             information: Any = client.info("server")
         os.kill(information["process_id"], number)
-        scene.landed(fault.kind)
+        context.record_hit(fault.kind)
 
-    return strike
+    return inject
 
 
-def valkey_flushed(scene: ChaosContext, fault: Planned) -> None:
-    """Every message is gone."""
-    with _client(scene.company) as client:
+def valkey_flushed(context: ChaosContext, fault: Planned) -> None:
+    """Delete every message."""
+    with _client(context.company) as client:
         client.flushall()
-    scene.landed(fault.kind)
+    context.record_hit(fault.kind)
 
 
-def valkey_paused(scene: ChaosContext, fault: Planned) -> None:
-    """It takes connections and answers nobody; by itself it goes on after the time."""
+def valkey_paused(context: ChaosContext, fault: Planned) -> None:
+    """Pause Valkey: it accepts connections but answers no client until the time is over."""
     seconds = fault.get("seconds")
-    with _client(scene.company) as client:
+    with _client(context.company) as client:
         client.client_pause(int(seconds * 1000))
-    scene.landed(fault.kind)
-    scene.last(seconds)
+    context.record_hit(fault.kind)
+    context.wait(seconds)
 
 
 def empty_valkey(company: Company) -> None:
-    """Give it its memory back. Raises redis.RedisError while it is away."""
+    """Remove the memory limit. Raises redis.RedisError while Valkey is down."""
     with _client(company) as client:
         client.config_set("maxmemory", 0)
 
 
-def valkey_full(scene: ChaosContext, fault: Planned) -> None:
-    """Its memory is full: reads go on, every write is refused."""
+def valkey_full(context: ChaosContext, fault: Planned) -> None:
+    """Fill Valkey's memory: it answers reads and rejects every write."""
     try:
-        with _client(scene.company) as client:
+        with _client(context.company) as client:
             client.config_set("maxmemory", 1)
-        scene.landed(fault.kind)
-        scene.last(fault.get("seconds"))
+        context.record_hit(fault.kind)
+        context.wait(fault.get("seconds"))
     finally:
-        scene.until_done(lambda: empty_valkey(scene.company))
+        context.retry_until_done(lambda: empty_valkey(context.company))
 
 
-def rate_limit(scene: ChaosContext, fault: Planned) -> None:
-    """For a while the processor takes a few requests a second. It counts if one was refused."""
-    armoury = scene.armoury
-    before = armoury.refused_by_rate_limit()
+def rate_limit(context: ChaosContext, fault: Planned) -> None:
+    """Let the processor take a few requests a second for a while. It is a hit if at least one was refused."""
+    fault_queue = context.fault_queue
+    before = fault_queue.refused_by_rate_limit()
     try:
-        armoury.set_rate_limit(fault.get("per_second"))
-        scene.last(fault.get("seconds"))
-        after = armoury.refused_by_rate_limit()
+        fault_queue.set_rate_limit(fault.get("per_second"))
+        context.wait(fault.get("seconds"))
+        after = fault_queue.refused_by_rate_limit()
     finally:
-        scene.until_done(lambda: armoury.set_rate_limit(None))
+        context.retry_until_done(lambda: fault_queue.set_rate_limit(None))
     if after <= before:
-        raise NotNow("nobody asked more than that")
-    scene.landed(fault.kind)
+        raise NotPossibleNow("no request exceeded the limit")
+    context.record_hit(fault.kind)
 
 
-STRIKES: Strikes = {
+INJECTORS: Injectors = {
     "rate_limit": rate_limit,
     "valkey_killed": _signal_valkey(signal.SIGKILL),
     "valkey_restarted": _signal_valkey(signal.SIGTERM),

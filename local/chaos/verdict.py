@@ -1,6 +1,6 @@
-"""The accounts after the fire: figures, and every break of a promise with the payments in question.
+"""The verdict on a run: its counts, and every broken promise with the payments concerned.
 
-Money is read from the processor's own ledger; the audit then compares everything with everything.
+Money is read from the processor's own ledger; verify then runs all its checks.
 """
 
 from collections import Counter
@@ -18,9 +18,9 @@ from shared.explain.next_step import Owner
 from shared.reconciliation.verify import Report, Scope, verify
 from simulator.client import LedgerLine
 
-#: After quiet nothing may be due any more; a second for the audit's own clock.
+#: After the drain nothing may be overdue; one second covers the duration of verify.
 FORGOTTEN_AFTER = timedelta(seconds=1)
-#: Payments whose trail is printed; who has more has one cause.
+#: How many payments are explained; more of them usually have the same cause.
 SHOWN = 5
 
 _PAYMENTS = "SELECT id, currency, amount_minor, state FROM payments"
@@ -44,7 +44,7 @@ _ATTEMPTS = "SELECT state, count(*) AS attempts FROM payment_attempts GROUP BY 1
 
 @dataclass
 class Broken:
-    """A promise that doesn't hold, and the payments in question."""
+    """A broken promise, and the payments concerned."""
 
     what: str
     payments: list[UUID] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of it. Amounts are minor units by currency; differences are ledger minus receipts."""
+    """The counts of a run. Amounts are minor units by currency; differences are ledger minus receipts."""
 
     requests: int
     attempts: dict[str, int]
@@ -77,14 +77,17 @@ class Verdict:
         return not self.broken
 
 
-def judge(scene: ChaosContext, left: dict[str, int], short: dict[str, int], stuck: str | None) -> Verdict:
-    """Compare the books, look for what was forgotten, and audit everything."""
-    company = scene.company
+def assess(context: ChaosContext, left: dict[str, int], short: dict[str, int], stuck: str | None) -> Verdict:
+    """Compare ledger and receipts, look for forgotten payments, and run verify.
+
+    `left` is work that stayed open, `short` the hits that kinds lack, `stuck` why the clock couldn't be advanced.
+    """
+    company = context.company
     with company.simulator(timeout_s=60) as simulator:
         ledger = simulator.ledger()
     broken: list[Broken] = []
     if left:
-        broken.append(Broken(f"it didn't get quiet: {left}", _open_payments(company)))
+        broken.append(Broken(f"work stayed open: {left}", _open_payments(company)))
     if stuck:
         broken.append(Broken(stuck, _open_payments(company)))
     if short:
@@ -94,14 +97,14 @@ def judge(scene: ChaosContext, left: dict[str, int], short: dict[str, int], stuc
         broken.append(Broken("charged more than once", double))
     if differing := _differing(company, ledger):
         broken.append(Broken("ledger and receipts differ", differing))
-    forgotten = _forgotten(company, scene)
+    forgotten = _forgotten(company, context)
     broken.extend(forgotten)
     attempts = {row.state: row.attempts for row in company.rows(_ATTEMPTS)}
     unsettled = attempts.get("started", 0) + attempts.get("unknown", 0)
-    report = _audit(company, scene)
+    report = _verify(company, context)
     broken.extend(_breaks(report))
     return Verdict(
-        requests=scene.armoury.requests(),
+        requests=context.fault_queue.requests(),
         attempts=attempts,
         payments=dict(Counter(row.state for row in company.rows(_PAYMENTS))),
         captured_charges=len(ledger),
@@ -121,7 +124,7 @@ def _double(ledger: Sequence[LedgerLine]) -> list[UUID]:
 
 
 def _differing(company: Company, ledger: Sequence[LedgerLine]) -> list[UUID]:
-    """Payments whose money in the ledger isn't that in our receipts, or isn't what they ask for."""
+    """Return payments whose amount differs between ledger and receipts, or from the amount due."""
     theirs: dict[UUID, tuple[int, str]] = {}
     for line in ledger:
         payment_id = UUID(line.metadata["duecourse_payment_id"])
@@ -136,30 +139,28 @@ def _differing(company: Company, ledger: Sequence[LedgerLine]) -> list[UUID]:
     return sorted(found)
 
 
-def _forgotten(company: Company, scene: ChaosContext) -> list[Broken]:
-    """What neither waits for somebody nor for a day that is still to come."""
-    now, at = scene.now(), machine_now()
+def _forgotten(company: Company, context: ChaosContext) -> list[Broken]:
+    """Find payments that wait for nobody and for no future day, and unbilled fees and months."""
+    now, at = context.now(), machine_now()
     lost: list[UUID] = []
     with company.connect() as connection:
         for row in company.rows(_UNPAID):
-            told = explain_payment(connection, company.stack.policy, row.id, now, at)
-            waits_for_somebody = told.next_step.owner in (Owner.CUSTOMER, Owner.OPERATOR)
-            waits_for_a_day = (
-                told.next_step.at is not None and not told.next_step.is_machine_time and told.next_step.at > now
-            )
-            if not (waits_for_somebody or waits_for_a_day):
+            next_step = explain_payment(connection, company.stack.policy, row.id, now, at).next_step
+            waits_for_a_human = next_step.owner in (Owner.CUSTOMER, Owner.OPERATOR)
+            waits_for_a_day = next_step.at is not None and not next_step.is_machine_time and next_step.at > now
+            if not (waits_for_a_human or waits_for_a_day):
                 lost.append(row.id)
-    found = [Broken("forgotten: due, and nobody asks", lost)] if lost else []
+    found = [Broken("forgotten: due, but never charged", lost)] if lost else []
     if fees := company.rows(_UNBILLED_FEES):
         found.append(Broken(f"forgotten: {len(fees)} fees of a billed month are on no invoice"))
     unbilled = company.rows(_UNBILLED_MONTHS)
     return [*found, *(Broken(f"forgotten: {run.coverage}'s month {run.period} isn't billed") for run in unbilled)]
 
 
-def _audit(company: Company, scene: ChaosContext) -> Report:
+def _verify(company: Company, context: ChaosContext) -> Report:
     return verify(
         company.engine,
-        Scope(now=scene.now(), machine_now=machine_now(), forgotten_after=FORGOTTEN_AFTER),
+        Scope(now=context.now(), machine_now=machine_now(), forgotten_after=FORGOTTEN_AFTER),
         gateways=company.runtime.gateways,
         coverages=company.stack.policy.coverages,
     )

@@ -1,16 +1,15 @@
-"""Looks at the company twice a second while it burns: what is open, what is unknown, what waits."""
+"""Samples open attempts and pending work twice a second during a run."""
 
 import threading
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from sqlalchemy import text
 
 from local.chaos import processes
-from local.chaos.context import TROUBLES, ChaosContext
+from local.chaos.context import EXPECTED_ERRORS, ChaosContext
 
-LOOK_EVERY_S = 0.25
-SAMPLE_EVERY = 2  # looks
+POLL_EVERY_S = 0.25
+SAMPLE_EVERY_POLLS = 2
 _SAMPLE = text("""
     SELECT (SELECT count(*) FROM payment_attempts WHERE state = 'started') AS started,
            (SELECT count(*) FROM payment_attempts WHERE state = 'unknown') AS unknown,
@@ -24,7 +23,7 @@ _SAMPLE = text("""
 
 @dataclass(frozen=True)
 class Sample:
-    """One look, `at_s` seconds after the fire began. `due` counts those that back off, too."""
+    """One sample, `at_s` seconds after the first fault. `due` includes payments that back off."""
 
     at_s: float
     started: int
@@ -34,15 +33,12 @@ class Sample:
     captured: int
     day: str
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 class Watch:
-    """A thread that samples, and has the armoury look. A gap in the samples is PostgreSQL being away."""
+    """A thread that takes samples and polls the fault queue. While PostgreSQL is down there are no samples."""
 
-    def __init__(self, scene: ChaosContext) -> None:
-        self._scene = scene
+    def __init__(self, context: ChaosContext) -> None:
+        self._context = context
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="chaos-watch", daemon=True)
         self.samples: list[Sample] = []
@@ -62,22 +58,22 @@ class Watch:
         return self.samples[-1] if self.samples else None
 
     def _watch(self) -> None:
-        looks = 0
+        polls = 0
         try:
-            while not self._over.wait(LOOK_EVERY_S):
-                self._scene.armoury.look()
-                processes.look(self._scene)
-                looks += 1
-                if looks % SAMPLE_EVERY == 0:
+            while not self._over.wait(POLL_EVERY_S):
+                self._context.fault_queue.poll()
+                processes.note_restarts(self._context)
+                polls += 1
+                if polls % SAMPLE_EVERY_POLLS == 0:
                     self._sample()
-        except BaseException as error:  # told by whoever waits for the end
+        except BaseException as error:  # raised by the main thread at the end
             self.defect = error
 
     def _sample(self) -> None:
-        at_s = round(self._scene.elapsed_s, 2)
+        at_s = round(self._context.elapsed_s, 2)
         try:
-            with self._scene.company.connect() as connection:
+            with self._context.company.connect() as connection:
                 row = connection.execute(_SAMPLE).one()
-        except TROUBLES:
+        except EXPECTED_ERRORS:
             return
         self.samples.append(Sample(at_s, *row))

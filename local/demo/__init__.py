@@ -1,1 +1,1 @@
-"""`duecourse demo`: two months of a company's billing in under a minute, on real parts and virtual time."""
+"""`duecourse demo`: two months of a company's billing in under a minute, with real servers and virtual time."""

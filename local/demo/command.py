@@ -1,4 +1,4 @@
-"""The command: start everything, live two months, tell the story, leave the data for `duecourse up`."""
+"""`duecourse demo`: start everything, bill two months, print a summary, keep the data for `duecourse up`."""
 
 import os
 import shutil
@@ -11,9 +11,9 @@ from rich.console import Console
 from sqlalchemy import Engine, create_engine, inspect, text
 
 from local import embedded
-from local.demo.life import DemoError, begin, live
-from local.demo.people import make_people
+from local.demo.customers import make_customers
 from local.demo.summary import print_summary
+from local.demo.two_months import DemoError, run_two_months, set_up_company
 from local.stack import DATA, Stack, StackError, prepared_stack, running_stack
 from local.supervisor import SupervisorError
 from shared.policy import PolicyError
@@ -21,9 +21,9 @@ from shared.runtime import build_runtime
 from shared.settings import load_settings, with_driver
 from simulator.client import SimulatorClient
 
-#: The demo's people all have this prefix; other accounts are somebody's, and never touched.
+#: The accounts of the demo have this prefix. A database with any other account is never touched.
 PREFIX = "demo-"
-#: Two months pass in a minute, so nobody wants to wait for a poll.
+#: Short intervals: two months pass in a minute, and polling must not slow that down.
 FAST = {
     "DUECOURSE_CLOCK": "virtual",
     "DUECOURSE_TICK_INTERVAL_S": "0.5",
@@ -36,41 +36,43 @@ FAST = {
 
 def demo(
     accounts: Annotated[int, typer.Option(min=10, max=100_000, help="How many customers the company has.")] = 500,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same people.")] = 7,
-    picture: Annotated[Path | None, typer.Option(help="Save the summary as an SVG picture, too.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same customers.")] = 7,
+    picture: Annotated[Path | None, typer.Option(help="Also save the summary as an SVG picture.")] = None,
 ) -> None:
-    """Bill and collect two virtual months with simulated cards, then sum up. No money moves."""
+    """Bill and collect two virtual months with simulated cards, then print a summary. No money moves."""
     console = Console(highlight=False, record=picture is not None)
     began = time.monotonic()
     try:
         with prepared_stack(overrides=FAST) as stack:
             engine = create_engine(_driver_url(stack), pool_pre_ping=True)
             _start_over(DATA, engine)
-            console.print("PostgreSQL, Valkey and a card processor are up; starting web, scheduler and workers.")
+            console.print(
+                "PostgreSQL and Valkey are up; starting the simulated card processor, web, scheduler and workers."
+            )
             with running_stack(stack):
                 os.environ.update(stack.environment)  # from here on this process is one of the stack's
                 runtime = build_runtime(load_settings())
-                people = make_people(accounts, seed)
-                begin(stack, runtime, people, DATA / "demo", console)
+                customers = make_customers(accounts, seed)
+                set_up_company(stack, runtime, customers, DATA / "demo", console)
                 console.print(f"{accounts:,} customers in two coverages: USD in UTC, JPY in Tokyo.")
-                live(stack, engine, people, console)
+                run_two_months(stack, engine, customers, console)
                 console.print()
                 if picture is not None:
-                    console.export_text()  # what came before isn't part of the picture
+                    console.export_text()  # discard the output so far: it isn't part of the picture
                 with engine.connect() as connection, SimulatorClient(stack.simulator_url or "") as simulator:
                     promises = print_summary(console, connection, simulator.iter_ledger())
             engine.dispose()
     except (DemoError, StackError, SupervisorError, PolicyError, embedded.EmbeddedError) as error:
         console.print(f"[red]{error}[/]")
         raise typer.Exit(1) from None
-    console.print(f"\n{time.monotonic() - began:.0f} s. The data stays: `duecourse up` goes on from here.")
+    console.print(f"\n{time.monotonic() - began:.0f} s. The data is kept: `duecourse up` continues with it.")
     if picture is not None:
         console.save_svg(str(picture), title="duecourse demo")
     raise typer.Exit(0 if promises.are_kept else 1)
 
 
 def _start_over(data: Path, engine: Engine) -> None:
-    """Make room for a new demo, but only where nothing but an earlier demo lies; the simulator isn't up yet."""
+    """Remove an earlier demo's data. Raises DemoError if the database holds other accounts."""
     with engine.begin() as connection:
         if inspect(connection).has_table("accounts"):
             others = connection.scalar(
@@ -78,7 +80,7 @@ def _start_over(data: Path, engine: Engine) -> None:
             )
             if others:
                 raise DemoError(
-                    f"this database holds {others} accounts that aren't the demo's. Give it an empty one: set "
+                    f"the database holds {others} accounts that aren't the demo's. Use an empty one: set "
                     f"DATABASE_URL, or move {data.resolve()} away"
                 )
         connection.execute(text("DROP SCHEMA public CASCADE"))

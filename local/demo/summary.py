@@ -1,6 +1,6 @@
-"""What a manager wants to know after two months, and whether the promises were kept.
+"""Summary of the two months for a business reader, and whether the promises were kept.
 
-Figures come from our tables, the two promises from the simulator's own ledger: it is the independent book.
+Amounts come from our tables; double charges and differences are checked against the simulator's own ledger.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from simulator.client import LedgerLine
 
 @dataclass(frozen=True)
 class Promises:
-    """What must be zero. `double` counts payments charged more than once or other than their amount."""
+    """Three counts that must be zero. `double` counts payments charged more than once."""
 
     double: int
     forgotten: int
@@ -60,8 +60,8 @@ _MARKED = text("""
            (SELECT count(*) FROM accounts WHERE standing = 'marked_for_suspension') AS now
     FROM billing_events WHERE type = 'standing_changed'
 """)
-#: Forgotten is what nobody and nothing waits for: due without being asked, an attempt left open, a fee of a
-#: billed month on no invoice although its account isn't on trial.
+#: Forgotten: a payment that is due but was not charged, an attempt left open, or a fee of a billed month that is on
+#: no invoice although its account isn't on trial.
 _FORGOTTEN = text("""
     SELECT (SELECT count(*) FROM payments WHERE state IN ('due', 'retry_scheduled')
               AND next_attempt_at <= (SELECT now_at FROM business_clock) AND held_until IS NULL)
@@ -74,7 +74,7 @@ _FORGOTTEN = text("""
 
 
 def check_promises(connection: Connection, ledger: Iterable[LedgerLine]) -> Promises:
-    """Compare the processor's book with ours, charge by charge."""
+    """Compare the processor's ledger with our receipts, payment by payment."""
     charged: Counter[str] = Counter()
     amounts: dict[str, int] = {}
     for line in ledger:
@@ -97,7 +97,7 @@ def check_promises(connection: Connection, ledger: Iterable[LedgerLine]) -> Prom
 
 
 def print_summary(console: Console, connection: Connection, ledger: Iterable[LedgerLine]) -> Promises:
-    """Print the two months and return whether the promises were kept."""
+    """Print the summary and return whether the promises were kept."""
     _print_money(console, connection)
     _print_recovery(console, connection)
     _print_declines(console, connection)
@@ -106,7 +106,7 @@ def print_summary(console: Console, connection: Connection, ledger: Iterable[Led
     promises = check_promises(connection, ledger)
     colour = "green" if promises.are_kept else "red"
     if promises.differences:
-        console.print(f"[red]books differ from the processor's ledger in {promises.differences} payments[/]")
+        console.print(f"[red]receipts differ from the processor's ledger in {promises.differences} payments[/]")
     console.print(f"[bold {colour}]double charges: {promises.double} · forgotten: {promises.forgotten}[/]")
     return promises
 

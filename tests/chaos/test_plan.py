@@ -1,18 +1,18 @@
-"""The plan of a chaos run is pure data from its seed, and names every kind of fault often enough."""
+"""The plan of a chaos run depends only on its seed, and has enough faults of every kind."""
 
 import json
 from collections import Counter
 
 import pytest
 
-from local.chaos.executor import STRIKES
+from local.chaos.catalogue import ARMED, BY_NAME, KINDS
+from local.chaos.executor import INJECTORS
 from local.chaos.fault_queue import rule_of
-from local.chaos.kinds import ARMED, BY_NAME, KINDS
 from local.chaos.plan import AT_LEAST, FIRST_DAY, MONTH_START_S, make_plan, plan_again
-from simulator.faults.rules import FAULT_KINDS
+from simulator.faults.catalogue import FAULT_NAMES
 
 
-def test_the_same_seed_makes_the_same_plan_and_another_another() -> None:
+def test_a_plan_depends_only_on_its_seed() -> None:
     plan, again, other = make_plan(2_000, 1), make_plan(2_000, 1), make_plan(2_000, 2)
     assert plan == again
     assert plan.digest == again.digest
@@ -21,34 +21,34 @@ def test_the_same_seed_makes_the_same_plan_and_another_another() -> None:
     assert plan_again(plan, [("slow", 3)], 1) == plan_again(again, [("slow", 3)], 1)
 
 
-def test_a_plan_is_the_same_in_every_release_unless_somebody_means_it() -> None:
-    """A digest in a report names a run that can be repeated: change this with a line in the changelog."""
+def test_a_plan_changes_only_on_purpose() -> None:
+    """A digest in a report identifies a run that can be repeated: a change needs a line in the changelog."""
     assert make_plan(20, 1).digest == "4d7d09584325d365"
 
 
 @pytest.mark.parametrize("faults", [2_000, 10_000])
-def test_of_two_thousand_faults_each_kind_has_its_twenty(faults: int) -> None:
+def test_two_thousand_faults_contain_twenty_of_each_kind(faults: int) -> None:
     plan = make_plan(faults, 3)
     assert len(plan.faults) == faults
     assert set(plan.counts) == set(BY_NAME)
     assert min(plan.counts.values()) >= AT_LEAST
 
 
-def test_every_kind_can_be_done() -> None:
-    assert ARMED | set(STRIKES) | {"clock_jump"} == set(BY_NAME)
-    assert not ARMED & set(STRIKES)
-    assert set(FAULT_KINDS) == ARMED, "a kind that the simulator knows and chaos doesn't, or the other way round"
+def test_every_kind_can_be_injected() -> None:
+    assert ARMED | set(INJECTORS) | {"clock_jump"} == set(BY_NAME)
+    assert not ARMED & set(INJECTORS)
+    assert set(FAULT_NAMES) == ARMED, "a kind that the simulator knows and chaos doesn't, or the other way round"
 
 
-def test_every_rule_that_is_planned_is_one_that_the_simulator_takes() -> None:
-    """FaultRule raises for an operation that its kind doesn't fit, or a delay that it lacks."""
+def test_the_simulator_accepts_every_planned_rule() -> None:
+    """FaultRule raises for an operation that its kind doesn't fit, or for a missing delay."""
     armed = [fault for fault in make_plan(3_000, 4).faults if fault.kind in ARMED]
     rules = [rule_of(fault) for fault in armed]
     targets = {(kind.name, target) for kind in KINDS if kind.name in ARMED for target in kind.targets}
     assert {(rule.kind, rule.operation or "") for rule in rules} == targets
 
 
-def test_days_follow_each_other_and_a_month_start_lasts_longest() -> None:
+def test_days_are_consecutive_and_a_month_start_lasts_longest() -> None:
     plan = make_plan(2_000, 5)
     assert plan.steps[0].to == FIRST_DAY
     for before, step in zip(plan.steps, plan.steps[1:], strict=False):
@@ -59,7 +59,7 @@ def test_days_follow_each_other_and_a_month_start_lasts_longest() -> None:
 
 
 @pytest.mark.parametrize("faults", [1, 20, 100, 500])
-def test_a_small_plan_has_as_many_faults_as_it_was_asked_for(faults: int) -> None:
+def test_a_small_plan_has_the_requested_number_of_faults(faults: int) -> None:
     plan = make_plan(faults, 6)
     assert len(plan.faults) == faults
     assert [fault.sequence for fault in plan.faults] == list(range(1, faults + 1))

@@ -1,6 +1,6 @@
-"""Who lives in the demo: accounts, what they owe, and what their cards will say. The same seed, the same people.
+"""The demo's customers: accounts, fees, and how their cards answer. The same seed makes the same customers.
 
-The mix is ours, chosen so that two months show each way a payment can go; the decline codes are the common ones of
+The mix is invented: within two months it shows each way a payment can go. The decline codes are the common ones of
 `shared/domain/declines.json`. It is no statistic of any company.
 """
 
@@ -31,8 +31,8 @@ BRANDS = {"global": ("visa", "visa", "visa", "mastercard", "amex"), "japan": ("v
 
 
 @dataclass(frozen=True)
-class Person:
-    """One account: how it pays, what its card says, and when it registers another one."""
+class Customer:
+    """One account: how it pays, how its card answers, and when it registers another card."""
 
     external_id: str
     coverage: str
@@ -44,7 +44,7 @@ class Person:
     fees: tuple[tuple[Period, int], ...] = field(default=())
 
 
-#: Weight, then who: each function makes the card's story and the day of a new card.
+#: Weight, story of the card, and the day on which the customer registers another card.
 def _stories(chance: random.Random, month: Period) -> tuple[tuple[int, Story | None, date | None], ...]:
     first = month.next.first_day
     soon = first + timedelta(days=chance.randint(2, 9))
@@ -66,13 +66,13 @@ def _stories(chance: random.Random, month: Period) -> tuple[tuple[int, Story | N
     )
 
 
-def make_people(count: int, seed: int) -> list[Person]:
+def make_customers(count: int, seed: int) -> list[Customer]:
     """Make `count` accounts, three in five of them in `global`."""
-    chance = random.Random(seed)  # noqa: S311  # a demo's dice
-    return [_person(chance, number) for number in range(1, count + 1)]
+    chance = random.Random(seed)  # noqa: S311  # demo data, not a secret
+    return [_customer(chance, number) for number in range(1, count + 1)]
 
 
-def _person(chance: random.Random, number: int) -> Person:
+def _customer(chance: random.Random, number: int) -> Customer:
     coverage = "global" if chance.random() < 0.6 else "japan"
     kind = chance.choices((SettingsKind.CARD, SettingsKind.BANK_TRANSFER, SettingsKind.TRIAL), weights=(94, 5, 1))[
         0
@@ -92,13 +92,13 @@ def _person(chance: random.Random, number: int) -> Person:
         for period in (FIRST, SECOND)
         if chance.random() < 0.5
     )
-    if chance.random() < 0.02:  # too little to charge: carried into the next month
+    if chance.random() < 0.02:  # below the minimum charge: carried into the next month
         services, fees = [], ((FIRST, 30), (SECOND, 45)) if coverage == "global" else ((FIRST, 20), (SECOND, 40))
     brand = chance.choice(BRANDS[coverage])
-    return Person(f"demo-{number:06d}", coverage, kind, story, brand, registers_on, tuple(services), fees)
+    return Customer(f"demo-{number:06d}", coverage, kind, story, brand, registers_on, tuple(services), fees)
 
 
-def write_files(people: Iterable[Person], folder: Path) -> dict[str, Path]:
+def write_files(people: Iterable[Customer], folder: Path) -> dict[str, Path]:
     """Write the CSV files that a company would import: accounts, services, fees of both months."""
     folder.mkdir(parents=True, exist_ok=True)
     people = list(people)

@@ -1,4 +1,4 @@
-"""Two months in the life of the demo's company, day by day, on the virtual clock."""
+"""Two months of the demo company's billing, day by day, on the virtual clock."""
 
 import time
 from collections import defaultdict
@@ -20,7 +20,7 @@ from cli.importing.kind import FileKind
 from cli.importing.layout import parse_wishes
 from cli.importing.services import services_file
 from cli.importing.source import open_source
-from local.demo.people import FIRST, LAST_DAY, SECOND, Person, write_files
+from local.demo.customers import FIRST, LAST_DAY, SECOND, Customer, write_files
 from local.stack import Stack
 from shared.db.tables.accounts import accounts, payment_settings
 from shared.db.tables.system import stripe_events
@@ -29,41 +29,43 @@ from shared.runtime import Runtime
 from shared.scheduling.virtual_clock import Step, advance_clock, set_clock
 from simulator.client import SimulatorClient
 
-#: October is billed when it ends; in Tokyo that is nine hours before it ends in UTC.
-BIRTH = datetime(2026, 10, 30, 0, 0, tzinfo=UTC)
+#: Before October ends and is billed; in Tokyo it ends nine hours earlier than in UTC.
+START_AT = datetime(2026, 10, 30, 0, 0, tzinfo=UTC)
 MIDDAY = time_of_day(12, 0, tzinfo=UTC)
-#: Registering cards is mostly waiting for the simulator.
+#: Registering a card is mostly waiting for the simulator.
 THREADS = 8
-EVENTS_WITHIN_S = 30.0
+EVENTS_APPLIED_WITHIN_S = 30.0
 
 
 class DemoError(Exception):
-    """The demo can't go on; the message says why."""
+    """The demo can't continue; the message says why."""
 
 
-def begin(stack: Stack, runtime: Runtime, people: Sequence[Person], folder: Path, console: Console) -> None:
-    """Set the clock, import the company's files, and let its customers register their cards."""
+def set_up_company(
+    stack: Stack, runtime: Runtime, customers: Sequence[Customer], folder: Path, console: Console
+) -> None:
+    """Set the clock, import the company's files, and register its customers' cards."""
     engine, policy = runtime.engine, runtime.policy
     with engine.begin() as connection:
-        set_clock(connection, BIRTH, policy)
-    files = write_files(people, folder)
+        set_clock(connection, START_AT, policy)
+    files = write_files(customers, folder)
     with console.status("importing accounts, services and fees"):
         _import(engine, accounts_file(policy), files["accounts"])
         _import(engine, services_file(policy), files["services"])
         for period in (FIRST, SECOND):
-            _import(engine, fees_file(policy, period, BIRTH.date()), files[f"fees-{period}"])
+            _import(engine, fees_file(policy, period, START_AT.date()), files[f"fees-{period}"])
     with console.status("customers register their cards"):
         for coverage, gateway in runtime.gateways.items():
             create_customers(runtime, gateway, coverage)
-        register_cards(stack, engine, [person for person in people if person.story is not None])
+        register_cards(stack, engine, [customer for customer in customers if customer.story is not None])
 
 
-def live(stack: Stack, engine: Engine, people: Sequence[Person], console: Console) -> None:
-    """Live from the first of November to the end of December; people register new cards when they do."""
-    registering: dict[date, list[Person]] = defaultdict(list)
-    for person in people:
-        if person.registers_on is not None:
-            registering[person.registers_on].append(person)
+def run_two_months(stack: Stack, engine: Engine, customers: Sequence[Customer], console: Console) -> None:
+    """Advance the clock to the end of December; customers register another card on their days."""
+    registering: dict[date, list[Customer]] = defaultdict(list)
+    for customer in customers:
+        if customer.registers_on is not None:
+            registering[customer.registers_on].append(customer)
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -73,55 +75,57 @@ def live(stack: Stack, engine: Engine, people: Sequence[Person], console: Consol
     )
     end = datetime.combine(LAST_DAY, MIDDAY)  # before Tokyo begins its next month
     with progress:
-        task = progress.add_task("living two months", total=(end - BIRTH).total_seconds(), day="")
+        task = progress.add_task("billing two months", total=(end - START_AT).total_seconds(), day="")
 
         def on_step(step: Step) -> None:
-            progress.update(task, completed=(step.at - BIRTH).total_seconds(), day=step.at.date().isoformat())
+            progress.update(task, completed=(step.at - START_AT).total_seconds(), day=step.at.date().isoformat())
 
-        for day, newcomers in sorted(registering.items()):
+        for day, registering_now in sorted(registering.items()):
             advance_clock(engine, stack.policy, datetime.combine(day, MIDDAY), on_step=on_step)
-            register_cards(stack, engine, newcomers, has_paid_with=True)
+            register_cards(stack, engine, registering_now, is_replacement=True)
         advance_clock(engine, stack.policy, end, on_step=on_step)
 
 
-def register_cards(stack: Stack, engine: Engine, people: Sequence[Person], *, has_paid_with: bool = False) -> None:
-    """Register a card for each person at the simulator, as a browser does, and wait until its events are applied.
+def register_cards(
+    stack: Stack, engine: Engine, customers: Sequence[Customer], *, is_replacement: bool = False
+) -> None:
+    """Register a card for each customer at the simulator, as a browser does, and wait until its events are applied.
 
-    The first card tells the person's story; a later one (`has_paid_with`) is a good one.
+    The first card has the customer's story; a later one (`is_replacement`) always pays.
     """
-    if not people:
+    if not customers:
         return
-    customers = _customers(engine, people)
-    before = _applied_events(engine)
+    known = _customers(engine, customers)
+    before = _count_applied_events(engine)
 
-    def register(person: Person) -> None:
-        story = None if has_paid_with else person.story
-        card = simulator.make_card(person.coverage, story, brand=person.brand)
-        settings_id, customer = customers[person.external_id]
+    def register(customer: Customer) -> None:
+        story = None if is_replacement else customer.story
+        card = simulator.make_card(customer.coverage, story, brand=customer.brand)
+        settings_id, stripe_customer_id = known[customer.external_id]
         metadata = {"duecourse_settings_id": settings_id, "duecourse_intent": "replace"}
-        simulator.register_card(person.coverage, customer, card.token, metadata)
+        simulator.register_card(customer.coverage, stripe_customer_id, card.token, metadata)
 
     with SimulatorClient(_simulator(stack)) as simulator, ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(register, people))
-    deadline = time.monotonic() + EVENTS_WITHIN_S
-    while _applied_events(engine) < before + len(people):
+        list(pool.map(register, customers))
+    deadline = time.monotonic() + EVENTS_APPLIED_WITHIN_S
+    while _count_applied_events(engine) < before + len(customers):
         if time.monotonic() > deadline:
             raise DemoError("the simulator's webhooks weren't applied; see .duecourse/logs/web.log")
         time.sleep(0.01)
 
 
 def _import(engine: Engine, kind: FileKind, path: Path) -> None:
-    """What `duecourse import` does, in this process."""
+    """Import a file in this process, as `duecourse import` does."""
     with open_source(str(path), "utf-8", ",") as source:
         wishes = parse_wishes(kind.columns, [], [], [])
-        order = Order(kind, wishes, path.with_suffix(".rejects.csv"), BIRTH, "operator:demo")
+        order = Order(kind, wishes, path.with_suffix(".rejects.csv"), START_AT, "operator:demo")
         report = import_file(engine, source, order)
     if report.problem_count:
         raise DemoError(f"{path} has {report.problem_count} bad cells; see {order.rejects}")
 
 
-def _customers(engine: Engine, people: Sequence[Person]) -> Mapping[str, tuple[str, str]]:
-    wanted = {person.external_id for person in people}
+def _customers(engine: Engine, customers: Sequence[Customer]) -> Mapping[str, tuple[str, str]]:
+    wanted = {customer.external_id for customer in customers}
     with engine.connect() as connection:
         rows = connection.execute(
             select(accounts.c.external_id, payment_settings.c.id, payment_settings.c.stripe_customer_id)
@@ -131,7 +135,7 @@ def _customers(engine: Engine, people: Sequence[Person]) -> Mapping[str, tuple[s
         return {row[0]: (str(row[1]), row[2]) for row in rows if row[0] in wanted}
 
 
-def _applied_events(engine: Engine) -> int:
+def _count_applied_events(engine: Engine) -> int:
     with engine.connect() as connection:
         return int(
             connection.scalar(

@@ -1,0 +1,109 @@
+"""What customers, operators and users of Stripe's dashboard do during a run."""
+
+from typing import Any
+
+from sqlalchemy import Row
+
+from local.chaos.context import ChaosContext, Injectors, NotPossibleNow
+from local.chaos.plan import Planned
+from shared.db.billing_events import Cause
+from shared.db.session import in_transaction
+from shared.domain.refusals import Refused
+from shared.payments.operator.charge import request_charge, request_look_up
+from simulator.client import SimulatorError
+from simulator.issuer.stories import DeclinesThenPays, Pays
+
+#: How many payments a user tries before they give up.
+TRIED_PAYMENTS = 8
+_OPERATOR = "operator:chaos"
+
+#: The customer's unpaid payments first, then held ones, then any other.
+_UNPAID = """
+    SELECT p.id FROM payments p
+    WHERE p.state IN ('due', 'retry_scheduled', 'needs_payment_method', 'needs_authentication')
+    ORDER BY p.settings_id = :settings_id DESC, p.held_until IS NOT NULL DESC, md5(CAST(p.id AS text) || :salt)
+    LIMIT :limit
+"""
+_UNKNOWN = """
+    SELECT payment_id AS id FROM payment_attempts WHERE state = 'unknown' ORDER BY md5(CAST(id AS text) || :salt)
+    LIMIT :limit
+"""
+_LIVE_INTENTS = """
+    SELECT i.stripe_payment_intent_id AS id, i.coverage FROM payment_intents i
+    WHERE i.closed_reason IS NULL AND i.stripe_payment_intent_id IS NOT NULL
+    ORDER BY md5(CAST(i.id AS text) || :salt) LIMIT :limit
+"""
+
+
+def card_registered(context: ChaosContext, fault: Planned) -> None:
+    """A customer registers another card, which usually pays."""
+    customer = _customer(context, fault)
+    story = Pays() if fault.get("pays") else DeclinesThenPays(times=2, decline_code="do_not_honor")
+    metadata = {"duecourse_settings_id": str(customer.id), "duecourse_intent": "replace"}
+    with context.company.simulator(timeout_s=5) as simulator:
+        card = simulator.make_card(customer.coverage, story)
+        simulator.register_card(customer.coverage, customer.stripe_customer_id, card.token, metadata)
+    context.record_hit(fault.kind)
+
+
+def operator_charge(context: ChaosContext, fault: Planned) -> None:
+    """An operator charges a payment now; if that is refused, another payment is tried."""
+    runtime = context.company.runtime
+    salt = str(fault.sequence)
+    rows = context.company.rows(_UNPAID, settings_id=_customer(context, fault).id, salt=salt, limit=TRIED_PAYMENTS)
+    for row in rows:
+        answer = in_transaction(
+            runtime.engine,
+            lambda connection, row=row: request_charge(
+                connection, row.id, Cause(_OPERATOR, runtime.clock.now(), "chaos")
+            ),  # type: ignore[misc]
+        )
+        if not isinstance(answer, Refused):
+            context.record_hit(fault.kind)
+            runtime.enqueue([answer])
+            return
+    raise NotPossibleNow("every payment was refused")
+
+
+def operator_look_up(context: ChaosContext, fault: Planned) -> None:
+    """An operator looks up an attempt with unknown outcome now."""
+    runtime = context.company.runtime
+    for row in context.company.rows(_UNKNOWN, salt=str(fault.sequence), limit=TRIED_PAYMENTS):
+        answer = in_transaction(
+            runtime.engine,
+            lambda connection, row=row: request_look_up(  # type: ignore[misc]
+                connection, row.id, Cause(_OPERATOR, runtime.clock.now(), "chaos"), runtime.machine_now()
+            ),
+        )
+        if not isinstance(answer, Refused):
+            context.record_hit(fault.kind)
+            runtime.enqueue([answer])
+            return
+    raise NotPossibleNow("no attempt has an unknown outcome")
+
+
+def dashboard_cancel(context: ChaosContext, fault: Planned) -> None:
+    """A user cancels a PaymentIntent in the processor's dashboard."""
+    with context.company.simulator(timeout_s=5) as simulator:
+        for row in context.company.rows(_LIVE_INTENTS, salt=str(fault.sequence), limit=TRIED_PAYMENTS):
+            try:
+                simulator.cancel_payment_intent(row.coverage, row.id)
+            except SimulatorError:
+                continue  # paid or canceled in the meantime
+            context.record_hit(fault.kind)
+            return
+    raise NotPossibleNow("no PaymentIntent could be canceled")
+
+
+def _customer(context: ChaosContext, fault: Planned) -> Row[Any]:
+    customers = context.company.customers
+    number: int = fault.get("person")
+    return customers[number % len(customers)]
+
+
+INJECTORS: Injectors = {
+    "card_registered": card_registered,
+    "operator_charge": operator_charge,
+    "operator_look_up": operator_look_up,
+    "dashboard_cancel": dashboard_cancel,
+}
