@@ -1,10 +1,9 @@
-"""The guard: `python -m local.embedded.guard FOLDER`, started by local.embedded.launch, the parent of the servers.
+"""The guard, the parent process of the servers: `python -m local.embedded.guard FOLDER`, run by launch.py.
 
-It reads its orders (one line of JSON) from standard input, starts the servers, answers one line of JSON on
-standard output, and then waits. When standard input ends, the parent is gone, however it went, and the guard
-stops the servers. It has a session of its own: a Ctrl-C in the terminal doesn't reach the servers before the
-workers are done.
-A server that dies is started again on its port.
+It reads its plan (one line of JSON) from standard input, starts the servers, answers one line of JSON on standard
+output, and waits. The end of standard input means that the owner is gone, in whatever way; the guard then stops the
+servers. It has its own session, so that a Ctrl-C in the terminal doesn't reach the servers before the workers are
+done. A server that dies is restarted on its port.
 """
 
 import contextlib
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from local.child_processes import RestartPause, is_alive
 from local.embedded.places import data_home, reachable_program, server_identity
 from local.embedded.plan import EmbeddedError, Folder, Plan, Urls
 from local.embedded.postgres import Postgres
@@ -35,11 +35,11 @@ from local.embedded.process import (
 )
 from local.embedded.valkey import Valkey
 
-LOCK_PATIENCE_S = 45.0  # an earlier guard whose parent was killed may be stopping: at most 28 s for PostgreSQL
-WATCH_S = 0.5  # how often servers are looked after; the end of the parent wakes the guard at once
-RESTART_PAUSE_S = (0.2, 5.0)  # first and longest pause before a dead server is started again; doubled each time
-SETTLED_S = 5.0  # a server that lived this long has the first pause again: it starts, and something else ended it
-PORT_TRIES = 5  # between our look at a port and the server's bind somebody else may take it
+LOCK_PATIENCE_S = 45.0  # an earlier guard may still be stopping, at most 28 s for PostgreSQL
+WATCH_S = 0.5  # how often the servers are checked; the end of the owner wakes the guard at once
+LONGEST_PAUSE_S = 5.0  # before a restart
+SETTLED_S = 5.0  # a server that lived this long starts correctly: its next restart has the first pause again
+PORT_TRIES = 5  # another process may take a port between our check and the server's bind
 
 
 def main() -> int:
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def guard(plan: Plan, watch: ParentWatch) -> None:
-    """Start what the plan wants, tell the parent, look after it until the parent is gone, stop it all."""
+    """Start the servers of the plan, answer, restart dead ones until the owner is gone, stop all."""
     folder = Folder(Path(plan.folder))
     with _locked(folder, plan.owner_pid, watch) as lock_fd:
         spawner = Spawner(server_identity(folder), lock_fd)
@@ -68,7 +68,7 @@ def guard(plan: Plan, watch: ParentWatch) -> None:
             state = asdict(urls) | {"owner_pid": plan.owner_pid, "guard_pid": os.getpid()}
             write_private(folder.state, json.dumps(state))
             _answer(asdict(urls))
-            _look_after(running, spawner, watch)
+            _keep_running(running, spawner, watch)
         finally:
             stop_all([(it.server, it.process) for it in running])
             folder.state.unlink(missing_ok=True)
@@ -76,11 +76,11 @@ def guard(plan: Plan, watch: ParentWatch) -> None:
 
 @dataclass
 class Running:
-    """A server and its process, replaced when it had to be started again."""
+    """A server and its current process."""
 
     server: Server
     process: "subprocess.Popen[bytes]"
-    pause_s: float = RESTART_PAUSE_S[0]
+    pause: RestartPause = field(default_factory=lambda: RestartPause(LONGEST_PAUSE_S, SETTLED_S))
     restart_at: float = 0.0
     started_at: float = field(default_factory=time.monotonic)
 
@@ -89,7 +89,7 @@ def _start(plan: Plan, folder: Folder, spawner: Spawner, watch: ParentWatch, run
     home = data_home(folder, spawner.identity)
     secrets, has_new_secrets = _secrets(folder)
     urls = {"database_url": "", "redis_url": ""}
-    if plan.valkey is not None:  # first: it gets ready while PostgreSQL is being made
+    if plan.valkey is not None:  # first: it starts while PostgreSQL's data folder is created
         open_log(log := folder.log("valkey"))
         program = reachable_program(plan.valkey, spawner.identity)
         valkey = Valkey(program, home, log, secrets["valkey_password"], durable=plan.durable)
@@ -134,25 +134,22 @@ def _start_one(
     raise AssertionError("unreachable")
 
 
-def _look_after(running: list[Running], spawner: Spawner, watch: ParentWatch) -> None:
-    """Wait for the parent to go; meanwhile start again what died, with a growing pause."""
+def _keep_running(running: list[Running], spawner: Spawner, watch: ParentWatch) -> None:
+    """Wait for the end of the owner; until then restart dead servers, with growing pauses."""
     while not watch.is_gone(WATCH_S):
         now = time.monotonic()
         for it in running:
             if it.process.poll() is None:
                 continue
             if it.restart_at == 0.0:
-                if now - it.started_at >= SETTLED_S:
-                    it.pause_s = RESTART_PAUSE_S[0]
-                it.restart_at = now + it.pause_s
-                it.pause_s = min(it.pause_s * 2, RESTART_PAUSE_S[1])
+                it.restart_at = now + it.pause.after_life_of(now - it.started_at)
             elif now >= it.restart_at:
                 it.restart_at, it.started_at = 0.0, now
                 it.process = spawner.spawn(it.server.argv, it.server.log, it.server.death_signal, it.server.stdin)
 
 
 def _secrets(folder: Folder) -> tuple[dict[str, str], bool]:
-    """Passwords and last ports, and whether they are new. Hexadecimal: no URL or SQL needs quoting."""
+    """Return passwords (hexadecimal: they need no quoting) and last ports, and whether they are new."""
     try:
         kept = json.loads(folder.secrets.read_text())
     except FileNotFoundError:
@@ -160,13 +157,13 @@ def _secrets(folder: Folder) -> tuple[dict[str, str], bool]:
         fresh |= {"postgres_port": "0", "valkey_port": "0"}
         return fresh, True
     except (OSError, ValueError) as error:
-        raise EmbeddedError(f"Can't read {folder.secrets}: {error}. Remove it to have new secrets made.") from error
+        raise EmbeddedError(f"Can't read {folder.secrets}: {error}. Remove it to create new secrets.") from error
     return kept, False
 
 
 @contextlib.contextmanager
 def _locked(folder: Folder, owner_pid: int, watch: ParentWatch) -> Iterator[int]:
-    """Own the folder. The servers inherit the lock: it is free only when the last of them is gone."""
+    """Lock the folder. The servers inherit the lock: it is free only when the last of them has ended."""
     lock_fd = os.open(folder.lock, os.O_RDWR | os.O_CREAT, 0o600)
     _give_to_owner_of(folder.path, lock_fd)
     deadline = time.monotonic() + LOCK_PATIENCE_S
@@ -183,8 +180,7 @@ def _locked(folder: Folder, owner_pid: int, watch: ParentWatch) -> Iterator[int]
                 ) from None
             if time.monotonic() > deadline:
                 raise EmbeddedError(
-                    f"Servers of an earlier run still hold {folder.lock} and don't end; "
-                    f"`fuser {folder.lock}` names them."
+                    f"Servers of an earlier run still hold {folder.lock}; `fuser {folder.lock}` lists them."
                 ) from None
             watch.check(0.02)
     os.ftruncate(lock_fd, 0)
@@ -195,23 +191,8 @@ def _locked(folder: Folder, owner_pid: int, watch: ParentWatch) -> Iterator[int]
         os.close(lock_fd)
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and wasn't waited for doesn't."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return True
-    return stat.rpartition(")")[2].split()[0] != "Z"
-
-
 def write_private(path: Path, text: str) -> None:
-    """Replace a file whole, readable by its owner alone."""
+    """Replace a file atomically; only its owner can read it."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -224,18 +205,18 @@ def write_private(path: Path, text: str) -> None:
 
 
 def _give_to_owner_of(folder: Path, descriptor: int) -> None:
-    """A run as root doesn't lock a user out of their folder."""
+    """Keep the folder's owner as the owner of the file, so that a run as root doesn't lock the user out."""
     if os.geteuid() == 0:
         os.fchown(descriptor, folder.stat().st_uid, folder.stat().st_gid)
 
 
 def _read_line(fd: int) -> str:
-    """One line, byte by byte: what follows must stay in the pipe for select to see."""
+    """Read one line, byte by byte: the rest must stay in the pipe for select."""
     line = b""
     while not line.endswith(b"\n"):
         byte = os.read(fd, 1)
         if not byte:
-            raise SystemExit(0)  # the parent died before it gave an order
+            raise SystemExit(0)  # the owner died before it sent the plan
         line += byte
     return line.decode()
 

@@ -1,28 +1,25 @@
-"""Starts one server for the guard: as which user, dying with the guard, its log, its port, its readiness."""
+"""Starts and stops servers for the guard: their user, death with the guard, log, port and readiness."""
 
-import ctypes
 import os
 import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from local.child_processes import PR_SET_PDEATHSIG, kill_group, load_prctl, rotate_log
 from local.embedded.plan import LOOPBACK, EmbeddedError
 
 NOBODY = 65534  # uid and gid of the servers when we are root: postgres refuses root
-POLL_S = 0.005  # readiness is looked at this often; a start takes tens of these
-KEEP_LOG_BYTES = 10_000_000  # a log above this is put aside at the next start, one old one is kept
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+POLL_S = 0.005  # how often readiness is checked; a start takes tens of these
 
 
 @dataclass(frozen=True)
 class Identity:
-    """The user that the servers run as, when it isn't ours."""
+    """The user that the servers run as, if it isn't ours."""
 
     uid: int
     gid: int
@@ -30,7 +27,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Server:
-    """How to run one server on one port, as data."""
+    """How to run one server on one port."""
 
     name: str
     port: int
@@ -40,17 +37,17 @@ class Server:
     stop_signals: tuple[tuple[signal.Signals, float], ...]  # each with the seconds it may take
     death_signal: signal.Signals  # what the kernel sends when the guard was killed
     stdin: bytes = b""
-    hint: str = ""  # what to do if it can't start on its data
+    hint: str = ""  # what to do if it can't start with its data
 
 
 class ParentGone(Exception):  # noqa: N818  # not an error: the normal end
-    """The parent closed its pipe, died, or somebody asked the guard to stop."""
+    """The parent closed its pipe or died, or the guard got a signal to stop."""
 
 
 class ParentWatch:
-    """Knows whether to go on. The pipe on `fd` ends with the parent; so does being its child.
+    """Detects the end of the parent: the pipe on `fd` ends, or the guard has another parent.
 
-    Both are looked at: a process that the parent forked without exec may hold the pipe open for longer.
+    Both are checked: a process that the parent forked without exec may hold the pipe open for longer.
     """
 
     def __init__(self, fd: int) -> None:
@@ -59,11 +56,11 @@ class ParentWatch:
         self._stopped, self._stop = os.pipe()  # a pipe, so that a signal ends a wait
 
     def stop(self) -> None:
-        """Be gone from now on; may be called by a signal's handler."""
+        """Report the parent as gone from now on; may be called in a signal handler."""
         os.write(self._stop, b"x")
 
     def is_gone(self, wait_s: float = 0.0) -> bool:
-        """Wait for at most `wait_s` seconds for the end."""
+        """Wait at most `wait_s` seconds for the end of the parent; return whether it is gone."""
         if os.getppid() != self._parent:
             return True
         readable, _, _ = select.select([self._fd, self._stopped], [], [], wait_s)
@@ -75,12 +72,12 @@ class ParentWatch:
 
 
 class Spawner:
-    """Starts children that end with this process and hold its lock for as long as they live."""
+    """Starts children that end with this process and hold its lock as long as they live."""
 
     def __init__(self, identity: Identity | None, lock_fd: int) -> None:
         self.identity = identity
         self._lock_fd = lock_fd
-        self._prctl = _load_prctl()
+        self._prctl = load_prctl()
 
     def spawn(
         self, argv: Sequence[str], log: Path, death_signal: signal.Signals, stdin: bytes = b""
@@ -91,7 +88,7 @@ class Spawner:
         )
         guard = os.getpid()
 
-        def die_with_guard() -> None:  # runs after the change of user, which would clear the setting
+        def die_with_guard() -> None:  # runs after the change of user, which clears the setting
             if self._prctl is not None:
                 self._prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
                 if os.getppid() != guard:
@@ -120,24 +117,17 @@ class Spawner:
                 process.stdin.write(stdin)
                 process.stdin.close()
             except BrokenPipeError:
-                pass  # it died at once; whoever waits for it tells with its log
+                pass  # it died at once; the caller's wait reports its log
         return process  # type: ignore[no-any-return]
 
 
-def _load_prctl() -> Callable[..., int] | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl: Callable[..., int] = ctypes.CDLL(None).prctl  # loaded before any fork
-    return prctl
-
-
 def run_to_end(process: "subprocess.Popen[bytes]", watch: ParentWatch, what: str, log: Path) -> None:
-    """Wait for a program that should exit 0; kill it if the parent goes. Raises EmbeddedError, with its log."""
+    """Wait for a program that should exit with 0; kill it if the parent is gone. Raises EmbeddedError."""
     try:
         while process.poll() is None:
             watch.check(POLL_S)
     except ParentGone:
-        os.killpg(process.pid, signal.SIGKILL)
+        kill_group(process.pid)
         process.wait()
         raise
     if process.returncode:
@@ -147,11 +137,11 @@ def run_to_end(process: "subprocess.Popen[bytes]", watch: ParentWatch, what: str
 def wait_until_ready(
     server: Server, process: "subprocess.Popen[bytes]", watch: ParentWatch, timeout_s: float
 ) -> None:
-    """Poll until the server answers. If it dies or takes too long: EmbeddedError with the tail of its log."""
+    """Poll until the server answers. Raises EmbeddedError with the tail of its log if it dies or takes too long."""
     deadline = time.monotonic() + timeout_s
     while True:
         if process.poll() is not None:
-            what = f"{server.name} ended at its start (exit {process.returncode}). {server.hint}".rstrip()
+            what = f"{server.name} ended during its start (exit {process.returncode}). {server.hint}".rstrip()
             raise EmbeddedError(f"{what}\n{log_tail(server.log)}")
         if server.is_ready():
             return
@@ -161,7 +151,7 @@ def wait_until_ready(
 
 
 def stop_all(running: Sequence[tuple[Server, "subprocess.Popen[bytes]"]]) -> None:
-    """Stop every server at once: each signal of its list in turn, then SIGKILL to its process group."""
+    """Stop all servers in parallel: each signal of a server's list in turn, then SIGKILL to its process group."""
     started = time.monotonic()
     next_step = {server.name: (0, started) for server, _ in running}
     while True:
@@ -178,13 +168,13 @@ def stop_all(running: Sequence[tuple[Server, "subprocess.Popen[bytes]"]]) -> Non
                 process.send_signal(wanted)
                 next_step[server.name] = (step + 1, now + patience_s)
             else:
-                os.killpg(process.pid, signal.SIGKILL)
+                kill_group(process.pid)
                 next_step[server.name] = (step, now + 1.0)
         time.sleep(POLL_S)
 
 
 def free_port(preferred: int = 0) -> int:
-    """A TCP port of the loopback that nobody listens on just now: the preferred one, or any."""
+    """Return a free TCP port of the loopback: the preferred one if possible."""
     for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as both servers do
@@ -198,14 +188,13 @@ def free_port(preferred: int = 0) -> int:
 
 
 def open_log(log: Path) -> None:
-    """Make the log's folder, and put a long log aside."""
+    """Create the log's folder, and rotate a long log."""
     log.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    if log.exists() and log.stat().st_size > KEEP_LOG_BYTES:
-        log.replace(log.with_suffix(".log.1"))
+    rotate_log(log)
 
 
 def log_tail(log: Path, lines: int = 15) -> str:
-    """The last lines of a log, named, for an error message."""
+    """Return the last lines of a log for an error message."""
     try:
         with log.open("rb") as text:
             text.seek(max(0, log.stat().st_size - 8_000))

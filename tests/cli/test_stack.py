@@ -1,4 +1,4 @@
-"""Starting the stack with settings that can't work: said at once, before anything is started."""
+"""Invalid settings are refused before the stack starts anything."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from local.stack import StackError, prepared_stack
 
 
-def test_a_database_url_with_a_driver_in_it_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_a_database_url_with_a_driver_is_refused_before_anything_starts(tmp_path: Path) -> None:
     data = tmp_path / ".duecourse"
     with (
         pytest.raises(StackError, match=r"DATABASE_URL must look like .*, without \+psycopg"),

@@ -74,19 +74,19 @@ def is_running(pid: int) -> bool:
 
 
 class Running:
-    """A supervisor in this process, with what was said."""
+    """A supervisor in this process, with its output lines."""
 
     def __init__(self, *processes: Process, log_dir: Path, grace_s: float = 10.0) -> None:
-        self.said: list[tuple[str, str]] = []
+        self.output: list[tuple[str, str]] = []
         self.supervisor = Supervisor(
-            processes, log_dir, lambda *line: self.said.append(line), quiet=True, grace_s=grace_s
+            processes, log_dir, lambda *line: self.output.append(line), quiet=True, grace_s=grace_s
         )
 
     def lines(self, name: str) -> list[str]:
-        return [line for who, line in self.said if who == name]
+        return [line for who, line in self.output if who == name]
 
-    def hear(self, name: str, text: str) -> str:
-        eventually(lambda: any(text in line for line in self.lines(name)), f"{name} says {text!r}: {self.said}")
+    def wait_for_line(self, name: str, text: str) -> str:
+        eventually(lambda: any(text in line for line in self.lines(name)), f"{name} says {text!r}: {self.output}")
         return next(line for line in self.lines(name) if text in line)
 
 
@@ -105,60 +105,60 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 Run = Callable[..., Running]
 
 
-def test_each_line_goes_to_the_listener_and_to_the_log_of_its_process(run: Run, tmp_path: Path) -> None:
+def test_each_line_is_sent_to_the_listener_and_to_the_process_log(run: Run, tmp_path: Path) -> None:
     running = run(
         Process("web", ["sh", "-c", "echo out; echo err >&2; printf unfinished; exec sleep 100"]), talker("worker")
     )
-    running.hear("web", "err")
-    running.hear("worker", "ready")
+    running.wait_for_line("web", "err")
+    running.wait_for_line("worker", "ready")
     assert running.supervisor.stop() == 0
     assert running.lines("web") == ["out", "err", "unfinished"]
     assert (tmp_path / "logs/web.log").read_text() == "out\nerr\nunfinished\n"
     assert (tmp_path / "logs/worker.log").read_text() == "ready\ngot SIGTERM\nbye\n"
 
 
-def test_a_process_that_is_killed_is_started_again_each_time_after_a_longer_pause(run: Run) -> None:
+def test_a_killed_process_is_restarted_with_growing_pauses(run: Run) -> None:
     running = run(talker("worker"))
     for number, pause in enumerate(("0.2", "0.4", "0.8")):
         eventually(lambda n=number: running.lines("worker").count("ready") == n + 1, "ready again")
         pid = running.supervisor.pid_of("worker")
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        running.hear("worker", f"ended by SIGKILL; starting it again in {pause} s")
+        running.wait_for_line("worker", f"ended by SIGKILL; restarting in {pause} s")
     eventually(lambda: running.supervisor.pid_of("worker") not in {None, pid}, "another pid")
     assert running.supervisor.restarts("worker") == 3
     assert running.supervisor.exit_codes() == {"worker": -signal.SIGKILL}
 
 
-def test_a_process_that_lived_long_is_started_again_with_the_first_pause(
+def test_a_process_that_lived_long_is_restarted_with_the_first_pause(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "SETTLED_S", 0.0)
     running = run(Process("worker", ["sh", "-c", "exit 3"]))
     eventually(lambda: running.supervisor.restarts("worker") >= 2, "two restarts")
-    assert {line.split("; ")[1] for line in running.lines("worker")} == {"starting it again in 0.2 s"}
+    assert {line.split("; ")[1] for line in running.lines("worker")} == {"restarting in 0.2 s"}
     assert running.supervisor.exit_codes() == {"worker": 3}
 
 
-def test_a_command_that_does_not_exist_is_named(run: Run) -> None:
+def test_an_unknown_command_is_named_in_the_log(run: Run) -> None:
     running = run(Process("worker", ["no-such-program"]))
-    running.hear("worker", "can't run no-such-program")
+    running.wait_for_line("worker", "can't run no-such-program")
 
 
-def test_what_a_killed_process_left_in_its_group_goes_before_it_is_started_again(run: Run) -> None:
+def test_orphans_of_a_killed_process_are_killed_before_its_restart(run: Run) -> None:
     running = run(Process("worker", [sys.executable, "-c", PARENT]))
-    orphan = int(running.hear("worker", "child").split()[1])
+    orphan = int(running.wait_for_line("worker", "child").split()[1])
     pid = running.supervisor.pid_of("worker")
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    running.hear("worker", "starting it again")
+    running.wait_for_line("worker", "restarting")
     eventually(lambda: not is_running(orphan), "end of the orphan")
 
 
-def test_stop_gives_everybody_the_grace_and_then_kills_the_group(run: Run) -> None:
+def test_stop_waits_for_the_grace_period_and_then_kills_the_group(run: Run) -> None:
     running = run(talker("quick"), talker("late", 0.3), talker("stuck", 1000), grace_s=1.5)
     for name in ("quick", "late", "stuck"):
-        running.hear(name, "ready")
+        running.wait_for_line(name, "ready")
     assert running.supervisor.stop() == 1, "something had to be killed"
     assert running.lines("quick") == ["ready", "got SIGTERM", "bye"]
     assert running.lines("late") == ["ready", "got SIGTERM", "bye"]
@@ -166,44 +166,44 @@ def test_stop_gives_everybody_the_grace_and_then_kills_the_group(run: Run) -> No
     assert running.supervisor.exit_codes() == {"quick": 0, "late": 0, "stuck": -signal.SIGKILL}
 
 
-def test_the_release_is_through_before_anything_else_starts(run: Run, tmp_path: Path) -> None:
+def test_the_release_exits_before_anything_else_starts(run: Run, tmp_path: Path) -> None:
     release = Process("release", ["sh", "-c", f"sleep 0.3; touch {tmp_path}/migrated"], is_release=True)
     running = run(Process("web", ["sh", "-c", f"ls {tmp_path}; exec sleep 100"]), release)
-    running.hear("web", "migrated")
+    running.wait_for_line("web", "migrated")
     assert running.supervisor.restarts("release") == 0
     assert running.supervisor.exit_codes()["release"] == 0
 
 
-def test_a_release_that_fails_stops_everything_with_its_exit_code(run: Run) -> None:
+def test_a_failing_release_stops_everything_with_its_exit_code(run: Run) -> None:
     running = run(Process("release", ["sh", "-c", "exit 7"], is_release=True), Process("web", SLEEP))
     assert running.supervisor.wait() == 7
-    assert running.said == [("release", "[supervisor] exited with 7; nothing else is started")]
-    with pytest.raises(SupervisorError, match="didn't come up"):
+    assert running.output == [("release", "[supervisor] exited with 7; nothing else is started")]
+    with pytest.raises(SupervisorError, match="didn't start"):
         running.supervisor.wait_until_ready(5)
 
 
-def test_ready_means_that_each_process_says_so(run: Run, tmp_path: Path) -> None:
+def test_wait_until_ready_waits_for_every_process(run: Run, tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     web = Process("web", ["sh", "-c", f"sleep 0.2; touch {flag}; exec sleep 100"], is_ready=flag.exists)
     running = run(web, Process("worker", SLEEP))
     running.supervisor.wait_until_ready(10)
     assert flag.exists()
     never = run(Process("broken", SLEEP, is_ready=lambda: False))
-    with pytest.raises(SupervisorError, match=r"broken didn't come up. Its log: .*/broken\.log"):
+    with pytest.raises(SupervisorError, match=r"broken didn't start. Its log: .*/broken\.log"):
         never.supervisor.wait_until_ready(0.2)
 
 
-def test_several_of_a_kind_have_numbers_and_their_own_environment(run: Run) -> None:
+def test_several_instances_are_numbered_and_have_their_own_environment(run: Run) -> None:
     running = run(Process("worker", ["sh", "-c", "echo $LANE; exec sleep 100"], env={"LANE": "batch"}, count=2))
     for name in ("worker.1", "worker.2"):
-        running.hear(name, "batch")
+        running.wait_for_line(name, "batch")
     assert running.supervisor.pid_of("worker.1") != running.supervisor.pid_of("worker.2")
 
 
-def test_a_long_log_is_put_aside_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_log_is_rotated_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "LOG_BYTES", 1000)
     running = run(Process("worker", ["sh", "-c", "seq 1 2000; exec sleep 100"]))
-    running.hear("worker", "2000")
+    running.wait_for_line("worker", "2000")
     logs = sorted((tmp_path / "logs").iterdir())
     assert [log.name for log in logs] == ["worker.log", "worker.log.1"]
     assert all(log.stat().st_size < 1100 for log in logs)
@@ -234,7 +234,7 @@ def test_a_procfile_is_read_in_its_order(tmp_path: Path) -> None:
     ]
 
 
-# In the foreground, as a process of its own.
+# In the foreground, in its own process.
 
 
 @contextlib.contextmanager
@@ -266,9 +266,7 @@ def _children(process: "subprocess.Popen[str]") -> list[int]:
     "signals",
     [[signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGTERM], [signal.SIGINT, signal.SIGTERM] * 3],
 )
-def test_however_often_it_is_told_to_stop_each_process_gets_one_sigterm(
-    tmp_path: Path, signals: list[signal.Signals]
-) -> None:
+def test_several_stop_signals_send_each_process_one_sigterm(tmp_path: Path, signals: list[signal.Signals]) -> None:
     with up(tmp_path, TALKER, TALKER) as process:
         for name in ("p0", "p1"):
             eventually(lambda name=name: "ready" in _log(tmp_path, name), f"{name} ready")
@@ -283,26 +281,26 @@ def test_however_often_it_is_told_to_stop_each_process_gets_one_sigterm(
         assert not any(map(is_running, children))
 
 
-def test_killed_itself_its_processes_and_theirs_go_too(tmp_path: Path) -> None:
+def test_killing_the_supervisor_ends_its_processes_and_their_children(tmp_path: Path) -> None:
     with up(tmp_path, TALKER, PARENT, grace_s=1.0) as process:
         eventually(lambda: "ready" in _log(tmp_path, "p0") and "child" in _log(tmp_path, "p1"), "both run")
         children = _children(process)
-        assert len(children) >= 4, "two processes, a child that ignores SIGTERM, the undertaker"
+        assert len(children) >= 4, "two processes, a child that ignores SIGTERM, the orphan killer"
         process.kill()
         eventually(lambda: not any(map(is_running, children)), "end of all")
 
 
-def test_killed_with_its_undertaker_the_kernel_still_tells_its_processes(tmp_path: Path) -> None:
+def test_if_supervisor_and_orphan_killer_are_killed_the_kernel_still_sends_sigterm(tmp_path: Path) -> None:
     with up(tmp_path, TALKER) as process:
         eventually(lambda: "ready" in _log(tmp_path, "p0"), "ready")
         children = _children(process)
-        undertaker = next(pid for pid in children if "groups" in " ".join(psutil.Process(pid).cmdline()))
-        os.kill(undertaker, signal.SIGKILL)
+        orphan_killer = next(pid for pid in children if "groups" in " ".join(psutil.Process(pid).cmdline()))
+        os.kill(orphan_killer, signal.SIGKILL)
         process.kill()
         eventually(lambda: not any(map(is_running, children)), "end of all")
 
 
-def test_a_terminal_that_takes_no_output_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
+def test_a_blocked_terminal_does_not_prevent_the_stop(tmp_path: Path) -> None:
     flood = f"for _ in range(500): print('y' * 1000)\n{TALKER}"
     with up(tmp_path, flood) as process:  # nobody reads its standard output, and the pipe holds 64 KiB
         eventually(lambda: "ready" in _log(tmp_path, "p0"), "ready")

@@ -1,4 +1,4 @@
-"""How long a dead server stays down: longer each time while it dies at once, and not at all long otherwise."""
+"""The pause before a restart grows only while a server dies during its start."""
 
 import subprocess
 import sys
@@ -10,8 +10,8 @@ from local.embedded import guard
 from local.embedded.process import ParentWatch, Server, Spawner
 
 
-class Deaths:
-    """Stands for the spawner, and for the watch that ends the loop: each server that it starts is dead at once."""
+class DyingServers:
+    """Replaces the spawner and the watch: its servers die at once; the loop ends after `count`."""
 
     def __init__(self, count: int) -> None:
         self.left = count
@@ -31,12 +31,12 @@ def dead() -> "subprocess.Popen[bytes]":
 
 
 @pytest.mark.parametrize(("settled_s", "pause_s"), [(1_000.0, 1.6), (0.0, 0.4)])
-def test_only_a_server_that_dies_at_its_start_waits_for_longer_and_longer(
+def test_pauses_grow_only_for_a_server_that_dies_during_its_start(
     monkeypatch: pytest.MonkeyPatch, settled_s: float, pause_s: float
 ) -> None:
     monkeypatch.setattr(guard, "SETTLED_S", settled_s)
     server = cast(Server, type("Any", (), {"argv": (), "log": None, "death_signal": None, "stdin": b""}))
     running = guard.Running(server, dead())
-    deaths = Deaths(3)
-    guard._look_after([running], cast(Spawner, deaths), cast(ParentWatch, deaths))
-    assert running.pause_s == pause_s
+    servers = DyingServers(3)
+    guard._keep_running([running], cast(Spawner, servers), cast(ParentWatch, servers))
+    assert running.pause.next_s == pause_s
