@@ -1,13 +1,10 @@
-"""`python -m tests.breakages [NAME…]`: break one thing after another, and show which tests notice."""
+"""`python -m tests.breakages [NAME…]`: remove one guard after another, and show which tests notice."""
 
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,12 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.breakages.breakage import Breakage
-from tests.breakages.catalogue import BREAKAGES
-from tests.breakages.workshop import ROOT, NotJudgedError, apply, copy_checkout, run_tests
+from tests.breakages.catalogue import BREAKAGES, find
+from tests.breakages.run import NotJudgedError, run_tests
 from tests.servers import test_servers
-
-#: Names of red tests shown in the table; the rest is a number.
-SHOWN = 3
 
 console = Console()
 
@@ -36,125 +30,100 @@ class Result:
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="Which to break; all, if none is named.")] = None,
-    is_list: Annotated[bool, typer.Option("--list", help="Only say what there is.")] = False,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Which guards to remove; all, if none is named.")
+    ] = None,
+    is_list: Annotated[bool, typer.Option("--list", help="Only list them.")] = False,
     also: Annotated[
         list[str] | None,
         typer.Option("--also", help="More tests to run (from tests/ on), to see who else notices."),
     ] = None,
-    is_markdown: Annotated[bool, typer.Option("--markdown", help="Write the table as Markdown.")] = False,
+    is_markdown: Annotated[bool, typer.Option("--markdown", help="List them as a Markdown table.")] = False,
 ) -> None:
-    """Break one guard after another in a copy of the checkout. Exit 1 if anything isn't caught."""
+    """Remove one guard after another. Exit 1 if anything isn't caught."""
     chosen = choose(names or [])
-    if is_list:
-        show_list(chosen)
+    if is_list or is_markdown:
+        (show_markdown if is_markdown else show_list)(chosen)
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that copies, tests and servers go with us
-    with test_servers() as running, tempfile.TemporaryDirectory(prefix="duecourse-breakages-") as temporary:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that tests and servers end with this process
+    with test_servers() as running:
         servers = {"DATABASE_URL": running.database_url}  # tests flush Redis: each run has its own
-        whole = Path(temporary) / "whole"
-        copy_checkout(ROOT, whole)  # once: others may be editing
-        check_unbroken(whole, chosen, also or [], servers)
+        check_unbroken(chosen, also or [], servers)
         results = []
-        for breakage in chosen:
-            results.append(try_out(breakage, whole, Path(temporary) / breakage.name, also or [], servers))
-            tell(results[-1], len(results), len(chosen))
-    (show_markdown if is_markdown else show)(results)
-    if not all(result.trouble is None for result in results):
+        for number, breakage in enumerate(chosen, 1):
+            result = try_out(breakage, also or [], servers)
+            results.append(result)
+            said = result.trouble or f"caught by {len(result.red)}"
+            console.print(
+                f"{number}/{len(chosen)} {breakage.name}: {said}, {result.took_s:.0f} s",
+                highlight=False,
+                markup=False,
+            )
+            console.print(*(f"    {test}" for test in result.red), sep="\n", highlight=False, markup=False)
+    caught = sum(result.trouble is None for result in results)
+    console.print(f"{caught} of {len(results)} breakages caught")
+    if caught < len(results):
         raise typer.Exit(1)
 
 
 def choose(names: Sequence[str]) -> list[Breakage]:
-    """The named breakages, in the order of the list. Exits 2 for a name that there isn't."""
-    known = {breakage.name: breakage for breakage in BREAKAGES}
-    if unknown := sorted(set(names) - set(known)):
-        console.print(f"There is no {', '.join(unknown)}; `python -m tests.breakages --list` shows all.")
-        raise typer.Exit(2)
-    return [breakage for breakage in BREAKAGES if not names or breakage.name in names]
+    """The named breakages, or all. Exits 2 for a name that isn't one."""
+    try:
+        return [find(name) for name in names] or list(BREAKAGES)
+    except LookupError as error:
+        console.print(str(error.args[0]), highlight=False)
+        raise typer.Exit(2) from None
 
 
-def check_unbroken(
-    whole: Path, chosen: Sequence[Breakage], also: Sequence[str], servers: Mapping[str, str]
-) -> None:
+def check_unbroken(chosen: Sequence[Breakage], also: Sequence[str], servers: Mapping[str, str]) -> None:
     """All that is to go red must be green first: red proves something only then. Exits 1."""
     selection = sorted({*also, *(test for breakage in chosen for test in breakage.caught_by)})
     began = time.monotonic()
     try:
-        verdict = run_tests(whole, selection, servers)
+        verdict = run_tests(selection, servers)
     except NotJudgedError as error:
-        console.print(f"[red]Nothing was broken yet, and still:[/red] {error}", highlight=False)
+        console.print(f"[red]Nothing was removed yet, and still:[/red] {error}", highlight=False)
         raise typer.Exit(1) from None
     if verdict.red:
-        console.print("[red]Red before anything was broken:[/red]", *verdict.red, sep="\n  ", highlight=False)
+        console.print("[red]Red before anything was removed:[/red]", *verdict.red, sep="\n  ", highlight=False)
         raise typer.Exit(1)
-    console.print(f"Unbroken: {len(verdict.ran)} tests, all green, {time.monotonic() - began:.0f} s")
+    took_s = time.monotonic() - began
+    console.print(f"Nothing removed: {len(verdict.ran)} tests, all green, {took_s:.0f} s")
 
 
-def try_out(
-    breakage: Breakage, whole: Path, folder: Path, also: Sequence[str], servers: Mapping[str, str]
-) -> Result:
-    """Break one thing in a fresh copy and run what should notice."""
+def try_out(breakage: Breakage, also: Sequence[str], servers: Mapping[str, str]) -> Result:
+    """Remove one guard and run what should notice."""
     began = time.monotonic()
     red: tuple[str, ...] = ()
     trouble = None
     try:
-        copy_checkout(whole, folder)
-        apply(breakage, folder)
-        verdict = run_tests(folder, [*breakage.caught_by, *also], servers)
+        verdict = run_tests([*breakage.caught_by, *also], servers, breakage.name)
         red = verdict.red
-        asleep = [test for test in breakage.caught_by if not verdict.red_of(test)]
-        if asleep:
-            trouble = f"not noticed by {', '.join(asleep)}"
-    except (NotJudgedError, ValueError) as error:
-        trouble = str(error)
-    shutil.rmtree(folder, ignore_errors=True)
+        green = [
+            test
+            for test in breakage.caught_by
+            if not verdict.has_caught(test, is_every_case=breakage.is_every_case)
+        ]
+        if green:
+            trouble = f"NOT CAUGHT by {', '.join(green)}"
+    except NotJudgedError as error:
+        trouble = f"NOT JUDGED: {error}"
     return Result(breakage, red, time.monotonic() - began, trouble)
 
 
-def tell(result: Result, number: int, of: int) -> None:
-    """One line as soon as it is known; the table comes at the end."""
-    said = f"caught by {len(result.red)}" if result.trouble is None else f"[red]{result.trouble}[/red]"
-    console.print(f"{number}/{of} {result.breakage.name}: {said}, {result.took_s:.0f} s", highlight=False)
-
-
 def show_list(chosen: Sequence[Breakage]) -> None:
-    table = Table("breakage", "what is broken", "invariants", "caught by", show_lines=True)
+    table = Table("breakage", "what is removed", "invariants", "caught by", show_lines=True)
     for breakage in chosen:
-        invariants, tests = ", ".join(breakage.invariants), "\n".join(breakage.caught_by)
-        table.add_row(breakage.name, breakage.broken, invariants, tests)
+        table.add_row(breakage.name, breakage.broken, ", ".join(breakage.invariants), "\n".join(breakage.caught_by))
     console.print(table)
 
 
-def show(results: Sequence[Result]) -> None:
-    table = Table("breakage", "invariants", "red", "tests", "s", show_lines=True)
-    for result in results:
-        said = _names(result.red) if result.trouble is None else f"[red]{result.trouble}[/red]"
-        table.add_row(
-            result.breakage.name,
-            ", ".join(result.breakage.invariants),
-            str(len(result.red)),
-            said,
-            f"{result.took_s:.0f}",
-        )
-    console.print(table)
-    caught = sum(result.trouble is None for result in results)
-    console.print(f"{caught} of {len(results)} breakages caught")
-
-
-def show_markdown(results: Sequence[Result]) -> None:
-    print("| breakage | what is broken | invariants | caught by | red | s |")
-    print("|---|---|---|---|---:|---:|")
-    for result in results:
-        said = result.trouble or "; ".join(f"`{test}`" for test in result.breakage.caught_by)
-        print(
-            f"| `{result.breakage.name}` | {result.breakage.broken} | {', '.join(result.breakage.invariants)} "
-            f"| {said} | {len(result.red)} | {result.took_s:.0f} |"
-        )
-
-
-def _names(red: Sequence[str]) -> str:
-    more = [f"and {len(red) - SHOWN} more"] if len(red) > SHOWN else []
-    return "\n".join([*red[:SHOWN], *more])
+def show_markdown(chosen: Sequence[Breakage]) -> None:
+    print("| breakage | what is broken | invariants | must go red |")
+    print("|---|---|---|---|")
+    for breakage in chosen:
+        tests = "; ".join(f"`{test}`" for test in breakage.caught_by)
+        print(f"| `{breakage.name}` | {breakage.broken} | {', '.join(breakage.invariants)} | {tests} |")
 
 
 if __name__ == "__main__":

@@ -1,34 +1,20 @@
-"""What a breakage is: a sentence, the invariants that it violates, the edit, and the tests that must notice."""
+"""What a breakage is: a guard that is removed, the invariants it violates then, and the tests that must go red."""
 
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Patch:
-    """One edit: `old` occurs exactly once in `file` (a path from the checkout's root)."""
-
-    file: str
-    old: str
-    new: str
-
-    def applied_to(self, text: str) -> str:
-        """Return the file's text with the edit; ValueError unless `old` is in it exactly once."""
-        found = text.count(self.old)
-        if found != 1:
-            raise ValueError(f"{self.file} has {found} places that read {self.old!r}, not one")
-        return text.replace(self.old, self.new)
+from tests.breakages.seams import Seam
 
 
 @dataclass(frozen=True)
 class Breakage:
-    """A guard taken away. `caught_by` names tests from `tests/` on, and each of them must go red.
+    """A guard that is removed. Each test in `caught_by` (a path from `tests/` on) must go red.
 
-    `patches` edit the code; `sql` becomes one more migration, the last, for what the database guards.
+    Of a parametrised test one red case is enough, unless `is_every_case`.
     """
 
     name: str
     broken: str
     invariants: tuple[str, ...]
     caught_by: tuple[str, ...]
-    patches: tuple[Patch, ...] = ()
-    sql: tuple[str, ...] = ()
+    seams: tuple[Seam, ...]
+    is_every_case: bool = False

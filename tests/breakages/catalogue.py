@@ -1,6 +1,341 @@
-"""All breakages."""
+"""All breakages. What is left to mutation testing, and why, is in docs/proof.md."""
 
+from tests.breakages import changes
 from tests.breakages.breakage import Breakage
-from tests.breakages.database import DATABASE
+from tests.breakages.seams import Sql, Wrap, nothing, replaced, unlocked, with_entry
 
-BREAKAGES: tuple[Breakage, ...] = DATABASE
+PHASES = "payments/test_between_the_phases.py::"
+LOST = "payments/test_missing_answers.py::"
+CHARGES = "payments/test_charge_payment.py::"
+CLOCKS = "payments/test_two_clocks.py::"
+WRITTEN_ONCE = "payments/test_written_once.py::"
+ONE_ROW = "payments/test_one_row_only.py::test_the_database_takes_no_second_row"
+MOMENTS = "diaries/test_at_the_same_moment.py::"
+SWEEPS = "scheduler/test_sweep.py::"
+CLOSES = "scheduler/test_sweep_decisions.py::"
+LEADING = "scheduler/test_scheduler.py::"
+
+#: Each source of due work, and a test that misses it. A new source needs a test here.
+MISSES_SOURCE = {
+    "unfinished runs": f"{SWEEPS}test_unfinished_runs_are_rung_for_and_no_others",
+    "unfinished bulk actions": f"{CLOSES}test_a_bulk_action_is_rung_for_until_it_is_through_or_stopped",
+    "stripe events": f"{SWEEPS}test_stripe_events_are_rung_for_until_they_are_applied",
+    "payments with a new card": (
+        f"{SWEEPS}test_a_payment_whose_blocking_card_was_replaced_is_woken_although_nobody_rang"
+    ),
+    "expired leases": (
+        f"{SWEEPS}test_an_open_attempt_blocks_its_payment_until_its_lease_is_over_and_then_it_is_settled"
+    ),
+    "unknown attempts": f"{SWEEPS}test_an_unknown_attempt_is_looked_up_when_it_is_time",
+    "payments to be ended": (
+        f"{CLOSES}test_what_a_person_wants_ended_is_ended_and_not_charged_whatever_its_state_and_hold"
+    ),
+    "due payments, interactive": f"{SWEEPS}test_a_payment_whose_time_has_come_is_rung_for_on_its_lane",
+    "due payments, batch": f"{SWEEPS}test_a_payment_whose_time_has_come_is_rung_for_on_its_lane",
+    "unfinished nights": f"{SWEEPS}test_every_queue_has_a_source",
+}
+
+ORDER = (
+    Breakage(
+        "confirm-before-the-id-is-committed",
+        "the confirm is sent before the PaymentIntent's id is committed",
+        ("I3", "I4"),
+        (f"{PHASES}test_when_a_request_leaves_its_attempt_is_committed_and_no_transaction_is_open",),
+        (
+            Wrap("shared.payments.claim", "claim_charge", changes.remembering),
+            Wrap("shared.gateway.stripe_gateway", "StripeGateway.create_payment_intent", changes.confirming),
+        ),
+    ),
+    Breakage(
+        "create-and-confirm-in-one-request",
+        "one request creates and confirms: if its answer is lost, the id of what took the money is unknown",
+        ("I3",),
+        (
+            f"{PHASES}test_a_create_moves_no_money_whatever_becomes_of_its_answer",
+            f"{LOST}test_a_create_key_older_than_23_hours_is_never_sent_again",
+        ),
+        (Wrap("shared.payments.claim", "claim_charge", changes.creating_confirmed),),
+    ),
+    Breakage(
+        "create-before-the-claim-is-committed",
+        "the create is sent inside the claim's transaction",
+        ("I4",),
+        (f"{PHASES}test_when_a_request_leaves_its_attempt_is_committed_and_no_transaction_is_open",),
+        (Wrap("shared.payments.claim", "claim_charge", changes.creating_inside),),
+    ),
+    Breakage(
+        "requests-inside-a-transaction",
+        "a transaction is open while settlement and webhooks look at Stripe",
+        ("I4",),
+        (
+            f"{PHASES}test_a_look_at_the_processor_holds_no_transaction_open",
+            (
+                "accounts/test_looking_holds_nothing.py::"
+                "test_no_transaction_is_open_while_the_truth_behind_an_event_is_fetched"
+            ),
+        ),
+        (
+            Wrap("workers.use_cases.settle_attempt", "settle_attempt", changes.with_runtime(changes.holding)),
+            Wrap(
+                "workers.use_cases.apply_stripe_event", "apply_stripe_event", changes.with_runtime(changes.holding)
+            ),
+        ),
+    ),
+    Breakage(
+        "successor-before-the-predecessor-is-canceled",
+        "a PaymentIntent older than 23 hours gets a successor although it may still be paid",
+        ("I3",),
+        (f"{CLOCKS}test_a_payment_intent_of_many_days_has_no_successor_until_it_was_seen_canceled",),
+        (Wrap("shared.payments.claim", "is_create_key_stale", changes.stale_by_age_alone),),
+    ),
+    Breakage(
+        "random-idempotency-keys",
+        "a repeated request has another idempotency key",
+        ("I6",),
+        (
+            f"{LOST}test_killed_after_the_create_finds_the_same_payment_intent_again",
+            f"{CHARGES}test_create_and_confirm_are_two_requests_with_their_own_keys",
+        ),
+        (
+            Wrap("shared.payments.claim", "Claimed.create_key", changes.random_property),
+            Wrap("shared.payments.claim", "Claimed.attempt_key", changes.random_property),
+        ),
+    ),
+    Breakage(
+        "no-sigterm-debounce",
+        "a second SIGTERM within moments kills a worker in the middle of a charge",
+        ("I5",),
+        (
+            (
+                "processes/test_killed_processes.py::"
+                "test_a_worker_that_is_told_twice_to_stop_finishes_the_charges_in_its_hands"
+            ),
+        ),
+        (Wrap("shared.messaging.broker", "SIGTERM_DEBOUNCE_S", lambda _: 0.0),),
+    ),
+)
+
+CLOCKS_SWAPPED = (
+    Breakage(
+        "lease-on-the-business-clock",
+        "a lease counts business time, which may be virtual, stand still or leap",
+        ("I5", "I11"),
+        (f"{CLOCKS}test_however_far_the_calendar_leaps_a_lease_lasts",),
+        (Wrap("shared.payments.claim", "claim_charge", changes.with_runtime(changes.machine_time_from_business)),),
+    ),
+    Breakage(
+        "due-on-the-machine-clock",
+        "the claim compares a calendar date with machine time",
+        ("I11",),
+        (f"{CLOCKS}test_however_long_machines_run_nothing_is_due_before_its_date",),
+        (Wrap("shared.payments.claim", "claim_charge", changes.with_runtime(changes.business_time_from_machine)),),
+    ),
+    Breakage(
+        "settlement-inside-the-lease",
+        "settlement takes an attempt while its worker may still send the request",
+        ("I5",),
+        (f"{PHASES}test_settlement_leaves_an_attempt_alone_until_its_lease_is_over",),
+        (
+            Wrap(
+                "workers.use_cases.settle_attempt", "settle_attempt", changes.with_runtime(changes.one_lease_ahead)
+            ),
+        ),
+    ),
+)
+
+LOCKS = (
+    Breakage(
+        "payment-not-locked",
+        "two claims of one payment don't wait for each other",
+        ("I4",),
+        (f"{PHASES}test_a_second_claim_waits_for_the_first_and_finds_its_attempt",),
+        (unlocked("payments"),),
+    ),
+    Breakage(
+        "advisory-locks-shared",
+        "advisory locks keep nobody out: two workers count one card's budget, two operators start one bulk action",
+        ("I2", "I4"),
+        (
+            f"{PHASES}test_one_card_of_two_payments_is_counted_and_claimed_by_one_at_a_time",
+            (
+                "bulk/test_bulk_actions.py::"
+                "test_two_people_confirm_the_same_at_once_one_begins_and_the_other_sees_who_did"
+            ),
+        ),
+        (replaced(r"\bpg_advisory_xact_lock\(", "pg_advisory_xact_lock_shared("),),
+    ),
+    Breakage(
+        "run-not-locked",
+        "two workers do the same chunk of a run",
+        ("I1", "I4"),
+        ("scheduler/test_turns.py::test_a_run_that_is_being_worked_on_is_nobody_elses",),
+        (unlocked("runs"),),
+    ),
+    Breakage(
+        "month-start-locks-nothing",
+        "month start reads fees and primary cards without locks",
+        ("I4", "I15"),
+        (
+            "invoicing/test_runs.py::test_a_change_of_how_somebody_pays_is_waited_for",
+            "invoicing/test_runs.py::test_a_fee_corrected_while_month_start_runs_is_billed_as_corrected",
+            f"{MOMENTS}test_a_card_registered_inside_an_open_chunk_of_month_start_pays_once",
+        ),
+        (replaced(r"\bFOR (SHARE|UPDATE) OF \w+", ""),),
+    ),
+    Breakage(
+        "scheduler-without-lead",
+        "a scheduler ticks and sweeps without holding the leader lock",
+        ("I1",),
+        (f"{LEADING}test_only_one_leads_and_everyone_can_see_whether_somebody_does",),
+        (Wrap("scheduler.leadership", "Leadership.is_ours", lambda _: lambda _self: True),),
+    ),
+)
+
+ENTRIES = (
+    Breakage(
+        "no-answer-is-a-decline",
+        "a timeout counts as a decline",
+        ("I7",),
+        (
+            "gateway/test_outcomes.py::test_a_missing_answer_is_never_taken_for_one",
+            f"{PHASES}test_a_request_whose_answer_is_lost_is_sent_once",
+            "accounts/test_apply_stripe_event.py::test_a_webhook_settles_an_attempt_whose_answer_was_lost",
+        ),
+        (Wrap("shared.gateway.outcomes", "OUTCOMES", changes.no_answer_declined),),
+    ),
+    Breakage(
+        "outage-is-a-decline",
+        "a request that was not sent is handled like a decline",
+        ("I7",),
+        (
+            f"{LOST}test_a_wrong_key_is_an_alarm_and_never_a_decline",
+            f"{LOST}test_a_refused_connection_is_certain_not_to_have_asked",
+        ),
+        (Wrap("shared.payments.outcome_handlers", "OUTCOME_HANDLERS", changes.not_sent_declined),),
+    ),
+    Breakage(
+        "card-revision-not-read-again",
+        "a card registered during the charge of the old one is not noticed when that one declines",
+        ("I15",),
+        (
+            f"{CHARGES}test_a_card_registered_while_the_old_one_declines_is_charged",
+            f"{MOMENTS}test_a_card_registered_while_the_old_one_is_asked_pays_when_that_declines",
+        ),
+        (Wrap("shared.payments.outcome_handlers", "OUTCOME_HANDLERS", changes.blind_to_newer_cards),),
+    ),
+    Breakage(
+        "open-attempt-stops-nobody",
+        "operators and new cards make a payment due although an attempt is open",
+        ("I2", "I14"),
+        (
+            f"{PHASES}test_a_person_is_refused_while_an_attempt_is_under_way",
+            f"{LOST}test_an_unknown_attempt_blocks_every_other_path",
+            "accounts/test_card_changed.py::test_a_payment_with_an_open_attempt_is_left_to_its_record",
+        ),
+        (Wrap("shared.payments.state_changes", "open_attempt", nothing, is_only_here=True),),
+    ),
+    Breakage(
+        "receipt-not-written",
+        "captured money leaves no receipt",
+        ("I8",),
+        (
+            f"{PHASES}test_a_second_charge_of_a_paid_payment_is_booked_and_found",
+            f"{LOST}test_killed_after_the_money_was_taken",
+        ),
+        (Wrap("shared.payments.receipts", "record_receipt", nothing),),
+    ),
+    Breakage(
+        "billing-events-not-written",
+        "changes leave no billing event",
+        ("I10",),
+        (f"{CHARGES}test_a_good_card_pays_and_everything_is_written_down",),
+        (Wrap("shared.db.billing_events", "record_event", nothing),),
+    ),
+    Breakage(
+        "yen-with-two-decimals",
+        "a currency without a minor unit is taken for one with cents: everything costs a hundredfold",
+        ("I9",),
+        ("shared/test_money.py::test_a_plain_decimal_is_read_exactly",),
+        (Wrap("shared.domain.money", "EXPONENTS", with_entry("JPY", 2)),),
+    ),
+    Breakage(
+        "signature-not-checked",
+        "anybody may send us webhooks in Stripe's name",
+        ("I12",),
+        ("web/test_webhook_signatures.py::test_what_stripe_did_not_sign_just_now_is_refused_and_not_stored",),
+        (Wrap("stripe", "WebhookSignature.verify_header", nothing),),
+    ),
+)
+
+SWEEP = (
+    Breakage(
+        "sweep-off",
+        "the scheduler ticks, and its sweep enqueues nothing",
+        ("I13",),
+        (f"{LEADING}test_past_the_catch_up_window_a_run_waits_for_a_named_person_with_a_reason",),
+        (Wrap("scheduler.sweep", "Sweep.__call__", lambda _: lambda _self, _moment: {}),),
+    ),
+    *(
+        Breakage(
+            f"sweep-without-{source.replace(',', '').replace(' ', '-')}",
+            f"the sweep doesn't look for {source}",
+            ("I13", "I15") if source == "payments with a new card" else ("I13",),
+            (test,),
+            (Wrap("shared.scheduling.due_work", "SOURCES", changes.without_source(source)),),
+        )
+        for source, test in MISSES_SOURCE.items()
+    ),
+)
+
+DATABASE = (
+    Breakage(
+        "unique-keys-dropped",
+        "the database takes a second row of whatever is one",
+        ("I1", "I2", "I3", "I6", "I8", "I12", "I13", "I15"),
+        (ONE_ROW,),
+        (Sql(changes.DROP_UNIQUE_KEYS),),
+        is_every_case=True,
+    ),
+    Breakage(
+        "history-triggers-dropped",
+        "billing events, receipts and issued invoices may be rewritten",
+        ("I10",),
+        (
+            f"{WRITTEN_ONCE}test_what_a_charge_wrote_can_not_be_changed",
+            f"{WRITTEN_ONCE}test_an_issued_invoice_can_not_be_changed",
+            f"{WRITTEN_ONCE}test_an_invoice_can_be_voided_once",
+        ),
+        (Sql(changes.DROP_HISTORY_TRIGGERS),),
+        is_every_case=True,
+    ),
+    Breakage(
+        "stripe-event-stored-twice",
+        "an event that Stripe sends again is stored and applied again",
+        ("I12",),
+        (
+            "web/test_webhook_storage.py::test_an_event_sent_three_times_is_stored_and_rung_once",
+            "web/test_webhook_storage.py::test_hundreds_at_once_are_stored_once_each",
+        ),
+        (Sql("ALTER TABLE stripe_events DROP CONSTRAINT pk_stripe_events"),),
+    ),
+    Breakage(
+        "run-made-twice",
+        "two schedulers both insert the same run",
+        ("I1",),
+        (f"{LEADING}test_two_that_both_believe_they_lead_still_make_one_run",),
+        (
+            Sql("ALTER TABLE runs DROP CONSTRAINT uq_runs_job_period_coverage"),
+            replaced(r"(INSERT INTO runs\b.* ON CONFLICT) \([^)]*\)", r"\1"),
+        ),
+    ),
+)
+
+BREAKAGES: tuple[Breakage, ...] = (*ORDER, *CLOCKS_SWAPPED, *LOCKS, *ENTRIES, *SWEEP, *DATABASE)
+
+
+def find(name: str) -> Breakage:
+    """Return a breakage by its name. LookupError if there is none."""
+    for breakage in BREAKAGES:
+        if breakage.name == name:
+            return breakage
+    raise LookupError(f"there is no breakage {name!r}; `python -m tests.breakages --list` shows all")
