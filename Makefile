@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. All else is in `make help`.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-deep chaos breakages mutants lint lock clean
+.PHONY: help setup demo up test test-deep chaos breakages mutants mutants-payments lint lock clean
 
 ACCOUNTS ?= 500
 FAULTS ?= 2000
@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 
 help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup: .venv/.installed ## Make .venv with everything in it, from hash-locked requirements
 
@@ -38,11 +38,14 @@ test-deep: setup ## The model 2,000 times, thousands of races, every crash at ev
 	@RACE_ROUNDS=5000 $(BIN)/python -m pytest tests/races
 	@$(BIN)/python -m tests.failpoints --every
 
-breakages: setup ## Break the code on purpose, one place at a time: which check goes red?
+breakages: setup ## Remove one guard after another: do the tests named for it go red?
 	@$(BIN)/python -m tests.breakages
 
 mutants: setup ## Mutation testing of shared/domain
 	@rm -rf mutants && $(BIN)/mutmut run --max-children 2; $(BIN)/mutmut results
+
+mutants-payments: setup ## Mutation testing of shared/payments, on a database (hours; MODULE=shared/payments/claim.py)
+	@$(BIN)/python -m tests.mutants $(MODULE)
 
 chaos: setup ## All processes while faults are injected, then check every charge (FAULTS=2000 SEED=1)
 	@$(BIN)/duecourse chaos --faults $(FAULTS) --seed $(SEED)

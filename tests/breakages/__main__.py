@@ -59,7 +59,9 @@ def main(
                 highlight=False,
                 markup=False,
             )
-            console.print(*(f"    {test}" for test in result.red), sep="\n", highlight=False, markup=False)
+            console.print(
+                *(f"    {test}" for test in result.red), sep="\n", highlight=False, markup=False, soft_wrap=True
+            )
     caught = sum(result.trouble is None for result in results)
     console.print(f"{caught} of {len(results)} breakages caught")
     if caught < len(results):

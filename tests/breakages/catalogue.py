@@ -40,10 +40,15 @@ ORDER = (
         "confirm-before-the-id-is-committed",
         "the confirm is sent before the PaymentIntent's id is committed",
         ("I3", "I4"),
-        (f"{PHASES}test_when_a_request_leaves_its_attempt_is_committed_and_no_transaction_is_open",),
+        (
+            f"{PHASES}test_when_a_request_leaves_its_attempt_is_committed_and_no_transaction_is_open",
+            f"{LOST}test_a_worker_that_wakes_up_after_its_lease_sends_nothing",
+        ),
         (
             Wrap("shared.payments.claim", "claim_charge", changes.remembering),
-            Wrap("shared.gateway.stripe_gateway", "StripeGateway.create_payment_intent", changes.confirming),
+            Wrap(
+                "workers.use_cases.charge_payment", "charge_payment", changes.with_runtime(changes.confirming_first)
+            ),
         ),
     ),
     Breakage(

@@ -51,7 +51,7 @@ _claimed: dict[str, Claimed] = {}
 
 
 def remembering(claim: Function) -> Function:
-    """A claim whose result `confirming` finds by its create key."""
+    """A claim whose result `confirming_first` finds by its create key."""
 
     def claim_charge(*arguments: Any, **named: Any) -> Any:
         claimed = claim(*arguments, **named)
@@ -62,19 +62,27 @@ def remembering(claim: Function) -> Function:
     return claim_charge
 
 
-def confirming(create: Function) -> Function:
-    """A create that confirms before anybody can commit the id."""
+def confirming_first(runtime: Runtime) -> Runtime:
+    """A create is followed by its confirm before anybody can commit the id."""
+    gateways: Any = {name: _ConfirmingFirst(gateway) for name, gateway in runtime.gateways.items()}
+    return replace(runtime, gateways=gateways)
 
-    def create_payment_intent(gateway: Any, parameters: Any, key: str) -> Answer:
-        answer: Answer = create(gateway, parameters, key)
+
+class _ConfirmingFirst:
+    def __init__(self, gateway: Any) -> None:
+        self._gateway = gateway
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._gateway, name)
+
+    def create_payment_intent(self, parameters: Any, key: str) -> Answer:
+        answer: Answer = self._gateway.create_payment_intent(parameters, key)
         claimed = _claimed.get(key)
         if answer.payment_intent is not None and claimed is not None:
-            gateway.confirm_payment_intent(
+            self._gateway.confirm_payment_intent(
                 answer.payment_intent.stripe_id, claimed.stripe_payment_method_id, claimed.attempt_key
             )
         return answer
-
-    return create_payment_intent
 
 
 def creating_confirmed(claim: Function) -> Function:
