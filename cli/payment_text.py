@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from shared.domain.calendar import waits_for_operator
 from shared.domain.money import format_minor
 from shared.explain.explanation import (
     Attempt,
@@ -233,7 +234,7 @@ def _value(name: str, value: Any, zone: ZoneInfo) -> str:
             moment = datetime.fromisoformat(str(value))
         except ValueError:
             return str(value)
-        return "an operator" if moment.year == 9999 else show_instant(moment, zone)
+        return "an operator" if waits_for_operator(moment) else show_instant(moment, zone)
     return str(value)
 
 

@@ -11,6 +11,8 @@ from typing import Protocol
 
 from sqlalchemy import Engine, text
 
+from shared.domain.calendar import waits_for_operator
+
 
 class BusinessClock(Protocol):
     """Says what the calendar says. Always timezone-aware, in UTC."""
@@ -65,7 +67,7 @@ def has_come(moment: datetime, machine_now: datetime) -> bool:
     A clock that ran ahead and was set back since wrote it: taken at its word it would be waited for as long as
     the clock was wrong, which may be years.
     """
-    return moment <= machine_now or moment > machine_now + FARTHEST_AHEAD
+    return moment <= machine_now or (moment > machine_now + FARTHEST_AHEAD and not waits_for_operator(moment))
 
 
 def machine_now() -> datetime:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, DateTime, and_, bindparam, literal_column, or_
+from sqlalchemy import Column, ColumnElement, DateTime, and_, bindparam, or_
 
 from shared.clock import FARTHEST_AHEAD
+from shared.domain.calendar import UNTIL_RELEASED
 
 #: The webhook that stored an event rings for it itself; before this age the sweep would only double it.
 WEBHOOK_ENQUEUES_WITHIN = timedelta(seconds=2)
@@ -19,22 +20,11 @@ DAILY_RUN_STAMPS_WITHIN = timedelta(minutes=10)
 
 #: What the queries compare with; `Moment.parameters` gives the values.
 NOW = bindparam("now", type_=DateTime(timezone=True))
-
-
 MACHINE_NOW = bindparam("machine_now", type_=DateTime(timezone=True))
-
-
 STORED_BEFORE = bindparam("stored_before", type_=DateTime(timezone=True))
-
-
 STAMPING_SINCE = bindparam("stamping_since", type_=DateTime(timezone=True))
-
-
-#: Written by a clock that was wrong (`has_come`), up to the 9999 that waits for a person.
+#: Beyond it an instant was written by a clock that ran ahead (`has_come`), up to UNTIL_RELEASED.
 TOO_FAR = bindparam("too_far", type_=DateTime(timezone=True))
-
-
-NEVER_BEGINS: ColumnElement[datetime] = literal_column("TIMESTAMPTZ '9999-01-01'")
 
 
 @dataclass(frozen=True)
@@ -57,4 +47,4 @@ class Moment:
 
 def has_come(column: Column[Any]) -> ColumnElement[bool]:
     """Whether an instant of machine time has come: `shared.clock.has_come` as SQL."""
-    return or_(column <= MACHINE_NOW, and_(column > TOO_FAR, column < NEVER_BEGINS))
+    return or_(column <= MACHINE_NOW, and_(column > TOO_FAR, column < UNTIL_RELEASED))

@@ -8,6 +8,10 @@ from zoneinfo import ZoneInfo
 
 _PERIOD = re.compile(r"(\d{4})-(0[1-9]|1[0-2])")
 
+#: The instant of what waits for an operator: a held payment, a Stripe event that was set aside. Not `infinity`,
+#: which Python cannot read.
+UNTIL_RELEASED = datetime(9999, 12, 31, tzinfo=UTC)
+
 
 @dataclass(frozen=True, order=True)
 class Period:
@@ -64,3 +68,8 @@ def instant(day: date, at: time, zone: ZoneInfo) -> datetime:
     the first: so each local time happens exactly once on each day (PEP 495, fold=0).
     """
     return datetime.combine(day, at, tzinfo=zone).astimezone(UTC)
+
+
+def waits_for_operator(moment: datetime) -> bool:
+    """Whether an instant never comes by itself: an operator has to act."""
+    return moment >= UNTIL_RELEASED

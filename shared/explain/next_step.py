@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Row
 
 from shared.db.rows import AttemptRow
+from shared.domain.calendar import waits_for_operator
 from shared.domain.states import (
     CHARGEABLE,
     UNPAID,
@@ -22,7 +23,6 @@ from shared.domain.states import (
     PaymentState,
     SettingsKind,
 )
-from shared.payments.outcome_handlers import UNTIL_RELEASED
 from shared.policy import Policy
 
 
@@ -165,7 +165,7 @@ def _being_closed(situation: Situation) -> NextStep:
 def _held(situation: Situation) -> NextStep:
     payment = situation.payment
     charge = f"`duecourse payment charge {payment.id} --reason …` releases the hold and charges it"
-    if payment.held_until >= UNTIL_RELEASED:
+    if waits_for_operator(payment.held_until):
         sentence = f"Held until an operator releases it: {payment.state_reason}."
         return NextStep(sentence, Owner.OPERATOR, what_to_do=f"check the reason; {charge}")
     until = show_instant(payment.held_until, situation.zone)

@@ -6,7 +6,7 @@ holding another; so of two workers with the same event one waits holding nothing
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from shared.clock import FARTHEST_AHEAD
 from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.system import stripe_events
+from shared.domain.calendar import UNTIL_RELEASED
 from shared.domain.event_types import EventType
 from shared.domain.states import StripeEventState
 from shared.failpoints import Failpoint, reach
@@ -30,9 +31,6 @@ CLAIM = timedelta(seconds=20)
 FIRST_WAIT, LONGEST_WAIT = timedelta(seconds=5), timedelta(minutes=10)
 #: Exceptions in a row (two hours of them) before an event waits for an operator. Outages don't count.
 MAX_TROUBLES = 20
-#: `try_again_at` of an event that waits for an operator. Not 'infinity', which Python can't read.
-NEVER = datetime(9999, 12, 31, tzinfo=UTC)
-JUST_BEFORE_NEVER = NEVER - timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,7 @@ def postpone_event(connection: Connection, event: StripeEvent, until: datetime) 
 def note_error(connection: Connection, event: StripeEvent, error: Exception, at: Moment) -> None:
     """Say on the event's row what is wrong. After MAX_TROUBLES it stays there until an operator acts."""
     tries = event.tries if event.state == StripeEventState.TROUBLE else 1
-    try_again_at = NEVER if tries >= MAX_TROUBLES else at.machine_now + wait_after(tries)
+    try_again_at = UNTIL_RELEASED if tries >= MAX_TROUBLES else at.machine_now + wait_after(tries)
     trouble = describe_error(error)
     noted = connection.execute(
         _still_open(event).values(
@@ -215,7 +213,10 @@ def _is_due(machine_now: datetime) -> ColumnElement[bool]:
         or_(
             stripe_events.c.try_again_at.is_(None),
             stripe_events.c.try_again_at <= machine_now,
-            stripe_events.c.try_again_at.between(machine_now + FARTHEST_AHEAD, JUST_BEFORE_NEVER),
+            and_(
+                stripe_events.c.try_again_at > machine_now + FARTHEST_AHEAD,
+                stripe_events.c.try_again_at < UNTIL_RELEASED,
+            ),
         ),
     )
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, Select, and_, func, select, tuple_, upda
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.literals import is_, one_of
 from shared.db.tables.system import billing_events, stripe_events
+from shared.domain.calendar import waits_for_operator
 from shared.domain.event_types import EventType
 from shared.domain.refusals import Refused
 from shared.domain.states import StripeEventState
@@ -21,8 +22,6 @@ WINDOW = 20_000
 RARE = 2_000
 #: The trail's time is the database's, an event's the worker's: how far apart they may be.
 CLOCKS_DIFFER = timedelta(minutes=2)
-#: A worker gives up for good with a date like this one, and waits for a person.
-PARKED_YEAR = 9999
 
 OPEN = (StripeEventState.RECEIVED, StripeEventState.TROUBLE)
 _KEY = (stripe_events.c.created_at, stripe_events.c.stripe_event_id)
@@ -96,7 +95,7 @@ def find_event(connection: Connection, coverage: str, stripe_event_id: str) -> R
 
 def is_parked(event: Row[Any]) -> bool:
     """Whether the workers have given it up, until a person acts."""
-    return event.try_again_at is not None and event.try_again_at.year >= PARKED_YEAR
+    return event.try_again_at is not None and waits_for_operator(event.try_again_at)
 
 
 def request_apply(

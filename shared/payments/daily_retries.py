@@ -23,7 +23,7 @@ from shared.db.rows import PaymentRow, read_all
 from shared.db.tables.accounts import accounts
 from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import billing_events
-from shared.domain.calendar import local_date
+from shared.domain.calendar import local_date, waits_for_operator
 from shared.domain.dunning import UnpaidPayment, decide_standing
 from shared.domain.event_types import EventType
 from shared.domain.states import (
@@ -38,7 +38,6 @@ from shared.domain.states import (
     Trigger,
 )
 from shared.messaging.jobs import ChargePayment, Job
-from shared.payments.outcome_handlers import UNTIL_RELEASED
 from shared.payments.state_changes import move_payment
 from shared.policy import Policy
 
@@ -278,7 +277,7 @@ def _record_not_attempted(
     connection: Connection, daily: DailyRun, payment: Row[Any], reason: str, is_held: bool
 ) -> None:
     """`next_attempt_on` is the local date, null where it is a card, a customer or a person that is waited for."""
-    has_date = is_held and payment.held_until < UNTIL_RELEASED
+    has_date = is_held and not waits_for_operator(payment.held_until)
     zone = daily.policy.coverage(payment.coverage).zone
     record_event(
         connection,

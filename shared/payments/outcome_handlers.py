@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from shared.accounts.standing import update_standing
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.rows import AttemptRow
 from shared.db.tables.payments import payments
-from shared.domain.calendar import instant, local_date
+from shared.domain.calendar import UNTIL_RELEASED, instant, local_date
 from shared.domain.declines import Decline
 from shared.domain.dunning import (
     AfterDecline,
@@ -38,8 +38,6 @@ FIRST_BACKOFF = timedelta(seconds=5)
 LONGEST_BACKOFF = timedelta(hours=1)
 #: A PaymentIntent canceled for these reasons was canceled by Stripe itself; for any other, by a person (I3).
 CANCELED_BY_STRIPE = frozenset({"automatic", "expired"})
-#: A hold that only a person ends: the last day Python knows, since it can't read PostgreSQL's infinity.
-UNTIL_RELEASED = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 @dataclass(frozen=True)

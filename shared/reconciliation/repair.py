@@ -14,13 +14,13 @@ from sqlalchemy import Connection, Row, Update, insert, select, update
 from shared.db.rows import PaymentRow
 from shared.db.session import in_transaction
 from shared.db.tables.payments import payment_intents
+from shared.domain.calendar import UNTIL_RELEASED, waits_for_operator
 from shared.domain.states import CHARGEABLE, WAITING_FOR_CARD, PaymentState
 from shared.failpoints import Failpoint, reach
 from shared.gateway.port import PaymentIntentSnapshot
 from shared.gateway.stripe_version import API_VERSION
 from shared.payments.claim import KEY_GOOD_FOR
 from shared.payments.locked_rows import lock_payment
-from shared.payments.outcome_handlers import UNTIL_RELEASED
 from shared.payments.receipts import Finding, write_finding
 from shared.payments.record_outcome import record_observation
 from shared.payments.state_changes import move_payment, open_attempt
@@ -106,7 +106,7 @@ def cancel_orphan(reconciliation: Reconciliation, orphan: Orphan, found: Found) 
 def hold(connection: Connection, reconciliation: Reconciliation, payment_id: UUID) -> None:
     """Hold a payment whose money is at the processor and can't be booked: it must not be asked for again."""
     payment = lock_payment(connection, payment_id)
-    is_held = payment.held_until is not None and payment.held_until >= UNTIL_RELEASED
+    is_held = payment.held_until is not None and waits_for_operator(payment.held_until)
     if payment.state not in CHARGEABLE | WAITING_FOR_CARD or is_held or open_attempt(connection, payment_id):
         return
     cause = reconciliation.cause("the processor has a charge for it that can't be booked: an operator decides")

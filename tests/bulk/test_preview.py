@@ -14,10 +14,10 @@ from shared.bulk.preview import Preview, preview
 from shared.db.tables.accounts import card_blocks
 from shared.db.tables.operators import bulk_actions, bulk_items
 from shared.db.tables.payments import payments
+from shared.domain.calendar import UNTIL_RELEASED
 from shared.domain.refusals import Refused
 from shared.domain.states import PaymentState
 from shared.gateway.port import Answer, Outcome
-from shared.payments.outcome_handlers import UNTIL_RELEASED
 from tests.seed import Account, add_account
 from tests.world import World
 

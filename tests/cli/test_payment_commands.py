@@ -10,8 +10,8 @@ from sqlalchemy import text, update
 
 from cli.attempt_commands import show_age
 from shared.db.tables.payments import payments
+from shared.domain.calendar import UNTIL_RELEASED
 from shared.gateway.port import Answer, Outcome
-from shared.payments.outcome_handlers import UNTIL_RELEASED
 from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication
 from tests.cli.terminal import Terminal
 from tests.seed import add_fee, add_run

@@ -12,9 +12,9 @@ from sqlalchemy import func, select, text, update
 from shared.db.tables.accounts import accounts
 from shared.db.tables.operators import audit_log
 from shared.db.tables.payments import payments
+from shared.domain.calendar import UNTIL_RELEASED
 from shared.gateway.port import Answer, Outcome
 from shared.messaging.jobs import ChargePayment, SettleAttempt
-from shared.payments.outcome_handlers import UNTIL_RELEASED
 from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays
 from tests.dashboard.conftest import Browser, Dashboard
 from tests.seed import Account, add_fee, add_run

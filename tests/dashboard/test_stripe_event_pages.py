@@ -12,9 +12,9 @@ from sqlalchemy import insert, select, text, update
 import shared.operations.stripe_events
 from shared.db.tables.operators import audit_log
 from shared.db.tables.system import billing_events, stripe_events
+from shared.domain.calendar import UNTIL_RELEASED
 from shared.domain.states import StripeEventState
 from shared.messaging.jobs import ApplyStripeEvent
-from shared.operations.stripe_event_processing import NEVER
 from shared.operations.stripe_events import Wanted, events_page
 from tests.dashboard.conftest import Dashboard
 from tests.web.conftest import web_settings
@@ -68,7 +68,7 @@ def test_events_are_filtered_by_state_type_coverage_and_object(dashboard: Dashbo
     store(
         world, "evt_b", coverage="japan", type="setup_intent.succeeded", stripe_object_id="seti_9", state="applied"
     )
-    store(world, "evt_c", state="trouble", trouble="LookupError: no key", tries=20, try_again_at=NEVER)
+    store(world, "evt_c", state="trouble", trouble="LookupError: no key", tries=20, try_again_at=UNTIL_RELEASED)
     store(world, "evt_d", state="ignored", stripe_object_id="pi_100%")
     viewer = dashboard.as_("viewer")
 
@@ -223,7 +223,7 @@ def test_what_an_event_did_is_found_in_the_trail(dashboard: Dashboard) -> None:
 def test_an_event_that_was_given_up_is_applied_after_an_operator_says_so(dashboard: Dashboard) -> None:
     world = dashboard.world
     path = store(world, "evt_1", type="setup_intent.succeeded", stripe_object_id="seti_gone")
-    parked = {"state": "trouble", "tries": 20, "try_again_at": NEVER, "trouble": "LookupError: no key"}
+    parked = {"state": "trouble", "tries": 20, "try_again_at": UNTIL_RELEASED, "trouble": "LookupError: no key"}
     with world.engine.begin() as connection:
         connection.execute(update(stripe_events).values(**parked))
     apply_stripe_event(world.runtime, "global", "evt_1")

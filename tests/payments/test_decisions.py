@@ -12,6 +12,7 @@ from shared.accounts.suspension_marks import LONGEST_SPARED, SPARED_FOR, Stands,
 from shared.db.billing_events import Cause
 from shared.db.tables.accounts import accounts
 from shared.db.tables.system import billing_events
+from shared.domain.calendar import UNTIL_RELEASED
 from shared.domain.refusals import Refused
 from shared.domain.states import Lane, PaymentState, Standing
 from shared.explain.explanation import explain_payment
@@ -19,7 +20,6 @@ from shared.messaging.jobs import ChargePayment, RetryPayments
 from shared.payments.operator.charge import request_charge
 from shared.payments.operator.close import request_close
 from shared.payments.operator.hold import Held, Released, hold_payment, release_payment
-from shared.payments.outcome_handlers import UNTIL_RELEASED
 from simulator.issuer.stories import AlwaysDeclines
 from tests.seed import Account, add_run
 from tests.world import World

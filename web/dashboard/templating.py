@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from shared.domain.calendar import waits_for_operator
 from web.dashboard import formatting as words
 from web.dashboard.request_context import ROOT
 from web.dashboard.static import asset
@@ -22,6 +23,7 @@ def make_templates() -> Environment:
         auto_reload=False,
     )
     environment.globals.update(root=ROOT, asset=asset)
+    environment.tests["waiting_for_operator"] = waits_for_operator
     environment.filters.update(
         money=words.money,
         count=words.count,

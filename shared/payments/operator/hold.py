@@ -10,13 +10,12 @@ from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.rows import PaymentRow
 from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events
-from shared.domain.calendar import instant, local_date
+from shared.domain.calendar import UNTIL_RELEASED, instant, local_date
 from shared.domain.event_types import EventType
 from shared.domain.refusals import NO_REASON, Refused
 from shared.domain.states import ENDED, UNPAID, WORD_OF_CLOSE
 from shared.messaging.jobs import ChargePayment
 from shared.payments.operator.refusals import job_if_due, lock_if_known, no_such_payment, record_payment_refusal
-from shared.payments.outcome_handlers import UNTIL_RELEASED
 from shared.policy import Policy
 
 #: A hold for longer than a year is forgotten by everybody; until it is released is another thing.

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from shared.accounts.suspension_marks import Stands, mark_account, unmark_account
 from shared.db.billing_events import Cause
+from shared.domain.calendar import waits_for_operator
 from shared.domain.refusals import Refused
 from shared.domain.states import PaymentState
 from shared.messaging.jobs import ClosePayment, Job
@@ -150,7 +151,7 @@ def _job(answer: Answer) -> Job | None:
 
 def _said(answer: Answer) -> str:
     match answer:
-        case Held(until=until) if until.year == 9999:
+        case Held(until=until) if waits_for_operator(until):
             return "It is held until somebody releases it."
         case Held(until=until):
             return f"It is held until {until:%Y-%m-%d %H:%M} UTC."

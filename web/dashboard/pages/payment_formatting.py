@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from shared.domain.calendar import waits_for_operator
 from shared.explain.explanation import Attempt, Entry, OtherEvent, SkippedAttempt, StateChange
 
 #: Commands in the explanation, and the page's buttons that replace them.
@@ -59,5 +60,9 @@ def _change(name: str, value: Any) -> Change:
             moment = datetime.fromisoformat(str(value))
         except ValueError:
             return Change(words, None, str(value))
-        return Change(words, None, "an operator releases it") if moment.year == 9999 else Change(words, moment, "")
+        return (
+            Change(words, None, "an operator releases it")
+            if waits_for_operator(moment)
+            else Change(words, moment, "")
+        )
     return Change(words, None, str(value))
