@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from enum import Enum
 
 from simulator.api.errors import Answer
-from simulator.faults.scripted_answers import Arrival, Delivery, NoFaults
+from simulator.faults.hooks import Arrival, Delivery, NoFaults
 from tests.web.serving import wait_until
 
 

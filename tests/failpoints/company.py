@@ -30,7 +30,7 @@ from shared.messaging.jobs import (
 )
 from shared.runtime import Runtime
 from simulator.api.errors import Answer
-from simulator.faults.scripted_answers import Arrival, CutConnection, Delivery, Detour, Spoiled, Way
+from simulator.faults.hooks import Arrival, CutConnection, Delivery, Detour, Spoiled, Way
 from simulator.store.records import Event
 from tests.conftest import sqlalchemy_url
 from tests.diaries.conftest import only

@@ -10,7 +10,6 @@ from uuid import UUID
 
 import psycopg.errors
 import pytest
-from simulator.faults.scripted_answers import Arrival, NoFaults
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
@@ -22,6 +21,7 @@ from shared.payments.claim import Claimed, NotClaimed, claim_charge
 from shared.payments.locked_rows import lock_payment
 from shared.payments.record_outcome import record_answer, record_observation
 from shared.payments.state_changes import make_due_now
+from simulator.faults.hooks import Arrival, NoFaults
 from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays
 from tests.invoicing.month_start import wait_for_waiter
 from tests.seed import Account

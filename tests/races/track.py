@@ -30,7 +30,7 @@ from shared.messaging.jobs import (
 from shared.runtime import Runtime
 from shared.scheduling.due_work import SOURCES
 from simulator.api.errors import Answer
-from simulator.faults.scripted_answers import Arrival, NoFaults
+from simulator.faults.hooks import Arrival, NoFaults
 from simulator.issuer.stories import Pays
 from simulator.testing import running_simulator
 from tests.diaries.conftest import only
