@@ -1,5 +1,7 @@
 """All breakages. What is left to mutation testing, and why, is in docs/proof.md."""
 
+from datetime import timedelta
+
 from tests.breakages import changes
 from tests.breakages.breakage import Breakage
 from tests.breakages.seams import Sql, Wrap, nothing, replaced, unlocked, with_entry
@@ -107,6 +109,13 @@ ORDER = (
         ),
     ),
     Breakage(
+        "no-23-hour-rule",
+        "a create is repeated under a key of any age, though Stripe may have forgotten it",
+        ("I6",),
+        (f"{LOST}test_a_create_key_older_than_23_hours_is_never_sent_again",),
+        (Wrap("shared.payments.claim", "KEY_GOOD_FOR", lambda _: timedelta(days=365)),),
+    ),
+    Breakage(
         "no-sigterm-debounce",
         "a second SIGTERM within moments kills a worker in the middle of a charge",
         ("I5",),
@@ -186,6 +195,13 @@ LOCKS = (
             f"{MOMENTS}test_a_card_registered_inside_an_open_chunk_of_month_start_pays_once",
         ),
         (replaced(r"\bFOR (SHARE|UPDATE) OF \w+", ""),),
+    ),
+    Breakage(
+        "deadlock-not-repeated",
+        "the loser of a deadlock gives up",
+        ("I4",),
+        (f"{PHASES}test_the_loser_of_a_deadlock_repeats_its_transaction",),
+        (Wrap("shared.db.session", "MAX_REPETITIONS", lambda _: 0),),
     ),
     Breakage(
         "scheduler-without-lead",
@@ -279,6 +295,13 @@ SWEEP = (
         ("I13",),
         (f"{LEADING}test_past_the_catch_up_window_a_run_waits_for_a_named_person_with_a_reason",),
         (Wrap("scheduler.sweep", "Sweep.__call__", lambda _: lambda _self, _moment: {}),),
+    ),
+    Breakage(
+        "outage-waited-out",
+        "after an outage every payment waits for the end of its pause, up to an hour",
+        ("I13",),
+        (f"{LEADING}test_a_pause_that_an_outage_made_long_ends_when_others_are_answered",),
+        (Wrap("shared.payments.outages", "end_backoffs", nothing),),
     ),
     *(
         Breakage(
