@@ -30,7 +30,7 @@ from shared.messaging.jobs import (
 )
 from shared.runtime import Runtime
 from simulator.api.errors import Answer
-from simulator.faults.hooks import Arrival, CutConnection, Delivery, Detour, Spoiled, Way
+from simulator.faults.hooks import Arrival, CutConnection, DamagedAnswer, Delivery, DeliveryFault, DeliveryPlan
 from simulator.store.records import Event
 from tests.conftest import sqlalchemy_url
 from tests.diaries.conftest import only
@@ -72,10 +72,10 @@ class Mishaps(Gates):
         self.unavailable: list[str] = []  # what a path begins with: 503
         self.never_arrive: list[str] = []  # an event's type
 
-    def way_of(self, delivery: Delivery, account: str, event: Event) -> Way:
+    def plan_delivery(self, delivery: Delivery, account: str, event: Event) -> DeliveryPlan:
         if _take(self.never_arrive, lambda kind: kind == event.type):
-            return Way(Detour.DROP)
-        return super().way_of(delivery, account, event)
+            return DeliveryPlan(DeliveryFault.DROP)
+        return super().plan_delivery(delivery, account, event)
 
     async def before_apply(self, arrival: Arrival) -> Answer | None:
         if _take(self.cut_before, lambda part: part in arrival.form):
@@ -84,7 +84,7 @@ class Mishaps(Gates):
             return Answer(503, {"error": {"type": "api_error", "message": "not now"}})
         return await super().before_apply(arrival)
 
-    async def before_answer(self, arrival: Arrival, answer: Answer) -> Answer | Spoiled:
+    async def before_answer(self, arrival: Arrival, answer: Answer) -> Answer | DamagedAnswer:
         if _take(self.cut_after, lambda part: part in arrival.form):
             raise CutConnection
         return await super().before_answer(arrival, answer)

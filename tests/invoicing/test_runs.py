@@ -16,7 +16,7 @@ from shared.domain.states import RunState
 from shared.invoicing.month import Month
 from shared.invoicing.preview import preview_month
 from shared.messaging.jobs import GenerateInvoices
-from shared.payments.state_changes import lock_collectable_monthly
+from shared.payments.locked_rows import lock_collectable_monthly
 from shared.scheduling.runs import reopen_run
 from tests import seed
 from tests.invoicing.month_start import (
