@@ -6,65 +6,46 @@ registered with it (they would be out of reach), and an empty cell takes neither
 A file says nothing about the columns that it doesn't have; they stay as they are.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 from sqlalchemy import Connection, text
 
 from cli.importing.cells import (
+    Address,
+    Country,
+    Coverage,
+    Email,
+    Identifier,
+    Language,
+    Name,
+    RowContext,
+    StripeCustomer,
+    TaxId,
     one_of,
-    read_block,
-    read_country,
-    read_email,
-    read_identifier,
-    read_language,
-    read_line,
-    read_stripe_customer,
 )
-from cli.importing.fees import coverage_column
-from cli.importing.kind import FileKind, Parameters
-from cli.importing.layout import Column
-from cli.importing.rows import Row
+from cli.importing.kind import FileKind, ImportRow, Parameters, only_coverage
 from shared.db.billing_events import Cause
 from shared.domain.states import SettingsKind
 from shared.policy import Policy
 
-MAX_NAME = 300  # characters
-MAX_ADDRESS = 1_000
-MAX_TAX_ID = 50
 
-_OPTIONAL = ("name", "email", "language", "stripe_customer", "billing_name", "address", "country", "tax_id")
-_STAGED = dict.fromkeys(("account", "coverage", "payment_method", *_OPTIONAL), "text")
+class AccountRow(ImportRow):
+    account: Identifier
+    coverage: Coverage
+    payment_method: Annotated[SettingsKind, one_of(tuple(SettingsKind), "a payment method")]
+    name: Name | None = None
+    email: Email | None = None
+    language: Language | None = None
+    stripe_customer: StripeCustomer | None = None
+    billing_name: Name | None = None
+    address: Address | None = None
+    country: Country | None = None
+    tax_id: TaxId | None = None
 
 
 def accounts_file(policy: Policy) -> FileKind:
     """Describe a file of accounts."""
-
-    def complete(row: Row) -> None:
-        for name in _OPTIONAL:
-            row.values.setdefault(name, None)
-
-    kinds = one_of("payment_method", tuple(SettingsKind), "a payment method")
-    return FileKind(
-        name="accounts",
-        columns=(
-            Column("account", read_identifier, is_required=True),
-            coverage_column(policy),
-            Column("payment_method", kinds, is_required=True),
-            Column("name", read_line(MAX_NAME)),
-            Column("email", read_email),
-            Column("language", read_language),
-            Column("stripe_customer", read_stripe_customer),
-            Column("billing_name", read_line(MAX_NAME)),
-            Column("address", read_block(MAX_ADDRESS)),
-            Column("country", read_country),
-            Column("tax_id", read_line(MAX_TAX_ID)),
-        ),
-        complete=complete,
-        staged=_STAGED,
-        resolve=_resolve,
-        write=_write,
-        notes=lambda _connection, _parameters: [],
-    )
+    return FileKind("accounts", AccountRow, RowContext(policy), _resolve, _write, defaults=only_coverage(policy))
 
 
 _DUPLICATES = """

@@ -1,17 +1,23 @@
-"""What one cell may hold. Each reader takes a stripped, non-empty text and returns a value or says what is wrong.
+"""Types of cells: what a cell may hold and what it becomes. The models of rows are made of them.
 
-A reason is the end of a sentence that starts with the value: "'-5' is negative; credit is not a fee".
+A reason is the end of a sentence that starts with the value: "'-5' is negative; credit is not a fee". Validators
+raise it as a ValueError; where pydantic itself finds the error, a `Reason` in the type replaces pydantic's words.
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Annotated, Any
 from unicodedata import category
+
+from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, StringConstraints, ValidationInfo
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from cli.importing.source import UNREADABLE
 from shared.domain.calendar import Period
 from shared.domain.money import MoneyError, exponent, format_minor, parse_minor
+from shared.policy import Policy
 
 #: Stripe takes at most twelve digits in any currency; it also keeps a million such fees below 64 bits in sum.
 MAX_AMOUNT_MINOR = 999_999_999_999
@@ -20,132 +26,50 @@ MAX_AMOUNT_CHARACTERS = 24
 #: Three decimals: where a row's currency isn't known, only what is wrong in every currency is called wrong.
 LOOSEST_CURRENCY = "BHD"
 MAX_IDENTIFIER = 200  # characters; well below what a PostgreSQL index entry holds
+MAX_DESCRIPTION = 500  # characters; two lines of an invoice
+MAX_NAME = 300
+MAX_ADDRESS = 1_000
+MAX_TAX_ID = 50
 
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
-_EMAIL = re.compile(r"[^\s@<>,;\"]{1,64}@[^\s@<>,;\"]+\.[^\s@<>,;\".]+")
-_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
-_STRIPE_CUSTOMER = re.compile(r"cus_[A-Za-z0-9_]{1,200}")
-_SWITCH = {**dict.fromkeys(("yes", "true", "1", "y"), True), **dict.fromkeys(("no", "false", "0", "n"), False)}
-
-ReadCell = Callable[[str], Any]
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
-class BadCellError(ValueError):
-    """A cell can't be used; the message is the reason, without the value."""
+@dataclass(frozen=True)
+class RowContext:
+    """What validators need to know beside the row. `period` is the month of all rows, if the command names one."""
+
+    policy: Policy
+    period: Period | None = None
 
 
-def read_identifier(text: str) -> str:
-    """An id of the company's own: one line, and no character that the eye can't tell apart."""
-    if not text.isprintable():
-        hidden = next(character for character in text if not character.isprintable())
-        raise BadCellError(f"holds the invisible character U+{ord(hidden):04X}, which an id may not")
-    return _bounded(text, MAX_IDENTIFIER)
+@dataclass(frozen=True)
+class Reason:
+    """In an annotated type: the reason for whatever pydantic rejects in the part of the type before it."""
+
+    text: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.custom_error_schema(
+            handler(source), custom_error_type="reason", custom_error_message=self.text
+        )
 
 
-def read_line(most: int) -> ReadCell:
-    """Text on one line: line breaks and tabs become spaces."""
-
-    def read(text: str) -> str:
-        return _bounded(text if text.isprintable() else " ".join(_without_controls(text).split()), most)
-
-    return read
-
-
-def read_block(most: int) -> ReadCell:
-    """Text that may have several lines, like an address."""
-
-    def read(text: str) -> str:
-        return _bounded(_without_controls(text).replace("\r\n", "\n").replace("\r", "\n"), most)
-
-    return read
+def reason_of(error: ErrorDetails) -> str:
+    """The reason of one error of a ValidationError, without pydantic's own words."""
+    if error["input"] == "":
+        return "is empty; every row needs a value here"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    if error["type"] == "string_too_long":
+        return f"is longer than {error['ctx']['max_length']:,} characters"
+    if error["type"] == "reason":
+        return error["msg"]  # ours
+    return "can't be read; export the file as UTF-8"
 
 
-def read_email(text: str) -> str:
-    if len(text) > 254 or not _EMAIL.fullmatch(text):
-        raise BadCellError("is not an e-mail address like billing@example.com")
-    return read_identifier(text)
-
-
-def read_language(text: str) -> str:
-    if not _LANGUAGE.fullmatch(text):
-        raise BadCellError("is not a language code like en or ja")
-    return text
-
-
-def read_country(text: str) -> str:
-    if len(text) != 2 or not text.isascii() or not text.isalpha():
-        raise BadCellError("is not a two-letter country code like JP (ISO 3166)")
-    return text.upper()
-
-
-def read_stripe_customer(text: str) -> str:
-    if not _STRIPE_CUSTOMER.fullmatch(text):
-        raise BadCellError("is not a Stripe customer id, which begins with cus_")
-    return text
-
-
-def read_currency(text: str) -> str:
-    try:
-        exponent(text.upper())
-    except MoneyError:
-        raise BadCellError("is not a currency that we bill in; write a code like USD or JPY") from None
-    return text.upper()
-
-
-def read_day(text: str) -> date:
-    if not _DAY.fullmatch(text) or not text.isascii():
-        raise BadCellError("is not a date like 2026-10-31")
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise BadCellError("is a date that the calendar doesn't have") from None
-
-
-def read_period(text: str) -> date:
-    """A month, as its first day."""
-    try:
-        return Period.parse(text).first_day
-    except ValueError:
-        raise BadCellError("is not a month like 2026-10") from None
-
-
-def read_switch(text: str) -> bool:
-    try:
-        return _SWITCH[text.lower()]
-    except KeyError:
-        raise BadCellError("is neither yes nor no") from None
-
-
-def read_amount(text: str, currency: str | None) -> int:
-    """A decimal amount as minor units of `currency`; see MAX_AMOUNT_MINOR."""
-    unit = currency or LOOSEST_CURRENCY
-    if len(text) > MAX_AMOUNT_CHARACTERS and text.isascii() and text.replace(".", "", 1).isdigit():
-        raise BadCellError(f"is a number of more than {MAX_AMOUNT_CHARACTERS} characters, larger than any amount")
-    try:
-        minor = parse_minor(text, unit)
-    except MoneyError as error:
-        raise BadCellError(str(error)) from None
-    if minor > MAX_AMOUNT_MINOR:
-        most = format_minor(MAX_AMOUNT_MINOR, unit)
-        raise BadCellError(f"is larger than any amount we can collect; the most is {most}")
-    return minor
-
-
-def one_of(column: str, words: Collection[str], what: str) -> ReadCell:
-    """One of a few words; anything else can be translated with --value, and the reason says so."""
-    known = frozenset(words)
-    listed = ", ".join(words)
-    example = next(iter(words))
-
-    def read(text: str) -> str:
-        if text not in known:
-            raise BadCellError(
-                f"is not {what}: {listed}. Say which one it means, for example "
-                f'--value {column}:"{shown(text)}"={example}'
-            )
-        return text
-
-    return read
+def one_of(words: Collection[str], what: str) -> BeforeValidator:
+    """Only these words."""
+    return BeforeValidator(lambda text, info: _known_word(text, info, words, what))
 
 
 def shown(value: str, most: int = 60) -> str:
@@ -154,16 +78,135 @@ def shown(value: str, most: int = 60) -> str:
     return clean if len(value) <= most else clean[:most] + "…"
 
 
+def _known_word(text: str, info: ValidationInfo[RowContext], words: Collection[str], what: str) -> str:
+    """Any other word can be translated with --value, and the reason says so."""
+    if text not in words:
+        raise ValueError(
+            f"is not {what}: {', '.join(words)}. Say which one it means, for example "
+            f'--value {info.field_name}:"{shown(text)}"={next(iter(words))}'
+        )
+    return text
+
+
+def _known_coverage(text: str, info: ValidationInfo[RowContext]) -> str:
+    return _known_word(text, info, info.context.policy.coverages, "a coverage of billing.toml")
+
+
+def _visible(text: str) -> str:
+    """Refuse characters that the eye can't tell apart."""
+    if not text.isprintable():
+        hidden = next(character for character in text if not character.isprintable())
+        raise ValueError(f"holds the invisible character U+{ord(hidden):04X}, which an id may not")
+    return _undamaged(text)
+
+
+def _one_line(text: str) -> str:
+    """Line breaks and tabs become spaces."""
+    return _undamaged(text if text.isprintable() else " ".join(_without_controls(text).split()))
+
+
+def _lines(text: str) -> str:
+    return _undamaged(_without_controls(text).replace("\r\n", "\n").replace("\r", "\n"))
+
+
 def _without_controls(text: str) -> str:
     for character in text:
         if category(character) in ("Cc", "Cs") and character not in "\t\r\n":
-            raise BadCellError(f"holds the control character U+{ord(character):04X}")
+            raise ValueError(f"holds the control character U+{ord(character):04X}")
     return text
 
 
-def _bounded(text: str, most: int) -> str:
+def _undamaged(text: str) -> str:
     if UNREADABLE in text:
-        raise BadCellError("holds the sign � for a letter that was lost when the file was made; export it as UTF-8")
-    if len(text) > most:
-        raise BadCellError(f"is longer than {most:,} characters")
+        raise ValueError("holds the sign � for a letter that was lost when the file was made; export it as UTF-8")
     return text
+
+
+def _iso_day(text: str) -> str:
+    if not _DAY.fullmatch(text):
+        raise ValueError("is not a date like 2026-10-31")
+    return text
+
+
+def _first_day(text: str) -> date:
+    try:
+        return Period.parse(text).first_day
+    except ValueError:
+        raise ValueError("is not a month like 2026-10") from None
+
+
+def _currency(text: str) -> str:
+    try:
+        exponent(text.upper())
+    except MoneyError:
+        raise ValueError("is not a currency that we bill in; write a code like USD or JPY") from None
+    return text.upper()
+
+
+def _currency_of_coverage(currency: str | None, info: ValidationInfo[RowContext]) -> str | None:
+    """The coverage's currency; a currency in the file must be the same."""
+    coverage = info.data.get("coverage")
+    if coverage is None:
+        return currency  # not billable, but enough to judge an amount by
+    expected = info.context.policy.coverages[coverage].currency
+    if currency not in (None, expected):
+        raise ValueError(f"is not the currency of coverage {coverage}, which bills in {expected}")
+    return expected
+
+
+def _minor_units(text: str, info: ValidationInfo[RowContext]) -> int:
+    """A decimal amount as minor units of the row's currency; see MAX_AMOUNT_MINOR."""
+    if len(text) > MAX_AMOUNT_CHARACTERS and text.isascii() and text.replace(".", "", 1).isdigit():
+        raise ValueError(f"is a number of more than {MAX_AMOUNT_CHARACTERS} characters, larger than any amount")
+    coverage = info.data.get("coverage")
+    named = info.data.get("currency") or LOOSEST_CURRENCY
+    currency = named if coverage is None else info.context.policy.coverages[coverage].currency
+    minor = parse_minor(text, currency)
+    if minor > MAX_AMOUNT_MINOR:
+        most = format_minor(MAX_AMOUNT_MINOR, currency)
+        raise ValueError(f"is larger than any amount we can collect; the most is {most}")
+    return minor
+
+
+#: An id of the company's own.
+Identifier = Annotated[str, StringConstraints(min_length=1, max_length=MAX_IDENTIFIER), AfterValidator(_visible)]
+Name = Annotated[str, StringConstraints(max_length=MAX_NAME), BeforeValidator(_one_line)]
+Description = Annotated[
+    str, StringConstraints(min_length=1, max_length=MAX_DESCRIPTION), BeforeValidator(_one_line)
+]
+Address = Annotated[str, StringConstraints(max_length=MAX_ADDRESS), BeforeValidator(_lines)]
+TaxId = Annotated[str, StringConstraints(max_length=MAX_TAX_ID), BeforeValidator(_one_line)]
+Email = Annotated[
+    str,
+    StringConstraints(max_length=254, pattern=r'^[^\s@<>,;"]{1,64}@[^\s@<>,;"]+\.[^\s@<>,;".]+$'),
+    Reason("is not an e-mail address like billing@example.com"),
+    AfterValidator(_visible),
+]
+Language = Annotated[
+    str,
+    StringConstraints(pattern="^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$"),
+    Reason("is not a language code like en or ja"),
+]
+Country = Annotated[
+    str,
+    StringConstraints(pattern="^[A-Za-z]{2}$", to_upper=True),
+    Reason("is not a two-letter country code like JP (ISO 3166)"),
+]
+StripeCustomer = Annotated[
+    str,
+    StringConstraints(pattern="^cus_[A-Za-z0-9_]{1,200}$"),
+    Reason("is not a Stripe customer id, which begins with cus_"),
+]
+Switch = Annotated[bool, Reason("is neither yes nor no")]
+Day = Annotated[date, Reason("is a date that the calendar doesn't have"), BeforeValidator(_iso_day)]
+#: A month, as its first day.
+Month = Annotated[date, BeforeValidator(_first_day)]
+Coverage = Annotated[str, AfterValidator(_known_coverage)]
+#: Stands behind `coverage` in a model.
+CoverageCurrency = Annotated[
+    Annotated[str, AfterValidator(_currency)] | None,
+    AfterValidator(_currency_of_coverage),
+    Field(validate_default=True),
+]
+#: Stands behind `coverage` and `currency` in a model.
+MinorUnits = Annotated[int, BeforeValidator(_minor_units)]

@@ -6,154 +6,93 @@ that it doesn't have; they stay as they are.
 """
 
 from datetime import date, timedelta
+from typing import Annotated
 
+from pydantic import AfterValidator, ValidationInfo
 from sqlalchemy import Connection, text
 
 from cli.importing.cells import (
-    BadCellError,
-    one_of,
-    read_amount,
-    read_currency,
-    read_day,
-    read_identifier,
-    read_line,
-    read_period,
+    Coverage,
+    CoverageCurrency,
+    Day,
+    Description,
+    Identifier,
+    MinorUnits,
+    Month,
+    RowContext,
 )
-from cli.importing.kind import FileKind, Parameters
-from cli.importing.layout import Column
-from cli.importing.rows import Row
+from cli.importing.kind import FileKind, ImportRow, Parameters, only_coverage
 from shared.db.billing_events import Cause
 from shared.domain.calendar import Period
 from shared.policy import Policy
 
-MAX_DESCRIPTION = 500  # characters; two lines of an invoice
 #: Fees further ahead than this are accepted with a note: they may be meant, or the year may be wrong.
 USUAL_MONTHS_AHEAD = 12
 
-_STAGED = {
-    "external_id": "text",
-    "account": "text",
-    "coverage": "text",
-    "period": "date",
-    "occurred_on": "date",
-    "description": "text",
-    "amount_minor": "bigint",
-    "currency": "text",
-}
+
+def _expected_month(month: date, info: ValidationInfo[RowContext]) -> date:
+    expected = info.context.period
+    if expected is not None and month != expected.first_day:
+        raise ValueError(f"is not {expected}, the month that --period gives")
+    return month
+
+
+def _day_of_month(day: date, info: ValidationInfo[RowContext]) -> date:
+    month = info.data.get("period")
+    if month is not None and Period.of(day) != Period.of(month):
+        raise ValueError(f"is outside the period {Period.of(month)}")
+    return day
+
+
+class FeeRow(ImportRow):
+    id: Identifier | None = None
+    account: Identifier
+    coverage: Coverage
+    description: Description | None = None
+    period: Annotated[Month, AfterValidator(_expected_month)]
+    date: Annotated[Day, AfterValidator(_day_of_month)] | None = None
+    currency: CoverageCurrency = None
+    amount: MinorUnits
 
 
 def fees_file(policy: Policy, period: Period | None, today: date) -> FileKind:
     """Describe a file of fees; `period` is the month of all rows, for a file that has no such column."""
-
-    def complete(row: Row) -> None:
-        complete_coverage_and_currency(row, policy)
-        complete_amount(row, "amount", "amount_minor")
-        _complete_month(row, period)
-        values = row.values
-        values.setdefault("description", None)
-        if row.has("id"):
-            values["external_id"] = values["id"]
-        else:
-            month, account = values["period"], values["account"]
-            values["external_id"] = f"{Period.of(month)}:{account}" if month and account else None
-
     return FileKind(
-        name="fees",
-        columns=_columns(policy, period),
-        complete=complete,
-        staged=_STAGED,
-        resolve=_resolve,
-        write=_write,
-        notes=lambda connection, _: _notes(connection, today),
+        "fees",
+        FeeRow,
+        RowContext(policy, period),
+        _resolve,
+        _write,
+        notes=lambda connection: _notes(connection, today),
+        defaults=only_coverage(policy) | ({"period": str(period)} if period else {}),
         has_amounts=True,
     )
 
 
-def coverage_column(policy: Policy) -> Column:
-    """The coverage of a row; a file needn't say it when billing.toml has only one."""
-    only = next(iter(policy.coverages)) if len(policy.coverages) == 1 else None
-    return Column(
-        "coverage",
-        one_of("coverage", policy.coverages, "a coverage of billing.toml"),
-        is_required=True,
-        default=only,
-    )
-
-
-def complete_coverage_and_currency(row: Row, policy: Policy) -> None:
-    """Give the row its coverage's currency; a currency that the file names must be that one."""
-    coverage, said = row.values["coverage"], row.values.get("currency")
-    if coverage is None:
-        row.values["currency"] = said  # not billable, but enough to judge an amount by
-        return
-    ours = policy.coverages[coverage].currency
-    if said is not None and said != ours:
-        row.refuse("currency", said, f"is not the currency of coverage {coverage}, which bills in {ours}")
-    row.values["currency"] = ours
-
-
-def complete_amount(row: Row, column: str, minor: str) -> None:
-    """Turn the decimal in `column` into minor units of the row's currency, under the name `minor`."""
-    written = row.values[column]
-    row.values[minor] = None
-    if written is not None:
-        try:
-            row.values[minor] = read_amount(written, row.values["currency"])
-        except BadCellError as error:
-            row.refuse(column, written, str(error))
-
-
-def _columns(policy: Policy, period: Period | None) -> tuple[Column, ...]:
-    return (
-        Column("id", read_identifier, is_required=True, may_be_lacking=True),
-        Column("account", read_identifier, is_required=True),
-        coverage_column(policy),
-        Column("amount", str, is_required=True),  # read once the currency is known
-        Column("description", read_line(MAX_DESCRIPTION)),
-        Column("date", read_day),
-        Column(
-            "period",
-            read_period,
-            is_required=True,
-            default=str(period) if period else None,
-            same_for_all="--period 2026-10",
-        ),
-        Column("currency", read_currency),
-    )
-
-
-def _complete_month(row: Row, period: Period | None) -> None:
-    month: date | None = row.values["period"]
-    if month is not None and period is not None and month != period.first_day:
-        row.refuse("period", str(Period.of(month)), f"is not {period}, the month that --period gives")
-        month = None
-    day: date | None = row.values.get("date")
-    row.values["occurred_on"] = day
-    if day is not None and month is not None and Period.of(day) != Period.of(month):
-        row.refuse("date", str(day), f"is outside the period {Period.of(month)}")
-
-
 _RESOLVE = """
     CREATE TEMPORARY TABLE import_resolved ON COMMIT DROP AS
-    SELECT r.line, r.account, r.external_id, r.coverage, a.id AS account_id, s.id AS settings_id, f.id AS fee_id,
-           r.period, r.amount_minor, r.currency, wanted.occurred_on, wanted.description,
+    SELECT r.line, r.account, known.external_id, r.coverage, a.id AS account_id, s.id AS settings_id,
+           f.id AS fee_id, r.period, r.amount AS amount_minor, r.currency, wanted.occurred_on, wanted.description,
            first_value(r.line) OVER same AS first_line,
            CASE WHEN f.id IS NULL THEN 'new'
                 WHEN (f.account_id, f.period, f.occurred_on, f.description, f.amount_minor, f.currency)
                      IS DISTINCT FROM
-                     (a.id, r.period, wanted.occurred_on, wanted.description, r.amount_minor, r.currency)
+                     (a.id, r.period, wanted.occurred_on, wanted.description, r.amount, r.currency)
                 THEN 'changed' ELSE 'unchanged' END AS action
     FROM import_rows r
     LEFT JOIN accounts a ON a.external_id = r.account
     LEFT JOIN payment_settings s ON s.account_id = a.id AND s.coverage = r.coverage
-    LEFT JOIN fees f ON f.coverage = r.coverage AND f.external_id = r.external_id
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN :has_date THEN r.occurred_on WHEN f.period = r.period THEN f.occurred_on END
+        SELECT CASE WHEN :has_id THEN r.id ELSE to_char(r.period, 'YYYY-MM') || ':' || r.account END AS external_id
+    ) AS known
+    LEFT JOIN fees f ON f.coverage = r.coverage AND f.external_id = known.external_id
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN :has_date THEN r.date WHEN f.period = r.period THEN f.occurred_on END
                AS occurred_on,
                coalesce(CASE WHEN :has_description THEN r.description ELSE f.description END, 'Charges')
                AS description
     ) AS wanted
-    WINDOW same AS (PARTITION BY r.coverage, r.external_id ORDER BY r.line)
+    WINDOW same AS (PARTITION BY r.coverage, known.external_id ORDER BY r.line)
 """
 
 #: For files whose rows name an account and a coverage that must exist.

@@ -107,15 +107,14 @@ def read_header(source: Source, order: Order) -> Layout:
     first = next(source.records(), None)
     if first is None:
         raise ImportUsageError("the file has only empty lines; its first line must name the columns")
-    return lay_out(first, order.kind.columns, order.wishes, order.kind.name, source.delimiter)
+    return lay_out(first, order.kind, order.wishes, source.delimiter)
 
 
 def _stage(
     source: Source, layout: Layout, kind: FileKind, staging: Staging, on_bytes: Callable[[int], None]
 ) -> int:
     """Read the whole file into the temporary tables and return the number of its rows."""
-    reader = RowReader(layout, kind.complete)
-    names = tuple(kind.staged)
+    reader = RowReader(layout, kind)
     rows: list[tuple[Any, ...]] = []
     problems: list[Problem] = []
     count = 0
@@ -126,7 +125,7 @@ def _stage(
         count += 1
         problems += found
         if values is not None:
-            rows.append((record.line, *(values[name] for name in names)))
+            rows.append(values)
         if len(rows) + len(problems) >= BATCH_ROWS:
             staging.add(rows, problems)
             rows, problems = [], []
@@ -137,7 +136,7 @@ def _stage(
 
 def _decide(connection: Connection, order: Order, layout: Layout, report: Report) -> Report:
     """Compare with the database, and write unless something forbids it. Inside the caller's transaction."""
-    kind, parameters = order.kind, order.kind.parameters(layout)
+    kind, parameters = order.kind, layout.parameters(order.kind.columns)
     lock_imports(connection)
     kind.resolve(connection, parameters)
     connection.execute(text(_GOOD_ROWS))
@@ -154,7 +153,7 @@ def _decide(connection: Connection, order: Order, layout: Layout, report: Report
         bad_rows=bad.rows,
         problem_count=bad.problems,
         sums=_sums(connection) if kind.has_amounts else (),
-        notes=tuple(kind.notes(connection, parameters)),
+        notes=tuple(kind.notes(connection)),
     )
     has_work = bool(report.new or report.changed)
     if order.is_dry_run or not has_work or (bad.rows and not order.may_keep_good):

@@ -5,34 +5,26 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from typing import Any
 
-from cli.importing.cells import BadCellError, ReadCell
+from pydantic import ValidationError
+
+from cli.importing.cells import reason_of
+from cli.importing.kind import FileKind, draft_of
 from cli.importing.source import ImportUsageError, Record
 
 #: What a rejects file has behind the original columns; such a file can be mended and imported as it is.
 REJECT_COLUMNS = ("line", "column", "value", "reason")
 
-
-@dataclass(frozen=True)
-class Column:
-    """One of our columns. Every row needs a value for a required one; `default` serves files that lack it.
-
-    A file must have every required column, except one that `may_be_lacking`.
-    """
-
-    name: str
-    read: ReadCell
-    is_required: bool = False
-    may_be_lacking: bool = False
-    default: str | None = None
-    same_for_all: str = "--set"  # the option that gives one value for all rows; empty where that makes no sense
+#: The option that gives one value for all rows, where it isn't --set; none where that makes no sense.
+_ONE_FOR_ALL = {"period": "--period 2026-10", "id": ""}
 
 
 @dataclass(frozen=True)
 class Field:
     """Where a column's value comes from: a cell of the file, or a constant."""
 
-    column: Column
+    name: str
     index: int | None
     named: str  # as the file names it, for messages
     constant: str = ""
@@ -49,11 +41,17 @@ class Layout:
     is_rejects_file: bool
 
     def has(self, name: str) -> bool:
-        return any(found.column.name == name for found in self.fields)
+        return any(found.name == name for found in self.fields)
 
     def named(self, name: str) -> str:
         """The file's own name of our column; ours if the file doesn't have it."""
-        return next((found.named for found in self.fields if found.column.name == name), name)
+        return next((found.named for found in self.fields if found.name == name), name)
+
+    def parameters(self, columns: Iterable[str]) -> dict[str, Any]:
+        """Bind parameters for all statements: whether the file has a column, and the file's name for it."""
+        columns = tuple(columns)
+        flags = {f"has_{name}": self.has(name) for name in columns}
+        return flags | {f"named_{name}": self.named(name) for name in columns}
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,9 @@ class Wishes:
 
 
 def parse_wishes(
-    known: Sequence[Column], columns: Iterable[str], values: Iterable[str], constants: Iterable[str]
+    names: Sequence[str], columns: Iterable[str], values: Iterable[str], constants: Iterable[str]
 ) -> Wishes:
     """Read the options; ImportUsageError names the option, what is wrong and the columns there are."""
-    names = [column.name for column in known]
     ours_to_theirs: dict[str, str] = {}
     for text in columns:
         for part in re.split(r",(?=\s*\w+=)", text):  # a column name may hold a comma
@@ -93,22 +90,17 @@ def parse_wishes(
     return Wishes(ours_to_theirs, translations, fixed)
 
 
-def lay_out(first: Record, known: Sequence[Column], wishes: Wishes, kind: str, delimiter: str) -> Layout:
+def lay_out(first: Record, kind: FileKind, wishes: Wishes, delimiter: str) -> Layout:
     """Match the first line with our columns; ImportUsageError says what is missing and suggests the nearest."""
     header = tuple(cell.strip() for cell in _header_cells(first, delimiter))
-    fields = []
-    for column in known:
-        found = _field(column, header, wishes, kind)
-        if found is not None:
-            fields.append(found)
+    found = (_field(name, header, wishes, kind) for name in kind.columns)
+    fields = [each for each in found if each is not None]
     for ours in wishes.values:
-        if not any(found.column.name == ours and found.index is not None for found in fields):
+        if not any(found.name == ours and found.index is not None for found in fields):
             raise ImportUsageError(
                 f"--value {ours}: the file has no column for {ours}; give --columns {ours}=theirs"
             )
-    for constant in fields:
-        if constant.index is None:
-            _check_constant(constant)
+    _check_constants({each.name: each.constant for each in fields if each.index is None}, kind)
     used = {found.index for found in fields}
     is_rejects_file = header[-len(REJECT_COLUMNS) :] == REJECT_COLUMNS
     unused = tuple(name for index, name in enumerate(header) if index not in used and name not in REJECT_COLUMNS)
@@ -122,8 +114,7 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     return by_folded[close[0]] if close else None
 
 
-def _field(column: Column, header: tuple[str, ...], wishes: Wishes, kind: str) -> Field | None:
-    ours = column.name
+def _field(ours: str, header: tuple[str, ...], wishes: Wishes, kind: FileKind) -> Field | None:
     theirs = wishes.columns.get(ours, ours)
     if theirs in header:
         if ours in wishes.constants:
@@ -132,22 +123,22 @@ def _field(column: Column, header: tuple[str, ...], wishes: Wishes, kind: str) -
             )
         if Counter(header)[theirs] > 1:
             raise ImportUsageError(f"the file has two columns {theirs!r}; rename one of them")
-        return Field(column, header.index(theirs), theirs, translations=wishes.values.get(ours, {}))
+        return Field(ours, header.index(theirs), theirs, translations=wishes.values.get(ours, {}))
     if ours in wishes.columns:
         raise ImportUsageError(
             f"--columns {ours}={theirs}: the file has no column {theirs!r}{_did_you_mean(theirs, header)}"
             f" It has: {', '.join(header)}"
         )
-    constant = wishes.constants.get(ours, column.default)
+    constant = wishes.constants.get(ours, kind.defaults.get(ours))
     if constant is not None:
-        return Field(column, None, ours, constant=constant.strip())
-    if column.is_required and not column.may_be_lacking:
+        return Field(ours, None, ours, constant=constant.strip())
+    if kind.model.model_fields[ours].is_required():
         similar = nearest(ours, header)
         hint = f"; the nearest is {similar!r}" if similar else ""
-        option = f"--set {ours}=VALUE" if column.same_for_all == "--set" else column.same_for_all
+        option = _ONE_FOR_ALL.get(ours, f"--set {ours}=VALUE")
         one_for_all = f", or give one value for all rows with {option}" if option else ""
         raise ImportUsageError(
-            f"the file has no column {ours!r}, which {kind} need{hint}. Say which one it is with "
+            f"the file has no column {ours!r}, which {kind.name} need{hint}. Say which one it is with "
             f"--columns {ours}={similar or 'THEIRS'}{one_for_all}. "
             f"The file has: {', '.join(header)}"
         )
@@ -167,17 +158,17 @@ def _header_cells(first: Record, delimiter: str) -> list[str]:
     return first.cells
 
 
-def _check_constant(constant: Field) -> None:
-    if not constant.constant:
-        if constant.column.is_required:
-            raise ImportUsageError(f"--set {constant.named}= is empty; every row needs a value")
-        return
+def _check_constants(constants: Mapping[str, str], kind: FileKind) -> None:
+    for name, text in constants.items():
+        if not text and kind.model.model_fields[name].is_required():
+            raise ImportUsageError(f"--set {name}= is empty; every row needs a value")
     try:
-        constant.column.read(constant.constant)
-    except BadCellError as error:
-        raise ImportUsageError(
-            f"--set {constant.named}={constant.constant}: {constant.constant!r} {error}"
-        ) from None
+        draft_of(kind.model).model_validate({k: v for k, v in constants.items() if v}, context=kind.context)
+    except ValidationError as invalid:
+        error = invalid.errors(include_url=False)[0]
+        name = str(error["loc"][0])
+        text = constants[name]
+        raise ImportUsageError(f"--set {name}={text}: {text!r} {reason_of(error)}") from None
 
 
 def _pair(text: str, sign: str, option: str, example: str, names: Sequence[str]) -> tuple[str, str]:

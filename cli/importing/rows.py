@@ -1,11 +1,14 @@
-"""From a record to the values of one row, with everything that is wrong with it."""
+"""From a record to the validated values of one row, and everything that is wrong with it."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
-from cli.importing.cells import BadCellError
-from cli.importing.layout import Field, Layout
+from pydantic import ValidationError
+
+from cli.importing.cells import reason_of
+from cli.importing.kind import FileKind, ImportRow, draft_of
+from cli.importing.layout import Layout
 from cli.importing.source import UNREADABLE, Record
 
 #: A cell that starts with one of these is a formula to a spreadsheet (OWASP, CSV injection); wide ones included.
@@ -25,59 +28,61 @@ class Problem:
     reason: str
 
 
-class Row:
-    """One row while it is read: values by our column names (None: empty or unusable) and what is wrong with it."""
-
-    def __init__(self, layout: Layout, line: int) -> None:
-        self._layout = layout
-        self.line = line
-        self.values: dict[str, Any] = {}
-        self.problems: list[Problem] = []
-
-    def has(self, name: str) -> bool:
-        """Whether the file has this column at all; what it doesn't have stays as it is in the database."""
-        return self._layout.has(name)
-
-    def refuse(self, name: str, value: str, reason: str) -> None:
-        """Report a cell and take its value out, so that no later check builds on it."""
-        self.problems.append(Problem(self.line, self._layout.named(name), value, reason))
-        self.values[name] = None
-
-
-#: Checks that need more than one cell; may add values and refuse cells.
-CompleteRow = Callable[[Row], None]
-
-
 class RowReader:
-    """Reads records with one layout."""
+    """Reads the records of one file."""
 
-    def __init__(self, layout: Layout, complete: CompleteRow) -> None:
+    def __init__(self, layout: Layout, kind: FileKind) -> None:
         self._layout = layout
-        self._complete = complete
+        self._kind = kind
+        self._constants = {found.name: found.constant for found in layout.fields if found.index is None}
+        self._cells = [
+            (found.name, found.index, found.translations) for found in layout.fields if found.index is not None
+        ]
+        # A fee needs an id only if the file has ids.
+        self._never_empty = {name for name, each in kind.model.model_fields.items() if each.is_required()} | {"id"}
+        self._values = attrgetter(*kind.columns)
 
-    def read(self, record: Record) -> tuple[Mapping[str, Any] | None, list[Problem]]:
-        """Return the row's values, None if its cells can't be told apart, and all its problems."""
+    def read(self, record: Record) -> tuple[tuple[Any, ...] | None, list[Problem]]:
+        """Return the line and the values to stage, None if the cells can't be told apart, and all problems.
+
+        A cell with a problem is staged as NULL, so that no later check builds on it.
+        """
         broken = self._whole_row(record)
         if broken is not None:
             return None, [broken]
-        row = Row(self._layout, record.line)
-        for found in self._layout.fields:
-            _read_cell(row, found, self._text(record, found))
+        texts = self._texts(record)
+        row, problems = self._validated(record.line, texts)
         if record.is_undecodable or any("\0" in cell for cell in record.cells):
-            self._unreadable_cells(row, record)
+            problems = self._with_unreadable_cells(record, problems)
         if self._layout.is_rejects_file:
-            self._still_duplicate(row, record)
-        self._complete(row)
-        return row.values, row.problems
+            self._refuse_same_duplicate(record, texts, row, problems)
+        written = (texts[name] if getattr(row, name) is not None else None for name in self._kind.as_written)
+        return (record.line, *self._values(row), *written), problems
 
-    def _text(self, record: Record, found: Field) -> str:
-        if found.index is None:
-            return found.constant
-        text = record.cells[found.index]
-        if self._layout.is_rejects_file:
-            text = without_guard(text)
-        text = text.strip()
-        return found.translations.get(text, text)
+    def _texts(self, record: Record) -> dict[str, str]:
+        """The cells by our column names, without the empty ones that may be empty."""
+        texts = dict(self._constants)
+        for name, index, translations in self._cells:
+            text = record.cells[index]
+            if self._layout.is_rejects_file:
+                text = without_guard(text)
+            text = text.strip()
+            if translations:
+                text = translations.get(text, text)
+            if text or name in self._never_empty:
+                texts[name] = text
+        return texts
+
+    def _validated(self, line: int, texts: dict[str, str]) -> tuple[ImportRow, list[Problem]]:
+        try:
+            return self._kind.model.model_validate(texts, context=self._kind.context), []
+        except ValidationError as invalid:
+            errors = {str(error["loc"][0]): error for error in invalid.errors(include_url=False)}
+        good = {name: text for name, text in texts.items() if name not in errors}
+        problems = [
+            Problem(line, self._layout.named(name), texts[name], reason_of(error)) for name, error in errors.items()
+        ]
+        return draft_of(self._kind.model).model_validate(good, context=self._kind.context), problems
 
     def _whole_row(self, record: Record) -> Problem | None:
         if record.trouble is not None and not record.is_undecodable:
@@ -89,44 +94,34 @@ class RowReader:
             return Problem(record.line, "", record.text, record.trouble or reason)
         return None
 
-    def _still_duplicate(self, row: Row, record: Record) -> None:
-        """A duplicate that comes back as it was would quietly replace the row that it duplicates."""
+    def _refuse_same_duplicate(
+        self, record: Record, texts: dict[str, str], row: ImportRow, problems: list[Problem]
+    ) -> None:
+        """A rejected duplicate that comes again unchanged would silently replace the row that it duplicates."""
         *_, value, reason = record.cells
-        key = next(found for found in self._layout.fields if found.column.name in ("id", "account"))
-        text = self._text(record, key)
+        key = "id" if self._layout.has("id") else "account"
+        text = texts[key]
         if DUPLICATE in reason and text and text in value:
-            row.refuse(
-                key.column.name,
-                text,
+            setattr(row, key, None)
+            advice = (
                 "was a duplicate and still is; give the row an id of its own, or empty its cell in the column "
-                "reason to let it replace the other one",
+                "reason to let it replace the other one"
             )
+            problems.append(Problem(record.line, self._layout.named(key), text, advice))
 
-    def _unreadable_cells(self, row: Row, record: Record) -> None:
-        """Name the cells; one that nobody asked for counts too, because the whole row was then misread."""
-        known = {problem.column for problem in row.problems}
-        before = len(row.problems)
+    def _with_unreadable_cells(self, record: Record, problems: list[Problem]) -> list[Problem]:
+        """Name the cells; one in a column that isn't used counts too, because the whole row was then misread."""
+        known = {problem.column for problem in problems}
+        found = list(problems)
         for name, cell in zip(self._layout.header, record.cells, strict=True):
             if record.is_undecodable and UNREADABLE in cell:
-                row.problems = [problem for problem in row.problems if problem.column != name]
-                row.problems.append(Problem(record.line, name, cell, record.trouble or ""))
+                found = [problem for problem in found if problem.column != name]
+                found.append(Problem(record.line, name, cell, record.trouble or ""))
             elif "\0" in cell and name not in known:
-                row.problems.append(Problem(record.line, name, cell, "holds the control character U+0000"))
-        if record.is_undecodable and len(row.problems) == before == 0:
-            row.problems.append(Problem(record.line, "", record.text, record.trouble or ""))
-
-
-def _read_cell(row: Row, found: Field, text: str) -> None:
-    name = found.column.name
-    if not text:
-        row.values[name] = None
-        if found.column.is_required:
-            row.refuse(name, "", "is empty; every row needs a value here")
-        return
-    try:
-        row.values[name] = found.column.read(text)
-    except BadCellError as error:
-        row.refuse(name, text, str(error))
+                found.append(Problem(record.line, name, cell, "holds the control character U+0000"))
+        if record.is_undecodable and not found:
+            found.append(Problem(record.line, "", record.text, record.trouble or ""))
+        return found
 
 
 def with_guard(cell: str) -> str:
@@ -135,5 +130,5 @@ def with_guard(cell: str) -> str:
 
 
 def without_guard(cell: str) -> str:
-    """Undo `with_guard`, so that a mended rejects file gives back the ids that it was made from."""
+    """Undo `with_guard`, so that a corrected rejects file gives back the ids that it was made from."""
     return cell[1:] if cell.startswith("'") and with_guard(cell) != cell else cell

@@ -12,81 +12,75 @@ Month start holds a lock on the payment settings of the accounts it bills. The s
 invoices are looked at, so that both can't miss each other.
 """
 
+from datetime import date
+from typing import Annotated
+
+from pydantic import AfterValidator, ValidationInfo
 from sqlalchemy import Connection, text
 
-from cli.importing.cells import one_of, read_currency, read_day, read_identifier, read_line, read_switch
-from cli.importing.fees import (
-    MAX_DESCRIPTION,
-    UNKNOWN_ACCOUNTS,
-    complete_amount,
-    complete_coverage_and_currency,
-    coverage_column,
+from cli.importing.cells import (
+    Coverage,
+    CoverageCurrency,
+    Day,
+    Description,
+    Identifier,
+    MinorUnits,
+    RowContext,
+    Switch,
+    one_of,
 )
-from cli.importing.kind import FileKind, Parameters
-from cli.importing.layout import Column
-from cli.importing.rows import Row
+from cli.importing.fees import UNKNOWN_ACCOUNTS
+from cli.importing.kind import FileKind, ImportRow, Parameters, only_coverage
 from shared.db.billing_events import Cause
 from shared.domain.proration import Pricing
 from shared.policy import Policy
 
-_STAGED = {
-    "id": "text",
-    "account": "text",
-    "coverage": "text",
-    "description": "text",
-    "pricing": "text",
-    "price": "text",  # as written, for messages
-    "price_minor": "bigint",
-    "currency": "text",
-    "starts_on": "date",
-    "ends_on": "date",
-    "protected": "boolean",
-}
+
+def _not_before_start(ends_on: date, info: ValidationInfo) -> date:
+    starts_on = info.data.get("starts_on")
+    if starts_on is not None and ends_on < starts_on:
+        raise ValueError(f"is before the start, {starts_on}")
+    return ends_on
+
+
+class ServiceRow(ImportRow):
+    id: Identifier
+    account: Identifier
+    coverage: Coverage
+    description: Description
+    pricing: Annotated[Pricing, one_of(tuple(Pricing), "a pricing")]
+    starts_on: Day
+    protected: Switch | None = None
+    currency: CoverageCurrency = None
+    price: MinorUnits
+    ends_on: Annotated[Day, AfterValidator(_not_before_start)] | None = None
 
 
 def services_file(policy: Policy) -> FileKind:
     """Describe a file of services."""
-
-    def complete(row: Row) -> None:
-        complete_coverage_and_currency(row, policy)
-        complete_amount(row, "price", "price_minor")
-        starts_on, ends_on = row.values["starts_on"], row.values.setdefault("ends_on", None)
-        row.values.setdefault("protected", None)
-        if starts_on is not None and ends_on is not None and ends_on < starts_on:
-            row.refuse("ends_on", str(ends_on), f"is before the start, {starts_on}")
-
     return FileKind(
-        name="services",
-        columns=(
-            Column("id", read_identifier, is_required=True, same_for_all=""),
-            Column("account", read_identifier, is_required=True),
-            coverage_column(policy),
-            Column("description", read_line(MAX_DESCRIPTION), is_required=True),
-            Column("price", str, is_required=True),  # read once the currency is known
-            Column("pricing", one_of("pricing", tuple(Pricing), "a pricing"), is_required=True),
-            Column("starts_on", read_day, is_required=True),
-            Column("ends_on", read_day),
-            Column("protected", read_switch),
-            Column("currency", read_currency),
-        ),
-        complete=complete,
-        staged=_STAGED,
-        resolve=_resolve,
-        write=_write,
+        "services",
+        ServiceRow,
+        RowContext(policy),
+        _resolve,
+        _write,
         notes=_notes,
+        defaults=only_coverage(policy),
+        as_written=("price",),
     )
 
 
 _RESOLVE = """
     CREATE TEMPORARY TABLE import_resolved ON COMMIT DROP AS
     SELECT r.line, r.account, r.id AS external_id, r.coverage, a.id AS account_id, s.id AS settings_id,
-           v.id AS service_id, r.description, r.pricing, r.price, r.price_minor, r.currency, r.starts_on,
-           wanted.ends_on, wanted.is_protected, first_value(r.line) OVER same AS first_line,
+           v.id AS service_id, r.description, r.pricing, r.written_price AS price, r.price AS price_minor,
+           r.currency, r.starts_on, wanted.ends_on, wanted.is_protected,
+           first_value(r.line) OVER same AS first_line,
            CASE WHEN v.id IS NULL THEN 'new'
                 WHEN (v.account_id, v.description, v.pricing, v.price_minor, v.currency, v.starts_on, v.ends_on,
                       v.is_protected)
                      IS DISTINCT FROM
-                     (a.id, r.description, r.pricing, r.price_minor, r.currency, r.starts_on, wanted.ends_on,
+                     (a.id, r.description, r.pricing, r.price, r.currency, r.starts_on, wanted.ends_on,
                       wanted.is_protected)
                 THEN 'changed' ELSE 'unchanged' END AS action
     FROM import_rows r
@@ -205,7 +199,7 @@ def _write(connection: Connection, _: Parameters, __: Cause) -> None:
     connection.execute(text(_UPDATE))
 
 
-def _notes(connection: Connection, _: Parameters) -> list[str]:
+def _notes(connection: Connection) -> list[str]:
     row = connection.execute(text(_MISSED)).one()
     if not row.services:
         return []

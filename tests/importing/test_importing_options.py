@@ -17,8 +17,7 @@ FEES = "account,coverage,amount\nA-1,global,1\n"
             ["--columns", "acount=account"],
             (
                 "--columns: we have no column 'acount'; did you mean 'account'? The columns are: id, account, "
-                "coverage, "
-                "amount, description, date, period, currency"
+                "coverage, description, period, date, currency, amount"
             ),
         ),
         (
