@@ -171,6 +171,12 @@ def reach(point: Failpoint) -> None:
         _hook(point)
 
 
+def reach_edge(step: str, edge: str) -> None:
+    """Reach the failpoint `<step>.<edge>`, where one piece of code serves several steps."""
+    if _hook is not None:
+        _hook(Failpoint(f"{step}.{edge}"))
+
+
 class Crashed(BaseException):  # a death isn't an error, and nothing may catch it as one
     """What a test has instead of SIGKILL. No `except Exception` sees it; its transaction is rolled back."""
 

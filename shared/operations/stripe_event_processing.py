@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from shared.clock import FARTHEST_AHEAD
 from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.system import stripe_events
+from shared.domain.backoff import Backoff
 from shared.domain.calendar import UNTIL_RELEASED
 from shared.domain.event_types import EventType
 from shared.domain.states import StripeEventState
@@ -28,7 +29,7 @@ from shared.operations.stripe_events import OPEN
 #: worker after it does no harm, and an event whose worker was killed is back soon.
 CLAIM = timedelta(seconds=20)
 #: Seconds first, for a blip; never longer than an operator would wait to see an outage end.
-FIRST_WAIT, LONGEST_WAIT = timedelta(seconds=5), timedelta(minutes=10)
+EVENT_BACKOFF = Backoff(first=timedelta(seconds=5), longest=timedelta(minutes=10))
 #: Exceptions in a row (two hours of them) before an event waits for an operator. Outages don't count.
 MAX_TROUBLES = 20
 
@@ -109,7 +110,7 @@ def claim_event(
     claimed = connection.execute(
         update(stripe_events)
         .where(_is(coverage, stripe_event_id))
-        .values(tries=tries, try_again_at=at.machine_now + max(CLAIM, wait_after(tries)))
+        .values(tries=tries, try_again_at=at.machine_now + max(CLAIM, EVENT_BACKOFF.after(tries)))
         .returning(stripe_events)
     ).one()
     reach(Failpoint.EVENT_CLAIM_BEFORE_COMMIT)
@@ -138,7 +139,7 @@ def postpone_event(connection: Connection, event: StripeEvent, until: datetime) 
 def note_error(connection: Connection, event: StripeEvent, error: Exception, at: Moment) -> None:
     """Say on the event's row what is wrong. After MAX_TROUBLES it stays there until an operator acts."""
     tries = event.tries if event.state == StripeEventState.TROUBLE else 1
-    try_again_at = UNTIL_RELEASED if tries >= MAX_TROUBLES else at.machine_now + wait_after(tries)
+    try_again_at = UNTIL_RELEASED if tries >= MAX_TROUBLES else at.machine_now + EVENT_BACKOFF.after(tries)
     trouble = describe_error(error)
     noted = connection.execute(
         _still_open(event).values(
@@ -160,12 +161,6 @@ def note_error(connection: Connection, event: StripeEvent, error: Exception, at:
         ),
     )
     reach(Failpoint.EVENT_TROUBLE_BEFORE_COMMIT)
-
-
-def wait_after(tries: int) -> timedelta:
-    """How long (machine time) an event waits after so many tries."""
-    doublings = min(tries - 1, 10)  # ten are beyond the longest wait
-    return min(FIRST_WAIT * (1 << doublings), LONGEST_WAIT)
 
 
 def describe_error(error: Exception) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from shared.failpoints import Failpoint, reach
+from shared.payments.outcome_handlers import NOT_SENT_BACKOFF
 
 #: The longest pause while others are answered.
 LONGEST_WHILE_OTHERS_ARE_ANSWERED = timedelta(minutes=1)
@@ -20,7 +21,7 @@ WAKE_AT_MOST = 1_000
 #: The latest answers that are looked at: in an outage none of them is one, however many there were before.
 LATEST_ANSWERS = 200
 
-# The pause began when it was written: its end less its length, which doubles with each time that nothing was sent.
+# The pause began when it was written: its end less its length, which is NOT_SENT_BACKOFF's.
 # An answer counts by when it was asked for, which may be moments before it came.
 _WAKE = text("""
     WITH answered AS (
@@ -36,7 +37,8 @@ _WAKE = text("""
     woken AS (
         SELECT p.id, p.account_id, p.backoff_until FROM payments p JOIN answered ON answered.coverage = p.coverage
         WHERE p.state IN ('due', 'retry_scheduled') AND p.backoff_until > :machine_now
-          AND p.backoff_until - make_interval(secs => least(3600, 5 * 2 ^ least(p.not_sent_count - 1, 12)))
+          AND p.backoff_until - make_interval(secs => least(CAST(:longest_backoff_s AS double precision),
+                :first_backoff_s * 2 ^ least(p.not_sent_count - 1, 20)))
               < least(answered.at, :machine_now - :longest)
         ORDER BY p.id LIMIT :at_most FOR NO KEY UPDATE OF p SKIP LOCKED
     ),
@@ -61,6 +63,8 @@ def end_backoffs(connection: Connection, now: datetime, machine_now: datetime) -
         {
             "now": now,
             "machine_now": machine_now,
+            "first_backoff_s": NOT_SENT_BACKOFF.first.total_seconds(),
+            "longest_backoff_s": NOT_SENT_BACKOFF.longest.total_seconds(),
             "longest": LONGEST_WHILE_OTHERS_ARE_ANSWERED,
             "latest": LATEST_ANSWERS,
             "at_most": WAKE_AT_MOST,

@@ -12,6 +12,7 @@ from shared.accounts.standing import update_standing
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.rows import AttemptRow
 from shared.db.tables.payments import payments
+from shared.domain.backoff import Backoff
 from shared.domain.calendar import UNTIL_RELEASED, instant, local_date
 from shared.domain.declines import Decline
 from shared.domain.dunning import (
@@ -33,9 +34,8 @@ from shared.payments.receipts import has_other_receipt, open_finding, record_rec
 from shared.payments.state_changes import move_payment
 from shared.policy import Coverage, Policy
 
-#: Outages: the first wait and the longest, doubling in between; machine time.
-FIRST_BACKOFF = timedelta(seconds=5)
-LONGEST_BACKOFF = timedelta(hours=1)
+#: Machine time until a payment is tried again for which no request was sent: an outage, mostly.
+NOT_SENT_BACKOFF = Backoff(first=timedelta(seconds=5), longest=timedelta(hours=1))
 #: A PaymentIntent canceled for these reasons was canceled by Stripe itself; for any other, by a person (I3).
 CANCELED_BY_STRIPE = frozenset({"automatic", "expired"})
 
@@ -154,7 +154,7 @@ def after_cancellation(connection: Connection, locked: Locked, answer: Answer, a
 def after_not_sent(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
     """No issuer was asked: try again after a pause of machine time. Never dunning, never a decline."""
     count = locked.payment.not_sent_count
-    wait = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(count, 12))
+    wait = NOT_SENT_BACKOFF.after(count + 1)
     connection.execute(
         update(payments)
         .where(payments.c.id == locked.payment.id)

@@ -16,6 +16,7 @@ from shared.db.billing_events import BillingEvent, record_event
 from shared.db.rows import AttemptRow, PaymentRow, read_one, read_one_or_none
 from shared.db.session import in_transaction
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
+from shared.domain.backoff import Backoff
 from shared.domain.event_types import EventType
 from shared.domain.states import OPEN_ATTEMPT, AttemptKind, AttemptState, Lane, PaymentState, check_attempt_move
 from shared.failpoints import Failpoint, reach
@@ -30,8 +31,7 @@ from shared.runtime import Runtime
 Result = TypeVar("Result")
 
 #: Machine time until an unknown attempt is looked up again: at first soon, then ever less often.
-FIRST_LOOK_UP = timedelta(seconds=5)
-LONGEST_LOOK_UP = timedelta(minutes=15)
+LOOK_UP_BACKOFF = Backoff(first=timedelta(seconds=5), longest=timedelta(minutes=15))
 #: An answer in hand is worth waiting for the database or a lock (s). Together with both requests, 70 s at the
 #: longest, it stays within the actor's time limit of 90 s; alone it stays within a worker's 40 s of grace.
 WRITE_INSISTS_FOR_S = 20.0
@@ -282,7 +282,7 @@ def _close_attempt(connection: Connection, locked: Locked, answer: Answer, actor
             "state": after,
             "outcome_reason": answer.reason,
             "finished_at": None if is_unknown else locked.now,
-            "look_up_at": locked.machine_now + FIRST_LOOK_UP if is_unknown else None,
+            "look_up_at": locked.machine_now + LOOK_UP_BACKOFF.first if is_unknown else None,
             **codes,
         },
     )

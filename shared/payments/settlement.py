@@ -19,7 +19,7 @@ from shared.domain.event_types import EventType
 from shared.domain.states import OPEN_ATTEMPT, AttemptState
 from shared.failpoints import Failpoint, reach
 from shared.payments.locked_rows import lock_attempt, lock_payment
-from shared.payments.record_outcome import FIRST_LOOK_UP, LONGEST_LOOK_UP
+from shared.payments.record_outcome import LOOK_UP_BACKOFF
 from shared.runtime import Runtime
 
 log = structlog.get_logger()
@@ -59,12 +59,13 @@ def take_turn(connection: Connection, runtime: Runtime, attempt_id: UUID) -> Loo
     )
     if not (is_expired or is_look_up_due):
         return None
+    look_ups = attempt.look_ups + 1
+    look_up_at = machine_now + LOOK_UP_BACKOFF.after(look_ups)
     # Unknown from here on, so that a worker which wakes up late finds the attempt taken and sends nothing.
-    wait = min(LONGEST_LOOK_UP, FIRST_LOOK_UP * 2 ** min(attempt.look_ups, 12))
     connection.execute(
         update(payment_attempts)
         .where(payment_attempts.c.id == attempt_id)
-        .values(state=AttemptState.UNKNOWN, look_up_at=machine_now + wait, look_ups=attempt.look_ups + 1)
+        .values(state=AttemptState.UNKNOWN, look_up_at=look_up_at, look_ups=look_ups)
     )
     if is_expired:
         record_event(

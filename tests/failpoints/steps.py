@@ -113,6 +113,7 @@ def examine(sources: Sequence[Source]) -> Findings:
     for source in sources:
         own = {name for path, name in wrappers if path == source.path}
         found.points += [point.name for point in source.points]
+        found.points += [name for node in ast.walk(source.tree) for name in _points_of_chunks(node)]
         for node in ast.walk(source.tree):
             if isinstance(node, Function) and node.name not in own:
                 _examine(source, node, TRANSACTIONS | own, {**functions, **source.functions}, found)
@@ -216,6 +217,15 @@ def _point(node: ast.AST) -> Point | None:
             return Point((node.lineno, node.col_offset), name)
         case _:
             return Point((node.lineno, node.col_offset), None)
+
+
+def _points_of_chunks(node: ast.AST) -> list[str]:
+    """What `work_in_chunks(…, step="retry")` reaches; not every kind of chunk makes something due."""
+    if not (isinstance(node, ast.Call) and _called(node) == "work_in_chunks"):
+        return []
+    (step,) = (ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg == "step")
+    enqueued = [point.name for point in Failpoint if point == f"{step}.chunk.rung"]
+    return [*enqueued, Failpoint(f"{step}.ringing").name]
 
 
 def _step(node: ast.AST, transactions: frozenset[str]) -> Step | None:

@@ -11,6 +11,7 @@ from shared.db.session import in_transaction
 from shared.failpoints import Failpoint, reach
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
 from shared.operations.stripe_event_processing import (
+    EVENT_BACKOFF,
     Apply,
     Effect,
     Moment,
@@ -20,7 +21,6 @@ from shared.operations.stripe_event_processing import (
     describe_error,
     note_error,
     postpone_event,
-    wait_after,
 )
 from shared.runtime import Runtime
 from workers.use_cases.stripe_events import ECHOES, HANDLERS
@@ -52,7 +52,7 @@ def apply_stripe_event(runtime: Runtime, coverage: str, stripe_event_id: str) ->
         _come_back(runtime, event, error.at, str(error))
         return
     except (GatewayUnavailableError, CardMovedError) as error:
-        _come_back(runtime, event, runtime.machine_now() + wait_after(event.tries), describe_error(error))
+        _come_back(runtime, event, runtime.machine_now() + EVENT_BACKOFF.after(event.tries), describe_error(error))
         return
     except Exception as error:
         _note_error(runtime, event, error)

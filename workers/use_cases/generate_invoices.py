@@ -5,7 +5,7 @@ a killed worker leaves a cursor that is exactly as far as its invoices. Charging
 payments that have become due in bounded batches, where ringing here would put a million messages into Redis.
 """
 
-from datetime import timedelta
+from collections.abc import Sequence
 from functools import partial
 from uuid import UUID
 
@@ -15,8 +15,9 @@ from sqlalchemy.exc import DBAPIError
 from shared.db.session import in_transaction
 from shared.failpoints import Failpoint, reach
 from shared.invoicing.monthly_run import refusal_of, work_on_monthly_run
-from shared.messaging.jobs import GenerateInvoices
+from shared.messaging.jobs import GenerateInvoices, Job
 from shared.runtime import Runtime
+from workers.use_cases.chunks import work_in_chunks
 
 log = structlog.get_logger()
 
@@ -24,9 +25,6 @@ log = structlog.get_logger()
 #: second (0.2 to 0.5 s for three lines each on two busy cores, benchmarks/month_start.py); much smaller, and
 #: round trips and commits begin to cost.
 CHUNK_ACCOUNTS = 1_000
-#: How long one message works before it rings for the next: far below any time limit of the actor, and short
-#: enough that a worker which is told to stop needn't be killed (it is given 40 s).
-WORK_FOR = timedelta(seconds=20)
 #: When a chunk is refused it is halved until the account to blame stands alone.
 SMALLER = 2
 
@@ -36,12 +34,11 @@ def generate_invoices(runtime: Runtime, run_id: UUID, *, accounts_per_chunk: int
 
     Raises TooManyRefusedError, and what the database raises when it is away; the sweep brings the run back.
     """
-    stop_at = runtime.machine_now() + WORK_FOR
-    accounts = accounts_per_chunk
-    while runtime.machine_now() < stop_at:
-        work = partial(
-            work_on_monthly_run, runtime=runtime, run_id=run_id, accounts=accounts, now=runtime.clock.now()
-        )
+    size = accounts_per_chunk
+
+    def chunk() -> Sequence[Job] | None:
+        nonlocal size
+        work = partial(work_on_monthly_run, runtime=runtime, run_id=run_id, accounts=size, now=runtime.clock.now())
         reach(Failpoint.GENERATE_CHUNK_BEGUN)
         try:
             has_more = in_transaction(runtime.engine, work)
@@ -49,12 +46,11 @@ def generate_invoices(runtime: Runtime, run_id: UUID, *, accounts_per_chunk: int
             refusal = refusal_of(error)
             if refusal is None:
                 raise
-            accounts = max(1, accounts // SMALLER)
-            log.warning("invoices.chunk_refused", run_id=str(run_id), sqlstate=refusal.sqlstate, next_size=accounts)
-            continue
+            size = max(1, size // SMALLER)
+            log.warning("invoices.chunk_refused", run_id=str(run_id), sqlstate=refusal.sqlstate, next_size=size)
+            return ()
         reach(Failpoint.GENERATE_CHUNK_COMMITTED)
-        if not has_more:
-            return
-        accounts = min(accounts_per_chunk, accounts * SMALLER)
-    reach(Failpoint.GENERATE_RINGING)
-    runtime.enqueue([GenerateInvoices(run_id)])
+        size = min(accounts_per_chunk, size * SMALLER)
+        return () if has_more else None
+
+    work_in_chunks(runtime, chunk, GenerateInvoices(run_id), step="generate")

@@ -4,26 +4,24 @@ A chunk asks the processor with no transaction open, and is then written in one,
 Two workers on one run do no harm: whoever comes second finds the run further on, and writes nothing.
 """
 
-from datetime import datetime, timedelta
+from collections.abc import Sequence
 from uuid import UUID
 
 import structlog
 
 from shared.db.session import in_transaction
 from shared.failpoints import Failpoint, reach
-from shared.messaging.jobs import ReconcileCharges
+from shared.messaging.jobs import Job, ReconcileCharges
 from shared.reconciliation.chunk import Reconciliation
 from shared.reconciliation.client import Processor, ProcessorAwayError
 from shared.reconciliation.nightly_run import REST, begin_nightly_run, rest_nightly_run
 from shared.reconciliation.progress import Progress, RunJournal
 from shared.reconciliation.runner import walk_on
 from shared.runtime import Runtime
+from workers.use_cases.chunks import work_in_chunks
 
 log = structlog.get_logger()
 
-#: How long one message works before it rings for the next, so that a worker told to stop isn't waited for, and a
-#: monthly run isn't kept waiting.
-WORK_FOR = timedelta(seconds=20)
 ACTOR = "reconciliation"
 
 
@@ -33,7 +31,6 @@ def reconcile_charges(runtime: Runtime, run_id: UUID) -> None:
     A processor that gives no answer leaves the run unfinished, with the trouble on its row. Raises what the
     database raises when it is away; the sweep brings the run back.
     """
-    stop_at = runtime.machine_now() + WORK_FOR
     reach(Failpoint.RECONCILE_BEGUN)
     begun = in_transaction(runtime.engine, lambda connection: begin_nightly_run(connection, runtime, run_id))
     reach(Failpoint.RECONCILE_STARTED)
@@ -48,23 +45,26 @@ def reconcile_charges(runtime: Runtime, run_id: UUID) -> None:
         run_id, run.coverage, progress.window, runtime, Processor(gateway), ACTOR, run_id
     )
     try:
-        _walk(reconciliation, progress, stop_at)
+        _walk(reconciliation, progress)
     except ProcessorAwayError as error:
         _rest(runtime, run_id, str(error))
 
 
-def _walk(reconciliation: Reconciliation, progress: Progress, stop_at: datetime) -> None:
-    runtime, journal = reconciliation.runtime, RunJournal(reconciliation.id)
-    while runtime.machine_now() < stop_at:
+def _walk(reconciliation: Reconciliation, progress: Progress) -> None:
+    journal = RunJournal(reconciliation.id)
+
+    def chunk() -> Sequence[Job] | None:
+        nonlocal progress
         moved_on = walk_on(reconciliation, progress, journal)
         if moved_on is None:
-            return  # somebody else is on it
+            return None  # another worker is on it
         if moved_on.is_over:
             log.info("reconciliation.finished", coverage=reconciliation.coverage, **moved_on.counted())
-            return
+            return None
         progress = moved_on
-    reach(Failpoint.RECONCILE_RINGING)
-    runtime.enqueue([ReconcileCharges(reconciliation.id)])
+        return ()
+
+    work_in_chunks(reconciliation.runtime, chunk, ReconcileCharges(reconciliation.id), step="reconcile")
 
 
 def _rest(runtime: Runtime, run_id: UUID, why: str) -> None:

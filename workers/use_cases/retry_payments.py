@@ -1,16 +1,14 @@
 """Go on with the daily run of one coverage, chunk by chunk."""
 
-from datetime import timedelta
+from collections.abc import Sequence
 from uuid import UUID
 
 from shared.db.session import in_transaction
 from shared.failpoints import Failpoint, reach
-from shared.messaging.jobs import RetryPayments
+from shared.messaging.jobs import Job, RetryPayments
 from shared.runtime import Runtime
 from shared.scheduling.daily_run import work_on_daily_run
-
-#: How long one message works before it enqueues the next, so that a worker told to stop isn't waited for.
-WORK_FOR = timedelta(seconds=20)
+from workers.use_cases.chunks import work_in_chunks
 
 
 def retry_payments(runtime: Runtime, run_id: UUID) -> None:
@@ -18,14 +16,11 @@ def retry_payments(runtime: Runtime, run_id: UUID) -> None:
 
     Raises what the database raises when it is away; the sweep brings the run back.
     """
-    stop_at = runtime.machine_now() + WORK_FOR
-    while runtime.machine_now() < stop_at:
+
+    def chunk() -> Sequence[Job] | None:
         reach(Failpoint.RETRY_CHUNK_BEGUN)
         jobs = in_transaction(runtime.engine, lambda connection: work_on_daily_run(connection, runtime, run_id))
         reach(Failpoint.RETRY_CHUNK_COMMITTED)
-        if jobs is None:
-            return
-        runtime.enqueue(jobs)
-        reach(Failpoint.RETRY_CHUNK_RUNG)
-    reach(Failpoint.RETRY_RINGING)
-    runtime.enqueue([RetryPayments(run_id)])
+        return jobs
+
+    work_in_chunks(runtime, chunk, RetryPayments(run_id), step="retry")
