@@ -1,12 +1,14 @@
 # Two commands for a newcomer: `make demo` and `make test`. All else is in `make help`.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-deep chaos breakages mutants mutants-payments lint lock clean
+.PHONY: help setup demo up test-fast test test-deep chaos breakages mutants mutants-payments lint lock clean
 
 ACCOUNTS ?= 500
 FAULTS ?= 2000
 SEED ?= 1
 BIN := .venv/bin
+# What says most in a minute: pure rules, the outcome table, everything about payments, and the documents.
+FAST := tests/domain tests/gateway tests/payments tests/docs
 # The first Python that is new enough; `make PYTHON=/path/to/python3.12 …` names another.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
@@ -29,6 +31,9 @@ demo: setup ## Two virtual months of billing on real parts (ACCOUNTS=500)
 
 up: setup ## Everything of the Procfile, until Ctrl-C
 	@$(BIN)/duecourse up
+
+test-fast: setup ## Rules, payments and documents: below a minute on two quiet cores
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(FAST)
 
 test: setup ## All tests, on real servers that start by themselves
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
