@@ -3,9 +3,10 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
 
-from shared.db.tables.accounts import payment_settings
+from shared.db.tables.accounts import cards, payment_settings
+from shared.db.tables.system import billing_events
 from shared.messaging.jobs import ChargePayment
 from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication
 from tests.world import World
@@ -26,6 +27,20 @@ def test_a_good_card_pays_and_everything_is_written_down(world: World) -> None:
     (intent,) = world.intents(payment)
     assert (intent.ordinal, intent.status, intent.closed_reason) == (1, "succeeded", "succeeded")
     assert [kind for kind, _ in world.trail(payment)] == ["attempt_started", "attempt_answered", "payment_moved"]
+
+
+def test_an_attempt_names_its_card_and_who_asked_for_it(world: World) -> None:
+    account = world.account("A-1")
+    card = world.card_of(account)
+    payment = world.owes(account, requested_by="anna")
+    world.charge(payment)
+    (attempt,) = world.attempts(payment)
+    with world.engine.connect() as connection:
+        card_id = connection.scalar(
+            select(cards.c.id).where(cards.c.stripe_payment_method_id == card.payment_method)
+        )
+    assert (attempt.requested_by, attempt.card_id) == ("anna", card_id)
+    assert attempt.stripe_payment_method_id == card.payment_method
 
 
 def test_charging_twice_charges_once(world: World) -> None:
@@ -151,6 +166,14 @@ def test_a_budget_is_counted_over_all_payments_of_a_card(world: World) -> None:
     row = world.payment(payments[-1])
     assert (row.state, row.next_attempt_at) == ("retry_scheduled", world.clock.now() + timedelta(days=1))
     assert "the network allows 10" in row.state_reason
+    with world.engine.connect() as connection:
+        event = connection.execute(
+            select(billing_events).where(
+                billing_events.c.payment_id == row.id, billing_events.c.type == "charge_not_attempted"
+            )
+        ).one()
+    assert event.account_id == accounts[-1].id
+    assert event.data == {"next_attempt_at": row.next_attempt_at.isoformat(), "trigger": row.trigger}
 
 
 def test_the_limit_cancels_the_payment_intent_and_its_successor_pays_once(world: World) -> None:
