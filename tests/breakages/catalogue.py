@@ -42,7 +42,10 @@ ORDER = (
         "confirm-before-the-id-is-committed",
         "the confirm is sent before the PaymentIntent's id is committed",
         ("I3", "I4"),
-        (f"{PHASES}test_when_a_request_leaves_its_attempt_is_committed_and_no_transaction_is_open",),
+        (
+            f"{PHASES}test_when_a_request_leaves_its_attempt_is_committed_and_no_transaction_is_open",
+            f"{LOST}test_killed_after_the_money_was_taken",
+        ),
         (
             Wrap("shared.payments.claim", "claim_charge", changes.remembering),
             Wrap(
