@@ -4,6 +4,10 @@ from alembic import context
 from sqlalchemy import Connection, create_engine, text
 
 import shared.db.tables.accounts  # noqa: F401  # the imports fill the metadata
+import shared.db.tables.invoices
+import shared.db.tables.operators
+import shared.db.tables.payments
+import shared.db.tables.system  # noqa: F401
 from shared.db.columns import metadata
 from shared.settings import load_settings
 
