@@ -22,10 +22,10 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from cli.console import out
-from cli.database_commands import revisions
 from cli.environment import FOLDER, connect_settings, environment_in_force
 from shared.clock import machine_now
 from shared.db.session import make_engine
+from shared.db.upgrade import revisions
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
 from shared.logs import redact
 from shared.messaging.broker import NAMESPACE

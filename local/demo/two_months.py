@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sqlalchemy import Engine, func, select
 
-from cli.customer_commands import create_customers
 from cli.importing.accounts import accounts_file
 from cli.importing.fees import fees_file
 from cli.importing.importer import Order, import_file
@@ -22,6 +21,7 @@ from cli.importing.services import services_file
 from cli.importing.source import open_source
 from local.demo.customers import FIRST, LAST_DAY, SECOND, Customer, write_files
 from local.stack import Stack
+from shared.accounts.stripe_customers import create_customers
 from shared.db.tables.accounts import accounts, payment_settings
 from shared.db.tables.system import stripe_events
 from shared.domain.states import SettingsKind
@@ -56,7 +56,7 @@ def set_up_company(
             _import(engine, fees_file(policy, period, START_AT.date()), files[f"fees-{period}"])
     with console.status("customers register their cards"):
         for coverage, gateway in runtime.gateways.items():
-            create_customers(runtime, gateway, coverage)
+            create_customers(runtime, gateway, coverage, "operator:demo")
         register_cards(stack, engine, [customer for customer in customers if customer.story is not None])
 
 

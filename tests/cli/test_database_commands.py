@@ -7,7 +7,9 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, inspect
 
-from cli import database_commands
+import migrations
+from cli.environment import connect_settings
+from shared.db import upgrade as database_upgrade
 from shared.db.columns import metadata
 from tests.cli.terminal import Terminal
 from tests.conftest import sqlalchemy_url, upgrade
@@ -23,7 +25,7 @@ def empty(servers: Servers, bare: Terminal) -> Iterator[str]:
         yield url
 
 
-def test_an_empty_database_gets_the_schema_from_any_folder_and_nothing_else(bare: Terminal, empty: str) -> None:
+def test_upgrade_creates_only_the_schema_from_any_folder(bare: Terminal, empty: str) -> None:
     result = bare("db", "check")
     assert result.exit_code == 1
     assert f"the schema is empty, this release needs {HEAD}: run `duecourse db upgrade`" in result.stderr
@@ -36,9 +38,9 @@ def test_an_empty_database_gets_the_schema_from_any_folder_and_nothing_else(bare
 
 def test_several_processes_upgrade_at_once(bare: Terminal, empty: str) -> None:
     results: list[tuple[str | None, str]] = []
-    settings = database_commands.connect_settings()
+    settings = connect_settings()
     threads = [
-        threading.Thread(target=lambda: results.append(database_commands.upgrade_database(settings)))
+        threading.Thread(target=lambda: results.append(database_upgrade.upgrade_database(settings, print)))
         for _ in range(4)
     ]
     for thread in threads:
@@ -48,12 +50,12 @@ def test_several_processes_upgrade_at_once(bare: Terminal, empty: str) -> None:
     assert sorted(results, key=str) == [(HEAD, HEAD)] * 3 + [(None, HEAD)]
 
 
-def test_a_locked_table_is_waited_for_and_then_named(
+def test_upgrade_waits_for_a_locked_table_then_reports_it(
     bare: Terminal, empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upgrade(empty, "0001")
-    monkeypatch.setattr(database_commands, "TRIES", 2)
-    monkeypatch.setattr(database_commands, "PAUSE_S", 0.01)
+    monkeypatch.setattr(database_upgrade, "TRIES", 2)
+    monkeypatch.setattr(database_upgrade, "PAUSE_S", 0.01)
     with psycopg.connect(empty) as somebody:
         somebody.execute("LOCK TABLE receipts")
         result = bare("db", "upgrade")
@@ -63,7 +65,7 @@ def test_a_locked_table_is_waited_for_and_then_named(
     assert bare("db", "upgrade").stdout == f"schema 0001 → {HEAD}\n"
 
 
-def test_a_later_releases_schema_is_left_alone(bare: Terminal, empty: str) -> None:
+def test_schema_of_a_later_release_is_rejected(bare: Terminal, empty: str) -> None:
     bare("db", "upgrade")
     with psycopg.connect(empty) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -72,11 +74,11 @@ def test_a_later_releases_schema_is_left_alone(bare: Terminal, empty: str) -> No
     assert "schema 9999, which this release doesn't know" in result.stderr
 
 
-def test_commands_on_an_unmigrated_database_say_so(bare: Terminal, empty: str) -> None:
+def test_commands_report_an_unmigrated_database(bare: Terminal, empty: str) -> None:
     result = bare("payment", "show", "x")
     assert result.exit_code == 1
     assert "billing.toml does not exist" in result.stderr
-    bare.set(DUECOURSE_BILLING_FILE=f"{database_commands.migrations.__path__[0]}/../billing.toml")
+    bare.set(DUECOURSE_BILLING_FILE=f"{migrations.__path__[0]}/../billing.toml")
     result = bare("payment", "show", "x")
     assert result.exit_code == 1
     assert "run `duecourse db upgrade`" in result.stderr
