@@ -69,14 +69,14 @@ def charge(
         runtime = build_runtime(connect_settings(), pool_size=1)
         payment_id = _only_one(runtime, wanted)
         with runtime.engine.connect() as connection:
-            preview = preview_charge(connection, payment_id, runtime.clock.now())
+            preview = preview_charge(connection, payment_id, runtime.clock.now(), runtime.machine_now())
         if isinstance(preview, WouldCharge):
             _ask(preview, yes)
         before = _attempt_count(runtime, payment_id)
         answer = in_transaction(
             runtime.engine,
             lambda connection: request_charge(
-                connection, payment_id, Cause(operator(), runtime.clock.now(), reason)
+                connection, payment_id, Cause(operator(), runtime.clock.now(), reason), runtime.machine_now()
             ),
         )
         if isinstance(answer, Refused):

@@ -62,10 +62,10 @@ FARTHEST_AHEAD = timedelta(hours=2)
 
 
 def has_come(moment: datetime, machine_now: datetime) -> bool:
-    """Whether an instant of machine time has come. One beyond FARTHEST_AHEAD has, too.
+    """Whether an instant of machine time has come. One beyond FARTHEST_AHEAD has, too, up to UNTIL_RELEASED.
 
     A clock that ran ahead and was set back since wrote it: taken at its word it would be waited for as long as
-    the clock was wrong, which may be years.
+    the clock was wrong, which may be years. `shared.db.moment.has_come` is the same as SQL.
     """
     return moment <= machine_now or (moment > machine_now + FARTHEST_AHEAD and not waits_for_operator(moment))
 

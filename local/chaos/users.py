@@ -55,7 +55,7 @@ def operator_charge(context: ChaosContext, fault: Planned) -> None:
         answer = in_transaction(
             runtime.engine,
             lambda connection, row=row: request_charge(
-                connection, row.id, Cause(_OPERATOR, runtime.clock.now(), "chaos")
+                connection, row.id, Cause(_OPERATOR, runtime.clock.now(), "chaos"), runtime.machine_now()
             ),  # type: ignore[misc]
         )
         if not isinstance(answer, Refused):

@@ -38,6 +38,7 @@ class Doing:
     cause: Cause
     until: date | None
     policy: Policy
+    machine_now: datetime
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Did:
     job: Job | None = None
 
 
-def doing_of(bulk: Row[Any], policy: Policy, now: datetime) -> Doing:
+def doing_of(bulk: Row[Any], policy: Policy, now: datetime, machine_now: datetime) -> Doing:
     """Read a row of `bulk_actions`."""
     until = bulk.parameters.get("until")
     return Doing(
@@ -56,6 +57,7 @@ def doing_of(bulk: Row[Any], policy: Policy, now: datetime) -> Doing:
         Cause(bulk.requested_by, now, bulk.reason),
         date.fromisoformat(until) if until else None,
         policy,
+        machine_now,
     )
 
 
@@ -66,7 +68,9 @@ def do_one(connection: Connection, payment_id: UUID, doing: Doing) -> Did | Refu
 
 def _charge(connection: Connection, payment_id: UUID, doing: Doing) -> Did | Refused:
     # On the batch lane, where thousands belong; and nobody's hold on one payment is released by thousands.
-    asked = request_charge(connection, payment_id, doing.cause, lane=Lane.BATCH, releases_hold=False)
+    asked = request_charge(
+        connection, payment_id, doing.cause, doing.machine_now, lane=Lane.BATCH, releases_hold=False
+    )
     return asked if isinstance(asked, Refused) else Did(job=asked)
 
 

@@ -6,7 +6,7 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Select, exists, func, insert, literal, select, text, update
+from sqlalchemy import CTE, Connection, Row, Select, exists, func, insert, literal, select, text, update
 
 from shared.bulk.actions import BulkAction
 from shared.bulk.preview import Preview, digest_of, judged, preview
@@ -45,7 +45,9 @@ class Changed:
     now: Preview
 
 
-def begin(connection: Connection, wanted: Wanted, ids: Select[Any], cause: Cause) -> Begun | Changed | Refused:
+def begin(
+    connection: Connection, wanted: Wanted, ids: Select[Any], cause: Cause, machine_now: datetime
+) -> Begun | Changed | Refused:
     """Begin a bulk action over exactly the payments that were seen, or say what there is instead.
 
     Two people who confirm the same: the second finds the first one's payments left out, with their name.
@@ -57,7 +59,7 @@ def begin(connection: Connection, wanted: Wanted, ids: Select[Any], cause: Cause
     if not cause.reason.strip():
         return NO_REASON
     connection.execute(select(func.pg_advisory_xact_lock(BEGIN_LOCK)))
-    found = preview(connection, wanted.action, ids, cause.at)
+    found = preview(connection, wanted.action, ids, cause.at, machine_now)
     if isinstance(found, Refused):
         return found
     if found.digest != wanted.digest:
@@ -67,9 +69,9 @@ def begin(connection: Connection, wanted: Wanted, ids: Select[Any], cause: Cause
     savepoint = connection.begin_nested()
     bulk_id = _insert(connection, wanted, found, cause)
     # In one statement, and so of one moment: what it takes is what was seen, or nothing is begun.
-    if _take(connection, bulk_id, wanted.action, ids, cause.at) != wanted.digest:
+    if _take(connection, bulk_id, judged(wanted.action, ids, cause.at, machine_now)) != wanted.digest:
         savepoint.rollback()
-        found = preview(connection, wanted.action, ids, cause.at)
+        found = preview(connection, wanted.action, ids, cause.at, machine_now)
         return found if isinstance(found, Refused) else Changed(found)
     savepoint.commit()
     _tell(
@@ -145,9 +147,8 @@ def _insert(connection: Connection, wanted: Wanted, found: Preview, cause: Cause
     return bulk_id
 
 
-def _take(connection: Connection, bulk_id: UUID, action: BulkAction, ids: Select[Any], at: datetime) -> str:
-    """Write the items of a bulk action; return the digest of what was written."""
-    looked = judged(action, ids, at)
+def _take(connection: Connection, bulk_id: UUID, looked: CTE) -> str:
+    """Write what `judged` doesn't leave out as a bulk action's items; return the digest of what was written."""
     items = select(
         literal(bulk_id), looked.c.id, looked.c.amount_minor, looked.c.currency, text("'waiting'")
     ).where(looked.c.why.is_(None))

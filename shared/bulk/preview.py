@@ -28,14 +28,28 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from shared.bulk.actions import BulkAction
-from shared.db.literals import is_, one_of
+from shared.db.literals import is_
 from shared.db.session import by_index_only
-from shared.db.tables.accounts import card_blocks, cards, payment_settings
 from shared.db.tables.operators import bulk_actions, bulk_items
 from shared.db.tables.payments import payments
 from shared.domain.refusals import Refused
-from shared.domain.states import ENDED, Lane, PaymentState, SettingsKind, Trigger
-from shared.scheduling.due_work import has_open_attempt
+from shared.payments.eligibility import (
+    ASKED_ALREADY,
+    ATTEMPT_OPEN,
+    AUTHORISED,
+    AWAITS_TRANSFER,
+    BANK_TRANSFER,
+    CARD_BLOCKED,
+    CLOSE_PENDING,
+    COLLECTION_ENDED,
+    HELD,
+    NOT_HELD,
+    PAID,
+    WITHOUT_CARD,
+    Condition,
+    clocks_at,
+    payments_with_card,
+)
 
 #: A chunk of 50 takes some tenths of a second: so many are through in minutes, and can be looked at by a person.
 CAP = 20_000
@@ -57,6 +71,27 @@ WHY_LEFT_OUT: Mapping[str, str] = {
     "not_held": "not held",
     "no_card": "no card is registered",
     "card_blocked": "the network forbids asking its card again",
+}
+
+
+#: What leaves a payment out of every action; after it comes that another bulk action has it.
+ENDED_BY = (("paid", PAID), ("ended", COLLECTION_ENDED))
+_WHILE_CHARGED = (("being_ended", CLOSE_PENDING), ("attempt_open", ATTEMPT_OPEN), ("authorised", AUTHORISED))
+#: What else leaves a payment out, by action: the first that holds, as the single action would refuse it.
+LEFT_OUT_BY: Mapping[BulkAction, tuple[tuple[str, Condition], ...]] = {
+    BulkAction.HOLD: (("being_ended", CLOSE_PENDING), ("held_already", HELD)),
+    BulkAction.RELEASE: (("not_held", NOT_HELD),),
+    BulkAction.WRITE_OFF: _WHILE_CHARGED,
+    BulkAction.VOID: _WHILE_CHARGED,
+    BulkAction.CHARGE: (
+        *_WHILE_CHARGED,
+        ("held", HELD),
+        ("asked_already", ASKED_ALREADY),
+        ("transfer", BANK_TRANSFER),
+        ("transfer", AWAITS_TRANSFER),
+        *(("no_card", condition) for condition in WITHOUT_CARD),
+        ("card_blocked", CARD_BLOCKED),
+    ),
 }
 
 
@@ -96,7 +131,9 @@ class Preview:
         return {"digest": self.digest, "count": self.count, "sums": dict(self.sums), "left_out": left_out}
 
 
-def preview(connection: Connection, action: BulkAction, ids: Select[Any], now: datetime) -> Preview | Refused:
+def preview(
+    connection: Connection, action: BulkAction, ids: Select[Any], now: datetime, machine_now: datetime
+) -> Preview | Refused:
     """Say what `begin` would do to the payments that `ids` selects (one column). Changes nothing.
 
     Whether a network's budget lets a card be asked is known only when it is claimed: it isn't in here.
@@ -104,7 +141,7 @@ def preview(connection: Connection, action: BulkAction, ids: Select[Any], now: d
     by_index_only(connection)
     if (connection.scalar(select(func.count()).select_from(_chosen(ids))) or 0) > CAP:
         return _too_many()  # before each of them is judged
-    looked = judged(action, ids, now)
+    looked = judged(action, ids, now, machine_now)
     digest = select(digest_of(looked.c.id, looked.c.amount_minor)).where(looked.c.why.is_(None)).scalar_subquery()
     groups = (looked.c.why, looked.c.who, looked.c.bulk_id, looked.c.currency)
     rows = connection.execute(
@@ -159,11 +196,17 @@ def digest_of(id_: ColumnElement[Any], amount: ColumnElement[Any]) -> ColumnElem
     return func.encode(func.sha256(func.convert_to(lines, "UTF8")), "hex")
 
 
-def judged(action: BulkAction, ids: Select[Any], now: datetime) -> CTE:
+def judged(action: BulkAction, ids: Select[Any], now: datetime, machine_now: datetime) -> CTE:
     """Each payment of the filter, CAP and one at most, with why it is left out (null: it isn't)."""
     chosen = _chosen(ids)
     other, theirs = bulk_items.alias("other"), bulk_actions.alias("theirs")
-    why = case(*((condition, literal(word)) for word, condition in _conditions(action, now, other)), else_=null())
+    clocks = clocks_at(now, machine_now)
+    reasons = [
+        *((word, condition.sql(clocks)) for word, condition in ENDED_BY),
+        ("elsewhere", other.c.bulk_id.is_not(None)),
+        *((word, condition.sql(clocks)) for word, condition in LEFT_OUT_BY[action]),
+    ]
+    why = case(*((condition, literal(word)) for word, condition in reasons), else_=null())
     return (
         select(
             payments.c.id,
@@ -173,69 +216,9 @@ def judged(action: BulkAction, ids: Select[Any], now: datetime) -> CTE:
             case((why == "elsewhere", theirs.c.requested_by), else_=null()).label("who"),
             case((why == "elsewhere", theirs.c.id), else_=null()).label("bulk_id"),
         )
+        .select_from(payments_with_card())
         .join(chosen, next(iter(chosen.c)) == payments.c.id)
-        .join(payment_settings, payment_settings.c.id == payments.c.settings_id)
-        .join(cards, cards.c.id == payment_settings.c.primary_card_id, isouter=True)
-        .join(
-            card_blocks,
-            and_(card_blocks.c.coverage == cards.c.coverage, card_blocks.c.fingerprint == cards.c.fingerprint),
-            isouter=True,
-        )
         .join(other, and_(other.c.payment_id == payments.c.id, is_(other.c.state, "waiting")), isouter=True)
         .join(theirs, theirs.c.id == other.c.bulk_id, isouter=True)
         .cte("judged")
-    )
-
-
-def _conditions(action: BulkAction, now: datetime, other: Any) -> list[tuple[str, ColumnElement[bool]]]:
-    """What leaves a payment out, the first that holds: as the single action would refuse it."""
-    column = payments.c
-    is_held = func.coalesce(column.held_until > now, False)
-    always = [
-        ("paid", column.state == PaymentState.PAID),
-        ("ended", one_of(column.state, ENDED)),
-        ("elsewhere", other.c.bulk_id.is_not(None)),
-    ]
-    ending = ("being_ended", column.pending_close_as.is_not(None))
-    blocked = [
-        ending,
-        ("attempt_open", has_open_attempt()),
-        ("authorised", column.state == PaymentState.AUTHORISED),
-    ]
-    match action:
-        case BulkAction.HOLD:
-            return [*always, ending, ("held_already", is_held)]
-        case BulkAction.RELEASE:
-            return [*always, ("not_held", ~is_held)]
-        case BulkAction.WRITE_OFF | BulkAction.VOID:
-            return [*always, *blocked]
-        case BulkAction.CHARGE:
-            return [
-                *always,
-                *blocked,
-                ("held", is_held),
-                ("asked_already", _is_asked_for()),
-                (
-                    "transfer",
-                    (payment_settings.c.kind == SettingsKind.BANK_TRANSFER)
-                    | (column.state == PaymentState.AWAITING_TRANSFER),
-                ),
-                (
-                    "no_card",
-                    cards.c.id.is_(None)
-                    | cards.c.detached_at.is_not(None)
-                    | payment_settings.c.stripe_customer_id.is_(None),
-                ),
-                ("card_blocked", card_blocks.c.fingerprint.is_not(None)),
-            ]
-
-
-def _is_asked_for() -> ColumnElement[bool]:
-    """A person's charge waits for a worker: `requests._because_somebody_asked` as SQL."""
-    return and_(
-        payments.c.state == PaymentState.DUE,
-        payments.c.lane == Lane.INTERACTIVE,
-        payments.c.trigger == Trigger.OPERATOR,
-        payments.c.requested_by.is_not(None),
-        payments.c.backoff_until.is_(None),
     )

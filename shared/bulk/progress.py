@@ -69,7 +69,7 @@ def work_on_chunk(connection: Connection, runtime: Runtime, bulk_id: UUID) -> li
         _finish(connection, runtime, bulk)
         return None
     _lock_all(connection, ids)
-    doing = doing_of(bulk, runtime.policy, runtime.clock.now())
+    doing = doing_of(bulk, runtime.policy, runtime.clock.now(), runtime.machine_now())
     outcomes = [Outcome(payment_id, do_one(connection, payment_id, doing)) for payment_id in ids]
     _write(connection, bulk, outcomes, runtime)
     reach(Failpoint.BULK_CHUNK_BEFORE_COMMIT)

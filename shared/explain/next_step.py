@@ -23,6 +23,7 @@ from shared.domain.states import (
     PaymentState,
     SettingsKind,
 )
+from shared.payments.eligibility import is_backing_off, is_held
 from shared.policy import Policy
 
 
@@ -76,7 +77,7 @@ class Situation:
 
     @property
     def is_held(self) -> bool:
-        return self.payment.held_until is not None and self.payment.held_until > self.now
+        return is_held(self.payment.held_until, self.now)
 
 
 def show_instant(moment: datetime, zone: ZoneInfo) -> str:
@@ -194,7 +195,7 @@ def _chargeable(situation: Situation) -> NextStep:
 
 def _backing_off(situation: Situation) -> NextStep | None:
     payment = situation.payment
-    if payment.backoff_until is None or payment.backoff_until <= situation.machine_now:
+    if not is_backing_off(payment.backoff_until, situation.machine_now):
         return None
     return NextStep(
         f"The processor could not be reached ({payment.not_sent_count} times in a row; this is no decline). The "

@@ -11,7 +11,6 @@ from uuid import UUID
 from sqlalchemy import Connection, select, update
 
 from shared.accounts.standing import update_standing
-from shared.clock import has_come
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.rows import AccountRow, PaymentRow
 from shared.db.tables.invoices import invoices
@@ -28,6 +27,7 @@ from shared.payments.claim import (
     is_create_key_stale,
     start_attempt,
 )
+from shared.payments.eligibility import is_backing_off
 from shared.payments.locked_rows import lock_live_intent, lock_with_account
 from shared.payments.state_changes import move_payment, open_attempt
 from shared.policy import Policy
@@ -61,7 +61,7 @@ def claim_cancellation(connection: Connection, runtime: Runtime, payment_id: UUI
     payment = locked.payment
     if payment.pending_close_as is None or payment.state in ENDED:
         return NotClaimed("nobody wants it ended")
-    if payment.backoff_until is not None and not has_come(payment.backoff_until, machine_now):
+    if is_backing_off(payment.backoff_until, machine_now):
         return NotClaimed("backs off from an outage")
     if open_attempt(connection, payment_id) is not None:
         return NotClaimed("has an open attempt")

@@ -10,6 +10,7 @@ from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.rows import PaymentRow
 from shared.domain.event_types import EventType
 from shared.domain.states import WAITING_FOR_CARD, Lane, Trigger
+from shared.payments.eligibility import is_held
 from shared.payments.locked_rows import lock_collectable_monthly
 from shared.payments.state_changes import make_due_now
 
@@ -45,7 +46,7 @@ def _wake(connection: Connection, payments: list[PaymentRow], cause: Cause) -> t
     """Make locked payments due at once on the interactive lane. What an operator decided stands; it is said why."""
     made_due: list[UUID] = []
     for payment in payments:
-        if payment.held_until is not None and payment.held_until > cause.at:
+        if is_held(payment.held_until, cause.at):
             _record_not_attempted(connection, payment, cause, "holds the payment")
         elif payment.pending_close_as is not None:
             _record_not_attempted(connection, payment, cause, "is ending the payment")

@@ -4,34 +4,50 @@ Returns what to ask for, or why not. A claim that finds due work and doesn't sta
 reason (I13), so that nothing starves what is behind it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row, and_, bindparam, exists, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
-from shared.clock import has_come
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.rows import PaymentIntentRow, PaymentRow, SettingsRow, read_one, read_one_or_none
-from shared.db.tables.accounts import card_blocks, cards, payment_settings
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.domain.event_types import EventType
 from shared.domain.states import (
-    CHARGEABLE,
-    OPEN_ATTEMPT,
     WAITING_FOR_CARD,
     AttemptKind,
     AttemptState,
     Lane,
     PaymentState,
-    SettingsKind,
     Trigger,
 )
 from shared.failpoints import Failpoint, reach
 from shared.gateway.stripe_version import API_VERSION
+from shared.payments.eligibility import (
+    ATTEMPT_OPEN,
+    BACKING_OFF,
+    BANK_TRANSFER,
+    CARD_BLOCKED,
+    CHARGEABLE_STATE,
+    CLOSE_PENDING,
+    HAS_NEWER_CARD,
+    HELD,
+    REACHED,
+    SET_ASIDE_BY,
+    STOPPED_BY,
+    WAITS_FOR_CARD,
+    Condition,
+    Facts,
+    Look,
+    first_that_holds,
+    look_at,
+    over_budget,
+)
 from shared.payments.locked_rows import lock_settings_and_payment
-from shared.payments.network_budgets import lock_card, over_budget
+from shared.payments.network_budgets import lock_card
 from shared.payments.state_changes import make_due_now, move_payment
 from shared.runtime import Runtime
 
@@ -39,20 +55,15 @@ ACTOR = "worker"
 #: Nothing older is sent again under its key: Stripe may prune keys after 24 hours.
 KEY_GOOD_FOR = timedelta(hours=23)
 
+#: Why a payment whose time has come isn't charged now, in the words of the worker's log.
+WORDS_OF_STOP: Mapping[Condition, str] = {
+    HELD: "is held by an operator",
+    CLOSE_PENDING: "is being ended by an operator",
+    BACKING_OFF: "backs off from an outage",
+    ATTEMPT_OPEN: "has an open attempt",
+}
+
 # Built once: every claim runs them.
-_HAS_OPEN_ATTEMPT = exists().where(
-    payment_attempts.c.payment_id == bindparam("payment_id"), payment_attempts.c.state.in_(OPEN_ATTEMPT)
-)
-_LOOK = (
-    select(cards, card_blocks.c.reason.label("block_reason"), _HAS_OPEN_ATTEMPT.label("has_open_attempt"))
-    .select_from(
-        payment_settings.outerjoin(cards, cards.c.id == payment_settings.c.primary_card_id).outerjoin(
-            card_blocks,
-            and_(card_blocks.c.coverage == cards.c.coverage, card_blocks.c.fingerprint == cards.c.fingerprint),
-        )
-    )
-    .where(payment_settings.c.id == bindparam("settings_id"))
-)
 _LATEST_INTENT = (
     select(payment_intents)
     .where(payment_intents.c.payment_id == bindparam("payment_id"))
@@ -114,49 +125,34 @@ def claim_charge(connection: Connection, runtime: Runtime, payment_id: UUID) -> 
     if locked is None:
         return NotClaimed("there is no such payment")
     settings, payment = locked
-    found = _look(connection, payment, settings)
-    not_due = _why_not_due(payment, settings, found, now, machine_now)
+    look = look_at(connection, payment, settings, now, machine_now)
+    not_due = _why_not_due(payment, look.facts)
     if not_due is not None:
         return NotClaimed(not_due)
     if payment.state in WAITING_FOR_CARD:
         payment = _wake(connection, payment, now)
-    waits = _park(connection, payment, settings, found, now)
+    waits = _park(connection, payment, look)
     if waits is not None:
         reach(Failpoint.CHARGE_PARK_BEFORE_COMMIT)
         return NotClaimed(waits)
-    claimed = _start(connection, runtime, payment, settings, found, now, machine_now)
+    claimed = _start(connection, runtime, payment, settings, look.card, now, machine_now)
     reach(Failpoint.CHARGE_CLAIM_BEFORE_COMMIT)
     return claimed
 
 
-def _look(connection: Connection, payment: PaymentRow, settings: SettingsRow) -> Row[Any]:
-    """Read, under both locks, the primary card, what forbids it, and whether an attempt is open."""
-    return connection.execute(_LOOK, {"settings_id": settings.id, "payment_id": payment.id}).one()
-
-
-def _why_not_due(
-    payment: PaymentRow, settings: SettingsRow, found: Row[Any], now: datetime, machine_now: datetime
-) -> str | None:
-    state = PaymentState(payment.state)
-    if state in WAITING_FOR_CARD:
-        blocked_by = payment.waiting_for_revision_after
-        if settings.primary_card_id is None or blocked_by is None or settings.card_revision <= blocked_by:
+def _why_not_due(payment: PaymentRow, facts: Facts) -> str | None:
+    """Say why the payment isn't due now; None if it is, or if a newer card wakes it."""
+    if WAITS_FOR_CARD.holds(facts):
+        if not HAS_NEWER_CARD.holds(facts):
             return f"waits: {payment.state_reason}"
-    elif state not in CHARGEABLE:
-        return f"is {state}"
+    elif not CHARGEABLE_STATE.holds(facts):
+        return f"is {payment.state}"
     elif payment.next_attempt_at is None:
         return "has no next attempt"
-    elif payment.next_attempt_at > now:
+    elif not REACHED.holds(facts):
         return f"is due at {payment.next_attempt_at.isoformat()}"
-    if payment.held_until is not None and payment.held_until > now:
-        return "is held by an operator"
-    if payment.pending_close_as is not None:
-        return "is being ended by an operator"
-    if payment.backoff_until is not None and not has_come(payment.backoff_until, machine_now):
-        return "backs off from an outage"
-    if found.has_open_attempt:
-        return "has an open attempt"
-    return None
+    stopped = first_that_holds(STOPPED_BY, facts)
+    return None if stopped is None else WORDS_OF_STOP[stopped]
 
 
 def _wake(connection: Connection, payment: PaymentRow, now: datetime) -> PaymentRow:
@@ -166,25 +162,22 @@ def _wake(connection: Connection, payment: PaymentRow, now: datetime) -> Payment
     return read_one(PaymentRow, connection.execute(select(payments).where(payments.c.id == payment.id)))
 
 
-def _park(
-    connection: Connection, payment: PaymentRow, settings: SettingsRow, card: Row[Any], now: datetime
-) -> str | None:
-    """Move a due payment that can't be asked for to where it waits; None if it can be asked for."""
-    if settings.kind == SettingsKind.BANK_TRANSFER:
+def _park(connection: Connection, payment: PaymentRow, look: Look) -> str | None:
+    """Move a due payment that can't be charged to where it waits; None if it can be charged."""
+    now, card = look.facts.now, look.card
+    obstacle = first_that_holds(SET_ASIDE_BY, look.facts)
+    if obstacle is BANK_TRANSFER:
         return _move(connection, payment, PaymentState.AWAITING_TRANSFER, now, "pays by bank transfer")
-    revision = settings.card_revision
-    if card.id is None or card.detached_at is not None or settings.stripe_customer_id is None:
+    if obstacle is not None:
         reason = "no card is registered"
-        return _move(
-            connection, payment, PaymentState.NEEDS_PAYMENT_METHOD, now, reason, waiting_for_revision_after=revision
-        )
-    if card.block_reason is not None:
-        reason = f"this card must not be asked again ({card.block_reason})"
+        if obstacle is CARD_BLOCKED:
+            reason = f"this card must not be asked again ({card.block_reason})"
+        revision = look.facts.card_revision
         return _move(
             connection, payment, PaymentState.NEEDS_PAYMENT_METHOD, now, reason, waiting_for_revision_after=revision
         )
     lock_card(connection, payment.coverage, card.fingerprint)
-    budget = over_budget(connection, payment.coverage, card.fingerprint, card.network, now)
+    budget = over_budget(connection, payment, look)
     if budget is not None:
         return _move(
             connection, payment, PaymentState.RETRY_SCHEDULED, now, budget.reason, next_attempt_at=budget.free_at

@@ -14,14 +14,14 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, true, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, and_, literal, or_, select, true, tuple_
 
 from shared.accounts.standing import lock_account, update_standing
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.literals import is_, one_of, one_of_not
 from shared.db.rows import PaymentRow, read_all
 from shared.db.tables.accounts import accounts
-from shared.db.tables.payments import payment_attempts, payments
+from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events
 from shared.domain.calendar import local_date, waits_for_operator
 from shared.domain.dunning import UnpaidPayment, decide_standing
@@ -29,8 +29,6 @@ from shared.domain.event_types import EventType
 from shared.domain.states import (
     CHARGEABLE,
     ENDED,
-    OPEN_ATTEMPT,
-    WAITING_FOR_CARD,
     Lane,
     PaymentKind,
     PaymentState,
@@ -38,6 +36,19 @@ from shared.domain.states import (
     Trigger,
 )
 from shared.messaging.jobs import ChargePayment, Job
+from shared.payments.eligibility import (
+    ATTEMPT_OPEN,
+    CHARGEABLE_STATE,
+    CLOSE_PENDING,
+    COLLECTION_ENDED,
+    HELD,
+    MONTHLY,
+    REACHED,
+    RETRY_SCHEDULED,
+    WAITS_FOR_CARD,
+    Clocks,
+    none_of,
+)
 from shared.payments.state_changes import move_payment
 from shared.policy import Policy
 
@@ -87,15 +98,18 @@ class ChunkResult:
     jobs: Sequence[Job]
 
 
+#: What a daily run makes due, and what it leaves alone. Back-offs stay: they outlast the move.
+RETRIED_DAILY = (RETRY_SCHEDULED, REACHED, MONTHLY)
+NOT_RETRIED = (HELD, CLOSE_PENDING)
+
+
 def retryable(coverage: str, now: datetime) -> tuple[ColumnElement[bool], ...]:
     """Return the conditions for payments that a coverage's daily run makes due at business time `now`."""
+    at = Clocks(now=literal(now))
     return (
-        payments.c.state == PaymentState.RETRY_SCHEDULED,
-        payments.c.kind == PaymentKind.MONTHLY,  # orders are never retried by themselves
         payments.c.coverage == coverage,
-        payments.c.next_attempt_at <= now,
-        or_(payments.c.held_until.is_(None), payments.c.held_until <= now),
-        payments.c.pending_close_as.is_(None),
+        *(condition.sql(at) for condition in RETRIED_DAILY),
+        *none_of(NOT_RETRIED, at),
     )
 
 
@@ -169,11 +183,7 @@ def _lock_retryable(connection: Connection, daily: DailyRun, ids: Sequence[UUID]
         .with_for_update(key_share=True)
     )
     blocked = set(  # asked under the locks: an attempt is only ever opened under its payment's lock
-        connection.scalars(
-            select(payment_attempts.c.payment_id).where(
-                payment_attempts.c.payment_id.in_(ids), one_of(payment_attempts.c.state, OPEN_ATTEMPT)
-            )
-        )
+        connection.scalars(select(payments.c.id).where(payments.c.id.in_(ids), ATTEMPT_OPEN.sql()))
     )
     return [payment for payment in read_all(PaymentRow, locked) if payment.id not in blocked]
 
@@ -249,15 +259,16 @@ def _explain(connection: Connection, daily: DailyRun, after: After | None) -> Ch
         .limit(1)
         .lateral()
     )
-    held = and_(one_of(payments.c.state, CHARGEABLE), payments.c.held_until > daily.now)
+    at = Clocks(now=literal(daily.now))
+    is_held = HELD.sql(at)
     rows = connection.execute(
-        select(payments, last.c.reason.label("last_reason"))
+        select(payments, last.c.reason.label("last_reason"), is_held.label("is_held"))
         .join(last, true(), isouter=True)
         .where(
-            one_of_not(payments.c.state, ENDED),
+            ~COLLECTION_ENDED.sql(),
             payments.c.coverage == daily.coverage,
-            payments.c.kind == PaymentKind.MONTHLY,
-            or_(one_of(payments.c.state, WAITING_FOR_CARD), held),
+            MONTHLY.sql(),
+            or_(WAITS_FOR_CARD.sql(), and_(CHARGEABLE_STATE.sql(), is_held)),
             _beyond((payments.c.account_id, payments.c.id), after),
         )
         .order_by(payments.c.account_id, payments.c.id)
@@ -265,11 +276,10 @@ def _explain(connection: Connection, daily: DailyRun, after: After | None) -> Ch
     ).all()
     chunk = Chunk(len(rows), (rows[-1].account_id, rows[-1].id) if len(rows) == CHUNK_LOOKED_AT else None)
     for payment in rows:
-        is_held = payment.held_until is not None and payment.held_until > daily.now
-        reason = f"held: {payment.state_reason}" if is_held else payment.state_reason
-        chunk.not_attempted["held" if is_held else payment.state] += 1
+        reason = f"held: {payment.state_reason}" if payment.is_held else payment.state_reason
+        chunk.not_attempted["held" if payment.is_held else payment.state] += 1
         if reason != payment.last_reason:
-            _record_not_attempted(connection, daily, payment, reason, is_held)
+            _record_not_attempted(connection, daily, payment, reason, payment.is_held)
     return chunk
 
 

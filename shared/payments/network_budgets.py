@@ -1,13 +1,16 @@
 """May this card be asked once more? Blocks that forbid it for good, and the networks' budgets (I2, dunning)."""
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, Connection, any_, bindparam, case, exists, func, select
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.types import DateTime, Integer, Text
 
+from shared.db.literals import is_
 from shared.db.rows import CardBlockRow, read_one_or_none
-from shared.db.tables.accounts import card_blocks
+from shared.db.tables.accounts import card_blocks, cards
 from shared.db.tables.payments import payment_attempts
 from shared.domain.declines import network_budgets
 from shared.domain.dunning import OverBudget, check_network_budget
@@ -60,3 +63,48 @@ def over_budget(
         )
     )
     return check_network_budget(network, list(asked_at), now)
+
+
+#: The networks' limits, one element for each: what `is_over_budget` compares with.
+_NETWORKS = bindparam("networks", type_=ARRAY(Text))
+_MOST = bindparam("most", type_=ARRAY(Integer))
+_SINCE = bindparam("since", type_=ARRAY(DateTime(timezone=True)))
+
+
+def is_over_budget() -> ColumnElement[bool]:
+    """`over_budget` as SQL, for a card of the enclosing query's `cards`; needs `budget_parameters`."""
+    limits = (
+        func.unnest(_NETWORKS, _MOST, _SINCE)
+        .table_valued("network", "most", "since", name="limits")
+        .render_derived()
+    )
+    own_or_other = case((cards.c.network == any_(_NETWORKS), cards.c.network), else_="other")
+    charged = (
+        select(func.count())
+        .select_from(payment_attempts)
+        .where(
+            payment_attempts.c.coverage == cards.c.coverage,
+            payment_attempts.c.card_fingerprint == cards.c.fingerprint,
+            payment_attempts.c.started_at > limits.c.since,
+            is_(payment_attempts.c.kind, AttemptKind.CHARGE),
+            payment_attempts.c.state != AttemptState.NOT_SENT,
+        )
+        .correlate(cards, limits)
+        .scalar_subquery()
+    )
+    return (
+        exists()
+        .select_from(limits)
+        .where(limits.c.network == own_or_other, limits.c.most <= charged)
+        .correlate(cards)
+    )
+
+
+def budget_parameters(now: datetime) -> dict[str, Any]:
+    """What `is_over_budget` needs at business time `now`."""
+    limits = network_budgets()
+    return {
+        "networks": [limit.network for limit in limits],
+        "most": [limit.max_attempts for limit in limits],
+        "since": [now - limit.window for limit in limits],
+    }

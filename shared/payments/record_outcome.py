@@ -13,16 +13,18 @@ from uuid import UUID
 from sqlalchemy import Connection, bindparam, exists, select, update
 
 from shared.db.billing_events import BillingEvent, record_event
-from shared.db.rows import AttemptRow, PaymentRow, read_one, read_one_or_none
+from shared.db.moment import Moment
+from shared.db.rows import AttemptRow, read_one_or_none
 from shared.db.session import in_transaction
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.domain.backoff import Backoff
 from shared.domain.event_types import EventType
-from shared.domain.states import OPEN_ATTEMPT, AttemptKind, AttemptState, Lane, PaymentState, check_attempt_move
+from shared.domain.states import OPEN_ATTEMPT, AttemptKind, AttemptState, Lane, check_attempt_move
 from shared.failpoints import Failpoint, reach
 from shared.gateway.outcomes import observed_outcome
 from shared.gateway.port import Answer, Outcome, PaymentIntentSnapshot
 from shared.messaging.jobs import ChargePayment
+from shared.payments.eligibility import BACKING_OFF, CLOSE_PENDING, DUE_STATE, HELD, REACHED, none_of
 from shared.payments.locked_rows import LockedPaymentIntent, lock_by_attempt, lock_by_intent
 from shared.payments.outcome_handlers import OUTCOME_HANDLERS, Locked
 from shared.payments.state_changes import open_attempt
@@ -39,6 +41,13 @@ WRITE_INSISTS_FOR_S = 20.0
 MAY_BE_DUE_AT_ONCE = frozenset({Outcome.DECLINED, Outcome.AUTHENTICATION_NEEDED, Outcome.CANCELED})
 
 # Built once: every record runs them.
+#: An attempt that was opened meanwhile needs no condition: the claim finds it.
+_LANE_IF_DUE = select(payments.c.lane).where(
+    payments.c.id == bindparam("payment_id"),
+    DUE_STATE.sql(),
+    REACHED.sql(),
+    *none_of((HELD, CLOSE_PENDING, BACKING_OFF)),
+)
 _UPDATE_INTENT = update(payment_intents).where(payment_intents.c.id == bindparam("row_id"))
 _UPDATE_ATTEMPT = update(payment_attempts).where(payment_attempts.c.id == bindparam("row_id"))
 
@@ -105,19 +114,16 @@ def _write(runtime: Runtime, work: Callable[[Connection], Result]) -> Result:
 
 
 def enqueue_if_due(runtime: Runtime, payment_id: UUID) -> None:
-    """Ring for a payment that is due at this moment; the sweep would find it, only later."""
+    """Enqueue a payment that is due at this moment; the sweep would find it, only later."""
     with runtime.engine.connect() as connection:
         jobs = _jobs_if_due(connection, runtime, payment_id)
     runtime.enqueue(jobs)
 
 
 def _jobs_if_due(connection: Connection, runtime: Runtime, payment_id: UUID) -> tuple[ChargePayment, ...]:
-    row = read_one(PaymentRow, connection.execute(select(payments).where(payments.c.id == payment_id)))
-    next_at = row.next_attempt_at
-    is_due = row.state == PaymentState.DUE and next_at is not None and next_at <= runtime.clock.now()
-    if is_due and row.backoff_until is None and row.held_until is None and row.pending_close_as is None:
-        return (ChargePayment(payment_id, Lane(row.lane)),)
-    return ()
+    moment = Moment(runtime.clock.now(), runtime.machine_now())
+    lane = connection.scalar(_LANE_IF_DUE, {"payment_id": payment_id, **moment.parameters()})
+    return () if lane is None else (ChargePayment(payment_id, Lane(lane)),)
 
 
 def _at_this_moment(runtime: Runtime, rows: LockedPaymentIntent, attempt: AttemptRow | None) -> Locked:

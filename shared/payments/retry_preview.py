@@ -3,13 +3,48 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, time
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, text
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.types import DateTime, Integer, Text
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Connection,
+    DateTime,
+    ScalarSelect,
+    Select,
+    Text,
+    Uuid,
+    bindparam,
+    case,
+    func,
+    literal,
+    null,
+    select,
+    union_all,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 
+from shared.db.literals import one_of
+from shared.db.moment import NOW
+from shared.db.tables.payments import payments
 from shared.domain.calendar import instant, local_date
-from shared.domain.declines import network_budgets
+from shared.domain.states import Lane
+from shared.payments.daily_retries import RETRIED_DAILY
+from shared.payments.eligibility import (
+    ATTEMPT_OPEN,
+    BANK_TRANSFER,
+    CARD_BLOCKED,
+    CLOSE_PENDING,
+    HELD,
+    MONTHLY,
+    PAID,
+    RETRY_SCHEDULED,
+    WAITS_FOR_CARD,
+    WITHOUT_CARD,
+    Condition,
+    payments_with_card,
+)
+from shared.payments.network_budgets import budget_parameters, is_over_budget
 from shared.policy import Coverage
 
 #: Counting what isn't asked for stops here.
@@ -30,6 +65,17 @@ MEANING_OF_SKIP: Mapping[str, str] = {
     "waits_for_customer": "waits for the customer's new card or confirmation",
     "not_yet_due": "is scheduled for later",
 }
+
+
+#: What stands in a charge's way, in the order in which a claim asks; the network's budget comes last.
+SKIPPED_BY: tuple[tuple[str, Condition], ...] = (
+    ("attempt_open", ATTEMPT_OPEN),
+    ("held", HELD),
+    ("being_ended", CLOSE_PENDING),
+    ("bank_transfer", BANK_TRANSFER),
+    *(("no_card", condition) for condition in WITHOUT_CARD),
+    ("card_blocked", CARD_BLOCKED),
+)
 
 
 @dataclass(frozen=True)
@@ -64,18 +110,13 @@ def preview_retries(connection: Connection, coverage: Coverage, now: datetime) -
 
     Each card's budget is looked at as it is now: of two payments of one card the first may use it up.
     """
-    limits = network_budgets()
     answer = connection.execute(
         _PREVIEW,
         {
             "coverage": coverage.code,
             "now": now,
             "today": instant(local_date(now, coverage.zone), time(0), coverage.zone),
-            "networks": [limit.network for limit in limits],
-            "most": [limit.max_attempts for limit in limits],
-            "since": [now - limit.window for limit in limits],
-            "count_up_to": COUNT_UP_TO,
-            "largest": LARGEST,
+            **budget_parameters(now),
         },
     ).one()
     found = {row["reason"]: row for row in (*(answer.skipped or ()), *(answer.elsewhere or ()))}
@@ -94,72 +135,98 @@ def preview_retries(connection: Connection, coverage: Coverage, now: datetime) -
     )
 
 
-#: `scheduled` is `retryable` (shared/payments/daily_retries.py) in the words of the partial index, with what stands
-#: in a charge's way, in the order of a claim's checks. The digest is over what is left, in the order of the ids.
-_PREVIEW = text("""
-    WITH scheduled AS MATERIALIZED (
-        SELECT p.id, p.amount_minor, CASE
-            WHEN EXISTS (
-                SELECT FROM payment_attempts a WHERE a.payment_id = p.id AND a.state IN ('started', 'unknown')
-            ) THEN 'attempt_open'
-            WHEN p.held_until > :now THEN 'held'
-            WHEN p.pending_close_as IS NOT NULL THEN 'being_ended'
-            WHEN s.kind = 'bank_transfer' THEN 'bank_transfer'
-            WHEN c.id IS NULL OR c.detached_at IS NOT NULL OR s.stripe_customer_id IS NULL THEN 'no_card'
-            WHEN EXISTS (
-                SELECT FROM card_blocks b WHERE b.coverage = c.coverage AND b.fingerprint = c.fingerprint
-            ) THEN 'card_blocked'
-            WHEN EXISTS (
-                SELECT FROM unnest(:networks, :most, :since) AS budget (network, most, since)
-                WHERE budget.network = CASE WHEN c.network = ANY(:networks) THEN c.network ELSE 'other' END
-                  AND budget.most <= (
-                      SELECT count(*) FROM payment_attempts a
-                      WHERE a.coverage = c.coverage AND a.card_fingerprint = c.fingerprint
-                        AND a.started_at > budget.since AND a.kind = 'charge' AND a.state <> 'not_sent'
-                  )
-            ) THEN 'network_budget'
-        END AS reason
-        FROM payments p
-        JOIN payment_settings s ON s.id = p.settings_id
-        LEFT JOIN cards c ON c.id = s.primary_card_id
-        WHERE p.lane IN ('interactive', 'batch') AND p.state = 'retry_scheduled' AND p.next_attempt_at <= :now
-          AND p.kind = 'monthly' AND p.coverage = :coverage
-    ),
-    elsewhere AS (
-        (SELECT 'paid' AS reason, id, amount_minor FROM payments
-         WHERE coverage = :coverage AND state = 'paid' AND paid_at >= :today AND paid_at <= :now
-           AND first_declined_at IS NOT NULL AND kind = 'monthly' LIMIT :count_up_to)
-        UNION ALL
-        (SELECT 'waits_for_customer', id, amount_minor FROM payments
-         WHERE state IN ('needs_payment_method', 'needs_authentication') AND coverage = :coverage
-           AND kind = 'monthly' LIMIT :count_up_to)
-        UNION ALL
-        (SELECT 'not_yet_due', id, amount_minor FROM payments
-         WHERE lane IN ('interactive', 'batch') AND state = 'retry_scheduled' AND next_attempt_at > :now
-           AND coverage = :coverage AND kind = 'monthly' LIMIT :count_up_to)
+_COVERAGE = bindparam("coverage", type_=Text)
+_TODAY = bindparam("today", type_=DateTime(timezone=True))
+
+
+def _scheduled() -> CTE:
+    """What the daily run looks at, with the first obstacle to a charge (null: it would be charged).
+
+    Both lanes are named, so that the index of due payments is used.
+    """
+    first = case(
+        *((condition.sql(), literal(reason)) for reason, condition in SKIPPED_BY),
+        (is_over_budget(), literal("network_budget")),
+        else_=null(),
     )
-    SELECT count(*) FILTER (WHERE reason IS NULL) AS payments,
-           coalesce(sum(amount_minor) FILTER (WHERE reason IS NULL), 0) AS amount_minor,
-           encode(sha256(convert_to(coalesce(
-               string_agg(id || ':' || amount_minor, ',' ORDER BY id) FILTER (WHERE reason IS NULL), ''
-           ), 'UTF8')), 'hex') AS digest,
-           (SELECT jsonb_agg(l ORDER BY l.amount_minor DESC, l.id) FROM (
-               SELECT id, amount_minor FROM scheduled WHERE reason IS NULL
-               ORDER BY amount_minor DESC, id LIMIT :largest
-           ) l) AS largest,
-           (SELECT jsonb_agg(g) FROM (
-               SELECT reason, count(*) AS payments, sum(amount_minor) AS amount_minor,
-                      (array_agg(id ORDER BY id))[1:5] AS examples
-               FROM scheduled WHERE reason IS NOT NULL GROUP BY reason
-           ) g) AS skipped,
-           (SELECT jsonb_agg(g) FROM (
-               SELECT reason, count(*) AS payments, sum(amount_minor) AS amount_minor,
-                      (array_agg(id ORDER BY id))[1:5] AS examples
-               FROM elsewhere GROUP BY reason
-           ) g) AS elsewhere
-    FROM scheduled
-""").bindparams(
-    bindparam("networks", type_=ARRAY(Text)),
-    bindparam("most", type_=ARRAY(Integer)),
-    bindparam("since", type_=ARRAY(DateTime(timezone=True))),
-)
+    return (
+        select(payments.c.id, payments.c.amount_minor, first.label("reason"))
+        .select_from(payments_with_card())
+        .where(
+            one_of(payments.c.lane, Lane),
+            payments.c.coverage == _COVERAGE,
+            *(condition.sql() for condition in RETRIED_DAILY),
+        )
+        .cte("scheduled")
+        .prefix_with("MATERIALIZED")
+    )
+
+
+def _elsewhere() -> CTE:
+    """Payments that the daily run doesn't look at, and that a reader may miss."""
+    other: Mapping[str, tuple[ColumnElement[bool], ...]] = {
+        "paid": (
+            PAID.sql(),
+            payments.c.paid_at.between(_TODAY, NOW),
+            payments.c.first_declined_at.is_not(None),
+        ),
+        "waits_for_customer": (WAITS_FOR_CARD.sql(),),
+        "not_yet_due": (one_of(payments.c.lane, Lane), RETRY_SCHEDULED.sql(), payments.c.next_attempt_at > NOW),
+    }
+    return union_all(
+        *(
+            select(literal(reason).label("reason"), payments.c.id, payments.c.amount_minor)
+            .where(payments.c.coverage == _COVERAGE, MONTHLY.sql(), *conditions)
+            .limit(COUNT_UP_TO)
+            for reason, conditions in other.items()
+        )
+    ).cte("elsewhere")
+
+
+def _by_reason(found: CTE) -> ScalarSelect[Any]:
+    """Counts, sums and five examples of each reason, as a JSON array."""
+    groups = (
+        select(
+            found.c.reason,
+            func.count().label("payments"),
+            func.sum(found.c.amount_minor).label("amount_minor"),
+            func.array_agg(aggregate_order_by(found.c.id, found.c.id.asc()), type_=ARRAY(Uuid))[1:5].label(
+                "examples"
+            ),
+        )
+        .where(found.c.reason.is_not(None))
+        .group_by(found.c.reason)
+        .subquery("groups")
+    )
+    return select(func.jsonb_agg(func.to_jsonb(groups.table_valued()))).scalar_subquery()
+
+
+def _preview() -> Select[Any]:
+    """One statement, and so one snapshot. The digest is over what would be charged, in the order of the ids."""
+    scheduled = _scheduled()
+    is_charged = scheduled.c.reason.is_(None)
+    largest = (
+        select(scheduled.c.id, scheduled.c.amount_minor)
+        .where(is_charged)
+        .order_by(scheduled.c.amount_minor.desc(), scheduled.c.id)
+        .limit(LARGEST)
+        .subquery("largest")
+    )
+    lines = func.string_agg(
+        func.concat(scheduled.c.id, ":", scheduled.c.amount_minor),
+        aggregate_order_by(literal(","), scheduled.c.id.asc()),
+    ).filter(is_charged)
+    of_largest = aggregate_order_by(
+        func.to_jsonb(largest.table_valued()), largest.c.amount_minor.desc(), largest.c.id.asc()
+    )
+    return select(
+        func.count().filter(is_charged).label("payments"),
+        func.coalesce(func.sum(scheduled.c.amount_minor).filter(is_charged), 0).label("amount_minor"),
+        func.encode(func.sha256(func.convert_to(func.coalesce(lines, ""), "UTF8")), "hex").label("digest"),
+        select(func.jsonb_agg(of_largest)).scalar_subquery().label("largest"),
+        _by_reason(scheduled).label("skipped"),
+        _by_reason(_elsewhere()).label("elsewhere"),
+    ).select_from(scheduled)
+
+
+_PREVIEW = _preview()

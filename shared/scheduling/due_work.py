@@ -9,32 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Row,
-    Select,
-    exists,
-    or_,
-    select,
-)
+from sqlalchemy import Row, Select, or_, select
 
-from shared.db.literals import is_, one_of, one_of_not
-from shared.db.moment import NOW, STAMPING_SINCE, STORED_BEFORE, TOO_FAR, has_come
+from shared.db.literals import is_, one_of
+from shared.db.moment import STAMPING_SINCE, STORED_BEFORE, TOO_FAR, has_come
 from shared.db.tables.accounts import payment_settings
 from shared.db.tables.operators import bulk_actions
 from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import runs, stripe_events
-from shared.domain.states import (
-    CHARGEABLE,
-    ENDED,
-    OPEN_ATTEMPT,
-    WAITING_FOR_CARD,
-    AttemptState,
-    Lane,
-    PaymentState,
-    RunState,
-    StripeEventState,
-)
+from shared.domain.states import AttemptState, Lane, RunState, StripeEventState
 from shared.messaging.jobs import (
     DAILY_RETRIES,
     INTERACTIVE,
@@ -53,6 +36,18 @@ from shared.messaging.jobs import (
     SettleAttempt,
     job_of_run,
 )
+from shared.payments.eligibility import (
+    ATTEMPT_OPEN,
+    BACKING_OFF,
+    CHARGEABLE_STATE,
+    CLOSE_PENDING,
+    COLLECTION_ENDED,
+    DUE_STATE,
+    HAS_NEWER_CARD,
+    REACHED,
+    is_free,
+    none_of,
+)
 
 
 @dataclass(frozen=True)
@@ -63,23 +58,6 @@ class Source:
     queue: str
     query: Select[Any]
     job: Callable[[Row[Any]], Job]
-
-
-def has_open_attempt() -> ColumnElement[bool]:
-    """Whether a payment of the enclosing query is blocked by an attempt (I2)."""
-    return exists().where(
-        payment_attempts.c.payment_id == payments.c.id, one_of(payment_attempts.c.state, OPEN_ATTEMPT)
-    )
-
-
-def is_free() -> tuple[ColumnElement[bool], ...]:
-    """Conditions that nothing stands in a payment's way: no hold, no wish to end it, no outage, no open attempt."""
-    return (
-        or_(payments.c.held_until.is_(None), payments.c.held_until <= NOW),
-        payments.c.pending_close_as.is_(None),
-        or_(payments.c.backoff_until.is_(None), has_come(payments.c.backoff_until)),
-        ~has_open_attempt(),
-    )
 
 
 def due_payments(lane: Lane) -> Select[Any]:
@@ -93,10 +71,10 @@ def due_payments(lane: Lane) -> Select[Any]:
         select(payments.c.id)
         .where(
             is_(payments.c.lane, lane),
-            one_of(payments.c.state, CHARGEABLE),
-            payments.c.next_attempt_at <= NOW,
+            CHARGEABLE_STATE.sql(),
+            REACHED.sql(),
             *is_free(),
-            or_(is_(payments.c.state, PaymentState.DUE), payments.c.coverage.not_in(being_stamped)),
+            or_(DUE_STATE.sql(), payments.c.coverage.not_in(being_stamped)),
         )
         .order_by(payments.c.next_attempt_at)
     )
@@ -106,23 +84,13 @@ def due_payments(lane: Lane) -> Select[Any]:
 PAYMENTS_WITH_A_NEW_CARD = (
     select(payments.c.id)
     .join(payment_settings, payment_settings.c.id == payments.c.settings_id)
-    .where(
-        one_of(payments.c.state, WAITING_FOR_CARD),
-        payment_settings.c.card_revision > payments.c.waiting_for_revision_after,
-        payment_settings.c.primary_card_id.is_not(None),
-        *is_free(),
-    )
+    .where(HAS_NEWER_CARD.sql(), *is_free())
 )
 
 #: Payments that a person wants ended, once the PaymentIntent is seen canceled (I3). A hold doesn't keep them.
 PAYMENTS_TO_CLOSE = (
     select(payments.c.id)
-    .where(
-        payments.c.pending_close_as.is_not(None),
-        one_of_not(payments.c.state, ENDED),
-        payments.c.backoff_until.is_(None) | has_come(payments.c.backoff_until),
-        ~has_open_attempt(),
-    )
+    .where(CLOSE_PENDING.sql(), *none_of((COLLECTION_ENDED, BACKING_OFF, ATTEMPT_OPEN)))
     .order_by(payments.c.id)
 )
 

@@ -9,12 +9,13 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Text
 
 from shared.db.literals import one_of
-from shared.db.moment import MACHINE_NOW, NOW, Moment
+from shared.db.moment import MACHINE_NOW, Moment
 from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import stripe_events
 from shared.domain.schedule import due_runs
-from shared.domain.states import CHARGEABLE, OPEN_ATTEMPT
+from shared.domain.states import OPEN_ATTEMPT
 from shared.gateway.stripe_event_types import ECHO_EVENT_TYPES
+from shared.payments.eligibility import BACKING_OFF, CHARGEABLE_STATE, CLOSE_PENDING, REACHED
 from shared.policy import Policy
 from shared.scheduling.due_work import SOURCES, STRIPE_EVENTS
 from shared.scheduling.runs import schedule_in_force_since, schedule_of
@@ -68,18 +69,10 @@ def _missing_runs() -> ScalarSelect[Any]:
 
 _OPEN_ATTEMPTS = select(payment_attempts.c.id).where(one_of(payment_attempts.c.state, OPEN_ATTEMPT))
 
-_SHORT_BACKOFFS = select(payments.c.id).where(
-    one_of(payments.c.state, CHARGEABLE),
-    payments.c.next_attempt_at <= NOW,
-    payments.c.backoff_until > MACHINE_NOW,
-    payments.c.backoff_until <= MACHINE_NOW + SHORT_BACKOFF,
-)
-
-_SHORT_BACKOFFS_OF_ENDINGS = select(payments.c.id).where(
-    payments.c.pending_close_as.is_not(None),
-    payments.c.backoff_until > MACHINE_NOW,
-    payments.c.backoff_until <= MACHINE_NOW + SHORT_BACKOFF,
-)
+#: Back-offs in force that end soon.
+_IS_SHORT_BACKOFF = BACKING_OFF.sql() & (payments.c.backoff_until <= MACHINE_NOW + SHORT_BACKOFF)
+_SHORT_BACKOFFS = select(payments.c.id).where(CHARGEABLE_STATE.sql(), REACHED.sql(), _IS_SHORT_BACKOFF)
+_SHORT_BACKOFFS_OF_ENDINGS = select(payments.c.id).where(CLOSE_PENDING.sql(), _IS_SHORT_BACKOFF)
 
 #: Built once: it is asked every few milliseconds while the virtual clock waits.
 _COUNTS = select(

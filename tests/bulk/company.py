@@ -46,7 +46,13 @@ class Desk:
 
     def sees(self, action: BulkAction, ids: Select[Any] | None = None) -> Preview:
         with self.world.engine.connect() as connection:
-            found = preview(connection, action, everything() if ids is None else ids, self.world.clock.now())
+            found = preview(
+                connection,
+                action,
+                everything() if ids is None else ids,
+                self.world.clock.now(),
+                self.world.machine(),
+            )
         assert isinstance(found, Preview), found
         return found
 
@@ -63,7 +69,9 @@ class Desk:
         asked = PaymentFilter(self.world.clock.now()).as_json()  # what the page keeps, to be shown
         wanted = Wanted(action, asked, until, digest)
         cause = Cause(who, self.world.clock.now(), reason)
-        return in_transaction(self.world.engine, lambda connection: begin(connection, wanted, chosen, cause))
+        return in_transaction(
+            self.world.engine, lambda connection: begin(connection, wanted, chosen, cause, self.world.machine())
+        )
 
     def begins(self, action: BulkAction, **how: Any) -> UUID:
         begun = self.confirms(action, self.sees(action, how.get("ids")).digest, **how)

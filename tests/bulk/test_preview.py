@@ -28,7 +28,9 @@ def everything() -> Select[Any]:
 
 def previewed(world: World, action: BulkAction, ids: Select[Any] | None = None) -> Preview:
     with world.engine.connect() as connection:
-        found = preview(connection, action, everything() if ids is None else ids, world.clock.now())
+        found = preview(
+            connection, action, everything() if ids is None else ids, world.clock.now(), world.machine()
+        )
     assert isinstance(found, Preview), found
     return found
 
@@ -189,7 +191,7 @@ def test_more_than_the_cap_is_refused_with_what_to_do(world: World, monkeypatch:
     assert previewed(world, BulkAction.CHARGE).count == 3
     monkeypatch.setattr(previewing, "CAP", 2)
     with world.engine.connect() as connection:
-        found = preview(connection, BulkAction.CHARGE, everything(), world.clock.now())
+        found = preview(connection, BulkAction.CHARGE, everything(), world.clock.now(), world.machine())
     assert isinstance(found, Refused)
     assert "more than 2 payments match" in found.reason
     assert "narrow the filter" in found.what_to_do

@@ -115,11 +115,15 @@ def _bulk(company: Company, action: BulkAction, *people: Person) -> None:
     """An operator confirms what they see, on their page: the web process lives on."""
     ids = select(payments.c.id).where(payments.c.account_id.in_([person.account.id for person in people]))
     with company.world.engine.begin() as connection:
-        snapshot = preview(connection, action, ids, company.now)
+        snapshot = preview(connection, action, ids, company.now, company.world.machine())
         assert isinstance(snapshot, Preview)
         assert snapshot.count == len(people)
         begun = begin(
-            connection, Wanted(action, {}, None, snapshot.digest), ids, Cause(OPERATOR, company.now, "month end")
+            connection,
+            Wanted(action, {}, None, snapshot.digest),
+            ids,
+            Cause(OPERATOR, company.now, "month end"),
+            company.world.machine(),
         )
     assert isinstance(begun, Begun)
 

@@ -160,6 +160,7 @@ class Surroundings(RuleBasedStateMachine):
                 connection,
                 payment_id,
                 Cause("operator:anna", self.company.clock.now(), "the customer is on the phone"),
+                self.company.machine.now(),
             )
         if isinstance(asked, ChargePayment):
             self.company.mailbox.append(asked)

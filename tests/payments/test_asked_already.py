@@ -30,13 +30,17 @@ def ask(
 ) -> ChargePayment | Refused:
     with world.engine.begin() as connection:
         return request_charge(
-            connection, payment, Cause(f"operator:{who}", world.clock.now(), "she called"), snapshot
+            connection,
+            payment,
+            Cause(f"operator:{who}", world.clock.now(), "she called"),
+            world.machine(),
+            snapshot,
         )
 
 
 def look(world: World, payment: UUID) -> WouldCharge:
     with world.engine.connect() as connection:
-        would = preview_charge(connection, payment, world.clock.now())
+        would = preview_charge(connection, payment, world.clock.now(), world.machine())
     assert isinstance(would, WouldCharge), would
     return would
 
@@ -55,7 +59,7 @@ def test_who_asks_second_is_told_who_did_and_when_and_money_moves_once(world: Wo
     assert refusal(second) == "operator:anna asked for it already, at 2026-11-01 09:00:00 UTC"
     assert world.trail(payment)[-1] == ("charge_not_attempted", refusal(second))
     with world.engine.connect() as connection:
-        assert isinstance(preview_charge(connection, payment, world.clock.now()), Refused)
+        assert isinstance(preview_charge(connection, payment, world.clock.now(), world.machine()), Refused)
     world.charge(payment)
     world.charge(payment)
     assert world.charged(payment) == [5_00]

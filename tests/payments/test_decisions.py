@@ -184,10 +184,14 @@ def test_a_person_who_charges_by_hand_releases_a_hold_and_a_bulk_action_does_not
     payment = world.owes(account)
     hold(world, payment)
     with world.engine.begin() as connection:
-        refused = request_charge(connection, payment, Cause(ANNA, world.clock.now(), "all"), releases_hold=False)
+        refused = request_charge(
+            connection, payment, Cause(ANNA, world.clock.now(), "all"), world.machine(), releases_hold=False
+        )
         assert isinstance(refused, Refused)
         assert refused.reason.startswith(f"it is held: {WHY}")
-        asked = request_charge(connection, payment, Cause(ANNA, world.clock.now(), "now"), lane=Lane.BATCH)
+        asked = request_charge(
+            connection, payment, Cause(ANNA, world.clock.now(), "now"), world.machine(), lane=Lane.BATCH
+        )
     assert asked == ChargePayment(payment, Lane.BATCH)
     assert world.payment(payment).held_until is None
 

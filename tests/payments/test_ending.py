@@ -165,10 +165,10 @@ def test_from_the_request_on_nothing_charges_it(world: World, account: Account) 
     confirms = sent(world, "/confirm")
     world.charge(payment)
     with world.engine.begin() as connection:
-        refused = request_charge(connection, payment, Cause(ANNA, world.clock.now(), "after all"))
+        refused = request_charge(connection, payment, Cause(ANNA, world.clock.now(), "after all"), world.machine())
         assert isinstance(refused, Refused)
         assert "wants it voided" in refused.reason
-        assert isinstance(preview_charge(connection, payment, world.clock.now()), Refused)
+        assert isinstance(preview_charge(connection, payment, world.clock.now(), world.machine()), Refused)
     assert due(world) == {ClosePayment(payment)}, "neither the lane nor the daily run has it"
     assert sent(world, "/confirm") == confirms
 

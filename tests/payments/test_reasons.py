@@ -14,6 +14,8 @@ def test_a_person_who_gives_no_reason_changes_nothing(world: World) -> None:
     payment = world.owes(account, next_attempt_at=world.clock.now() + timedelta(days=1))
     before = world.payment(payment)
     with world.engine.begin() as connection:
-        answer = request_charge(connection, payment, Cause("operator:anna", world.clock.now(), "  "))
+        answer = request_charge(
+            connection, payment, Cause("operator:anna", world.clock.now(), "  "), world.machine()
+        )
     assert isinstance(answer, Refused)
     assert world.payment(payment) == before

@@ -69,7 +69,9 @@ def waits_for_authentication(world: World, account: Account) -> UUID:
         connection.execute(text("UPDATE payment_intents SET status = 'requires_action'"))
     world.card_of(account)
     with world.engine.begin() as connection:
-        asked = request_charge(connection, payment, Cause("operator:anna", world.clock.now(), "a new card"))
+        asked = request_charge(
+            connection, payment, Cause("operator:anna", world.clock.now(), "a new card"), world.machine()
+        )
     assert not isinstance(asked, Refused), intent
     return payment
 

@@ -210,7 +210,10 @@ class Contender:
         job = in_transaction(
             self._engine,
             lambda connection: request_charge(
-                connection, bound.payment_id, Cause(f"operator:{self.index}", bound.at, "it is urgent")
+                connection,
+                bound.payment_id,
+                Cause(f"operator:{self.index}", bound.at, "it is urgent"),
+                self.runtime.machine_now(),
             ),
         )
         if isinstance(job, ChargePayment):

@@ -4,11 +4,13 @@ Used by the command line and the dashboard. A refusal says why and what to do in
 every attempt that was not made.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.rows import CardRow, PaymentRow, SettingsRow, read_one, read_one_or_none
@@ -18,17 +20,33 @@ from shared.domain.event_types import EventType
 from shared.domain.money import format_minor
 from shared.domain.refusals import Refused
 from shared.domain.states import (
-    ENDED,
     WORD_OF_CLOSE,
     AttemptState,
     Lane,
     PaymentState,
-    SettingsKind,
     Trigger,
 )
 from shared.messaging.jobs import ChargePayment, SettleAttempt
+from shared.payments.eligibility import (
+    ASKED_ALREADY,
+    ATTEMPT_OPEN,
+    AUTHORISED,
+    AWAITS_TRANSFER,
+    BANK_TRANSFER,
+    CARD_BLOCKED,
+    CLOSE_PENDING,
+    COLLECTION_ENDED,
+    HELD,
+    PAID,
+    WITHOUT_CARD,
+    Condition,
+    Look,
+    first_that_holds,
+    is_held,
+    look_at,
+    over_budget,
+)
 from shared.payments.locked_rows import lock_payment, lock_settings_and_payment
-from shared.payments.network_budgets import find_block, over_budget
 from shared.payments.state_changes import make_due_now, open_attempt
 
 
@@ -56,19 +74,20 @@ class WouldCharge:
     snapshot: ChargeSnapshot
 
 
-def preview_charge(connection: Connection, payment_id: UUID, now: datetime) -> WouldCharge | Refused:
+def preview_charge(
+    connection: Connection, payment_id: UUID, now: datetime, machine_now: datetime
+) -> WouldCharge | Refused:
     """Say what `request_charge` would do at this moment. Changes nothing; what it says may be outdated at once."""
     payment = read_one_or_none(PaymentRow, connection.execute(select(payments).where(payments.c.id == payment_id)))
     if payment is None:
         return _unknown(payment_id)
     found = connection.execute(select(payment_settings).where(payment_settings.c.id == payment.settings_id))
     settings = read_one(SettingsRow, found)
-    refused = _why_not(connection, payment, settings, now)
+    look = look_at(connection, payment, settings, now, machine_now)
+    refused = _why_not(connection, payment, look)
     if refused is not None:
         return refused
-    card = _card(connection, settings)
-    if card is None:
-        raise AssertionError("without a card it is refused")
+    card = look.card
     return WouldCharge(
         payment.id,
         payment.amount_minor,
@@ -84,6 +103,7 @@ def request_charge(
     connection: Connection,
     payment_id: UUID,
     cause: Cause,
+    machine_now: datetime,
     snapshot: ChargeSnapshot | None = None,
     *,
     lane: Lane = Lane.INTERACTIVE,
@@ -100,15 +120,16 @@ def request_charge(
     settings, payment = locked
     if not cause.reason.strip():
         return Refused("no reason was given", "say why; the reason is kept in the payment's trail")
-    refused = _why_not(connection, payment, settings, cause.at)
-    if refused is None and not releases_hold:
-        refused = _because_it_is_held(payment, cause.at)
+    look = look_at(connection, payment, settings, cause.at, machine_now)
+    refused = _why_not(connection, payment, look)
+    if refused is None and not releases_hold and HELD.holds(look.facts):
+        refused = Refused(f"it is held: {payment.state_reason}", "release it first, or charge it by itself")
     if refused is None and snapshot is not None:
-        refused = _because_it_changed(connection, payment, settings, snapshot)
+        refused = _because_it_changed(connection, payment, settings, look.card, snapshot)
     if refused is not None:
         _record_refusal(connection, payment, refused, cause)
         return refused
-    if payment.held_until is not None and payment.held_until > cause.at:
+    if HELD.holds(look.facts):
         _record_release(connection, payment, cause)
     if not make_due_now(connection, payment, lane, Trigger.OPERATOR, cause):
         raise AssertionError(f"payment {payment.id} is {payment.state} and was not refused")
@@ -160,40 +181,49 @@ def _unknown(payment_id: UUID) -> Refused:
     return Refused(f"there is no payment {payment_id}", "look it up by invoice number or account")
 
 
-def _why_not(connection: Connection, payment: PaymentRow, settings: SettingsRow, now: datetime) -> Refused | None:
-    return (
-        _because_of_state(payment)
-        or _because_of_open_attempt(connection, payment)
-        or _because_somebody_asked(payment, now)
-        or _because_of_card(connection, payment, settings, now)
-    )
-
-
-def _because_of_state(payment: PaymentRow) -> Refused | None:
-    state = PaymentState(payment.state)
-    if state is PaymentState.PAID:
+def _why_not(connection: Connection, payment: PaymentRow, look: Look) -> Refused | None:
+    """Say why an operator may not charge it: the first of REFUSED_BY that holds, or the network's budget."""
+    refusing = first_that_holds(REFUSED_BY, look.facts)
+    if refusing is not None:
+        return REFUSED_BY[refusing](connection, payment, look)
+    budget = over_budget(connection, payment, look)
+    if budget is not None:
         return Refused(
-            f"it was paid at {payment.paid_at:%Y-%m-%d %H:%M} UTC", "nothing: it is never asked for again"
+            f"{_named(look)} may not be asked now ({budget.reason})",
+            f"wait: it may be asked again from {budget.free_at:%Y-%m-%d %H:%M} UTC on",
+            budget.free_at,
         )
-    if state in ENDED:
-        return Refused(f"it is {state}: {payment.state_reason}", "nothing: collection has ended")
-    if payment.pending_close_as is not None:
-        return Refused(
-            f"an operator wants it {WORD_OF_CLOSE[payment.pending_close_as]}, "
-            "and its PaymentIntent is being canceled",
-            "take that back on its page first, as long as it can be",
-        )
-    if state is PaymentState.AWAITING_TRANSFER:
-        return Refused("the customer pays by bank transfer", "wait for the transfer, or have a card registered")
-    if state is PaymentState.AUTHORISED:
-        return Refused("the money is on hold already", "capture or release the hold")
     return None
 
 
-def _because_of_open_attempt(connection: Connection, payment: PaymentRow) -> Refused | None:
+def _because_paid(_connection: Connection, payment: PaymentRow, _look: Look) -> Refused:
+    return Refused(f"it was paid at {payment.paid_at:%Y-%m-%d %H:%M} UTC", "nothing: it is never asked for again")
+
+
+def _because_ended(_connection: Connection, payment: PaymentRow, _look: Look) -> Refused:
+    return Refused(f"it is {payment.state}: {payment.state_reason}", "nothing: collection has ended")
+
+
+def _because_close_is_pending(_connection: Connection, payment: PaymentRow, _look: Look) -> Refused:
+    return Refused(
+        f"an operator wants it {WORD_OF_CLOSE[str(payment.pending_close_as)]}, "
+        "and its PaymentIntent is being canceled",
+        "take that back on its page first, as long as it can be",
+    )
+
+
+def _because_of_transfer(_connection: Connection, _payment: PaymentRow, _look: Look) -> Refused:
+    return Refused("the customer pays by bank transfer", "wait for the transfer, or have a card registered")
+
+
+def _because_authorised(_connection: Connection, _payment: PaymentRow, _look: Look) -> Refused:
+    return Refused("the money is on hold already", "capture or release the hold")
+
+
+def _because_of_open_attempt(connection: Connection, payment: PaymentRow, _look: Look) -> Refused:
     attempt = open_attempt(connection, payment.id)
-    if attempt is None:
-        return None
+    if attempt is None:  # a preview locks nothing
+        return Refused("its last attempt ended a moment ago", "look at it again")
     by = f" by {attempt.requested_by}" if (attempt.requested_by or "").startswith("operator:") else ""
     since = f"attempt {attempt.number}, begun{by} at {attempt.started_at:%Y-%m-%d %H:%M:%S} UTC,"
     if attempt.state == AttemptState.UNKNOWN:
@@ -207,43 +237,53 @@ def _because_of_open_attempt(connection: Connection, payment: PaymentRow) -> Ref
     )
 
 
-def _because_it_is_held(payment: PaymentRow, now: datetime) -> Refused | None:
-    if payment.held_until is None or payment.held_until <= now:
-        return None
-    return Refused(f"it is held: {payment.state_reason}", "release it first, or charge it by itself")
-
-
-def _because_somebody_asked(payment: PaymentRow, now: datetime) -> Refused | None:
-    """Whether a person's charge waits for a worker already; after an outage anybody may ask anew."""
-    waits = (
-        payment.state == PaymentState.DUE
-        and payment.lane == Lane.INTERACTIVE
-        and payment.trigger == Trigger.OPERATOR
-        and payment.requested_by is not None
-        and payment.backoff_until is None
-        and (payment.held_until is None or payment.held_until <= now)
-    )
-    if not waits:
-        return None
+def _because_asked_already(_connection: Connection, payment: PaymentRow, _look: Look) -> Refused:
     return Refused(
         f"{payment.requested_by} asked for it already, at {payment.next_attempt_at:%Y-%m-%d %H:%M:%S} UTC",
         "nothing: it is charged as soon as a worker is free; look at the payment again in a moment",
     )
 
 
-def _snapshot(payment: PaymentRow, settings: SettingsRow, card: CardRow) -> ChargeSnapshot:
+def _because_of_no_card(_connection: Connection, _payment: PaymentRow, _look: Look) -> Refused:
+    return Refused("no card is registered", "ask the customer to register one; then it is charged by itself")
+
+
+def _because_card_is_blocked(_connection: Connection, _payment: PaymentRow, look: Look) -> Refused:
+    return Refused(
+        f"{_named(look)} must not be asked again ({look.card.block_reason})",
+        "ask the customer to register another card",
+    )
+
+
+def _named(look: Look) -> str:
+    return f"{look.card.brand} ending in {look.card.last4}"
+
+
+#: What an operator's charge is refused by, in this order, and the words of the refusal.
+REFUSED_BY: Mapping[Condition, Callable[[Connection, PaymentRow, Look], Refused]] = {
+    PAID: _because_paid,
+    COLLECTION_ENDED: _because_ended,
+    CLOSE_PENDING: _because_close_is_pending,
+    AWAITS_TRANSFER: _because_of_transfer,
+    AUTHORISED: _because_authorised,
+    ATTEMPT_OPEN: _because_of_open_attempt,
+    ASKED_ALREADY: _because_asked_already,
+    BANK_TRANSFER: _because_of_transfer,
+    **dict.fromkeys(WITHOUT_CARD, _because_of_no_card),
+    CARD_BLOCKED: _because_card_is_blocked,
+}
+
+
+def _snapshot(payment: PaymentRow, settings: SettingsRow, card: Row[Any]) -> ChargeSnapshot:
     return ChargeSnapshot(
         payment.amount_minor, payment.currency, card.id, settings.card_revision, payment.attempt_count
     )
 
 
 def _because_it_changed(
-    connection: Connection, payment: PaymentRow, settings: SettingsRow, snapshot: ChargeSnapshot
+    connection: Connection, payment: PaymentRow, settings: SettingsRow, card: Row[Any], snapshot: ChargeSnapshot
 ) -> Refused | None:
     """What a person agreed to is what is done, or nothing is."""
-    card = _card(connection, settings)
-    if card is None:
-        raise AssertionError("without a card it is refused")
     found = _snapshot(payment, settings, card)
     if found == snapshot:
         return None
@@ -262,33 +302,9 @@ def _because_it_changed(
     return Refused(f"it isn't what you saw any more: {', '.join(changes)}", "look at it again, and decide anew")
 
 
-def _because_of_card(
-    connection: Connection, payment: PaymentRow, settings: SettingsRow, now: datetime
-) -> Refused | None:
-    if settings.kind == SettingsKind.BANK_TRANSFER:
-        return Refused("the customer pays by bank transfer", "wait for the transfer, or have a card registered")
-    card = _card(connection, settings)
-    if card is None or card.detached_at is not None or settings.stripe_customer_id is None:
-        return Refused("no card is registered", "ask the customer to register one; then it is charged by itself")
-    named = f"{card.brand} ending in {card.last4}"
-    block = find_block(connection, payment.coverage, card.fingerprint)
-    if block is not None:
-        return Refused(
-            f"{named} must not be asked again ({block.reason})", "ask the customer to register another card"
-        )
-    budget = over_budget(connection, payment.coverage, card.fingerprint, card.network, now)
-    if budget is not None:
-        return Refused(
-            f"{named} may not be asked now ({budget.reason})",
-            f"wait: it may be asked again from {budget.free_at:%Y-%m-%d %H:%M} UTC on",
-            budget.free_at,
-        )
-    return None
-
-
 def _warnings(payment: PaymentRow, settings: SettingsRow, now: datetime) -> list[str]:
     warnings = []
-    if payment.held_until is not None and payment.held_until > now:
+    if is_held(payment.held_until, now):
         warnings.append(f"it is held, and the charge releases it: {payment.state_reason}")
     is_same_card = payment.waiting_for_revision_after == settings.card_revision
     if payment.state == PaymentState.NEEDS_AUTHENTICATION and is_same_card:
@@ -296,11 +312,6 @@ def _warnings(payment: PaymentRow, settings: SettingsRow, now: datetime) -> list
     elif payment.state == PaymentState.NEEDS_PAYMENT_METHOD and is_same_card:
         warnings.append(f"the card hasn't changed since: {payment.state_reason}")
     return warnings
-
-
-def _card(connection: Connection, settings: SettingsRow) -> CardRow | None:
-    found = connection.execute(select(cards).where(cards.c.id == settings.primary_card_id))
-    return read_one_or_none(CardRow, found)
 
 
 def _record_release(connection: Connection, payment: PaymentRow, cause: Cause) -> None:

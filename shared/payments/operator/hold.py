@@ -15,6 +15,7 @@ from shared.domain.event_types import EventType
 from shared.domain.refusals import NO_REASON, Refused
 from shared.domain.states import ENDED, UNPAID, WORD_OF_CLOSE
 from shared.messaging.jobs import ChargePayment
+from shared.payments.eligibility import is_held
 from shared.payments.operator.refusals import job_if_due, lock_if_known, no_such_payment, record_payment_refusal
 from shared.policy import Policy
 
@@ -73,7 +74,7 @@ def release_payment(connection: Connection, payment_id: UUID, cause: Cause) -> R
     refused = None
     if not cause.reason.strip():
         refused = NO_REASON
-    elif payment.held_until is None or payment.held_until <= cause.at or payment.state in ENDED:
+    elif not is_held(payment.held_until, cause.at) or payment.state in ENDED:
         refused = Refused("it isn't held", "nothing: see on its page what comes next")
     if refused is not None:
         record_payment_refusal(connection, payment, "release", refused, cause)

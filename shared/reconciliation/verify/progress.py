@@ -1,5 +1,21 @@
 """Checks that nothing is forgotten: what waits names what it waits for, and what doesn't wait gets done."""
 
+from sqlalchemy import Interval, and_, bindparam, cast
+
+from shared.db.moment import MACHINE_NOW, NOW
+from shared.payments.eligibility import (
+    ATTEMPT_OPEN,
+    BACKING_OFF,
+    CHARGEABLE_STATE,
+    CLOSE_PENDING,
+    COLLECTION_ENDED,
+    HAS_NEWER_CARD,
+    HELD,
+    REACHED,
+    Clocks,
+    as_text,
+    none_of,
+)
 from shared.reconciliation.verify.check import Check
 
 LOOK = "run `duecourse doctor`: do scheduler and workers run, do Redis and the processor answer?"
@@ -7,12 +23,26 @@ LOOK = "run `duecourse doctor`: do scheduler and workers run, do Redis and the p
 #: A payment's own trail has been silent for longer than patience (machine time).
 _SILENT = """NOT EXISTS (
     SELECT FROM billing_events e
-    WHERE e.payment_id = p.id AND e.created_at > :machine_now - CAST(:patience AS interval)
+    WHERE e.payment_id = payments.id AND e.created_at > :machine_now - CAST(:patience AS interval)
 )"""
 
-_OPEN = """EXISTS (
-    SELECT FROM payment_attempts a WHERE a.payment_id = p.id AND a.state IN ('started', 'unknown')
-)"""
+#: Both clocks as they stood `patience` ago; what lies too far ahead is judged by the clock of now.
+_PATIENCE = cast(bindparam("patience", None), Interval)
+_A_WHILE_AGO = Clocks(now=NOW - _PATIENCE, machine_now=MACHINE_NOW - _PATIENCE)
+
+#: `shared.payments.eligibility` in the checks' words. A payment is `payments` there, and so it is here.
+_DUE_FOR_LONG = as_text(
+    and_(
+        CHARGEABLE_STATE.sql(),
+        REACHED.sql(_A_WHILE_AGO),
+        *none_of((HELD, CLOSE_PENDING, BACKING_OFF, ATTEMPT_OPEN), _A_WHILE_AGO),
+    )
+)
+_IS_TO_BE_CLOSED = as_text(CLOSE_PENDING.sql())
+_HAS_ENDED = as_text(COLLECTION_ENDED.sql())
+_COULD_CLOSE = as_text(and_(*none_of((BACKING_OFF, ATTEMPT_OPEN), _A_WHILE_AGO)))
+_COULD_WAKE = as_text(and_(HAS_NEWER_CARD.sql(), *none_of((HELD, CLOSE_PENDING, ATTEMPT_OPEN))))
+_IS_HELD = as_text(HELD.sql())
 
 PROGRESS = (
     Check(
@@ -34,13 +64,9 @@ PROGRESS = (
         "what is due, not held and not backing off is asked for within an hour",
         "payments",
         f"""
-        SELECT p.id AS payment_id, p.state, p.lane, p.next_attempt_at FROM {{payments}} p
-        WHERE p.state IN ('due', 'retry_scheduled')
-          AND p.next_attempt_at <= :now - CAST(:patience AS interval)
-          AND (p.held_until IS NULL OR p.held_until <= :now - CAST(:patience AS interval))
-          AND p.pending_close_as IS NULL
-          AND (p.backoff_until IS NULL OR p.backoff_until <= :machine_now - CAST(:patience AS interval))
-          AND NOT {_OPEN} AND {_SILENT}
+        SELECT payments.id AS payment_id, payments.state, payments.lane, payments.next_attempt_at
+        FROM {{payments}} payments
+        WHERE {_DUE_FOR_LONG} AND {_SILENT}
         """,  # noqa: S608  # our own constants
         "payment {payment_id} is {state} since {next_attempt_at} on the {lane} lane, and nobody asked for it",
         LOOK,
@@ -50,11 +76,9 @@ PROGRESS = (
         "what a person wants written off or voided is ended within an hour, and what has ended waits for no end",
         "payments",
         f"""
-        SELECT p.id AS payment_id, p.state, p.pending_close_as, p.backoff_until FROM {{payments}} p
-        WHERE p.pending_close_as IS NOT NULL
-          AND (p.state IN ('paid', 'carried_forward', 'uncollectible', 'void')
-               OR ((p.backoff_until IS NULL OR p.backoff_until <= :machine_now - CAST(:patience AS interval))
-                   AND NOT {_OPEN} AND {_SILENT}))
+        SELECT payments.id AS payment_id, payments.state, payments.pending_close_as, payments.backoff_until
+        FROM {{payments}} payments
+        WHERE {_IS_TO_BE_CLOSED} AND ({_HAS_ENDED} OR ({_COULD_CLOSE} AND {_SILENT}))
         """,  # noqa: S608  # our own constants
         "payment {payment_id} is {state} and is to be {pending_close_as}; nobody cancels its PaymentIntent",
         LOOK,
@@ -64,13 +88,12 @@ PROGRESS = (
         "a payment that waits for a card is woken by a newer one",
         "payments",
         f"""
-        SELECT p.id AS payment_id, p.state, p.waiting_for_revision_after, s.card_revision
-        FROM {{payments}} p JOIN payment_settings s ON s.id = p.settings_id
-        WHERE p.state IN ('needs_payment_method', 'needs_authentication')
-          AND s.card_revision > p.waiting_for_revision_after AND s.primary_card_id IS NOT NULL
-          AND (p.held_until IS NULL OR p.held_until <= :now) AND p.pending_close_as IS NULL AND NOT {_OPEN}
+        SELECT payments.id AS payment_id, payments.state, payments.waiting_for_revision_after,
+               payment_settings.card_revision
+        FROM {{payments}} payments JOIN payment_settings ON payment_settings.id = payments.settings_id
+        WHERE {_COULD_WAKE}
           AND NOT EXISTS (
-              SELECT FROM billing_events e WHERE e.account_id = p.account_id
+              SELECT FROM billing_events e WHERE e.account_id = payments.account_id
                 AND e.type IN ('card_registered', 'card_mended')
                 AND e.created_at > :machine_now - CAST(:patience AS interval))
         """,  # noqa: S608  # our own constants
@@ -82,13 +105,13 @@ PROGRESS = (
         "waiting-names-its-reason",
         "a payment that waits says for what, and for a card revision that exists",
         "payments",
-        """
-        SELECT p.id AS payment_id, p.state, p.waiting_for_revision_after, s.card_revision
-        FROM {payments} p JOIN payment_settings s ON s.id = p.settings_id
-        WHERE ((p.state NOT IN ('due', 'retry_scheduled', 'paid') OR p.held_until > :now)
-               AND coalesce(p.state_reason, '') = '')
-           OR p.waiting_for_revision_after > s.card_revision
-        """,
+        f"""
+        SELECT payments.id AS payment_id, payments.state, payments.waiting_for_revision_after, s.card_revision
+        FROM {{payments}} payments JOIN payment_settings s ON s.id = payments.settings_id
+        WHERE ((payments.state NOT IN ('due', 'retry_scheduled', 'paid') OR {_IS_HELD})
+               AND coalesce(payments.state_reason, '') = '')
+           OR payments.waiting_for_revision_after > s.card_revision
+        """,  # noqa: S608  # our own constants
         "payment {payment_id} is {state} without a reason, or waits for card revision {waiting_for_revision_after} "
         "while {card_revision} is the last",
         "say what it waits for: `duecourse payment show {payment_id}`, then charge it or register a card",

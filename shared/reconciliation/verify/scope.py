@@ -6,6 +6,8 @@ from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
+from shared.clock import FARTHEST_AHEAD
+
 #: What is due longer than this (machine time) without an attempt and without a reason is forgotten.
 FORGOTTEN_AFTER = timedelta(hours=1)
 
@@ -75,6 +77,7 @@ class Scope:
         return {
             "now": self.now,
             "machine_now": self.machine_now,
+            "too_far": self.machine_now + FARTHEST_AHEAD,
             "patience": self.forgotten_after,
             "coverage": self.coverage,
             "from_on": self.from_on,

@@ -84,7 +84,7 @@ def submit(context: RequestContext) -> Response:
     confirmed = Wanted(action, _to_keep(wanted), until, context.said("digest", LONGEST_DIGEST))
 
     def work(connection: Connection) -> Begun | Changed | Refused:
-        answer = begin(connection, confirmed, select_ids(wanted), context.cause(reason))
+        answer = begin(connection, confirmed, select_ids(wanted), context.cause(reason), context.machine_now)
         _write_down(connection, context, confirmed, reason, answer)
         return answer
 
@@ -164,7 +164,7 @@ def _preview(
             errors = too_broad(connection, wanted)
             if errors:
                 raise PageError(400, "This filter is too broad.", f"The text {errors['text']}.")
-            return preview(connection, action, select_ids(wanted), context.now)
+            return preview(connection, action, select_ids(wanted), context.now, context.machine_now)
 
     snapshot = changed or _in_time(look)
     query = wanted.to_query()

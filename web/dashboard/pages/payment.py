@@ -82,7 +82,7 @@ def charge(context: RequestContext) -> Response:
     payment_id, reason, snapshot = context.uuid(), context.reason(), _snapshot(context)
 
     def work(connection: Connection) -> Job | Refused:
-        answer = request_charge(connection, payment_id, context.cause(reason), snapshot)
+        answer = request_charge(connection, payment_id, context.cause(reason), context.machine_now, snapshot)
         _write_down(connection, context, AuditAction.PAYMENT_CHARGE, payment_id, reason, answer, snapshot)
         return answer
 
@@ -113,7 +113,7 @@ def _preview(context: RequestContext, payment_id: UUID, refused: Refused | None 
         payment = connection.execute(select(payments).where(payments.c.id == payment_id)).one_or_none()
         if payment is None:
             context.missing("such payment")
-        would = preview_charge(connection, payment_id, context.now)
+        would = preview_charge(connection, payment_id, context.now, context.machine_now)
     return context.page(
         "payment_charge.html",
         200 if refused is None else 409,

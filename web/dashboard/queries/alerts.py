@@ -7,14 +7,13 @@ from typing import Any
 from sqlalchemy import Connection, DateTime, Executable, Row, Select, bindparam, func, or_, select, union_all
 
 from shared.db.literals import is_, one_of
-from shared.db.moment import NOW
 from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import billing_events, findings, runs
 from shared.domain.event_types import EventType
-from shared.domain.states import CHARGEABLE, AttemptState, Lane, RunState
+from shared.domain.states import AttemptState, Lane, RunState
 from shared.messaging.queue_pauses import Pause, paused_queues
 from shared.operations.heartbeats import WORKER, Alive, processes_alive
-from shared.scheduling.due_work import has_open_attempt
+from shared.payments.eligibility import ATTEMPT_OPEN, CHARGEABLE_STATE, HELD, REACHED, Clocks, none_of
 from shared.scheduling.leader_lock import is_scheduler_alive
 
 #: Settlement looks within seconds; what takes longer than this won't be settled by waiting.
@@ -102,10 +101,9 @@ def _due_too_long() -> Executable:
             select(payments.c.next_attempt_at)
             .where(
                 is_(payments.c.lane, lane),
-                one_of(payments.c.state, CHARGEABLE),
-                payments.c.next_attempt_at <= before,
-                or_(payments.c.held_until.is_(None), payments.c.held_until <= NOW),
-                ~has_open_attempt(),
+                CHARGEABLE_STATE.sql(),
+                REACHED.sql(Clocks(now=before)),
+                *none_of((HELD, ATTEMPT_OPEN)),
             )
             .order_by(payments.c.next_attempt_at)
             .limit(COUNT_UP_TO)

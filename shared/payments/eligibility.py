@@ -1,0 +1,435 @@
+"""May this payment be charged now, and if not, why? One table of named conditions, each in Python and in SQL.
+
+A claim reads rows under locks and uses the Python form; the sweep, previews and checks search for rows and use the
+SQL form. `tests/payments/test_eligibility.py` shows that the two agree and that each user follows them. A user
+selects the conditions that it needs, in its own order. Words for pages stay with the user.
+
+States are literals in the SQL: a plan for any state could not use the partial indexes. The SQL is never NULL, so
+`~condition.sql()` is the opposite. It reads `payments`, and where a condition is about the card also
+`payment_settings` and `cards`: select from `payments_with_card()`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Row,
+    and_,
+    bindparam,
+    exists,
+    literal,
+    or_,
+    select,
+)
+from sqlalchemy.dialects.postgresql import psycopg2
+
+from shared.clock import FARTHEST_AHEAD, has_come
+from shared.db.literals import is_, one_of
+from shared.db.moment import MACHINE_NOW, NOW, TOO_FAR
+from shared.db.rows import PaymentRow, SettingsRow
+from shared.db.tables.accounts import card_blocks, cards, payment_settings
+from shared.db.tables.payments import payment_attempts, payments
+from shared.domain.calendar import UNTIL_RELEASED
+from shared.domain.dunning import OverBudget
+from shared.domain.states import (
+    CHARGEABLE,
+    ENDED,
+    OPEN_ATTEMPT,
+    WAITING_FOR_CARD,
+    Lane,
+    PaymentKind,
+    PaymentState,
+    SettingsKind,
+    Trigger,
+)
+from shared.payments import network_budgets
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the Python forms read: both clocks, the payment, its settings, the primary card and its attempts."""
+
+    now: datetime
+    machine_now: datetime
+    kind: str
+    state: str
+    lane: str
+    trigger: str
+    requested_by: str | None
+    next_attempt_at: datetime | None
+    held_until: datetime | None
+    backoff_until: datetime | None
+    pending_close_as: str | None
+    waiting_for_revision_after: int | None
+    settings_kind: str
+    card_revision: int
+    has_primary_card: bool
+    has_customer: bool
+    has_card: bool
+    is_card_detached: bool
+    is_card_blocked: bool
+    has_open_attempt: bool
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """What the SQL forms compare with. By default the parameters that `Moment.parameters` fills in."""
+
+    now: ColumnElement[datetime] = NOW
+    machine_now: ColumnElement[datetime] = MACHINE_NOW
+    too_far: ColumnElement[datetime] = TOO_FAR
+
+
+CLOCKS = Clocks()
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One named fact about a payment: `holds` in Python, `sql` for queries. Both give the same answer."""
+
+    name: str
+    description: str
+    holds: Callable[[Facts], bool]
+    as_sql: Callable[[Clocks], ColumnElement[bool]]
+
+    def sql(self, clocks: Clocks = CLOCKS) -> ColumnElement[bool]:
+        return self.as_sql(clocks)
+
+
+# -- the state, and when it is time
+
+MONTHLY = Condition(
+    "monthly",
+    "it collects a monthly invoice; orders are never retried by themselves",
+    lambda facts: facts.kind == PaymentKind.MONTHLY,
+    lambda _: is_(payments.c.kind, PaymentKind.MONTHLY),
+)
+CHARGEABLE_STATE = Condition(
+    "chargeable",
+    "its state lets a card be charged once the next attempt is due",
+    lambda facts: facts.state in CHARGEABLE,
+    lambda _: one_of(payments.c.state, CHARGEABLE),
+)
+DUE_STATE = Condition(
+    "due",
+    "it is due",
+    lambda facts: facts.state == PaymentState.DUE,
+    lambda _: is_(payments.c.state, PaymentState.DUE),
+)
+RETRY_SCHEDULED = Condition(
+    "retry_scheduled",
+    "it was declined, and a daily run charges it again",
+    lambda facts: facts.state == PaymentState.RETRY_SCHEDULED,
+    lambda _: is_(payments.c.state, PaymentState.RETRY_SCHEDULED),
+)
+REACHED = Condition(
+    "reached",
+    "the time of its next attempt has come",
+    lambda facts: facts.next_attempt_at is not None and facts.next_attempt_at <= facts.now,
+    lambda clocks: and_(payments.c.next_attempt_at.is_not(None), payments.c.next_attempt_at <= clocks.now),
+)
+WAITS_FOR_CARD = Condition(
+    "waits_for_card",
+    "it waits for the customer's card or confirmation",
+    lambda facts: facts.state in WAITING_FOR_CARD,
+    lambda _: one_of(payments.c.state, WAITING_FOR_CARD),
+)
+HAS_NEWER_CARD = Condition(
+    "has_newer_card",
+    "it waits for a card, and the primary card is newer than the one that blocked it (I15)",
+    lambda facts: (
+        facts.state in WAITING_FOR_CARD
+        and facts.waiting_for_revision_after is not None
+        and facts.has_primary_card
+        and facts.card_revision > facts.waiting_for_revision_after
+    ),
+    lambda _: and_(
+        one_of(payments.c.state, WAITING_FOR_CARD),
+        payments.c.waiting_for_revision_after.is_not(None),
+        payment_settings.c.primary_card_id.is_not(None),
+        payment_settings.c.card_revision > payments.c.waiting_for_revision_after,
+    ),
+)
+PAID = Condition(
+    "paid",
+    "it is paid",
+    lambda facts: facts.state == PaymentState.PAID,
+    lambda _: is_(payments.c.state, PaymentState.PAID),
+)
+COLLECTION_ENDED = Condition(
+    "ended",
+    "its collection has ended: paid, carried forward, written off or void",
+    lambda facts: facts.state in ENDED,
+    lambda _: one_of(payments.c.state, ENDED),
+)
+AWAITS_TRANSFER = Condition(
+    "awaits_transfer",
+    "it waits for the customer's bank transfer",
+    lambda facts: facts.state == PaymentState.AWAITING_TRANSFER,
+    lambda _: is_(payments.c.state, PaymentState.AWAITING_TRANSFER),
+)
+AUTHORISED = Condition(
+    "authorised",
+    "the bank holds the money for it",
+    lambda facts: facts.state == PaymentState.AUTHORISED,
+    lambda _: is_(payments.c.state, PaymentState.AUTHORISED),
+)
+
+
+# -- what stops a payment whose time has come
+
+
+def is_held(held_until: datetime | None, now: datetime) -> bool:
+    """Whether a hold is in force at business time `now`. One that has expired is none."""
+    return held_until is not None and held_until > now
+
+
+def is_backing_off(backoff_until: datetime | None, machine_now: datetime) -> bool:
+    """Whether a back-off is in force. One that a clock ahead of time wrote counts as expired (`has_come`)."""
+    return backoff_until is not None and not has_come(backoff_until, machine_now)
+
+
+_UNTIL_RELEASED = literal(UNTIL_RELEASED, NOW.type, literal_execute=True)
+
+HELD = Condition(
+    "held",
+    "a hold is in force",
+    lambda facts: is_held(facts.held_until, facts.now),
+    lambda clocks: and_(payments.c.held_until.is_not(None), payments.c.held_until > clocks.now),
+)
+NOT_HELD = Condition(
+    "not_held",
+    "no hold is in force",
+    lambda facts: not HELD.holds(facts),
+    lambda clocks: ~HELD.sql(clocks),
+)
+CLOSE_PENDING = Condition(
+    "close_pending",
+    "an operator has it written off or voided, and its PaymentIntent is being canceled",
+    lambda facts: facts.pending_close_as is not None,
+    lambda _: payments.c.pending_close_as.is_not(None),
+)
+BACKING_OFF = Condition(
+    "backing_off",
+    "a back-off after an outage is in force",
+    lambda facts: is_backing_off(facts.backoff_until, facts.machine_now),
+    lambda clocks: and_(
+        payments.c.backoff_until.is_not(None),
+        payments.c.backoff_until > clocks.machine_now,
+        or_(payments.c.backoff_until <= clocks.too_far, payments.c.backoff_until >= _UNTIL_RELEASED),
+    ),
+)
+ATTEMPT_OPEN = Condition(
+    "attempt_open",
+    "an attempt is under way or its outcome is unknown (I2)",
+    lambda facts: facts.has_open_attempt,
+    lambda _: (
+        exists()
+        .where(payment_attempts.c.payment_id == payments.c.id, one_of(payment_attempts.c.state, OPEN_ATTEMPT))
+        .correlate(payments)
+    ),
+)
+
+
+# -- what the customer pays with
+
+BANK_TRANSFER = Condition(
+    "bank_transfer",
+    "the customer pays by bank transfer",
+    lambda facts: facts.settings_kind == SettingsKind.BANK_TRANSFER,
+    lambda _: is_(payment_settings.c.kind, SettingsKind.BANK_TRANSFER),
+)
+NO_CARD = Condition(
+    "no_card",
+    "no card is registered",
+    lambda facts: not facts.has_card,
+    lambda _: cards.c.id.is_(None),
+)
+CARD_DETACHED = Condition(
+    "card_detached",
+    "its card is detached at the processor",
+    lambda facts: facts.is_card_detached,
+    lambda _: cards.c.detached_at.is_not(None),
+)
+NO_CUSTOMER = Condition(
+    "no_customer",
+    "the account has no customer at the processor",
+    lambda facts: not facts.has_customer,
+    lambda _: payment_settings.c.stripe_customer_id.is_(None),
+)
+CARD_BLOCKED = Condition(
+    "card_blocked",
+    "the network forbids charging its card again",
+    lambda facts: facts.is_card_blocked,
+    lambda _: (
+        exists()
+        .where(card_blocks.c.coverage == cards.c.coverage, card_blocks.c.fingerprint == cards.c.fingerprint)
+        .correlate(cards)
+    ),
+)
+
+
+# -- what an operator asked for
+
+#: Not during a back-off or a hold: then anybody may ask anew.
+ASKED_ALREADY = Condition(
+    "asked_already",
+    "an operator's charge of it waits for a worker",
+    lambda facts: (
+        facts.state == PaymentState.DUE
+        and facts.lane == Lane.INTERACTIVE
+        and facts.trigger == Trigger.OPERATOR
+        and facts.requested_by is not None
+        and not BACKING_OFF.holds(facts)
+        and not HELD.holds(facts)
+    ),
+    lambda clocks: and_(
+        is_(payments.c.state, PaymentState.DUE),
+        is_(payments.c.lane, Lane.INTERACTIVE),
+        is_(payments.c.trigger, Trigger.OPERATOR),
+        payments.c.requested_by.is_not(None),
+        ~BACKING_OFF.sql(clocks),
+        ~HELD.sql(clocks),
+    ),
+)
+
+#: The table, in the order in which a claim asks.
+CONDITIONS: tuple[Condition, ...] = (
+    MONTHLY,
+    PAID,
+    COLLECTION_ENDED,
+    AWAITS_TRANSFER,
+    AUTHORISED,
+    WAITS_FOR_CARD,
+    HAS_NEWER_CARD,
+    CHARGEABLE_STATE,
+    DUE_STATE,
+    RETRY_SCHEDULED,
+    REACHED,
+    HELD,
+    NOT_HELD,
+    CLOSE_PENDING,
+    BACKING_OFF,
+    ATTEMPT_OPEN,
+    BANK_TRANSFER,
+    NO_CARD,
+    CARD_DETACHED,
+    NO_CUSTOMER,
+    CARD_BLOCKED,
+    ASKED_ALREADY,
+)
+
+#: What stops a payment whose time has come, in the order in which a claim asks.
+STOPPED_BY = (HELD, CLOSE_PENDING, BACKING_OFF, ATTEMPT_OPEN)
+#: Each of these means that there is no card to charge.
+WITHOUT_CARD = (NO_CARD, CARD_DETACHED, NO_CUSTOMER)
+#: Why a payment that nothing stops is set aside instead of charged; the network's budget comes after these.
+SET_ASIDE_BY = (BANK_TRANSFER, *WITHOUT_CARD, CARD_BLOCKED)
+
+
+def first_that_holds(conditions: Iterable[Condition], facts: Facts) -> Condition | None:
+    """Return the first of the conditions that holds."""
+    return next((condition for condition in conditions if condition.holds(facts)), None)
+
+
+def none_of(conditions: Iterable[Condition], clocks: Clocks = CLOCKS) -> tuple[ColumnElement[bool], ...]:
+    """Return, as SQL, that none of the conditions holds."""
+    return tuple(~condition.sql(clocks) for condition in conditions)
+
+
+def is_free(clocks: Clocks = CLOCKS) -> tuple[ColumnElement[bool], ...]:
+    """Return, as SQL, that nothing stops a payment: no hold, close, back-off or open attempt."""
+    return none_of(STOPPED_BY, clocks)
+
+
+def clocks_at(now: datetime, machine_now: datetime) -> Clocks:
+    """Clocks that stand at one moment, for queries that are built for it."""
+    return Clocks(*(literal(instant, NOW.type) for instant in (now, machine_now, machine_now + FARTHEST_AHEAD)))
+
+
+def payments_with_card() -> FromClause:
+    """Payments with their settings and, if there is one, the primary card: what the SQL forms read."""
+    return payments.join(payment_settings, payment_settings.c.id == payments.c.settings_id).outerjoin(
+        cards, cards.c.id == payment_settings.c.primary_card_id
+    )
+
+
+#: The primary card's row (nulls without one) with its block and whether an attempt is open. Built once for claims.
+_LOOK = (
+    select(cards, card_blocks.c.reason.label("block_reason"), ATTEMPT_OPEN.sql().label("has_open_attempt"))
+    .select_from(
+        payments_with_card().outerjoin(
+            card_blocks,
+            and_(card_blocks.c.coverage == cards.c.coverage, card_blocks.c.fingerprint == cards.c.fingerprint),
+        )
+    )
+    .where(payments.c.id == bindparam("payment_id"))
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """The facts about one payment, and the primary card's row behind them (its columns are null without a card)."""
+
+    facts: Facts
+    card: Row[Any]
+
+
+def look_at(
+    connection: Connection, payment: PaymentRow, settings: SettingsRow, now: datetime, machine_now: datetime
+) -> Look:
+    """Read the card, what blocks it and whether an attempt is open. A claim calls it under both rows' locks."""
+    card = connection.execute(_LOOK, {"payment_id": payment.id}).one()
+    facts = Facts(
+        now=now,
+        machine_now=machine_now,
+        kind=payment.kind,
+        state=payment.state,
+        lane=payment.lane,
+        trigger=payment.trigger,
+        requested_by=payment.requested_by,
+        next_attempt_at=payment.next_attempt_at,
+        held_until=payment.held_until,
+        backoff_until=payment.backoff_until,
+        pending_close_as=payment.pending_close_as,
+        waiting_for_revision_after=payment.waiting_for_revision_after,
+        settings_kind=settings.kind,
+        card_revision=settings.card_revision,
+        has_primary_card=settings.primary_card_id is not None,
+        has_customer=settings.stripe_customer_id is not None,
+        has_card=card.id is not None,
+        is_card_detached=card.detached_at is not None,
+        is_card_blocked=card.block_reason is not None,
+        has_open_attempt=card.has_open_attempt,
+    )
+    return Look(facts, card)
+
+
+def over_budget(connection: Connection, payment: PaymentRow, look: Look) -> OverBudget | None:
+    """Say whether the card's network forbids one more attempt now.
+
+    Not in the table, because it counts the attempts of other payments too. A claim calls
+    `network_budgets.lock_card` first; a preview may be outdated at once.
+    """
+    card = look.card
+    return network_budgets.over_budget(connection, payment.coverage, card.fingerprint, card.network, look.facts.now)
+
+
+#: Named parameters without casts, as `sqlalchemy.text` reads them.
+_TEXT_DIALECT = psycopg2.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+
+
+def as_text(condition: ColumnElement[bool]) -> str:
+    """Write a condition as SQL text, for queries that are text: parameters by name, literals as literals.
+
+    Within a query, because outside of one an EXISTS wouldn't be about the query's own row.
+    """
+    query = select(payments.c.id).select_from(payments_with_card()).where(condition)
+    unknown_yet = {clock.key: None for clock in (NOW, MACHINE_NOW, TOO_FAR)}
+    compiled = query.params(unknown_yet).compile(dialect=_TEXT_DIALECT, compile_kwargs={"render_postcompile": True})
+    return "(" + str(compiled).partition("WHERE ")[2] + ")"
