@@ -3,7 +3,7 @@
 from alembic import context
 from sqlalchemy import Connection, create_engine, text
 
-import shared.db.tables.accounts  # noqa: F401  # the imports fill the metadata
+import shared.db.tables.accounts  # the imports fill the metadata
 import shared.db.tables.invoices
 import shared.db.tables.operators
 import shared.db.tables.payments
