@@ -1,7 +1,7 @@
 """Shared by the supervisor and the servers' guard: process groups, death with the parent, restarts, log files.
 
 Standard library only: the guard starts without site-packages. Why there are two process keepers:
-docs/decisions/0020-two-process-keepers.md.
+docs/decisions/0022-two-process-keepers.md.
 """
 
 import contextlib
