@@ -16,7 +16,7 @@ from simulator.store.store import StoreInUse
 
 
 class AnnouncingServer(uvicorn.Server):
-    """Says its URL once it can be used, on one line that a parent process can read."""
+    """Prints its URL on one line for a parent process, once it serves."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -31,7 +31,7 @@ def main(
     data: Annotated[Path | None, typer.Option(help="Folder of the durable state.")] = None,
     confirmation_limit: Annotated[int | None, typer.Option(help="Declines before a PaymentIntent cancels.")] = None,
 ) -> None:
-    """Run a card processor that speaks Stripe's API, for demo, tests and chaos."""
+    """Run a card processor with Stripe's API, for demo, tests and chaos."""
     configure_logs("simulator")
     try:
         settings = settings_from_environment()

@@ -1,4 +1,4 @@
-"""`/_sim`: what people at the processor, at the banks and at the bench do. JSON in, JSON out."""
+"""`/_sim`: control endpoints, for what users, banks and tests do. JSON in, JSON out."""
 
 import json
 import secrets
@@ -24,14 +24,14 @@ from simulator.store.records import KINDS, PaymentIntent, PaymentMethod, SetupIn
 from simulator.webhooks.delivery import WebhookSenders
 from simulator.webhooks.events import EVENT_TYPES, Endpoint
 
-LEDGER_PAGE = 1_000  # lines read at a time: bounds memory, and lets other requests in between
+LEDGER_PAGE = 1_000  # lines read at a time: limits memory, and lets other requests run in between
 
 Handle = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass
 class Admin:
-    """The endpoints, over the same processor that Stripe's API works on."""
+    """The endpoints, on the same processor as Stripe's API."""
 
     api: StripeApi
     webhooks: WebhookSenders
@@ -58,7 +58,7 @@ class Admin:
         )
         return [Route(f"/_sim{path}", guarded(handle), methods=[method]) for method, path, handle in table]
 
-    # -- the book
+    # -- the ledger
 
     async def health(self, request: Request) -> Response:  # noqa: ARG002
         now = datetime.fromtimestamp(await self.api.time.now(), UTC)
@@ -123,7 +123,7 @@ class Admin:
     # -- customers and networks
 
     async def register_card(self, request: Request) -> Response:
-        """A customer's browser and Stripe.js: a SetupIntent, confirmed, authenticated if the issuer wants it."""
+        """Act as a customer's browser: a confirmed SetupIntent, authenticated if the issuer asks for it."""
         body = await read_json(request)
         metadata = {str(name): str(value) for name, value in (body.get("metadata") or {}).items()}
         params = {
@@ -156,7 +156,7 @@ class Admin:
         )
 
     async def automatic_update(self, request: Request) -> Response:
-        """The network's account updater: new expiry, or a new number, behind the same PaymentMethod."""
+        """Act as the network's account updater: new expiry or number behind the same PaymentMethod."""
         body = await read_json(request)
         call = await self._call(body)
         with call.store.transaction():
@@ -168,7 +168,7 @@ class Admin:
         return JSONResponse({"id": new.id, "fingerprint": new.fingerprint})
 
     async def cancel_payment_intent(self, request: Request) -> Response:
-        """A person in the dashboard cancels."""
+        """Cancel as a user of Stripe's dashboard."""
         body = await read_json(request)
         reason = body.get("reason", "requested_by_customer")
         call = await self._call(body, request.path_params["id"], cancellation_reason=reason)
@@ -178,7 +178,7 @@ class Admin:
         return JSONResponse(canceled)
 
     async def authenticate(self, request: Request) -> Response:
-        """The customer comes back from 3-D Secure. A decline after it is still an answer with 402."""
+        """The customer returns from 3-D Secure. A decline after it is answered with 402."""
         body = await read_json(request)
         intent = request.path_params["id"]
         call = await self._call(body, intent)

@@ -1,7 +1,7 @@
-"""The business clock as the event loop reads it: once for every request that changes something.
+"""The business clock, read once for every request that changes something.
 
-A virtual clock lives in PostgreSQL, so reading it takes a query. Requests that arrive together share one
-query, but only one that started after they arrived: an advance is seen by the first request after it.
+A virtual clock is a row in PostgreSQL, so reading it takes a query. Concurrent requests share one query, but only
+one that started after they arrived: the first request after an advance sees it.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from shared.clock import BusinessClock, SystemClock, VirtualClock, machine_now
 
 log = structlog.get_logger(__name__)
 
-#: A processor must answer while our database restarts: after this the last known time is used.
+#: A processor must answer while our database restarts: after this time the last known value is used.
 READ_TIMEOUT_S = 2.0
 
 
@@ -39,7 +39,7 @@ class BusinessTime:
 
     async def _read(self) -> int:
         async with self._turn:
-            self._next = None  # whoever comes from here on needs a reading that starts later
+            self._next = None  # later requests need a reading that starts later
             loop = asyncio.get_running_loop()
             reading = loop.run_in_executor(self._threads, self._clock.now)
             try:
@@ -55,13 +55,13 @@ class BusinessTime:
 
 
 def clock_from_settings(mode: str, database_url: str | None) -> BusinessClock:
-    """`virtual` reads the row that all processes share; anything else is the machine's time."""
+    """`virtual` reads the row that all processes share; any other value is the machine's time."""
     if mode != "virtual":
         return SystemClock()
     if not database_url:
         raise ValueError("DUECOURSE_CLOCK=virtual needs DATABASE_URL: the virtual clock lives in that database")
     url = f"postgresql+psycopg://{database_url.partition('://')[2]}"
-    # One connection, no transaction around the one SELECT, nothing to roll back: one round trip a reading.
+    # One connection in autocommit: one round trip per reading.
     engine = create_engine(
         url,
         isolation_level="AUTOCOMMIT",

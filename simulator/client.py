@@ -1,7 +1,6 @@
 """A typed client of the simulator's `/_sim` endpoints, for tests, the demo and benchmarks.
 
-It never speaks Stripe's API: for that, use the SDK. Every method raises SimulatorError with the simulator's
-own words if the simulator refuses.
+For Stripe's API use the SDK. Every method raises SimulatorError with the simulator's message if it refuses.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +41,7 @@ class LedgerLine:
 
 @dataclass(frozen=True)
 class SimulatedCard:
-    """A card with a story. `token` is used like `pm_card_visa`; `declined`/`paid` count what the card said."""
+    """A card with a story. `token` is used like `pm_card_visa`; `declined` and `paid` count its answers."""
 
     account: str
     token: str
@@ -55,7 +54,7 @@ class SimulatedCard:
 
 @dataclass(frozen=True)
 class RegisteredCard:
-    """What a customer left behind by registering a card: ids and what may be shown of the card."""
+    """A card registration: its ids and the visible part of the card."""
 
     setup_intent: str
     payment_method: str
@@ -75,7 +74,7 @@ class WebhookEndpoint:
 
 @dataclass(frozen=True)
 class WebhookStats:
-    """`pending` deliveries wait or are under way; the others are counts since the process started."""
+    """`pending` deliveries wait or are in progress; the others are counts since the process started."""
 
     pending: int
     delivered: int
@@ -84,9 +83,9 @@ class WebhookStats:
 
 @dataclass(frozen=True)
 class SeenRequest:
-    """One request as the simulator saw it arrive; `arrived_ns` is machine time (time.time_ns).
+    """One request of the log; `arrived_ns` is machine time (time.time_ns).
 
-    `status` is 0 where the connection was cut before any answer.
+    `status` is 0 if the connection was cut before any answer.
     """
 
     arrived_ns: int
@@ -125,14 +124,14 @@ class SimulatorClient:
     def close(self) -> None:
         self._http.close()
 
-    # -- the book
+    # -- the ledger
 
     def ledger(self, account: str | None = None) -> list[LedgerLine]:
         """Every captured charge, oldest first."""
         return list(self.iter_ledger(account))
 
     def iter_ledger(self, account: str | None = None) -> Iterator[LedgerLine]:
-        """The ledger as a stream, for books that shouldn't be held in memory."""
+        """Stream the ledger, which may be too large for memory."""
         with self._http.stream("GET", "/_sim/ledger", params=_given(account=account)) as answer:
             if answer.is_error:
                 answer.read()
@@ -175,7 +174,7 @@ class SimulatorClient:
         card: str = "pm_card_visa",
         metadata: Mapping[str, str] | None = None,
     ) -> RegisteredCard:
-        """Do what a customer's browser does: a SetupIntent, confirmed, with our metadata on it.
+        """Act as a customer's browser: a confirmed SetupIntent with our metadata.
 
         Fires setup_intent.created, payment_method.attached and setup_intent.succeeded.
         """
@@ -185,16 +184,16 @@ class SimulatorClient:
     def automatically_update(
         self, account: str, payment_method: str, *, exp_month: int, exp_year: int, last4: str | None = None
     ) -> None:
-        """Do what a network's card updater does: new expiry (and last4: a new number) behind the same id."""
+        """Act as a network's card updater: new expiry (and last4: a new number) behind the same id."""
         body = _given(account=account, exp_month=exp_month, exp_year=exp_year, last4=last4)
         self._post(f"/_sim/payment_methods/{payment_method}/automatic_update", body)
 
-    # -- people at the processor
+    # -- users at the processor
 
     def cancel_payment_intent(
         self, account: str, payment_intent: str, reason: str = "requested_by_customer"
     ) -> None:
-        """Cancel as a person in Stripe's dashboard would."""
+        """Cancel as a user of Stripe's dashboard."""
         self._post(f"/_sim/payment_intents/{payment_intent}/cancel", {"account": account, "reason": reason})
 
     def authenticate(self, account: str, intent: str, *, succeeds: bool = True) -> None:
@@ -222,27 +221,27 @@ class SimulatorClient:
     # -- faults
 
     def add_faults(self, rules: Sequence[FaultRule]) -> None:
-        """Add rules behind those in force; all of them or, if one can't be meant, none (SimulatorError)."""
+        """Append rules to those in force; none is added if one is invalid (SimulatorError)."""
         self._post("/_sim/faults", {"rules": [rule.to_json() for rule in rules]})
 
     def clear_faults(self) -> None:
-        """Take all rules away; webhooks that one of them holds back are sent. Counts and rate limit stay."""
+        """Remove all rules; held webhooks are sent. Counts and rate limit stay."""
         self._answer(self._http.delete("/_sim/faults"))
 
     def fault_rules(self) -> list[ScriptedFault]:
-        """The rules in force, in the order in which they are asked."""
+        """The rules in force, in the order in which they are evaluated."""
         found = self._get("/_sim/faults")["data"]
         return [ScriptedFault(rule_from_json(each["rule"]), each["seen"], each["hits"]) for each in found]
 
     def fault_counts(self) -> dict[str, int]:
         """Faults that had their effect since the process started: every kind, also at 0, and `rate_limit`.
 
-        A count of a rule that was cleared stays. `rate_limit` are requests refused by `set_rate_limit`.
+        Clearing rules keeps their counts. `rate_limit` counts requests refused by `set_rate_limit`.
         """
         return dict(self._get("/_sim/faults")["counts"])
 
     def set_rate_limit(self, per_second: float | None) -> None:
-        """Refuse with 429 what an account asks above this many requests a second; None: no limit (default)."""
+        """Refuse an account's requests above this rate with 429; None: no limit (default)."""
         self._post("/_sim/rate_limit", {"per_second": per_second})
 
     # -- the machine
@@ -252,7 +251,7 @@ class SimulatorClient:
         self._post("/_sim/latency", {"ms": ms})
 
     def prune_idempotency_keys(self, older_than_s: float = 0.0) -> int:
-        """Forget saved answers older than this (machine time; default all). Returns how many."""
+        """Delete saved answers older than this (machine time; default all). Returns how many."""
         return int(self._post("/_sim/idempotency/prune", {"older_than_s": older_than_s})["pruned"])
 
     def request_counts(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What the simulator is told at its start, from the environment; the command line goes before it."""
+"""The simulator's settings from the environment; the command line overrides them."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from simulator.webhooks.events import EVENT_TYPES, Webhook
 
 
 class SettingsError(ValueError):
-    """A setting that can't be used; the message names the variable."""
+    """An invalid setting; the message names the variable."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Settings:
 
 
 def settings_from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read SIMULATOR_*, DUECOURSE_CLOCK and DATABASE_URL; SettingsError names the variable that is wrong."""
+    """Read SIMULATOR_*, DUECOURSE_CLOCK and DATABASE_URL; Raises SettingsError."""
     accounts = environment.get("SIMULATOR_ACCOUNTS")
     return Settings(
         host=environment.get("SIMULATOR_HOST", "127.0.0.1"),

@@ -35,8 +35,8 @@ def running_simulator(
 ) -> Iterator[SimulatorClient]:
     """Run a simulator in a thread of this process on a free port; yields its client (`.url` for the SDK).
 
-    Without `data_dir` its data are in a temporary folder that goes with it. `faults` are hooks in this process
-    (subclass NoFaults); scripted ones come and go by the client's `add_faults` and `clear_faults`.
+    Without `data_dir` its data are in a temporary folder that is removed at the end. `faults` are hooks in this
+    process (subclass NoFaults); rules are scripted by the client's `add_faults` and `clear_faults`.
     """
     with ExitStack() as stack:
         folder = data_dir or Path(stack.enter_context(TemporaryDirectory(prefix="simulator-")))
@@ -53,7 +53,7 @@ def running_simulator(
 
 
 class _ServerThread(threading.Thread):
-    """The whole simulator lives on this thread: SQLite's connection belongs to the thread that opened it."""
+    """Runs the whole simulator: SQLite's connection belongs to the thread that opened it."""
 
     def __init__(self, settings: Settings, clock: BusinessClock, faults: FaultHooks | None) -> None:
         super().__init__(name="simulator", daemon=True)
@@ -73,7 +73,7 @@ class _ServerThread(threading.Thread):
                 self._server.run()
             finally:
                 simulator.close()
-        except BaseException as error:  # told to the test's thread, which is the one that can fail
+        except BaseException as error:  # raised in the test's thread, which can fail the test
             self._broke = error
 
     def start_and_wait(self) -> str:

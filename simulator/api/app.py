@@ -1,4 +1,4 @@
-"""The application: the parts put together, started and stopped."""
+"""Builds the application, and starts and stops its parts."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ from simulator.webhooks.events import Outbox
 
 @dataclass(frozen=True)
 class Simulator:
-    """Everything of one simulator. Close it when its server has stopped."""
+    """One simulator. Close it when its server has stopped."""
 
     app: Starlette
     store: Store
@@ -40,7 +40,7 @@ class Simulator:
 
 
 class SimulatorApp(Starlette):
-    """Starlette for `/_sim`; `/v1` goes past its router and middleware, which cost as much as a small charge."""
+    """Starlette for `/_sim`. `/v1` bypasses its router and middleware, which cost as much as a small charge."""
 
     stripe_api: StripeApi
 
@@ -52,7 +52,7 @@ class SimulatorApp(Starlette):
 
 
 def build_simulator(settings: Settings, clock: BusinessClock, faults: FaultHooks | None = None) -> Simulator:
-    """Open the folder and wire the parts. Raises StoreInUse if another simulator has the folder."""
+    """Open the data folder and connect the parts. Raises StoreInUse if another simulator uses the folder."""
     store = Store(settings.data)
     mint = IdMint()
     outbox = Outbox(store, mint)
@@ -95,7 +95,7 @@ async def _prune_now_and_then(idempotency: Idempotency) -> None:
 
 
 class CuttableProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which also lets a fault reach the connection in order to cut it."""
+    """uvicorn's protocol, which also gives faults access to the connection, to cut it."""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -103,7 +103,7 @@ class CuttableProtocol(HttpToolsProtocol):
 
 
 def server_config(app: Starlette, host: str, port: int) -> uvicorn.Config:
-    """How uvicorn serves: no access log (the request log is ours), and a stop that doesn't wait for idlers."""
+    """Settings of uvicorn: no access log (we have our own), and a stop that doesn't wait for idle connections."""
     return uvicorn.Config(
         app,
         host=host,

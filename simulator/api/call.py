@@ -1,4 +1,4 @@
-"""What a handler gets: the parameters, already checked, and the processor it may act on."""
+"""The input of a handler: the checked parameters, and the processor."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -19,7 +19,7 @@ CONFIRMATION_LIMIT = 10
 
 @dataclass(frozen=True)
 class Processor:
-    """The parts that outlive a request."""
+    """The parts that all requests share."""
 
     store: Store
     mint: IdMint
@@ -39,8 +39,12 @@ class Call:
     path: str = ""
     request_id: str | None = None
     idempotency_key: str | None = None
-    forced_decline: str | None = None  # a fault: the issuer says this code, whatever the card would have said
-    lists_until_ns: int | None = None  # a fault: lists show what was made before this instant of machine time
+    forced_decline: str | None = (
+        None  # a fault: the issuer declines with this code, whatever the card would have answered
+    )
+    lists_until_ns: int | None = (
+        None  # a fault: lists show only what was created before this instant of machine time
+    )
 
     @property
     def store(self) -> Store:
@@ -51,21 +55,21 @@ class Call:
         return datetime.fromtimestamp(self.now, UTC).date()
 
     def given(self, name: str) -> Any:
-        """A parameter, or None where it was not given or was given empty."""
+        """Return a parameter; None if it was not given or empty."""
         return self.params.get(name)
 
     def new_id(self, kind: type[Record]) -> str:
         return self.processor.mint.new(kind.PREFIX)
 
     def subject(self, kind: type[R]) -> R:
-        """The object that the path names; 404 if there is none in this account."""
+        """Return the object in the path; 404 if the account has none."""
         found = self.store.get(kind, self.account, self.ids[0])
         if found is None:
             raise missing(kind.NOUN, self.ids[0], "intent" if kind.NOUN.endswith("_intent") else "id")
         return found
 
     def named(self, kind: type[R], object_id: str, param: str) -> R:
-        """An object that a parameter names; 400 if there is none in this account."""
+        """Return the object that a parameter names; 400 if the account has none."""
         found = self.store.get(kind, self.account, object_id)
         if found is None:
             raise missing(kind.NOUN, object_id, param, status=400)
@@ -77,7 +81,7 @@ class Call:
 
 
 def merged_metadata(old: dict[str, str], given: dict[str, str | None] | None) -> dict[str, str]:
-    """Keys given are set, keys given empty are removed, others stay (docs.stripe.com/api/metadata)."""
+    """Set the given keys, remove keys given empty, keep the others (docs.stripe.com/api/metadata)."""
     if not given:
         return old
     return {key: value for key, value in {**old, **given}.items() if value is not None}

@@ -1,7 +1,7 @@
 """Refusals in Stripe's shape (docs.stripe.com/api/errors).
 
-Raising ApiError means nothing happened: whatever the handler wrote is rolled back. A refusal that leaves
-traces (a decline with its failed charge, the confirm that meets the limit) is not raised but answered.
+Raising ApiError rolls back whatever the handler wrote. A refusal that changes something (a decline with its failed
+charge, the confirm that meets the limit) is returned as an answer instead.
 """
 
 from dataclasses import dataclass
@@ -46,12 +46,12 @@ def bad_parameter(message: str, param: str, code: str | None = None) -> ApiError
 
 
 def refused(message: str, code: str | None = None, **fields: Any) -> ApiError:
-    """400: the request was understood and can't be done in this state."""
+    """400: the request is valid, but not possible in this state."""
     return ApiError(Answer(400, error_body(message, "invalid_request_error", code=code, **fields)), is_saved=True)
 
 
 def missing(what: str, object_id: str, param: str = "id", *, status: int = 404) -> ApiError:
-    """404 for an id in the path, 400 for an id in a parameter, as Stripe does it."""
+    """404 for an id in the path, 400 for an id in a parameter, as at Stripe."""
     body = error_body(
         f"No such {what}: '{object_id}'", "invalid_request_error", code="resource_missing", param=param
     )
@@ -71,6 +71,6 @@ def unknown_url(method: str, path: str) -> ApiError:
 
 
 def internal_error(request_id: str) -> Answer:
-    """500: a bug of ours, never a scripted fault. The request id finds the traceback in the log."""
+    """500: a bug in the simulator, never a scripted fault. The log has the traceback under the request id."""
     message = f"The simulator itself failed; its log has the traceback under {request_id}."
     return Answer(500, error_body(message, "api_error"))

@@ -1,8 +1,7 @@
 """Stripe's form encoding in, typed parameters out.
 
-Every parameter that the simulator speaks stands in a table of `simulator/api/parameters.py` with the kind of
-value it takes. What isn't there is refused with `parameter_unknown`, never ignored: a processor that silently
-drops a parameter would let a wrong call pass every test.
+`simulator/api/parameters.py` lists every supported parameter with the kind of its value. Any other parameter is
+refused with `parameter_unknown`: a processor that silently ignores one would let a wrong call pass every test.
 """
 
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ class Kind(Enum):
     GONE = "payment_method_types, which this API version took away"
 
 
-#: A parameter is a kind of value, one of some words, or a hash of further parameters.
+#: A parameter is a kind of value, one of several words, or a hash of further parameters.
 Spec = Mapping[str, "Kind | frozenset[str] | Spec"]
 
 Tree = dict[str, Any]
@@ -52,7 +51,7 @@ def decode_form(encoded: str) -> Tree:
 
 
 def typed_parameters(tree: Tree, spec: Spec, within: str = "") -> dict[str, Any]:
-    """Check names and values against `spec`; an empty text becomes None, which unsets what it names.
+    """Check names and values against `spec`; an empty text becomes None, which unsets the field.
 
     Raises ApiError: 400 `parameter_unknown`, `parameter_invalid_integer`, `parameter_invalid_empty`, …
     """

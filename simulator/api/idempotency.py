@@ -1,9 +1,9 @@
 """Idempotency keys as Stripe documents them (docs.stripe.com/api/idempotent_requests).
 
-The first answer of a key is saved, whatever it was, also a 402 or a 500, and replayed to the same request with
-`Idempotent-Replayed: true`. Another request under the key is a 400 `idempotency_error`; one that comes while
-the first is under way is a 409. Not saved: parameters that fail validation, and those conflicts. Keys belong
-to an account and may be pruned when they are 24 hours of machine time old.
+The first answer to a key is saved, also a 402 or a 500, and replayed to the same request with
+`Idempotent-Replayed: true`. A different request with the key gets a 400 `idempotency_error`; one that arrives while
+the first is in progress gets a 409. Not saved: failed validations, and these conflicts. Keys belong to an account
+and may be pruned after 24 hours of machine time.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ MAX_KEY_CHARS = 255
 MIN_AGE_S = 24 * 3600
 PRUNE_EVERY_S = 600
 
-# A small window for small bodies: setting up the usual 32 KiB costs six times as much as packing 1 KiB.
+# A small window for small bodies: setting up the default of 32 KiB costs six times as much as packing 1 KiB.
 _WINDOW_BITS, _MEMORY_LEVEL = 12, 5
 
 
@@ -33,14 +33,14 @@ class SavedAnswer:
 
 
 class Idempotency:
-    """The saved answers of all accounts, and the keys that are in use at this moment."""
+    """The saved answers of all accounts, and the keys in use."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._in_flight: set[tuple[str, str]] = set()
 
     def find(self, arrival: Arrival) -> SavedAnswer | None:
-        """The saved answer for this request; ApiError if the key is too long, in use, or another request's."""
+        """Return the saved answer. Raises ApiError if the key is too long, in use, or another request's."""
         key = arrival.idempotency_key or ""
         if len(key) > MAX_KEY_CHARS:
             raise _conflict(400, f"Idempotency keys may have up to {MAX_KEY_CHARS} characters, not {len(key)}.")
@@ -73,7 +73,7 @@ class Idempotency:
         self._in_flight.discard((arrival.account, arrival.idempotency_key or ""))
 
     def save(self, arrival: Arrival, answer: SavedAnswer) -> None:
-        """Save within the transaction that holds what was done."""
+        """Save the answer in the transaction of the request's changes."""
         packer = zlib.compressobj(1, zlib.DEFLATED, -_WINDOW_BITS, _MEMORY_LEVEL)
         self._store.db.execute(
             "INSERT INTO saved_answers (account, key, request, status, body, request_id, saved_at) "
@@ -90,18 +90,18 @@ class Idempotency:
         )
 
     def prune(self, older_than_s: float = MIN_AGE_S) -> int:
-        """Forget answers saved longer ago than this, in machine time. Returns how many."""
+        """Delete answers older than this, in machine time. Returns how many."""
         before = time.time() - older_than_s
         first_kept = self._store.db.execute(
             "SELECT seq FROM saved_answers WHERE saved_at > ? ORDER BY seq LIMIT 1", (before,)
         ).fetchone()
-        # Rows are in the order of their age, so that no index by age is needed.
+        # Rows are ordered by age, so no index by age is needed.
         delete, values = "DELETE FROM saved_answers", first_kept or ()
         return self._store.db.execute(delete + " WHERE seq < ?" if values else delete, values).rowcount
 
 
 def request_digest(arrival: Arrival) -> bytes:
-    """What makes two requests the same: endpoint and parameters, in whatever order they were sent."""
+    """Digest of endpoint and parameters, independent of their order."""
     form = "&".join(sorted(arrival.form.split("&")))
     return hashlib.blake2b(f"{arrival.method} {arrival.path}\n{form}".encode(), digest_size=16).digest()
 

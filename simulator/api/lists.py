@@ -1,4 +1,4 @@
-"""Lists, and `expand`: what reading requests have in common."""
+"""Lists and `expand`, shared by all reading requests."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ EXPANDABLE: dict[str, type[Record]] = {
 
 
 def list_page(call: Call, kind: type[Record], *, owner: str | None = None, parents: Sequence[str] = ()) -> Json:
-    """Answer a list request; `owner` is a customer, `parents` what else the kind is listed by."""
+    """Answer a list request, filtered by customer (`owner`) and the kind's other filter (`parents`)."""
     limit = call.params.get("limit", 10)
     if not 1 <= limit <= MAX_LIMIT:
         raise bad_parameter(f"Invalid limit: it must be between 1 and {MAX_LIMIT}", "limit")
@@ -89,7 +89,7 @@ def retrieve_account(call: Call) -> Json:
 
 
 def expand(call: Call, body: Json, paths: Sequence[str]) -> None:
-    """Replace ids by objects in place, as `expand[]` asks; 400 for a property that can't be expanded."""
+    """Replace ids by objects in place, as `expand[]` says; 400 for a property that can't be expanded."""
     for path in paths:
         parts = path.split(".")
         if len(parts) > MAX_EXPAND_DEPTH:

@@ -1,7 +1,7 @@
-"""The parameters that the simulator speaks, endpoint by endpoint.
+"""The supported parameters of each endpoint.
 
-Each name is checked by a test against the SDK's own parameter types (`stripe.params`), so that a typing
-error here can't teach Duecourse a parameter that Stripe doesn't have.
+A test checks each name against the SDK's parameter types (`stripe.params`), so that the simulator can't accept a
+parameter that Stripe doesn't have.
 """
 
 from simulator.api.forms import Kind, Spec

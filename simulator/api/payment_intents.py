@@ -60,7 +60,7 @@ def retrieve_payment_intent(call: Call) -> Json:
 
 
 def update_payment_intent(call: Call) -> Json:
-    """Change what words say. The amount of a PaymentIntent doesn't change here; a new one is made instead."""
+    """Change descriptive fields. The amount can't be changed here; create a new PaymentIntent instead."""
     old = call.subject(PaymentIntent)
     changes: dict[str, Any] = {name: call.params[name] for name in _COPIED if name in call.params}
     if token := call.given("payment_method"):
@@ -86,7 +86,7 @@ def cancel_payment_intent(call: Call) -> Json:
 
 
 def capture_payment_intent(call: Call) -> Json | Answer:
-    """Take what is held, or part of it; the rest of the hold is released."""
+    """Capture the hold or part of it; the rest is released."""
     record = call.subject(PaymentIntent)
     if record.status != "requires_capture" or record.latest_charge is None:
         raise _unexpected("capture", record, ("requires_capture",))
@@ -117,7 +117,7 @@ def capture_payment_intent(call: Call) -> Json | Answer:
 
 
 def authenticate(call: Call, record: PaymentIntent, *, succeeds: bool) -> Json | Answer:
-    """The customer's browser comes back from 3-D Secure."""
+    """The customer returns from 3-D Secure."""
     if record.status != "requires_action" or record.payment_method is None:
         raise _unexpected("authenticate", record, ("requires_action",))
     method = call.named(PaymentMethod, record.payment_method, "payment_method")
@@ -154,7 +154,7 @@ def _confirm(call: Call, record: PaymentIntent, token: str | None) -> Json | Ans
         setup_future_usage=call.given("setup_future_usage") or record.setup_future_usage,
         request_three_d_secure=_three_d_secure(call) or record.request_three_d_secure,
     )
-    # error_on_requires_action: nobody is there to authenticate, as with off_session.
+    # error_on_requires_action: the customer isn't there to authenticate, as with off_session.
     nobody_there = is_off_session or bool(call.given("error_on_requires_action"))
     return charge_card(call, changed, method, Attempt(is_off_session=nobody_there))
 

@@ -1,4 +1,4 @@
-"""Payment methods: made from numbers and tokens, attached, detached, updated."""
+"""Payment methods: create from numbers and tokens, attach, detach, update."""
 
 from dataclasses import replace
 from typing import Any
@@ -55,7 +55,7 @@ def update_payment_method(call: Call) -> Json:
 
 
 def save_changed(call: Call, old: PaymentMethod, new: PaymentMethod, event_type: str) -> PaymentMethod:
-    """Save a changed payment method and tell of it, with what it was before."""
+    """Save a changed payment method, and emit its event with the previous values."""
     call.store.save(new)
     before, after = payment_method(old), payment_method(new)
     changed: dict[str, Any] = {name: before[name] for name in before if before[name] != after[name]}
@@ -91,7 +91,7 @@ def detach_payment_method(call: Call) -> Json:
 
 
 def attach_to(call: Call, record: PaymentMethod, customer: str, *, is_set_up: bool = False) -> PaymentMethod:
-    """Attach without asking anyone; `is_set_up` remembers that the customer authenticated for it."""
+    """Attach without asking the issuer; `is_set_up` records that the customer authenticated."""
     attached = replace(record, customer=customer, is_set_up=is_set_up or record.is_set_up)
     call.store.save(attached)
     call.emit("payment_method.attached", attached)
@@ -101,7 +101,7 @@ def attach_to(call: Call, record: PaymentMethod, customer: str, *, is_set_up: bo
 def automatically_updated(
     call: Call, old: PaymentMethod, exp_month: int | None, exp_year: int | None, last4: str | None
 ) -> PaymentMethod:
-    """What a network's account updater does. Another last4 is another number, so another fingerprint."""
+    """Apply a network's account updater. Another last4 means another number, and another fingerprint."""
     new = replace(
         old,
         exp_month=exp_month or old.exp_month,
@@ -145,7 +145,7 @@ def _ask(call: Call, record: PaymentMethod) -> Ask:
         today=call.today,
         is_off_session=False,
         is_set_up=record.is_set_up,
-        # Attaching by API asks no customer anything; the issuer may ask for authentication at the charge.
+        # Attaching by API doesn't involve the customer; the issuer may ask for authentication at the charge.
         is_authenticated=True,
     )
 

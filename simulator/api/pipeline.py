@@ -1,7 +1,7 @@
-"""What happens to a request for Stripe's API, in order: key, route, idempotency, clock, apply and commit, answer.
+"""The steps of a request to Stripe's API: API key, route, idempotency, clock, apply and commit, answer.
 
-A plain ASGI application rather than a framework's endpoint: this is the path that thousands of charges a
-second take in a benchmark. Applying is synchronous, so requests can't interleave inside a change.
+A plain ASGI application without a framework: in a benchmark, thousands of charges a second take this path. Applying
+is synchronous, so that requests can't interleave inside a change.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ from simulator.faults.hooks import Arrival, CutConnection, FaultHooks, NoFaults
 
 log = structlog.get_logger(__name__)
 
-MAX_BODY_BYTES = 1_000_000  # far above any form of ours; bounds what one request may hold in memory
-FLUSH_LOOKS = 2_000  # a millisecond apart; a client that does not read half a body by then is cut all the same
+MAX_BODY_BYTES = 1_000_000  # far above any real form; limits the memory of one request
+FLUSH_POLLS = 2_000  # a millisecond apart; a client that hasn't read half the body by then is cut all the same
 _KEY = re.compile(r"sk_test_sim_([a-z0-9_]{1,40})")
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
@@ -115,7 +115,7 @@ class StripeApi:
     async def _replayed(self, arrival: Arrival, replay: SavedAnswer) -> Wire:
         original = (("Idempotent-Replayed", "true"), ("Original-Request", replay.request_id))
         wire = Wire(replay.status, replay.body, original, is_replay=True)
-        return await self._told(arrival, Answer(replay.status, json.loads(replay.body), original), wire)
+        return await self._after_faults(arrival, Answer(replay.status, json.loads(replay.body), original), wire)
 
     async def _fresh_answer(self, arrival: Arrival, route: Route) -> Wire:
         now = await self.time.now() if route.method == "POST" else 0
@@ -127,21 +127,21 @@ class StripeApi:
         self.processor.outbox.wake_senders()
         if self.latency_ms:
             await asyncio.sleep(self.latency_ms / 1000)
-        return await self._told(arrival, answer, wire)
+        return await self._after_faults(arrival, answer, wire)
 
-    async def _told(self, arrival: Arrival, answer: Answer, wire: Wire) -> Wire:
-        """What is told of an answer: itself (`wire`), unless a fault changes it on its plan."""
-        told = await self.faults.before_answer(arrival, answer)
-        if told is answer:
+    async def _after_faults(self, arrival: Arrival, answer: Answer, wire: Wire) -> Wire:
+        """Return the answer to send: `wire`, unless a fault changes it."""
+        changed = await self.faults.before_answer(arrival, answer)
+        if changed is answer:
             return wire
-        if isinstance(told, Answer):
-            return replace(_wire(told), is_replay=wire.is_replay)
-        body = wire.body if told.body is None else told.body
-        kind = "application/json" if told.body is None else "text/html"
-        return replace(wire, body=body, content_type=kind, is_cut=told.is_cut)
+        if isinstance(changed, Answer):
+            return replace(_wire(changed), is_replay=wire.is_replay)
+        body = wire.body if changed.body is None else changed.body
+        kind = "application/json" if changed.body is None else "text/html"
+        return replace(wire, body=body, content_type=kind, is_cut=changed.is_cut)
 
     def _apply(self, arrival: Arrival, route: Route, now: int) -> tuple[Answer, bytes]:
-        """Do what is asked and save the answer with it; a refusal undoes everything but itself."""
+        """Apply the request and save its answer in one transaction; a refusal rolls back everything but itself."""
         if route.method == "GET":
             answer = self._run(arrival, route, now)
             return answer, _encoded(answer)
@@ -237,10 +237,10 @@ async def _send(send: Send, wire: Wire, request_id: str, key: str | None) -> Non
 async def _send_half(
     send: Send, wire: Wire, request_id: str, key: str | None, transport: asyncio.Transport
 ) -> None:
-    """Promise the whole body, send half of it, and cut the connection once that half is on its plan."""
+    """Announce the whole body, send half of it, and cut the connection once that half is sent."""
     await _send_head(send, wire, request_id, key)
     await send({"type": "http.response.body", "body": wire.body[: len(wire.body) // 2], "more_body": True})
-    for _ in range(FLUSH_LOOKS):
+    for _ in range(FLUSH_POLLS):
         await asyncio.sleep(0.001)
         if not transport.get_write_buffer_size():
             break
@@ -248,9 +248,9 @@ async def _send_half(
 
 
 async def _cut(transport: asyncio.Transport) -> None:
-    """Drop the connection, and let the server see that it is gone before it misses the rest of an answer."""
+    """Drop the connection, and let the server notice that before it expects the rest of the answer."""
     transport.abort()
-    for _ in range(3):  # turns of the loop: uvloop tells of a lost connection in the next
+    for _ in range(3):  # iterations of the loop: uvloop reports a lost connection in the next one
         await asyncio.sleep(0)
 
 

@@ -1,7 +1,7 @@
 """The global rate limit of an account, as docs.stripe.com/rate-limits describes it. Off unless it is set.
 
-Stripe's own are 100 requests a second in live mode and 25 in a sandbox, per account, whatever the endpoint;
-what is above gets 429 with `Stripe-Rate-Limited-Reason: global-rate`, does nothing and isn't saved.
+Stripe's limits are 100 requests a second in live mode and 25 in a sandbox, per account, over all endpoints.
+Requests above get 429 with `Stripe-Rate-Limited-Reason: global-rate`; they are not applied and not saved.
 """
 
 import math
@@ -14,7 +14,7 @@ from simulator.faults.answers import rate_limited
 
 
 def rate_per_second(given: float) -> float:
-    """Check a limit; ValueError for one that lets nothing through or everything."""
+    """Check a limit. Raises ValueError unless it is finite and above 0."""
     if not (math.isfinite(given) and given > 0):
         raise ValueError(f"a rate limit is a number of requests per second above 0, not {given}")
     return given
@@ -28,7 +28,7 @@ class _Bucket:
 
 @dataclass
 class RateLimit:
-    """A token bucket per account in machine time: `per_second` requests a second, a second's worth at once."""
+    """A token bucket per account in machine time: `per_second` requests a second, and as many in one burst."""
 
     per_second: float | None = None
     monotonic: Callable[[], float] = time.monotonic
@@ -41,7 +41,7 @@ class RateLimit:
         self._buckets.clear()
 
     def admit(self, account: str) -> None:
-        """Let a request in, or raise ApiError (429)."""
+        """Admit a request, or raise ApiError (429)."""
         if self.per_second is None:
             return
         now, size = self.monotonic(), max(self.per_second, 1.0)

@@ -1,4 +1,4 @@
-"""What came in, for benchmarks and tests: counts by endpoint, and the last requests with their arrival."""
+"""The request log for benchmarks and tests: counts by endpoint, and the last requests with their arrival."""
 
 from collections import Counter, deque
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ class Seen:
 
 
 class RequestLog:
-    """Bounded, in memory, gone with the process."""
+    """Bounded and in memory only."""
 
     def __init__(self) -> None:
         self._last: deque[Seen] = deque(maxlen=KEPT)

@@ -1,4 +1,4 @@
-"""What of Stripe's API is spoken: one table."""
+"""The table of supported endpoints."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class Route:
 
     @property
     def operation(self) -> str:
-        """What scripted faults call it (simulator/faults/rules.py)."""
+        """The operation's name in fault rules (simulator/faults/catalogue.py)."""
         return "list" if "limit" in self.params else _OPERATIONS.get((self.method, self.path), "other")
 
 

@@ -1,4 +1,4 @@
-"""SetupIntents: how a customer's card gets stored for later, with authentication where its issuer wants it."""
+"""SetupIntents: store a customer's card for later, with authentication if the issuer asks for it."""
 
 from dataclasses import replace
 from typing import Any
@@ -37,7 +37,7 @@ def create_setup_intent(call: Call) -> Json | Answer:
 
 
 def automatic_payment_methods(params: dict[str, Any]) -> Json | None:
-    """The setting as it is answered: on by default, unless the types were given."""
+    """The setting in the answer: on by default, unless types were given."""
     if params.get("allowed_payment_method_types"):
         return None
     given = params.get("automatic_payment_methods") or {}
@@ -65,7 +65,7 @@ def cancel_setup_intent(call: Call) -> Json:
 
 
 def confirm(call: Call, record: SetupIntent, token: str | None) -> Json | Answer:
-    """Store the card, or ask for authentication, or say no."""
+    """Store the card, ask for authentication, or decline."""
     if record.status not in CONFIRMABLE:
         raise _unexpected("confirm", record)
     if token is None:
@@ -81,7 +81,7 @@ def confirm(call: Call, record: SetupIntent, token: str | None) -> Json | Answer
 
 
 def authenticate(call: Call, record: SetupIntent, *, succeeds: bool) -> Json | Answer:
-    """The customer's browser comes back from 3-D Secure."""
+    """The customer returns from 3-D Secure."""
     if record.status != "requires_action" or record.payment_method is None:
         raise _unexpected("authenticate", record)
     method = call.named(PaymentMethod, record.payment_method, "payment_method")
@@ -140,7 +140,7 @@ def _fail(
 
 
 def next_action(call: Call, intent_id: str) -> Json:
-    """Where the customer authenticates. The page isn't there: `POST /_sim/intents/…/authenticate` stands for it."""
+    """Where the customer authenticates. There is no page: `POST /_sim/intents/…/authenticate` replaces it."""
     if return_url := call.given("return_url"):
         url = f"https://hooks.stripe.com/3d_secure_2/hosted?intent={intent_id}"
         return {"type": "redirect_to_url", "redirect_to_url": {"return_url": return_url, "url": url}}

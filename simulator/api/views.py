@@ -1,4 +1,4 @@
-"""Records as Stripe's JSON, of API version 2026-10-28.endive. A test holds every field to the SDK's types."""
+"""Records as Stripe's JSON, API version 2026-10-28.endive. A test checks every field against the SDK's types."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -269,7 +269,7 @@ def event(record: Event, pending_webhooks: int = 0) -> Json:
     }
 
 
-#: Countries whose accounts settle in another currency than US dollars; the key's name tells the account.
+#: Countries whose accounts settle in a currency other than US dollars, by account name.
 _COUNTRIES = {"japan": ("JP", "jpy")}
 
 

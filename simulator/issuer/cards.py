@@ -1,7 +1,6 @@
-"""The test cards, one table: number, name, brand, what the issuer says (docs.stripe.com/testing).
+"""The table of test cards: number, name, brand, the issuer's answers (docs.stripe.com/testing).
 
-`pm_card_<name>` and `tok_<name>` stand for the number. The facts agree with shared/data/declines.json of the
-project; a test compares the two.
+`pm_card_<name>` and `tok_<name>` stand for the number. A test compares the table with shared/domain/declines.json.
 """
 
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from simulator.store.ids import base62
 
 
 class Issuer(Enum):
-    """What a card does when it is asked."""
+    """How the issuer of a card answers."""
 
     PAYS = "pays"
     DECLINES = "declines, also when it is attached or set up"
@@ -86,7 +85,7 @@ _ALIASES = {name.removeprefix("visa_"): name for name in BY_NAME if name.startsw
 
 BRANDS = frozenset({"visa", "mastercard", "amex", "discover", "diners", "jcb", "unionpay"})
 
-#: The default expiry of a `pm_card_*`: far enough that no virtual year in a test meets it.
+#: The default expiry of a `pm_card_*`: far enough in the future for every virtual year of a test.
 EXP_MONTH, EXP_YEAR = 12, 2034
 
 
@@ -100,7 +99,7 @@ def by_token(token: str) -> TestCard | None:
 
 
 def fingerprint_of(account: str, number: str) -> str:
-    """The same for the same number within an account, and telling nothing of the number across accounts."""
+    """Equal for the same number within an account, and unrelated across accounts."""
     digest = sha256(f"fingerprint:{account}:{number}".encode()).digest()
     return base62(int.from_bytes(digest[:12], "big"), 8)
 

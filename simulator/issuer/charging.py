@@ -1,7 +1,7 @@
-"""Asking the issuer, and what its answer does to a PaymentIntent.
+"""Charges a card, and applies the issuer's answer to the PaymentIntent.
 
-This is where money moves: `_approve` is the only place that captures without a separate capture call, and the
-ledger's unique index on the PaymentIntent holds it to once.
+Money moves here: `_approve` is the only place that captures without a separate capture call, and the ledger's
+unique index on the PaymentIntent limits it to once.
 """
 
 from dataclasses import dataclass, replace
@@ -23,14 +23,14 @@ HOLD_VISA_S, HOLD_S, HOLD_JAPAN_S = 410_400, 7 * 86_400, 30 * 86_400
 
 @dataclass(frozen=True)
 class Attempt:
-    """How a confirm asks: without the customer, or with them back from authentication."""
+    """How a confirm charges: off session, or after the customer's authentication."""
 
     is_off_session: bool = False
     is_authenticated: bool = False
 
 
 def charge_card(call: Call, intent: PaymentIntent, method: PaymentMethod, attempt: Attempt) -> Json | Answer:
-    """Ask the issuer once and apply what it says."""
+    """Charge once and apply the issuer's answer."""
     match _ask(call, intent, method, attempt):
         case Approves() as verdict:
             return payment_intent(_approve(call, intent, method, verdict, attempt))
@@ -49,7 +49,7 @@ def charge_card(call: Call, intent: PaymentIntent, method: PaymentMethod, attemp
 
 
 def fail_authentication(call: Call, intent: PaymentIntent, method: PaymentMethod) -> PaymentIntent:
-    """The customer failed or left 3-D Secure: no issuer was asked for money, no charge is made."""
+    """The customer failed or left 3-D Secure: the issuer isn't asked, and no charge is created."""
     body = error_body(
         "The provided PaymentMethod has failed authentication. Use another, or try again.",
         "invalid_request_error",
@@ -69,7 +69,7 @@ def fail_authentication(call: Call, intent: PaymentIntent, method: PaymentMethod
 
 
 def book_capture(call: Call, intent: PaymentIntent, charge: Charge) -> None:
-    """Write the money into the ledger: what was captured, from whom, for what."""
+    """Add a captured charge to the ledger."""
     line = {
         "account": call.account,
         "charge": charge.id,
@@ -80,7 +80,7 @@ def book_capture(call: Call, intent: PaymentIntent, charge: Charge) -> None:
         "metadata": intent.metadata,
         "created": call.now,
     }
-    call.store.book(call.account, charge.id, intent.id, line)
+    call.store.add_to_ledger(call.account, charge.id, intent.id, line)
 
 
 def _ask(call: Call, intent: PaymentIntent, method: PaymentMethod, attempt: Attempt) -> Verdict:
@@ -175,7 +175,7 @@ def _decline(call: Call, intent: PaymentIntent, method: PaymentMethod, verdict: 
 
 
 def _keep_or_spend(call: Call, intent: PaymentIntent, method: PaymentMethod, attempt: Attempt) -> None:
-    """A card used without a customer is used up, unless this payment was to store it."""
+    """A card used without a customer can't be used again, unless this payment stores it."""
     if method.customer is not None:
         if intent.setup_future_usage == "off_session" and attempt.is_authenticated:
             call.store.save(replace(method, is_set_up=True))

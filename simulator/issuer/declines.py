@@ -1,8 +1,8 @@
-"""What a decline says, code by code: one table.
+"""The table of declines: codes, advice and messages.
 
-Sources: docs.stripe.com/declines/codes (codes, messages shown to customers), docs.stripe.com/declines/card
-(advice codes), ISO 8583 response codes as Visa and Mastercard use them, shared/data/declines.json of the
-project (which codes come without a decline_code).
+Sources: docs.stripe.com/declines/codes (codes, messages shown to customers), docs.stripe.com/declines/card (advice
+codes), ISO 8583 response codes as Visa and Mastercard use them, shared/domain/declines.json (which codes come
+without a decline_code).
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ MASTERCARD_ADVICE = {CONFIRM: "01", LATER: "02", NEVER: "03"}
 
 @dataclass(frozen=True)
 class Wording:
-    """How the processor tells a decline. `code` is the error code; `decline_code` is None for the bare ones."""
+    """How the processor reports a decline. `code` is the error code; some have no `decline_code`."""
 
     code: str
     decline_code: str | None
@@ -81,7 +81,7 @@ _ISSUER: dict[str, tuple[str | None, str | None, str]] = {
     "withdrawal_count_limit_exceeded": ("65", LATER, "Your card exceeded its balance or credit limit."),
 }
 
-# These arrive as the error's `code`, with no decline_code.
+# These are reported as the error's `code`, without a decline_code.
 _BARE: dict[str, tuple[str | None, str | None, str]] = {
     "authentication_required": ("1A", None, "Your card was declined. This transaction requires authentication."),
     "expired_card": ("54", CONFIRM, "Your card has expired."),
@@ -104,7 +104,7 @@ KNOWN_CODES = frozenset(_ISSUER) | frozenset(_BARE)
 
 
 def wording_of(code: str) -> Wording:
-    """Return how a decline with this code is told. A code that isn't in the table is told plainly, verbatim."""
+    """Return how a decline with this code is reported. An unknown code is reported as it is, without advice."""
     if code in _BARE:
         network, advice, message = _BARE[code]
         return Wording(code, None, message, network, advice, _seller_message(code))

@@ -1,6 +1,6 @@
-"""What the issuer answers: pure. Gathering the card and applying the answer is done elsewhere.
+"""The issuer's answers: pure functions of a card and a request.
 
-`Approves`, `Declines` and `WantsAuthentication` are the only answers; a decline carries its words whole, so
+`Approves`, `Declines` and `WantsAuthentication` are the only answers. A decline contains its complete wording, so
 that the error, the charge's outcome and the PaymentIntent's last error can't differ.
 """
 
@@ -29,7 +29,7 @@ class Approves:
 
 @dataclass(frozen=True)
 class WantsAuthentication:
-    """The customer must authenticate. Off session there is no customer, and it becomes a decline."""
+    """The customer must authenticate. Off session this becomes a decline."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Declines:
     is_blocked: bool = False
 
     def error_fields(self) -> dict[str, Any]:
-        """What the error object and `last_payment_error` say of it; nulls are omitted later."""
+        """Fields of the error object and `last_payment_error`; nulls are omitted later."""
         return {
             "code": self.code,
             "decline_code": self.decline_code,
@@ -59,7 +59,7 @@ Verdict = Approves | Declines | WantsAuthentication
 
 @dataclass(frozen=True)
 class Ask:
-    """One question to an issuer. `behaviour` names a test card; `story`, if the card has one, goes first."""
+    """One request to an issuer. `behaviour` names a test card; a `story` has precedence."""
 
     brand: str
     behaviour: str | None
@@ -72,7 +72,7 @@ class Ask:
 
 
 def charge_verdict(ask: Ask) -> Verdict:
-    """Say what the issuer answers to a charge."""
+    """Return the issuer's answer to a charge."""
     verdict = _story_verdict(ask.story, ask) if ask.story else _test_card_verdict(ask)
     if not isinstance(verdict, WantsAuthentication):
         return verdict
@@ -82,7 +82,7 @@ def charge_verdict(ask: Ask) -> Verdict:
 
 
 def setup_verdict(ask: Ask) -> Verdict:
-    """Say what the issuer answers when a card is stored. Cards with a story can always be stored."""
+    """Return the issuer's answer when a card is stored. Cards with a story can always be stored."""
     if ask.story is not None or ask.behaviour is None:
         return Approves()
     card = BY_NAME[ask.behaviour]
@@ -93,7 +93,7 @@ def setup_verdict(ask: Ask) -> Verdict:
 
 
 def decline(code: str, brand: str, says: Says | None = None, *, is_blocked: bool = False) -> Declines:
-    """Put a decline into words; what `says` gives goes before the table."""
+    """Word a decline; `says` overrides the table."""
     wording = wording_of(code)
     advice = (says and says.advice_code) or wording.advice
     advised = MASTERCARD_ADVICE.get(advice) if advice and brand == "mastercard" else None

@@ -1,7 +1,7 @@
-"""Cards with a story: what the issuer of a simulated card says today, as data.
+"""Stories: how the issuer of a simulated card answers over time, as data.
 
-A story is a frozen value; what happened so far is a `CardHistory` (how often this card was declined under
-this story). `decline_of` is pure. Dates are on the business clock, in UTC.
+A story is a frozen value; `CardHistory` counts how often the card was declined under it. `decline_of` is pure.
+Dates are on the business clock, in UTC.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ DEFAULT_DECLINE = "generic_decline"
 
 @dataclass(frozen=True, kw_only=True)
 class Says:
-    """The words of a decline. What is None is filled in from the table of `simulator/issuer/declines.py`."""
+    """The wording of a decline. None means the value in the table of `simulator/issuer/declines.py`."""
 
     decline_code: str = DEFAULT_DECLINE
     network_decline_code: str | None = None
@@ -24,14 +24,14 @@ class Says:
 
 @dataclass(frozen=True, kw_only=True)
 class Pays:
-    """The card pays, always."""
+    """The card always pays."""
 
     kind: ClassVar[str] = "pays"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlwaysDeclines(Says):
-    """The card declines, always, with this code."""
+    """The card always declines, with this code."""
 
     kind: ClassVar[str] = "always"
 
@@ -46,7 +46,7 @@ class DeclinesThenPays(Says):
 
 @dataclass(frozen=True, kw_only=True)
 class InsufficientFundsUntil(Says):
-    """No money before `date` (business clock, UTC); pays from that day on."""
+    """Insufficient funds before `date` (business clock, UTC); pays from that day on."""
 
     kind: ClassVar[str] = "insufficient_funds_until"
     date: date
@@ -55,7 +55,7 @@ class InsufficientFundsUntil(Says):
 
 @dataclass(frozen=True, kw_only=True)
 class PaysUntil(Says):
-    """A card that goes bad: pays before `date` (business clock, UTC), declines from that day on."""
+    """Pays before `date` (business clock, UTC); declines from that day on."""
 
     kind: ClassVar[str] = "pays_until"
     date: date
@@ -77,11 +77,11 @@ STORIES: dict[str, type[Story]] = {
 
 
 class StoryError(ValueError):
-    """A story that can't be told; the message says what is wrong with it."""
+    """An invalid story; the message says why."""
 
 
 def story_to_json(story: Story) -> dict[str, Any]:
-    """Write a story the way `POST /_sim/cards` takes it, and the way the store keeps it."""
+    """Return a story as JSON types, for `POST /_sim/cards` and the store."""
     fields = {name: value for name, value in asdict(story).items() if value is not None}
     if "date" in fields:
         fields["date"] = fields["date"].isoformat()
@@ -89,7 +89,7 @@ def story_to_json(story: Story) -> dict[str, Any]:
 
 
 def story_from_json(told: Mapping[str, Any]) -> Story:
-    """Read a story; StoryError says which field is unknown, missing or not a date."""
+    """Read a story. Raises StoryError for a field that is unknown, missing or not a date."""
     fields = dict(told)
     kind = fields.pop("kind", None)
     if kind not in STORIES:

@@ -1,4 +1,4 @@
-"""Cards with a story, as the store keeps them: one row per card, with its story and what it has said so far."""
+"""Stored cards with a story: one row per card, with its story and the counts of its answers."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _COLUMNS = "account, fingerprint, token, card, story, declined, paid"
 
 @dataclass(frozen=True)
 class StoryCard:
-    """`face` is what may be seen of the card: brand, last4, expiry. `token` is None for a test card's number."""
+    """`face` is the visible part of the card: brand, last4, expiry. `token` is None for a test card's number."""
 
     account: str
     fingerprint: str
@@ -52,7 +52,7 @@ def by_token(store: Store, account: str, token: str) -> StoryCard | None:
 
 
 def make(store: Store, mint: IdMint, account: str, face: dict[str, Any], story: Story) -> StoryCard:
-    """Make a new card, of a number that no other card has."""
+    """Create a card with a number of its own."""
     fingerprint = mint.new("fp").removeprefix("fp_")[-16:]
     card = StoryCard(account, fingerprint, mint.new("pm_story"), face, story)
     store.db.execute(
@@ -63,7 +63,7 @@ def make(store: Store, mint: IdMint, account: str, face: dict[str, Any], story: 
 
 
 def tell(store: Store, account: str, fingerprint: str, face: dict[str, Any], story: Story) -> StoryCard:
-    """Give a card a new story, from its beginning. Any card may get one, also Stripe's test cards."""
+    """Give a card a new story with counts at zero. Any card may get one, also Stripe's test cards."""
     store.db.execute(
         "INSERT INTO cards (account, fingerprint, card, story) VALUES (?, ?, ?, ?) "
         "ON CONFLICT (account, fingerprint) DO UPDATE SET story = excluded.story, declined = 0, paid = 0",
@@ -76,7 +76,7 @@ def tell(store: Store, account: str, fingerprint: str, face: dict[str, Any], sto
 
 
 def remember(store: Store, card: StoryCard, *, has_paid: bool) -> None:
-    """Count what the card just said."""
+    """Count the card's answer."""
     column = "paid" if has_paid else "declined"
     store.db.execute(
         f"UPDATE cards SET {column} = {column} + 1 WHERE account = ? AND fingerprint = ?",  # noqa: S608

@@ -1,8 +1,7 @@
-"""Ids that look like Stripe's: a prefix, a part that grows with time, a part that can't be guessed.
+"""Ids like Stripe's: a prefix, a part that grows with time, and a random part.
 
-The growing part keeps rows made together on the same pages of every index, which is most of what makes an
-insert cheap; it also never repeats, because it follows the machine's clock in nanoseconds and is pushed
-forward where two ids fall into one nanosecond.
+The growing part keeps rows that are created together on the same pages of every index, which makes inserts cheap.
+It never repeats: it is the machine's clock in nanoseconds, incremented if two ids fall into one nanosecond.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Stored fields of each object: only what can differ. `simulator/api/views.py` makes Stripe's JSON of them.
+"""The stored fields of each object, only those that can differ. `simulator/api/views.py` renders Stripe's JSON.
 
 Records are frozen; a change is `dataclasses.replace` and `Store.save`. Amounts are in minor units, `created`
 and the other instants are seconds of the business clock.
@@ -12,7 +12,7 @@ Metadata = dict[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """Any stored object. `parent` is the second thing that lists can be filtered by."""
+    """Any stored object. `parent` is the second filter of lists."""
 
     TABLE: ClassVar[str]
     PREFIX: ClassVar[str]
@@ -150,7 +150,7 @@ class PaymentIntent(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge(Record):
-    """One asking of the issuer. The card is copied in: it is history and doesn't change with the card."""
+    """One request to the issuer. The card is copied, so that later changes of the card don't change it."""
 
     TABLE: ClassVar[str] = "charges"
     PREFIX: ClassVar[str] = "ch"
@@ -223,5 +223,5 @@ _FIELDS: dict[type[Record], tuple[str, ...]] = {
 
 
 def to_plain(record: Record) -> dict[str, Any]:
-    """The fields that say something; defaults of None are left out, which keeps a row near 300 bytes."""
+    """Return the fields without those that are None, which keeps a row near 300 bytes."""
     return {name: value for name in _FIELDS[type(record)] if (value := getattr(record, name)) is not None}

@@ -1,8 +1,8 @@
-"""The simulator's memory: one SQLite file, one connection, used from the event loop's thread only.
+"""The simulator's store: one SQLite file, one connection, used only from the event loop's thread.
 
-Every answer that says something happened is committed first. WAL with synchronous=NORMAL: a commit is a
-write to the WAL file without fsync, which the operating system keeps when the process is killed (-9 too);
-only a power failure could lose the last of them (sqlite.org/pragma.html#pragma_synchronous).
+Every change is committed before it is answered. WAL with synchronous=NORMAL: a commit is a write to the WAL file
+without fsync, which survives kill -9; only a power failure can lose the last commits
+(sqlite.org/pragma.html#pragma_synchronous).
 """
 
 import fcntl
@@ -33,7 +33,8 @@ CREATE INDEX IF NOT EXISTS {table}_by_owner ON {table} (owner, created, seq) WHE
 CREATE INDEX IF NOT EXISTS {table}_by_parent ON {table} (parent, created, seq) WHERE {is_by_parent};
 """
 
-#: Events are many and are seldom listed by type: their index stays empty, such a list reads by date.
+#: There are many events, and they are seldom listed by type: their index stays empty, and such a list reads by
+#: date.
 _SCHEMA = (
     "".join(
         _OBJECT_TABLE.format(table=table, is_by_parent="0" if table == "events" else "parent IS NOT NULL")
@@ -73,17 +74,17 @@ class StoreInUse(RuntimeError):  # noqa: N818
 
 @dataclass(frozen=True)
 class Page:
-    """Which part of a list is wanted, newest first (docs.stripe.com/api/pagination)."""
+    """The requested part of a list, newest first (docs.stripe.com/api/pagination)."""
 
     limit: int = 10
     starting_after: str | None = None
     ending_before: str | None = None
     created: Mapping[str, int] | None = None
-    until_ns: int | None = None  # only what was made before this instant of machine time
+    until_ns: int | None = None  # only what was created before this instant of machine time
 
 
 class Store:
-    """Records by kind and id. Every method is one statement; `transaction` makes several one."""
+    """Records by kind and id. Every method is one statement; `transaction` groups several."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing. Never await inside: the connection is shared by all requests."""
+        """Commit all or nothing. Never await inside: all requests share the connection."""
         self.db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -140,7 +141,7 @@ class Store:
         return None if row is None else kind(**json.loads(row[0]))
 
     def count(self, kind: type[Record]) -> int:
-        """How many there ever were: records are never deleted, so the last seq says it without a scan."""
+        """Return the number of records: none is ever deleted, so the last seq is the count."""
         row = self.db.execute(f"SELECT max(seq) FROM {kind.TABLE}").fetchone()  # noqa: S608
         return int(row[0] or 0)
 
@@ -154,7 +155,7 @@ class Store:
         parents: Sequence[str] = (),
     ) -> tuple[list[R], bool]:
         """One page, newest first, and whether more follow."""
-        # The plus keeps SQLite off the index by account when a narrower one is there.
+        # The plus prevents SQLite from using the index by account when there is a narrower one.
         is_narrow = owner is not None or (bool(parents) and kind.TABLE != "events")
         where, values = ["+account = ?" if is_narrow else "account = ?"], [account]
         if owner is not None:
@@ -185,10 +186,10 @@ class Store:
         found = [kind(**json.loads(body)) for (body,) in rows[: page.limit]]
         return (found[::-1] if is_backwards else found), len(rows) > page.limit
 
-    # -- the book
+    # -- the ledger
 
-    def book(self, account: str, charge: str, payment_intent: str, line: Mapping[str, Any]) -> None:
-        """Write a captured charge into the ledger. A second one for a PaymentIntent breaks the unique index."""
+    def add_to_ledger(self, account: str, charge: str, payment_intent: str, line: Mapping[str, Any]) -> None:
+        """Add a captured charge to the ledger. A second one for a PaymentIntent violates the unique index."""
         self.db.execute(
             "INSERT INTO ledger (account, charge, payment_intent, line) VALUES (?, ?, ?, ?)",
             (account, charge, payment_intent, _encode(line)),
