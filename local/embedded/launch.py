@@ -1,4 +1,4 @@
-"""The parent's side: starts a guard, waits for its answer, and lets it go at the end."""
+"""The owner's side: starts a guard, waits for its answer, and stops it at the end."""
 
 import contextlib
 import fcntl
@@ -26,10 +26,10 @@ def servers(
     want_valkey: bool = True,
     start_timeout_s: float = START_TIMEOUT_S,
 ) -> Iterator[Urls]:
-    """Run PostgreSQL and Valkey on the data in `folder` (made if need be) for as long as the block lasts.
+    """Run PostgreSQL and Valkey on the data in `folder` (created if needed) as long as the block lasts.
 
-    They stop when the block ends, and also when this process ends in any other way, kill -9 included.
-    `durable=False` is for tests only: a power cut may then destroy the data.
+    They stop when the block ends, and when this process ends in any other way, kill -9 included.
+    `durable=False` is for tests only: a power failure may then destroy the data.
     Raises EmbeddedError: no program found, folder in use (names the pid), data of another release, no start.
     """
     plan = Plan(
@@ -43,14 +43,14 @@ def servers(
     _make_folder(folder)
     guard = _spawn_guard(Folder(folder.resolve()))
     try:
-        yield _orders(guard, plan)
+        yield _start(guard, plan)
     finally:
-        _let_go(guard)
+        _stop(guard)
 
 
 @contextlib.contextmanager
 def resolve(folder: Path, environ: Mapping[str, str], *, durable: bool = True) -> Iterator[Urls]:
-    """The URLs to use: DATABASE_URL, REDIS_URL where set, else servers of our own. Raises EmbeddedError."""
+    """Yield DATABASE_URL and REDIS_URL if set, else the URLs of embedded servers. Raises EmbeddedError."""
     given = Urls(environ.get("DATABASE_URL", ""), environ.get("REDIS_URL", ""))
     if given.database_url and given.redis_url:
         yield given
@@ -61,7 +61,7 @@ def resolve(folder: Path, environ: Mapping[str, str], *, durable: bool = True) -
 
 
 def running_urls(folder: Path) -> Urls | None:
-    """The URLs of the servers that another process runs on this folder; None when nobody does.
+    """Return the URLs of the servers that another process runs on this folder, or None.
 
     Raises EmbeddedError if they are another user's.
     """
@@ -73,12 +73,14 @@ def running_urls(folder: Path) -> Urls | None:
     except FileNotFoundError:
         return None
     except PermissionError as error:
-        raise EmbeddedError(f"The servers of {folder} are another user's: {error}. Ask as that user.") from error
+        raise EmbeddedError(
+            f"The servers of {folder} belong to another user: {error}. Run this command as that user."
+        ) from error
     return Urls(state["database_url"], state["redis_url"])
 
 
 def erase(folder: Path) -> None:
-    """Remove the servers' data, secrets and logs, also where the data is kept elsewhere. The folder stays.
+    """Remove the servers' data (also if it is kept elsewhere), secrets and logs. The folder is kept.
 
     Raises EmbeddedError while servers run on it.
     """
@@ -89,7 +91,7 @@ def erase(folder: Path) -> None:
         raise EmbeddedError(f"Servers run on {folder}. Stop Duecourse first.")
     if names.elsewhere.exists():
         shutil.rmtree(names.elsewhere.read_text().strip(), ignore_errors=True)
-    # By exact names: a postgres-15 beside them is what somebody moved away to keep.
+    # By exact names: a postgres-15 beside them is data that a user moved away to keep.
     for data in (folder / "postgres", *folder.glob("postgres.new-*"), folder / "valkey"):
         if data.exists():
             shutil.rmtree(data)
@@ -109,10 +111,10 @@ def _make_folder(folder: Path) -> None:
     try:
         if not folder.exists():
             folder.mkdir(parents=True)
-            folder.chmod(0o755)  # the servers' user must pass through; what is private inside has modes of its own
+            folder.chmod(0o755)  # the servers' user must enter it; private files inside have their own modes
         (folder / "logs").mkdir(exist_ok=True)
     except OSError as error:
-        raise EmbeddedError(f"Can't make {folder}: {error}") from error
+        raise EmbeddedError(f"Can't create {folder}: {error}") from error
     names = Folder(folder)
     for path in (folder, folder / "logs", names.log("guard"), names.lock, names.secrets):
         if path.exists() and not os.access(path, os.R_OK | os.W_OK):
@@ -142,7 +144,7 @@ def _spawn_guard(folder: Folder) -> "subprocess.Popen[bytes]":
         )
 
 
-def _orders(guard: "subprocess.Popen[bytes]", plan: Plan) -> Urls:
+def _start(guard: "subprocess.Popen[bytes]", plan: Plan) -> Urls:
     assert guard.stdin is not None  # noqa: S101  # for mypy: both are pipes
     assert guard.stdout is not None  # noqa: S101
     with contextlib.suppress(BrokenPipeError):
@@ -158,8 +160,8 @@ def _orders(guard: "subprocess.Popen[bytes]", plan: Plan) -> Urls:
     return Urls(**answer)
 
 
-def _let_go(guard: "subprocess.Popen[bytes]") -> None:
-    """Close the pipe, which is the order to stop, and wait until everything has."""
+def _stop(guard: "subprocess.Popen[bytes]") -> None:
+    """Close the pipe, which makes the guard stop the servers, and wait for its end."""
     for pipe in (guard.stdin, guard.stdout):
         if pipe is not None:
             with contextlib.suppress(BrokenPipeError):
@@ -167,7 +169,7 @@ def _let_go(guard: "subprocess.Popen[bytes]") -> None:
     try:
         guard.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        guard.kill()  # the kernel then tells the servers to stop
+        guard.kill()  # the kernel then signals the servers to stop
         guard.wait()
 
 

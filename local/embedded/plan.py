@@ -1,4 +1,4 @@
-"""What the parent asks of the guard, and what both share. Standard library only: it starts fast."""
+"""The plan that the owner sends to the guard, and types that both share. Standard library only, to start fast."""
 
 import json
 import os
@@ -16,22 +16,22 @@ class EmbeddedError(RuntimeError):
 
 
 def not_ours(path: Path, folder: Path) -> EmbeddedError:
-    """The error for a file or folder below `folder` that another user made."""
+    """Return the error for a file or folder below `folder` that belongs to another user."""
     return EmbeddedError(
-        f"{path} belongs to uid {path.stat().st_uid}, and you are uid {os.geteuid()}. Run as the user who made it "
-        f"(root's servers use uid 65534), or move {folder} away to begin with empty databases."
+        f"{path} belongs to uid {path.stat().st_uid}, and you are uid {os.geteuid()}. Run as that user "
+        f"(root's servers use uid 65534), or move {folder} away to start with empty databases."
     )
 
 
 @dataclass(frozen=True)
 class Urls:
-    """Where the two servers answer. A field is "" when that server wasn't asked for."""
+    """The URLs of the two servers; "" for a server that wasn't requested."""
 
     database_url: str
     redis_url: str
 
     def as_environ(self) -> dict[str, str]:
-        """The variables that every process of Duecourse reads; only those that are known."""
+        """Return the environment variables of the known URLs."""
         urls = {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
         return {name: url for name, url in urls.items() if url}
 
@@ -42,7 +42,7 @@ class Binary:
 
     path: str
     source: str  # "wheel", "PATH" or "Debian"
-    copy_root: str = ""  # "" when it isn't ours to copy
+    copy_root: str = ""  # "" if it must not be copied
     copy_parts: tuple[str, ...] = ()  # paths below copy_root that the program needs
 
     @classmethod
@@ -52,7 +52,7 @@ class Binary:
 
 @dataclass(frozen=True)
 class Plan:
-    """One guard's orders."""
+    """What a guard is to run."""
 
     folder: str
     owner_pid: int
@@ -74,7 +74,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Folder:
-    """The names of everything kept under `.duecourse/`, in one place."""
+    """The paths of everything kept under `.duecourse/`."""
 
     path: Path
 
@@ -85,7 +85,7 @@ class Folder:
 
     @property
     def state(self) -> Path:
-        """The URLs in force, while the servers answer (mode 0600)."""
+        """The current URLs, while the servers run (mode 0600)."""
         return self.path / "servers.json"
 
     @property
@@ -95,7 +95,7 @@ class Folder:
 
     @property
     def elsewhere(self) -> Path:
-        """Names the folder that holds the data when the servers' user can't reach this one."""
+        """Contains the path of the data folder if the servers' user can't reach this one."""
         return self.path / "elsewhere"
 
     def log(self, server: str) -> Path:

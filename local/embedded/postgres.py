@@ -1,4 +1,4 @@
-"""PostgreSQL for the guard: makes the data folder, and says how to run the server."""
+"""PostgreSQL for the guard: creates the data folder and describes the server."""
 
 import os
 import secrets as random_secrets
@@ -30,7 +30,7 @@ STOP = (
 
 
 class Postgres:
-    """One data folder and the program that serves it."""
+    """One data folder and its server program."""
 
     name = "PostgreSQL"
 
@@ -41,23 +41,23 @@ class Postgres:
         self._durable = durable
 
     def prepare(self, spawner: Spawner, watch: ParentWatch, password: str, *, is_new_password: bool) -> None:
-        """Make the data folder where there is none. Raises EmbeddedError if it is another release's."""
+        """Create the data folder if there is none. Raises EmbeddedError if it belongs to another release."""
         version_file = self._data / "PG_VERSION"
         program_major = major_version(self._program)
         if not self._data.exists():
             self._init(spawner, watch, password, program_major)
             return
-        make_data_folder(self._data, spawner.identity)  # whose is it?
+        make_data_folder(self._data, spawner.identity)  # check its owner
         data_major = version_file.read_text().strip() if version_file.exists() else "an unknown release"
         if data_major != str(program_major):
             raise EmbeddedError(
-                f"The data in {self._data} was made by PostgreSQL {data_major}, and the server found is "
+                f"The data in {self._data} was created by PostgreSQL {data_major}, and the server found is "
                 f"PostgreSQL {program_major} ({self._program}). To keep it, run PostgreSQL {data_major} on it "
-                f"and set DATABASE_URL, or carry it over by pg_dump. To begin anew: "
+                f"and set DATABASE_URL, or migrate it with pg_dump. To start with an empty database: "
                 f"mv {self._data} {self._data}-{data_major.split()[-1]}"
             )
         self._forget_dead_postmaster()
-        if is_new_password:  # the file with the secrets was lost, the data was not
+        if is_new_password:  # the file with the secrets was lost, but the data wasn't
             role = f"ALTER ROLE {DATABASE} PASSWORD '{password}';"
             self._single_user(spawner, watch, self._data, role, {} if self._durable else NOT_DURABLE)
 
@@ -65,7 +65,7 @@ class Postgres:
         settings = SETTINGS | {"port": str(port)} | ({} if self._durable else NOT_DURABLE)
         flags = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
         argv = (self._program, "-D", str(self._data), *flags)
-        # A postmaster that loses the guard stops at once: nobody would be there to kill one that hangs.
+        # A postmaster that loses the guard stops at once: no process is left to kill one that hangs.
         return Server(self.name, port, argv, self._log, lambda: self._is_ready(port), STOP, signal.SIGQUIT)
 
     def url(self, port: int, password: str) -> str:
@@ -92,20 +92,20 @@ class Postgres:
         finally:
             password_file.unlink()
         self._single_user(spawner, watch, fresh, f"CREATE DATABASE {DATABASE};", NOT_DURABLE)
-        if self._durable:  # everything goes to the disk once, here, which is faster than at each step
+        if self._durable:  # sync everything once, here, which is faster than at each step
             argv = [initdb, "-D", str(fresh), "--sync-only"]
             run_to_end(spawner.spawn(argv, self._log, signal.SIGKILL), watch, "initdb --sync-only", self._log)
-        fresh.rename(self._data)  # a folder of that name is always a whole one
+        fresh.rename(self._data)  # a folder with that name is always complete
         parent = os.open(self._data.parent, os.O_RDONLY)
         os.fsync(parent)  # the name is on the disk before the first commit is
         os.close(parent)
 
     def _forget_dead_postmaster(self) -> None:
-        """Remove a postmaster.pid whose number is now a zombie, or another program's.
+        """Remove a postmaster.pid whose process id now belongs to a zombie or another program.
 
-        PostgreSQL would refuse to start for either: containers have a first process that reaps nobody, and give
-        the same numbers at each start. Our lock tells that no server of an earlier run lives, and a postmaster
-        that somebody started by hand is recognised by its name.
+        PostgreSQL would refuse to start: in containers the first process may not reap zombies, and process ids
+        repeat after each start. Our lock proves that no server of an earlier run lives, and a postmaster that was
+        started by hand is recognised by its name.
         """
         pid_file = self._data / "postmaster.pid"
         try:
@@ -126,7 +126,7 @@ class Postgres:
         run_to_end(process, watch, "postgres --single", self._log)
 
     def _is_ready(self, port: int) -> bool:
-        """As pg_ctl does it: the eighth line of postmaster.pid says so, the fourth is the port."""
+        """Check postmaster.pid as pg_ctl does: the eighth line is the status, the fourth the port."""
         try:
             lines = (self._data / "postmaster.pid").read_text().splitlines()
         except OSError:

@@ -1,4 +1,4 @@
-"""Valkey (or Redis) for the guard: says how to run the server."""
+"""Valkey (or Redis) for the guard: describes the server."""
 
 import signal
 import socket
@@ -12,7 +12,7 @@ STOP = ((signal.SIGTERM, 10.0),)  # it flushes its append-only file and exits
 
 
 class Valkey:
-    """One data folder and the program that serves it."""
+    """One data folder and its server program."""
 
     name = "Valkey"
 
@@ -35,11 +35,11 @@ class Valkey:
             "appendonly": "yes" if self._durable else "no",
             "appendfsync": "everysec",
             "save": '""',  # the append-only file is enough
-            "maxmemory-policy": "noeviction",  # a message is never dropped in silence
+            "maxmemory-policy": "noeviction",  # a message is never dropped silently
             "daemonize": "no",
         }
         config = "".join(f"{key} {value}\n" for key, value in settings.items())
-        # The configuration comes by standard input, so that the password is neither in ps nor on disk.
+        # The configuration is passed on standard input, so that the password is neither in ps nor on disk.
         return Server(
             self.name,
             port,
@@ -49,7 +49,7 @@ class Valkey:
             STOP,
             signal.SIGTERM,
             stdin=config.encode(),
-            hint=f"If it can't read its data: it holds messages only, which the sweep rings again, so "
+            hint=f"If it can't read its data: it only holds messages, which the sweep enqueues again. Run "
             f"mv {self._data} {self._data}-old",
         )
 
@@ -57,7 +57,7 @@ class Valkey:
         return f"redis://:{self._password}@{LOOPBACK}:{port}/0"
 
     def _is_ready(self, port: int) -> bool:
-        """True once PING is answered; while the append-only file is read the answer is LOADING."""
+        """Return True once PING is answered; while the append-only file is being read the answer is LOADING."""
         try:
             with socket.create_connection((LOOPBACK, port), timeout=1.0) as connection:
                 connection.sendall(f"AUTH {self._password}\r\nPING\r\n".encode())

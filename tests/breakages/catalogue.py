@@ -122,7 +122,7 @@ ORDER = (
         (
             (
                 "processes/test_killed_processes.py::"
-                "test_a_worker_that_is_told_twice_to_stop_finishes_the_charges_in_its_hands"
+                "test_a_worker_with_two_stop_signals_finishes_its_charges"
             ),
         ),
         (Wrap("shared.messaging.broker", "SIGTERM_DEBOUNCE_S", lambda _: 0.0),),

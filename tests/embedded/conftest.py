@@ -1,4 +1,4 @@
-"""Data folders for embedded servers, removed with whatever they hold."""
+"""Data folders for embedded servers, removed with their content."""
 
 import shutil
 import tempfile
@@ -31,11 +31,11 @@ def _is_erased(folder: Path) -> bool:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A place for a data folder that the servers' user can reach; nothing is there yet."""
+    """A path for a data folder that the servers' user can reach; it doesn't exist yet."""
     yield from _temporary_folder()
 
 
 @pytest.fixture(scope="module")
 def lasting_folder() -> Iterator[Path]:
-    """One data folder for all tests of a module: each start after the first must cope with the end before it."""
+    """One data folder for all tests of a module: each start works on what the previous end left."""
     yield from _temporary_folder()

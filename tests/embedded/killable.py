@@ -1,4 +1,4 @@
-"""Parents that can be killed, and a look at what they leave behind."""
+"""Owners that can be killed, and checks of what they leave running."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ def is_guard(process: psutil.Process) -> bool:
 
 
 def holders(folder: Path) -> list[psutil.Process]:
-    """Every process that holds the folder's lock open: the guard and what it started, wherever it went."""
+    """Every process that has the folder's lock open: the guard and all its descendants."""
     lock = str(folder / "lock")
     found = []
     for process in psutil.process_iter():
@@ -51,7 +51,7 @@ def holders(folder: Path) -> list[psutil.Process]:
 
 @dataclass
 class Owner:
-    """A process that runs embedded servers; the guard and everything below it, as it was when it was ready."""
+    """A process that runs embedded servers; `family` is the guard and its descendants."""
 
     process: "subprocess.Popen[str]"
     folder: Path
@@ -71,7 +71,7 @@ class Owner:
 
 
 def start_owner(folder: Path, way: str = "wait", python: str = sys.executable, **options: object) -> Owner:
-    """Start owner.py and wait until its servers answer (or its error is told)."""
+    """Start owner.py and wait until its servers answer, or for its error."""
     process = start_owner_only(folder, way, python, **options)
     assert process.stdout is not None
     answer = json.loads(process.stdout.readline())

@@ -1,4 +1,4 @@
-"""A parent of embedded servers, to be killed: `owner.py FOLDER WAY`. Prints the URLs, then ends in that way."""
+"""An owner of embedded servers for tests: `owner.py FOLDER WAY`. Prints the URLs, then ends in the given way."""
 
 import json
 import os

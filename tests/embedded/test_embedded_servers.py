@@ -1,4 +1,4 @@
-"""What runs, with which settings, and how it is found again."""
+"""Settings of the embedded servers, and how other commands find them."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def _servers() -> list[psutil.Process]:
     return guard.children()
 
 
-def test_postgresql_keeps_its_safe_settings_and_speaks_utf8_and_utc(urls: Urls) -> None:
+def test_postgresql_has_durable_settings_utf8_and_utc(urls: Urls) -> None:
     with psycopg.connect(urls.database_url) as connection:
 
         def setting(name: str) -> object:
@@ -57,7 +57,7 @@ def test_valkey_keeps_every_message_on_disk_and_evicts_none(urls: Urls) -> None:
     assert {name: config[name] for name in wanted} == wanted
 
 
-def test_nobody_gets_in_without_the_password(urls: Urls) -> None:
+def test_the_servers_require_the_password(urls: Urls) -> None:
     with pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(urls.database_url.replace(urls.database_url.split(":")[2].split("@")[0], "guess"))
     open_url = "redis://" + urls.redis_url.split("@")[1]
@@ -76,33 +76,33 @@ def test_secrets_are_readable_by_the_owner_alone_and_not_in_the_process_list(
     assert not [p for p in psutil.process_iter(["cmdline"]) if password in str(p.info["cmdline"])]
 
 
-def test_they_listen_on_the_loopback_only(urls: Urls) -> None:
+def test_the_servers_listen_on_the_loopback_only(urls: Urls) -> None:
     for server in _servers():
         listening = [c for c in server.net_connections("all") if c.status == psutil.CONN_LISTEN]
         assert {c.laddr.ip for c in listening} == {"127.0.0.1"}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_as_root_they_run_as_uid_and_gid_65534(urls: Urls) -> None:
+def test_as_root_the_servers_run_as_uid_and_gid_65534(urls: Urls) -> None:
     assert [(p.uids().real, p.uids().effective, p.gids().real) for p in _servers()] == [(65534,) * 3] * 2
 
 
-def test_none_of_our_environment_reaches_the_servers(urls: Urls) -> None:
+def test_the_servers_do_not_inherit_our_environment(urls: Urls) -> None:
     assert [set(p.environ()) - {"PATH", "LC_ALL", "TZ"} for p in _servers()] == [set(), set()]
 
 
-def test_a_second_start_on_the_folder_names_the_process_that_runs_there(urls: Urls, lasting_folder: Path) -> None:
+def test_a_second_start_on_the_folder_names_the_running_process(urls: Urls, lasting_folder: Path) -> None:
     message = start_owner(lasting_folder).answer["error"]
     assert f"Another Duecourse (pid {os.getpid()}) runs its servers on {lasting_folder}" in message
     assert embedded.running_urls(lasting_folder) == urls, "the first isn't disturbed"
 
 
-def test_a_running_folder_is_not_erased(urls: Urls, lasting_folder: Path) -> None:
+def test_a_folder_with_running_servers_is_not_erased(urls: Urls, lasting_folder: Path) -> None:
     with pytest.raises(EmbeddedError, match="Stop Duecourse first"):
         embedded.erase(lasting_folder)
 
 
-def test_the_urls_in_force_are_found_while_it_runs_and_not_after(folder: Path) -> None:
+def test_the_urls_are_found_only_while_the_servers_run(folder: Path) -> None:
     assert embedded.running_urls(folder) is None
     with embedded.servers(folder, durable=False, want_postgres=False) as urls:
         assert embedded.running_urls(folder) == urls
@@ -111,21 +111,21 @@ def test_the_urls_in_force_are_found_while_it_runs_and_not_after(folder: Path) -
     assert embedded.running_urls(folder) is None
 
 
-def test_a_state_file_left_by_a_killed_guard_is_not_believed(folder: Path) -> None:
+def test_the_state_file_of_a_killed_guard_is_ignored(folder: Path) -> None:
     folder.mkdir()
     (folder / "lock").write_text("1 1\n")
     (folder / "servers.json").write_text('{"database_url": "postgresql://old", "redis_url": "redis://old"}')
     assert embedded.running_urls(folder) is None
 
 
-def test_where_both_urls_are_set_nothing_is_started(folder: Path) -> None:
+def test_nothing_is_started_if_both_urls_are_set(folder: Path) -> None:
     environ = {"DATABASE_URL": "postgresql://theirs/d", "REDIS_URL": "redis://theirs/0"}
     with embedded.resolve(folder, environ) as urls:
         assert urls == Urls("postgresql://theirs/d", "redis://theirs/0")
         assert not folder.exists()
 
 
-def test_where_one_url_is_set_only_the_other_server_is_started(folder: Path) -> None:
+def test_only_the_other_server_is_started_if_one_url_is_set(folder: Path) -> None:
     environ = {"DATABASE_URL": "postgresql://theirs/d", "REDIS_URL": ""}
     with embedded.resolve(folder, environ, durable=False) as urls:
         assert urls.database_url == "postgresql://theirs/d"
@@ -134,7 +134,7 @@ def test_where_one_url_is_set_only_the_other_server_is_started(folder: Path) -> 
     assert not (folder / "postgres").exists()
 
 
-def test_only_an_explicit_argument_trades_durability_for_speed(folder: Path) -> None:
+def test_only_an_explicit_argument_disables_durability(folder: Path) -> None:
     with (
         embedded.servers(folder, durable=False, want_valkey=False) as urls,
         psycopg.connect(urls.database_url) as c,
@@ -169,7 +169,7 @@ def test_path_comes_after_the_wheel_and_debians_folder_last(
     assert binaries.find_postgres().path == str(tmp_path / "15/bin/postgres")
 
 
-def test_redis_server_serves_as_well_unless_it_is_too_old(
+def test_redis_server_is_used_unless_it_is_too_old(
     without_wheels: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
@@ -180,7 +180,7 @@ def test_redis_server_serves_as_well_unless_it_is_too_old(
         binaries.find_valkey()
 
 
-def test_where_nothing_is_found_the_error_says_what_to_install(
+def test_if_no_program_is_found_the_error_says_what_to_install(
     without_wheels: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

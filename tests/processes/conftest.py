@@ -1,4 +1,4 @@
-"""A whole company as real processes, on a database of its own: killed, cut off and stopped, while it collects."""
+"""A company as real processes on its own database, which tests kill, disconnect and stop while it charges."""
 
 import csv
 import os
@@ -33,8 +33,8 @@ from tests.world import make_gateways
 ROOT = Path(__file__).resolve().parents[2]
 START = datetime(2026, 10, 31, tzinfo=UTC)
 MIDDAY = time_of_day(12, 0, tzinfo=UTC)
-#: A lease as short as these timeouts allow, so that what a killed worker left is settled while a test waits.
-IMPATIENT = {
+#: The shortest lease that these timeouts allow, so that attempts of a killed worker are settled within a test.
+SHORT_TIMEOUTS = {
     "STRIPE_CONNECT_TIMEOUT_S": "1",
     "STRIPE_READ_TIMEOUT_S": "3",
     "DUECOURSE_LEASE_S": "9",
@@ -45,14 +45,14 @@ IMPATIENT = {
     "DUECOURSE_BILLING_FILE": str(ROOT / "billing.toml"),
 }
 ACCOUNTS = 100
-#: A few of those that every month has; the first of `people` have them.
+#: Typical bad cards; the first of `customers` have them.
 BAD_CARDS: list[Story] = [
     AlwaysDeclines(decline_code="insufficient_funds"),
     AlwaysDeclines(decline_code="lost_card"),
     AlwaysDeclines(decline_code="expired_card"),
     NeedsAuthentication(),
 ]
-#: What a slow machine may take for anything; only what is broken takes it all.
+#: Limit of every wait, for a slow machine.
 PATIENCE_S = 60.0
 POLL_S = 0.02
 LOG_LINES = 15
@@ -70,8 +70,8 @@ _BY_PAYMENT = """
 """
 
 
-class LivingCompany(Company):
-    """The stack, its data folder, and a month at a time of it."""
+class RunningCompany(Company):
+    """The stack and its data folder; tests use one month after the other."""
 
     data: Path
     has_given_redis: bool
@@ -85,8 +85,8 @@ class LivingCompany(Company):
             time.sleep(POLL_S)
 
     @cached_property
-    def users(self) -> list[str]:
-        """Accounts in `global`, imported, each with a card of its own; the first ones' cards are bad."""
+    def customers(self) -> list[str]:
+        """Imported accounts in `global`, each with its own card; the first ones have the bad cards."""
         names = [f"A-{number:03d}" for number in range(ACCOUNTS)]
         self._import(
             "accounts", ("account", "coverage", "payment_method"), [(name, "global", "card") for name in names]
@@ -99,7 +99,7 @@ class LivingCompany(Company):
         stories = [*BAD_CARDS, *[Pays()] * (ACCOUNTS - len(BAD_CARDS))]
         with self.simulator() as simulator:
             for row, story in zip(rows, stories, strict=True):
-                card = simulator.make_card("global", story)  # one of their own: budgets are counted per card
+                card = simulator.make_card("global", story)  # a card each: retry budgets are counted per card
                 metadata = {"duecourse_settings_id": str(row.id), "duecourse_intent": "replace"}
                 simulator.register_card("global", row.stripe_customer_id, card.token, metadata)
         self.wait_until(
@@ -108,16 +108,16 @@ class LivingCompany(Company):
         return names
 
     @property
-    def good_people(self) -> list[str]:
-        return self.users[len(BAD_CARDS) :]
+    def good_customers(self) -> list[str]:
+        return self.customers[len(BAD_CARDS) :]
 
     def import_fees(self, accounts: Sequence[str]) -> None:
-        """What a company does at the end of a month."""
+        """Import the month's fees."""
         fees = [(name, "global", f"{10 + number % 90}.{number % 100:02d}") for number, name in enumerate(accounts)]
         self._import("fees", ("account", "coverage", "amount"), fees, "--period", str(self._period()))
 
     def add_fees(self, accounts: Sequence[str]) -> None:
-        """The same without a command: a second of each test."""
+        """Insert the month's fees without a command, which saves a second per test."""
         with self.engine.begin() as connection:
             connection.execute(
                 text(
@@ -134,7 +134,7 @@ class LivingCompany(Company):
             )
 
     def end_month(self) -> Period:
-        """Let the month end, without waiting for what follows."""
+        """Advance the clock into the next month, without waiting for its work."""
         period = self._period()
         with self.engine.begin() as connection:
             set_clock(connection, datetime.combine(period.next.first_day, MIDDAY), self.stack.policy)
@@ -167,23 +167,23 @@ class LivingCompany(Company):
         with self.engine.connect() as connection:
             return pending_work(connection, self.stack.policy, self.now(), machine_now())
 
-    def wait_until_quiet(self, within_s: float = PATIENCE_S) -> None:
-        """Wait until nothing is pending and nothing backs off, as what a kill left unsent does for some seconds."""
+    def wait_for_no_pending_work(self, within_s: float = PATIENCE_S) -> None:
+        """Wait until no work is pending and nothing backs off; after a kill some work backs off for seconds."""
 
-        def is_quiet() -> bool:
+        def has_no_pending_work() -> bool:
             try:
                 return not self.pending() and self.scalar(_BACKS_OFF) == 0
-            except DBAPIError:  # our own session was ended with the others; the deadline stays
+            except DBAPIError:  # our session was terminated with the others; the deadline is unchanged
                 return False
 
-        self.wait_until(is_quiet, "everything that is due is done", within_s)
+        self.wait_until(has_no_pending_work, "everything that is due is done", within_s)
 
     def set_latency(self, ms: float) -> None:
         with self.simulator() as simulator:
             simulator.set_latency(ms)
 
     def charges(self) -> dict[str, list[int]]:
-        """By payment, what the processor's own book says was captured (minor units)."""
+        """Captured amounts in the processor's ledger (minor units), by payment."""
         found: dict[str, list[int]] = {}
         with self.simulator() as simulator:
             for line in simulator.iter_ledger():
@@ -222,14 +222,14 @@ class LivingCompany(Company):
 
 @contextmanager
 def only_ours(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An environment in which nothing of ours is set, whatever the machine has."""
+    """Remove all our variables from the environment."""
     for field in Settings.model_fields.values():
         monkeypatch.delenv(str(field.validation_alias), raising=False)
     yield
 
 
 @pytest.fixture(scope="module")
-def company(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivingCompany]:
+def company(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCompany]:
     """The stack on a fresh database, at the end of October 2026. Valkey is its own, unless REDIS_URL is set."""
     has_redis, has_database = bool(os.environ.get("REDIS_URL")), bool(os.environ.get("DATABASE_URL"))
     folder = tmp_path_factory.mktemp("company")
@@ -237,7 +237,7 @@ def company(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Itera
     data.mkdir()
     with pytest.MonkeyPatch.context() as monkeypatch, only_ours(monkeypatch), servers.fresh_database() as url:
         overrides = {
-            **IMPATIENT,
+            **SHORT_TIMEOUTS,
             "DATABASE_URL": url,
             **({"REDIS_URL": servers.fresh_redis()} if has_redis else {}),
         }
@@ -246,34 +246,34 @@ def company(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Itera
             with running_stack(stack, data) as supervisor:
                 with engine.begin() as connection:
                     set_clock(connection, START, stack.policy)
-                living = LivingCompany(stack, supervisor, engine)
-                living.data, living.has_given_redis, living.has_given_database = data, has_redis, has_database
-                yield living
+                running = RunningCompany(stack, supervisor, engine)
+                running.data, running.has_given_redis, running.has_given_database = data, has_redis, has_database
+                yield running
             engine.dispose()
 
 
 @pytest.fixture(autouse=True)
 def _logs_on_error(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Print the ends of all logs of the module's company after a test that went wrong."""
+    """Print the last lines of the company's logs after a failed test."""
     before = request.session.testsfailed
     yield
     if request.session.testsfailed > before and "company" in request.fixturenames:
-        living: LivingCompany = request.getfixturevalue("company")
-        for log in sorted((living.data / "logs").glob("*.log")):
+        running: RunningCompany = request.getfixturevalue("company")
+        for log in sorted((running.data / "logs").glob("*.log")):
             lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
             print(f"--- {log.name}", *lines, sep="\n")
 
 
 @pytest.fixture(autouse=True)
 def _answers_at_once(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whatever a test did to the simulator, the next finds it quick and everything done."""
+    """Reset the simulator's latency after each test."""
     yield
     if "company" in request.fixturenames:
         request.getfixturevalue("company").set_latency(0)
 
 
 def terminate_backends(database_url: str) -> int:
-    """End every session of this database but our own; returns how many."""
+    """Terminate every other session of this database; returns how many."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         ended = connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

@@ -1,4 +1,4 @@
-"""A worker dies with -9 in the middle of a bulk action: what was done is done once, and the rest goes on."""
+"""A worker is killed during a bulk action: every payment is handled once, and the action continues."""
 
 import html
 import re
@@ -14,7 +14,7 @@ from shared.domain.roles import Role
 from shared.operations.sessions import begin_session
 from shared.operations.users import add_user
 from tests.dashboard.conftest import Browser
-from tests.processes.conftest import LivingCompany
+from tests.processes.conftest import RunningCompany
 from web.dashboard.auth import SESSION_COOKIE
 
 pytestmark = pytest.mark.processes
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.processes
 REASON = "the outage is over"
 
 
-def operator(company: LivingCompany, stack: ExitStack) -> Browser:
-    """Somebody at the dashboard of the running web process."""
+def operator(company: RunningCompany, stack: ExitStack) -> Browser:
+    """An operator at the dashboard of the running web process."""
     with company.engine.begin() as connection:
         user = add_user(connection, "anna", Role.OPERATOR, None, "test", machine_now())
         token = begin_session(connection, user.id, None, "test", machine_now())
@@ -42,8 +42,8 @@ def confirm_charge_of_all_that_is_due(anna: Browser) -> str:
     return answer.url.path.rsplit("/", 1)[1]
 
 
-def test_a_worker_is_killed_between_two_chunks_of_a_bulk_action(company: LivingCompany) -> None:
-    names = company.good_people
+def test_a_worker_is_killed_between_two_chunks_of_a_bulk_action(company: RunningCompany) -> None:
+    names = company.good_customers
     assert CHUNK < len(names) < 2 * CHUNK, "the second chunk is the last"
     company.add_fees(names)
     company.duecourse("queues", "pause", "batch", "--reason", "the processor is away")
@@ -76,7 +76,7 @@ def test_a_worker_is_killed_between_two_chunks_of_a_bulk_action(company: LivingC
         )
         assert len(moved) == len({row.payment_id for row in moved}) == len(names), "decided about once each"
         company.duecourse("queues", "resume", "batch", "--reason", "it is back")
-        company.wait_until_quiet()
+        company.wait_for_no_pending_work()
         company.assert_each_paid_once(period, len(names))
         book = company.rows("SELECT * FROM audit_log WHERE subject = :id ORDER BY id", id=bulk_id)
         assert [(line.action, line.actor, line.reason, line.outcome) for line in book] == [

@@ -1,6 +1,6 @@
-"""Real processes are killed, stopped and cut off in mid-charge; every card is charged once, without a hand on it.
+"""Processes are killed, stopped and disconnected while charging; every card is charged once, without intervention.
 
-One company for all tests of this file; each test is a month of its life, so that any of them can run alone.
+All tests of this file share one company; each uses a month of its own, so that any of them can run alone.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import text
 
 from shared.domain.calendar import Period
-from tests.processes.conftest import ACCOUNTS, BAD_CARDS, ROOT, LivingCompany, terminate_backends
+from tests.processes.conftest import ACCOUNTS, BAD_CARDS, ROOT, RunningCompany, terminate_backends
 
 pytestmark = pytest.mark.processes
 
@@ -26,31 +26,31 @@ pytestmark = pytest.mark.processes
 LATENCY_MS = 250
 
 
-def wait_for_charges_in_flight(company: LivingCompany, period: Period, paid: int) -> None:
-    """Wait until a few are paid and several are being asked for."""
+def wait_for_charges_in_flight(company: RunningCompany, period: Period, paid: int) -> None:
+    """Wait until a few payments are paid and several charges are in flight."""
     company.wait_until(
         lambda: company.paid(period) >= paid and company.in_flight() >= 4, f"{paid} paid, several in flight"
     )
 
 
 @contextmanager
-def lines_locked(company: LivingCompany) -> Iterator[None]:
-    """Nobody can write invoice lines: a chunk of invoices stops in the middle of its transaction."""
+def lines_locked(company: RunningCompany) -> Iterator[None]:
+    """Lock the invoice lines: a chunk of invoices waits in the middle of its transaction."""
     with company.engine.connect() as connection:
         connection.execute(text("LOCK TABLE invoice_lines IN SHARE MODE"))
         yield
         connection.rollback()
 
 
-def is_waiting_for_lines(company: LivingCompany) -> bool:
+def is_waiting_for_lines(company: RunningCompany) -> bool:
     waiting = company.scalar(
         "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = CAST('invoice_lines' AS regclass)"
     )
     return waiting > 0
 
 
-def test_invoicing_worker_charging_worker_and_scheduler_are_killed_once_each(company: LivingCompany) -> None:
-    company.import_fees(company.users)
+def test_invoicing_worker_charging_worker_and_scheduler_are_killed_once_each(company: RunningCompany) -> None:
+    company.import_fees(company.customers)
     restarts = {name: company.supervisor.restarts(name) for name in ("worker-batch", "scheduler")}
     company.set_latency(LATENCY_MS)
 
@@ -68,7 +68,7 @@ def test_invoicing_worker_charging_worker_and_scheduler_are_killed_once_each(com
     company.wait_until(lambda: company.paid(period) >= 40, "the new worker charges")
     company.kill("scheduler")
     company.set_latency(0)
-    company.wait_until_quiet()
+    company.wait_for_no_pending_work()
 
     assert left_open, "the second kill hit nothing"
     company.assert_each_paid_once(period, ACCOUNTS, unpaid=len(BAD_CARDS))
@@ -86,8 +86,8 @@ def test_invoicing_worker_charging_worker_and_scheduler_are_killed_once_each(com
     company.duecourse("verify")  # exits 1 on any break, which stops the test here with its table
 
 
-def test_a_worker_that_is_told_twice_to_stop_finishes_the_charges_in_its_hands(company: LivingCompany) -> None:
-    company.add_fees(company.good_people[:40])
+def test_a_worker_with_two_stop_signals_finishes_its_charges(company: RunningCompany) -> None:
+    company.add_fees(company.good_customers[:40])
     unknown = "SELECT count(*) FROM billing_events WHERE type = 'attempt_became_unknown'"
     before, restarts = company.scalar(unknown), company.supervisor.restarts("worker-batch")
     company.set_latency(1_000)
@@ -112,7 +112,7 @@ def test_a_worker_that_is_told_twice_to_stop_finishes_the_charges_in_its_hands(c
     )
     assert {row.state for row in answered} == {"succeeded"}, f"after {took_s:.1f} s"
     company.set_latency(0)
-    company.wait_until_quiet()
+    company.wait_for_no_pending_work()
     assert company.scalar(unknown) == before, "none was cut short"
     assert "Killing worker process" not in (company.data / "logs" / "worker-batch.log").read_text()
     company.assert_each_paid_once(period, 40)
@@ -126,8 +126,8 @@ SESSIONS = """
 LEADS = f"{SESSIONS} AND pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted)"
 
 
-def leader_pid(company: LivingCompany, schedulers: Sequence[int]) -> int | None:
-    """Which of the schedulers leads: the one that has the leader's session open."""
+def leader_pid(company: RunningCompany, schedulers: Sequence[int]) -> int | None:
+    """Return the leading scheduler: the one with the leader's session."""
     ports = {row.client_port for row in company.rows(LEADS)}
     for pid in schedulers:
         with contextlib.suppress(psutil.Error):
@@ -136,10 +136,10 @@ def leader_pid(company: LivingCompany, schedulers: Sequence[int]) -> int | None:
     return None
 
 
-def test_of_two_schedulers_the_second_leads_when_the_first_is_killed_at_the_month_change(
-    company: LivingCompany,
+def test_the_second_scheduler_takes_over_when_the_leader_is_killed_at_the_month_change(
+    company: RunningCompany,
 ) -> None:
-    company.add_fees(company.good_people[:12])
+    company.add_fees(company.good_customers[:12])
     environment = {**os.environ, **company.stack.environment}
     with (company.data / "logs" / "second-scheduler.log").open("wb") as log:
         second = subprocess.Popen(
@@ -155,7 +155,7 @@ def test_of_two_schedulers_the_second_leads_when_the_first_is_killed_at_the_mont
         began = time.monotonic()
         company.wait_until(lambda: leader_pid(company, [second.pid]), "the second leads")
         assert time.monotonic() - began < 5
-        company.wait_until_quiet()
+        company.wait_for_no_pending_work()
         runs = company.rows(
             "SELECT coverage, state FROM runs WHERE job = 'monthly-invoices' AND period = :period ORDER BY 1",
             period=str(period),
@@ -168,7 +168,7 @@ def test_of_two_schedulers_the_second_leads_when_the_first_is_killed_at_the_mont
     company.wait_until(lambda: company.rows(LEADS), "the company's own scheduler leads again")
 
 
-def test_redis_is_killed_in_the_middle_of_charging(company: LivingCompany) -> None:
+def test_redis_is_killed_while_charging(company: RunningCompany) -> None:
     if company.has_given_redis:
         pytest.skip("the server at REDIS_URL isn't ours to kill")
     port = urlsplit(company.stack.environment["REDIS_URL"]).port
@@ -177,18 +177,18 @@ def test_redis_is_killed_in_the_middle_of_charging(company: LivingCompany) -> No
         for one in psutil.net_connections("tcp")
         if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid
     }
-    company.add_fees(company.good_people[:40])
+    company.add_fees(company.good_customers[:40])
     company.set_latency(LATENCY_MS)
     period = company.end_month()
     wait_for_charges_in_flight(company, period, paid=4)
     os.kill(server, signal.SIGKILL)
     company.set_latency(0)
-    company.wait_until_quiet()
+    company.wait_for_no_pending_work()
     company.assert_each_paid_once(period, 40)
 
 
-def test_all_database_sessions_are_ended_in_the_middle_of_charging(company: LivingCompany) -> None:
-    company.add_fees(company.good_people[:40])
+def test_all_database_sessions_are_terminated_while_charging(company: RunningCompany) -> None:
+    company.add_fees(company.good_customers[:40])
     company.set_latency(LATENCY_MS)
     period = company.end_month()
     wait_for_charges_in_flight(company, period, paid=4)
@@ -196,5 +196,5 @@ def test_all_database_sessions_are_ended_in_the_middle_of_charging(company: Livi
     time.sleep(LATENCY_MS / 1000)  # those that come back now are hit as well
     terminate_backends(company.stack.environment["DATABASE_URL"])
     company.set_latency(0)
-    company.wait_until_quiet()
+    company.wait_for_no_pending_work()
     company.assert_each_paid_once(period, 40)

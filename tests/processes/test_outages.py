@@ -1,6 +1,6 @@
-"""Servers restart, freeze and die under a living company, its own processes too; every card is charged once.
+"""Servers and processes restart, freeze and die while a company charges; every card is charged once.
 
-One company for all tests of this file; each test is a month of its life, so that any of them can run alone.
+All tests of this file share one company; each uses a month of its own, so that any of them can run alone.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import redis
 
 from shared.domain.calendar import Period
 from simulator.issuer.stories import Pays
-from tests.processes.conftest import LivingCompany
+from tests.processes.conftest import RunningCompany
 
 pytestmark = pytest.mark.processes
 
@@ -29,16 +29,16 @@ LATENCY_MS = 250
 PAST_THE_LEASE_S = 10.0
 
 
-def wait_for_charges_in_flight(company: LivingCompany, period: Period) -> None:
+def wait_for_charges_in_flight(company: RunningCompany, period: Period) -> None:
     company.wait_until(lambda: company.paid(period) >= 4 and company.in_flight() >= 4, "several in flight")
 
 
-def postmaster_of(company: LivingCompany) -> int:
+def postmaster_of(company: RunningCompany) -> int:
     with psycopg.connect(company.stack.environment["DATABASE_URL"]) as connection:
         return psutil.Process(connection.info.backend_pid).ppid()
 
 
-def valkey_of(company: LivingCompany) -> int:
+def valkey_of(company: RunningCompany) -> int:
     with redis.Redis.from_url(company.stack.environment["REDIS_URL"]) as client:
         return int(client.info("server")["process_id"])  # type: ignore[index]
 
@@ -53,17 +53,15 @@ def frozen(pid: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT], ids=["restarted", "crashed"])
-def test_postgresql_ends_in_the_middle_of_charging_and_comes_back(
-    company: LivingCompany, number: signal.Signals
-) -> None:
+def test_postgresql_restarts_while_charging(company: RunningCompany, number: signal.Signals) -> None:
     if company.has_given_database:
         pytest.skip("the server at DATABASE_URL isn't ours to stop")
-    company.add_fees(company.good_people[:40])
+    company.add_fees(company.good_customers[:40])
     company.set_latency(LATENCY_MS)
     period = company.end_month()
     wait_for_charges_in_flight(company, period)
     before = postmaster_of(company)
-    os.kill(before, number)  # SIGINT: fast shutdown, SIGQUIT: as a crash; its guard starts it again
+    os.kill(before, number)  # SIGINT: fast shutdown, SIGQUIT: like a crash; the guard restarts it
 
     def is_another() -> bool:
         with contextlib.suppress(psycopg.OperationalError, psutil.Error):
@@ -72,14 +70,14 @@ def test_postgresql_ends_in_the_middle_of_charging_and_comes_back(
 
     company.wait_until(is_another, "PostgreSQL is back")
     company.set_latency(0)
-    company.wait_until_quiet()
+    company.wait_for_no_pending_work()
     company.assert_each_paid_once(period, 40)
 
 
-def test_redis_freezes_in_the_middle_of_charging_and_web_answers_all_the_same(company: LivingCompany) -> None:
+def test_web_answers_while_redis_is_frozen_during_charging(company: RunningCompany) -> None:
     if company.has_given_redis:
         pytest.skip("the server at REDIS_URL isn't ours to freeze")
-    company.add_fees(company.good_people[:40])
+    company.add_fees(company.good_customers[:40])
     company.set_latency(LATENCY_MS)
     period = company.end_month()
     wait_for_charges_in_flight(company, period)
@@ -87,12 +85,12 @@ def test_redis_freezes_in_the_middle_of_charging_and_web_answers_all_the_same(co
         company.wait_until(lambda: company.in_flight() == 0, "the charges in hand are recorded without it")
         assert httpx.get(f"{company.stack.web_url}/readyz", timeout=30, trust_env=False).status_code == 200
     company.set_latency(0)
-    company.wait_until_quiet()
+    company.wait_for_no_pending_work()
     company.assert_each_paid_once(period, 40)
 
 
-def test_a_worker_frozen_past_its_leases_goes_on_and_nothing_is_charged_again(company: LivingCompany) -> None:
-    company.add_fees(company.good_people[:20])
+def test_a_worker_frozen_past_its_leases_charges_nothing_again(company: RunningCompany) -> None:
+    company.add_fees(company.good_customers[:20])
     company.set_latency(LATENCY_MS)
     period = company.end_month()
     wait_for_charges_in_flight(company, period)
@@ -104,12 +102,12 @@ def test_a_worker_frozen_past_its_leases_goes_on_and_nothing_is_charged_again(co
     finally:
         os.killpg(master, signal.SIGCONT)
     company.set_latency(0)
-    company.wait_until_quiet()
+    company.wait_for_no_pending_work()
     company.assert_each_paid_once(period, 20)
 
 
-def test_web_is_killed_again_and_again_while_everybody_registers_a_card(company: LivingCompany) -> None:
-    names = company.good_people[:30]
+def test_web_is_killed_repeatedly_while_customers_register_cards(company: RunningCompany) -> None:
+    names = company.good_customers[:30]
     before = company.scalar("SELECT count(*) FROM card_registrations")
     rows = company.rows(
         "SELECT s.id, s.stripe_customer_id FROM payment_settings s JOIN accounts a ON a.id = s.account_id"
@@ -130,14 +128,14 @@ def test_web_is_killed_again_and_again_while_everybody_registers_a_card(company:
     assert company.scalar("SELECT count(*) FROM stripe_events WHERE state = 'trouble'") == 0
 
 
-def test_any_process_is_killed_at_any_moment_of_a_month(company: LivingCompany) -> None:
+def test_any_process_is_killed_at_any_moment_of_a_month(company: RunningCompany) -> None:
     chance = random.Random(7)
-    company.add_fees(company.good_people[:60])
+    company.add_fees(company.good_customers[:60])
     company.set_latency(100)
     period = company.end_month()
     for _ in range(8):
         time.sleep(chance.uniform(0.1, 1.0))  # any moment will do
         company.kill(chance.choice(["worker-batch", "worker-batch", "scheduler", "worker-interactive", "web"]))
     company.set_latency(0)
-    company.wait_until_quiet(within_s=120)  # each kill of one process doubles its pause until its next start
+    company.wait_for_no_pending_work(within_s=120)  # each kill of a process doubles the pause before its restart
     company.assert_each_paid_once(period, 60)

@@ -1,4 +1,4 @@
-"""`duecourse up` and `duecourse demo` as a newcomer meets them: a folder, a terminal, Ctrl-C."""
+"""`duecourse up` and `duecourse demo` as a new user runs them: a folder, a terminal, Ctrl-C."""
 
 import json
 import os
@@ -22,19 +22,19 @@ pytestmark = pytest.mark.processes
 
 DUECOURSE = [sys.executable, "-m", "cli"]
 NOT_OURS = {str(field.validation_alias) for field in Settings.model_fields.values()}
-#: Above the processes' own grace; an idle `up` is gone after some two seconds.
+#: Longer than the processes' grace; an idle `up` ends after some two seconds.
 STOPPED_WITHIN_S = 50.0
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What a company begins with: a folder with its policy in it."""
+    """A new company's folder, with its policy."""
     shutil.copy(ROOT / "billing.toml", tmp_path)
     return tmp_path
 
 
 def environment() -> dict[str, str]:
-    """As on a machine where nothing of ours is set; our programs are found as after an installation."""
+    """The environment of a machine without our variables, with our programs on PATH."""
     kept = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
     return {
         **kept,
@@ -44,7 +44,7 @@ def environment() -> dict[str, str]:
 
 
 def duecourse(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """A second terminal in the same folder."""
+    """Run a command as in a second terminal in the same folder."""
     return subprocess.run(
         [*DUECOURSE, *arguments],
         cwd=folder,
@@ -64,22 +64,22 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 class Up:
-    """A terminal in which `duecourse up` runs, and every process below it that was ever seen."""
+    """`duecourse up` as in a terminal, and all its child processes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._says = (folder / "terminal.txt").open("wb")
+        self._terminal = (folder / "terminal.txt").open("wb")
         self.process = subprocess.Popen(
-            [*DUECOURSE, "up"], cwd=folder, env=environment(), stdout=self._says, stderr=self._says
+            [*DUECOURSE, "up"], cwd=folder, env=environment(), stdout=self._terminal, stderr=self._terminal
         )
         self.family: set[psutil.Process] = set()
 
     def wait_until_ready(self) -> dict[str, str]:
-        """Wait for /readyz, asked at the address that `env` tells; returns what `env` tells."""
+        """Wait for /readyz at the address that `env` prints; returns the environment."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            assert self.process.poll() is None, f"it ended: {self.said()}"
-            assert time.monotonic() < deadline, f"not ready: {self.said()}"
+            assert self.process.poll() is None, f"it ended: {self.output()}"
+            assert time.monotonic() < deadline, f"not ready: {self.output()}"
             running = self._folder / ".duecourse" / "up.json"
             if running.exists():
                 in_force: dict[str, str] = json.loads(running.read_text())["environment"]
@@ -119,11 +119,11 @@ def running_up(folder: Path) -> Iterator[Up]:
             process.kill()
 
 
-def test_up_in_a_fresh_folder_serves_a_second_terminal_stops_at_ctrl_c_and_starts_again(folder: Path) -> None:
+def test_up_runs_in_a_fresh_folder_stops_at_ctrl_c_and_starts_again(folder: Path) -> None:
     with running_up(folder) as up:
         in_force = up.wait_until_ready()
-        told = duecourse(folder, "env", "--json")
-        assert json.loads(told.stdout) == in_force
+        printed = duecourse(folder, "env", "--json")
+        assert json.loads(printed.stdout) == in_force
         shell = subprocess.run(
             ["sh", "-c", 'eval "$("$0" -m cli env)" && printf %s "$DATABASE_URL"', sys.executable],
             cwd=folder, env=environment(), capture_output=True, text=True, check=True,
@@ -131,17 +131,17 @@ def test_up_in_a_fresh_folder_serves_a_second_terminal_stops_at_ctrl_c_and_start
         assert shell.stdout == in_force["DATABASE_URL"]
         for command in ("doctor", "verify"):
             done = duecourse(folder, command)
-            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}\n{up.said()}"
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}\n{up.output()}"
         names = {process.name() for process in up.family}
         assert "postgres" in names
         assert names & {"valkey-server", "redis-server"}
-        assert up.interrupt() == 0, up.said()
+        assert up.interrupt() == 0, up.output()
         assert up.left_running() == []
-        assert duecourse(folder, "env").returncode == 1, "nothing runs, and env says so"
+        assert duecourse(folder, "env").returncode == 1, "env reports that nothing runs"
 
     with running_up(folder) as again:
         assert again.wait_until_ready()["DATABASE_URL"] == in_force["DATABASE_URL"], "the same data"
-        assert again.interrupt() == 0, again.said()
+        assert again.interrupt() == 0, again.output()
         assert again.left_running() == []
 
 

@@ -1,4 +1,4 @@
-"""A running simulator and the real SDK, pointed at it."""
+"""A running simulator, and the real SDK connected to it."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -15,21 +15,21 @@ START = datetime(2026, 11, 1, 9, 0, tzinfo=UTC)
 
 @pytest.fixture(scope="session")
 def shared_simulator() -> Iterator[SimulatorClient]:
-    """One for all tests that make their own customers: starting it takes longer than most of them."""
+    """One simulator for all tests that create their own customers: a start takes longer than most tests."""
     with running_simulator() as sim:
         yield sim
 
 
 @pytest.fixture(scope="session")
 def faulty_simulator() -> Iterator[SimulatorClient]:
-    """One for all tests that script faults: nobody else's requests meet their rules."""
+    """One simulator for all tests that script faults: no other request meets their rules."""
     with running_simulator() as sim:
         yield sim
 
 
 @pytest.fixture
 def faulty(faulty_simulator: SimulatorClient) -> Iterator[SimulatorClient]:
-    """A simulator without rules and without limits, again at the end of each test."""
+    """The simulator without rules and limits, restored after each test."""
     yield faulty_simulator
     faulty_simulator.clear_faults()
     faulty_simulator.set_rate_limit(None)

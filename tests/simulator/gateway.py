@@ -1,4 +1,4 @@
-"""Duecourse's own gateway, pointed at a simulator whose faults a test scripts."""
+"""Duecourse's own gateway on a simulator whose faults a test scripts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from simulator.client import LedgerLine, RegisteredCard, SimulatorClient
 from simulator.faults.rules import FaultRule
 from simulator.issuer.stories import Story
 
-#: Seconds; far above what a loaded machine needs for one request, so that only a fault takes longer.
+#: Seconds; far above one request on a busy machine, so that only a fault takes longer.
 READ_TIMEOUT_S = 60.0
 
 
@@ -47,17 +47,17 @@ class Payment:
         return self.gateway.retrieve_payment_intent(self.intent)
 
     def status(self) -> str:
-        """What the processor says when nothing disturbs it."""
+        """The PaymentIntent's status at the processor."""
         self.sim.clear_faults()
         seen = self.retrieve().payment_intent
         assert seen is not None
         return seen.status
 
     def captured(self) -> list[int]:
-        """What the processor's book says was taken, in minor units."""
+        """Captured amounts in the processor's ledger, in minor units."""
         return [line.amount for line in lines_of(self.sim, self.card.customer)]
 
-    def strike(self, kind: str, **fields: Any) -> None:
+    def script_fault(self, kind: str, **fields: Any) -> None:
         """Script a fault for this customer only."""
         self.sim.add_faults([FaultRule(kind, account=self.account, customer=self.card.customer, **fields)])
 
@@ -91,7 +91,7 @@ def parameters(customer: str, amount: int = 500) -> dict[str, Any]:
 
 @contextmanager
 def counting(sim: SimulatorClient, kind: str, count: int = 1) -> Iterator[None]:
-    """The fault has its effect exactly so often within the block."""
+    """Assert that the fault hits exactly so often within the block."""
     before = sim.fault_counts()
     yield
     after = sim.fault_counts()

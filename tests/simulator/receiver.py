@@ -1,4 +1,4 @@
-"""A webhook receiver for tests: verifies with the SDK, answers as it is told."""
+"""A webhook receiver for tests: verifies with the SDK, and answers with 200 or 500."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ SECRET = "whsec_of_the_tests"
 
 @dataclass
 class Receiver:
-    """What came in. `refusals` says how many of the next deliveries get a 500."""
+    """The received events. `refusals` is how many of the next deliveries get a 500."""
 
     url: str = ""
     refusals: int = 0

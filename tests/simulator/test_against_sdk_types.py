@@ -1,6 +1,6 @@
-"""The simulator held to the SDK: every field answered, every value of an enum, every parameter accepted.
+"""Checks the simulator against the SDK's types: every answered field, every enum value, every accepted parameter.
 
-The SDK's types are generated from Stripe's own specification, so this is the nearest thing to asking Stripe.
+The SDK's types are generated from Stripe's own specification, so this is the closest check without Stripe.
 """
 
 import builtins
@@ -17,7 +17,7 @@ from simulator.api.forms import Kind, Spec
 from simulator.api.routes import ROUTES
 from simulator.client import SimulatorClient
 from simulator.issuer.stories import AlwaysDeclines, NeedsAuthentication
-from tests.simulator.asking import body, confirm, new_intent, refusal
+from tests.simulator.sdk_calls import body, confirm, new_intent, refusal
 
 
 class NotAtHome(stripe.StripeObject):
@@ -182,7 +182,7 @@ def test_every_error_fits_the_sdks_error_object(sim: SimulatorClient, client: st
     assert {body(error)["code"] for error in errors} <= codes
 
 
-def test_the_walk_finds_what_is_wrong() -> None:
+def test_the_type_checker_finds_errors() -> None:
     """The checker itself, held to a broken object."""
     wrong = {"object": "charge", "id": None, "status": "done", "colour": "red", "outcome": {"type": 5}}
     found = problems_of(wrong, stripe.Charge, "charge")
@@ -279,7 +279,7 @@ def _split_union(written: str) -> list[str]:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
-def test_every_parameter_accepted_is_one_that_the_sdk_knows(route: Any) -> None:
+def test_the_sdk_knows_every_accepted_parameter(route: Any) -> None:
     if route.params is parameters.EXPAND:
         return
     declared = getattr(sdk_params, PARAMETER_TYPES[f"{route.method} {route.path}"])

@@ -1,4 +1,4 @@
-"""The simulator's view of the business clock: never stale, never a reason to stop."""
+"""The simulator reads the business clock: never a stale value, and no error while the database is down."""
 
 import asyncio
 import threading
@@ -36,14 +36,14 @@ def seconds(moment: datetime) -> int:
     return int(moment.timestamp())
 
 
-def test_a_clock_in_this_process_is_simply_read() -> None:
+def test_a_clock_in_this_process_is_read_directly() -> None:
     clock = ManualClock(NOON)
     reader = BusinessTime(clock)
     assert asyncio.run(reader.now()) == seconds(NOON)
     assert isinstance(clock_from_settings("system", None), SystemClock)
 
 
-def test_requests_that_come_together_share_a_reading() -> None:
+def test_concurrent_requests_share_a_reading() -> None:
     clock = SlowVirtualClock(NOON)
 
     async def many() -> list[int]:
@@ -54,7 +54,7 @@ def test_requests_that_come_together_share_a_reading() -> None:
     assert clock.readings <= 2
 
 
-def test_a_request_that_comes_after_an_advance_sees_it() -> None:
+def test_a_request_after_an_advance_sees_it() -> None:
     clock = SlowVirtualClock(NOON)
 
     async def story() -> tuple[int, int]:
@@ -68,7 +68,7 @@ def test_a_request_that_comes_after_an_advance_sees_it() -> None:
     assert (before, after) == (seconds(NOON), seconds(NOON + timedelta(days=1)))
 
 
-def test_a_processor_outlives_our_database(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_processor_answers_while_our_database_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(business_time, "READ_TIMEOUT_S", 0.1)
     clock = SlowVirtualClock(NOON)
 
@@ -81,7 +81,7 @@ def test_a_processor_outlives_our_database(monkeypatch: pytest.MonkeyPatch) -> N
     assert asyncio.run(story()) == (seconds(NOON), seconds(NOON))
 
 
-def test_the_row_that_all_processes_share_is_read_anew_each_time(database_url: str, engine: Engine) -> None:
+def test_the_shared_clock_row_is_read_for_every_request(database_url: str, engine: Engine) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM business_clock")
         connection.exec_driver_sql("INSERT INTO business_clock (now_at) VALUES ('2026-11-01T12:00:00Z')")

@@ -1,4 +1,4 @@
-"""Each test card says what Stripe documents, in Stripe's shape."""
+"""Each test card answers as Stripe documents, in Stripe's format."""
 
 import json
 from importlib.resources import files
@@ -9,7 +9,7 @@ import stripe
 from simulator.client import SimulatorClient
 from simulator.issuer import cards, declines
 from simulator.issuer.stories import AlwaysDeclines, NeedsAuthentication
-from tests.simulator.asking import body, confirm, new_intent, refusal
+from tests.simulator.sdk_calls import body, confirm, new_intent, refusal
 
 FACTS = json.loads(files("shared.domain").joinpath("declines.json").read_text("utf-8"))
 
@@ -67,7 +67,7 @@ DECLINING = [
 
 
 @pytest.mark.parametrize(("name", "number", "code", "decline_code", "network", "advice"), DECLINING)
-def test_a_declining_card_says_its_codes_everywhere(
+def test_a_declining_card_reports_its_codes_everywhere(
     client: stripe.StripeClient,
     name: str,
     number: str,
@@ -104,7 +104,7 @@ def test_a_declining_card_says_its_codes_everywhere(
     assert charge.outcome.network_decline_code == network
 
 
-def test_every_test_card_of_the_facts_is_there() -> None:
+def test_every_documented_test_card_exists() -> None:
     for token, number in TOKENS.items():
         card = cards.by_token(token)
         assert card is not None, token
@@ -112,7 +112,7 @@ def test_every_test_card_of_the_facts_is_there() -> None:
         assert cards.passes_luhn(number)
 
 
-def test_every_decline_code_of_the_facts_has_words() -> None:
+def test_every_documented_decline_code_has_a_message() -> None:
     codes = {code for category in FACTS["categories"].values() for code in category["codes"]}
     errors_of_other_kinds = {
         "amount_too_small",
@@ -125,7 +125,7 @@ def test_every_decline_code_of_the_facts_has_words() -> None:
     assert codes - errors_of_other_kinds <= declines.KNOWN_CODES
 
 
-def test_a_mastercard_decline_carries_the_merchant_advice_code(
+def test_a_mastercard_decline_has_the_merchant_advice_code(
     sim: SimulatorClient, client: stripe.StripeClient, customer: str
 ) -> None:
     card = sim.make_card("global", AlwaysDeclines(decline_code="stolen_card"), brand="mastercard", last4="0505")
@@ -135,7 +135,7 @@ def test_a_mastercard_decline_carries_the_merchant_advice_code(
     assert said["network_decline_code"] == "43"
 
 
-def test_a_code_never_seen_before_is_told_verbatim(
+def test_an_unknown_code_is_reported_verbatim(
     sim: SimulatorClient, client: stripe.StripeClient, customer: str
 ) -> None:
     story = AlwaysDeclines(
@@ -160,7 +160,7 @@ def test_a_card_that_declines_cannot_be_attached_but_customer_fail_can(
     assert attached.customer == customer
 
 
-def test_off_session_a_needed_authentication_is_a_decline(client: stripe.StripeClient, customer: str) -> None:
+def test_required_authentication_is_a_decline_off_session(client: stripe.StripeClient, customer: str) -> None:
     method = client.v1.payment_methods.attach("pm_card_authenticationRequired", {"customer": customer})
     intent = new_intent(client, customer)
     error = refusal(lambda: confirm(client, intent.id, method.id))
@@ -171,7 +171,7 @@ def test_off_session_a_needed_authentication_is_a_decline(client: stripe.StripeC
     assert said["payment_intent"]["status"] == "requires_payment_method"
 
 
-def test_on_session_the_customer_authenticates_and_it_pays(
+def test_on_session_the_customer_authenticates_and_pays(
     sim: SimulatorClient, client: stripe.StripeClient, customer: str
 ) -> None:
     method = client.v1.payment_methods.attach("pm_card_authenticationRequired", {"customer": customer})
@@ -184,7 +184,7 @@ def test_on_session_the_customer_authenticates_and_it_pays(
     assert client.v1.payment_intents.retrieve(intent.id).status == "succeeded"
 
 
-def test_on_session_a_failed_authentication_makes_no_charge(
+def test_a_failed_authentication_creates_no_charge(
     sim: SimulatorClient, client: stripe.StripeClient, customer: str
 ) -> None:
     card = sim.make_card("global", NeedsAuthentication())

@@ -1,4 +1,4 @@
-"""What was confirmed is on disk before it is answered: kill -9 loses nothing."""
+"""Confirmed charges are on disk before they are answered: kill -9 loses nothing."""
 
 import os
 import re
@@ -19,9 +19,9 @@ import stripe
 from simulator.client import SimulatorClient
 from simulator.store.store import Store, StoreInUse
 from simulator.testing import running_simulator
-from tests.simulator.asking import confirm, new_intent
 from tests.simulator.conftest import sdk
 from tests.simulator.receiver import SECRET, receiving
+from tests.simulator.sdk_calls import confirm, new_intent
 
 READY = re.compile(r"simulator ready on (http://\S+)")
 
@@ -82,7 +82,7 @@ def _charge_until(sim: SimulatorClient, stop: threading.Event, confirmed: list[t
             confirmed.append((paid.id, paid.amount))
 
 
-def test_an_idempotency_key_outlives_a_restart(tmp_path: Path) -> None:
+def test_an_idempotency_key_survives_a_restart(tmp_path: Path) -> None:
     key = str(uuid4())
     made = []
     for _ in range(2):
@@ -95,7 +95,7 @@ def test_an_idempotency_key_outlives_a_restart(tmp_path: Path) -> None:
     assert made[0] == made[1]
 
 
-def test_sigterm_stops_it_quickly_and_quietly(tmp_path: Path) -> None:
+def test_sigterm_stops_the_simulator_quickly_without_errors(tmp_path: Path) -> None:
     with simulator_process(tmp_path) as (process, url), SimulatorClient(url) as client:
         client.health()  # a kept-alive connection must not hold it back
         began = time.monotonic()
@@ -125,7 +125,7 @@ def test_webhooks_and_accounts_come_from_the_environment(tmp_path: Path) -> None
         ({"DUECOURSE_CLOCK": "virtual", "DATABASE_URL": ""}, "DATABASE_URL"),
     ],
 )
-def test_a_wrong_setting_is_named_at_the_start(tmp_path: Path, environment: dict[str, str], said: str) -> None:
+def test_an_invalid_setting_is_named_at_the_start(tmp_path: Path, environment: dict[str, str], said: str) -> None:
     command = [sys.executable, "-m", "simulator", "--data", str(tmp_path)]
     ended = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=20)
     assert ended.returncode == 2

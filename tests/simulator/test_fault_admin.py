@@ -1,4 +1,4 @@
-"""The admin endpoints of faults and rate limit: what is in force, what happened, and words for what is refused."""
+"""The admin endpoints of faults and rate limit: current rules, counts, and error messages."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def test_counts_name_every_kind(faulty: SimulatorClient) -> None:
 
 def test_cleared_rules_hit_nothing_and_their_counts_stay(faulty: SimulatorClient) -> None:
     payment = new_payment(faulty)
-    payment.strike("unavailable", count=None)
+    payment.script_fault("unavailable", count=None)
     with counting(faulty, "unavailable"):
         assert payment.retrieve().http_status == 503
         faulty.clear_faults()
@@ -40,7 +40,7 @@ def test_a_rule_that_has_used_up_its_count_is_still_shown(faulty: SimulatorClien
     assert (shown.rule, shown.hits) == (rule, 1)
 
 
-def test_a_plan_with_a_mistake_in_it_is_not_half_in_force(faulty: SimulatorClient) -> None:
+def test_no_rule_is_added_if_one_is_invalid(faulty: SimulatorClient) -> None:
     rules = [{"kind": "cut_after"}, {"kind": "sever_error"}]
     answer = httpx.post(f"{faulty.url}/_sim/faults", json={"rules": rules})
     error = answer.json()["error"]
@@ -50,13 +50,13 @@ def test_a_plan_with_a_mistake_in_it_is_not_half_in_force(faulty: SimulatorClien
 
 
 @pytest.mark.parametrize("given", ["[]", "{}", '{"rules": {"kind": "slow"}}', '{"rules": ["slow"]}', "{"])
-def test_a_body_that_is_no_plan_is_refused(faulty: SimulatorClient, given: str) -> None:
+def test_an_invalid_body_is_refused(faulty: SimulatorClient, given: str) -> None:
     answer = httpx.post(f"{faulty.url}/_sim/faults", content=given)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"]
 
 
-def test_a_simulator_that_is_started_again_has_no_faults(tmp_path: Path) -> None:
+def test_a_restarted_simulator_has_no_faults(tmp_path: Path) -> None:
     with running_simulator(data_dir=tmp_path) as own:
         own.add_faults([FaultRule("unavailable", count=None)])
     with running_simulator(data_dir=tmp_path) as own:
@@ -67,7 +67,7 @@ def test_a_simulator_that_is_started_again_has_no_faults(tmp_path: Path) -> None
 # -- the rate limit
 
 
-def test_requests_above_the_limit_get_429_and_do_nothing(faulty: SimulatorClient) -> None:
+def test_requests_above_the_limit_get_429_and_are_not_applied(faulty: SimulatorClient) -> None:
     payment, other = new_payment(faulty), new_payment(faulty, account="japan")
     faulty.set_rate_limit(0.001)  # one at once, and then none within this test
     with counting(faulty, "rate_limit"):
@@ -82,7 +82,7 @@ def test_requests_above_the_limit_get_429_and_do_nothing(faulty: SimulatorClient
     assert payment.confirm().outcome is Outcome.SUCCEEDED  # under the same key: a 429 isn't saved
 
 
-def test_a_limit_lets_through_what_it_promises() -> None:
+def test_requests_up_to_the_limit_are_admitted() -> None:
     now, passed = [100.0], 0
     limit = RateLimit(per_second=25, monotonic=lambda: now[0])
     for _ in range(400):  # 100 a second for four seconds
@@ -97,14 +97,14 @@ def test_a_limit_lets_through_what_it_promises() -> None:
 
 
 @pytest.mark.parametrize("per_second", ["0", "-1", '"many"', "1e999", "[]"])
-def test_a_limit_that_cannot_be_meant_is_refused(faulty: SimulatorClient, per_second: str) -> None:
+def test_an_invalid_limit_is_refused(faulty: SimulatorClient, per_second: str) -> None:
     answer = httpx.post(f"{faulty.url}/_sim/rate_limit", content=f'{{"per_second": {per_second}}}')
     assert answer.status_code == 400
     assert "above 0" in answer.json()["error"]["message"]
     assert httpx.get(f"{faulty.url}/_sim/rate_limit").json()["per_second"] is None
 
 
-def test_the_limit_may_be_set_at_the_start() -> None:
+def test_the_limit_can_be_set_at_the_start() -> None:
     assert settings_from_environment({}).rate_limit_per_s is None
     assert settings_from_environment({"SIMULATOR_RATE_LIMIT": "25"}).rate_limit_per_s == 25
     with pytest.raises(SettingsError, match="SIMULATOR_RATE_LIMIT"):

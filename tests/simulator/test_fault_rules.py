@@ -1,4 +1,4 @@
-"""When a rule strikes: pure, and the same for the same seed."""
+"""Which requests a rule hits: pure, and the same for the same seed."""
 
 import re
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ from simulator.faults.rules import (
 ADA = Subject("cus_ada", frozenset({"pm_1", "fingerprint_1", "pm_story_1"}))
 
 
-def test_kinds_are_of_requests_or_of_webhooks() -> None:
+def test_a_kind_is_about_requests_or_webhooks() -> None:
     assert set(FAULT_NAMES) == set(REQUEST_FAULTS) | set(WEBHOOK_FAULTS) == set(FAULTS)
     assert not set(REQUEST_FAULTS) & set(WEBHOOK_FAULTS)
     assert (len(REQUEST_FAULTS), len(WEBHOOK_FAULTS)) == (20, 5)
 
 
 def hits(rule: FaultRule, asked: int = 20) -> list[int]:
-    """Which of so many matches a rule takes, each of which lands."""
+    """Return which of so many matches a rule hits, if each hit has its effect."""
     in_force, taken = RuleInForce(rule), []
     for number in range(asked):
         if in_force.decides_to_hit():
@@ -43,11 +43,11 @@ def hits(rule: FaultRule, asked: int = 20) -> list[int]:
         (FaultRule("cut_after", skip=15, count=None), [15, 16, 17, 18, 19]),
     ],
 )
-def test_a_rule_lets_some_pass_and_then_takes_its_count(rule: FaultRule, expected: list[int]) -> None:
+def test_a_rule_skips_some_requests_and_then_hits_its_count(rule: FaultRule, expected: list[int]) -> None:
     assert hits(rule) == expected
 
 
-def test_a_probability_is_drawn_from_the_seed_of_the_rule() -> None:
+def test_a_probability_depends_only_on_the_seed_of_the_rule() -> None:
     rule = FaultRule("cut_after", probability=0.3, seed=7, count=None)
     first = hits(rule, 1_000)
     assert first == hits(rule, 1_000)
@@ -56,21 +56,21 @@ def test_a_probability_is_drawn_from_the_seed_of_the_rule() -> None:
     assert hits(FaultRule("cut_after", probability=0.3, seed=7, count=5), 1_000) == first[:5]
 
 
-def test_a_strike_without_effect_goes_back_to_its_rule() -> None:
+def test_an_injection_without_effect_returns_to_its_rule() -> None:
     in_force = RuleInForce(FaultRule("cut_after"))
     assert in_force.decides_to_hit()
-    strike = in_force.inject()
+    injection = in_force.inject()
     assert not in_force.decides_to_hit()  # it is under way, and the count is one
-    strike.release()
+    injection.release()
     assert in_force.decides_to_hit()
     assert (in_force.seen, in_force.hits) == (3, 0)
 
 
-def test_a_strike_lands_once() -> None:
+def test_an_injection_takes_effect_once() -> None:
     in_force = RuleInForce(FaultRule("cut_after"))
-    strike = in_force.inject()
-    assert [strike.take_effect(), strike.take_effect()] == [True, False]
-    strike.release()
+    injection = in_force.inject()
+    assert [injection.take_effect(), injection.take_effect()] == [True, False]
+    injection.release()
     assert (in_force.hits, in_force.is_used_up, in_force.decides_to_hit()) == (1, True, False)
 
 
@@ -90,7 +90,7 @@ def test_a_strike_lands_once() -> None:
         ({"card": "pm_1", "customer": "cus_ada", "account": "global"}, True),
     ],
 )
-def test_a_rule_matches_when_all_that_it_names_fits(fields: Mapping[str, Any], matches: bool) -> None:
+def test_a_rule_matches_if_all_its_fields_match(fields: Mapping[str, Any], matches: bool) -> None:
     assert RuleInForce(FaultRule("cut_after", **fields)).matches("global", ADA) is matches
 
 
@@ -121,13 +121,13 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("given", "field", "words"), REFUSED)
-def test_a_rule_that_cannot_be_meant_is_refused_with_what_would_do(given: object, field: str, words: str) -> None:
+def test_an_invalid_rule_is_refused_with_the_accepted_values(given: object, field: str, words: str) -> None:
     with pytest.raises(FaultRuleError, match=re.escape(words)) as refusal:
         rule_from_json(given)
     assert refusal.value.field == field
 
 
 @pytest.mark.parametrize("kind", FAULT_NAMES)
-def test_every_kind_has_a_rule_that_goes_through_json(kind: str) -> None:
+def test_a_rule_of_every_kind_survives_json(kind: str) -> None:
     rule = FaultRule(kind, delay_ms=5.0 if FAULTS[kind].needs_delay else 0.0)
     assert rule_from_json(rule.to_json()) == rule

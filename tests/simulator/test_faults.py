@@ -1,4 +1,4 @@
-"""The door for scripted faults: each place where one can step in does what it says."""
+"""Each fault hook does what its docstring says."""
 
 import pytest
 import stripe
@@ -6,9 +6,9 @@ import stripe
 from simulator.api.errors import Answer, error_body
 from simulator.faults.hooks import Arrival, CutConnection, Delivery, NoFaults
 from simulator.testing import Webhook, running_simulator
-from tests.simulator.asking import confirm, new_intent, refusal
 from tests.simulator.conftest import sdk
 from tests.simulator.receiver import SECRET, receiving
+from tests.simulator.sdk_calls import confirm, new_intent, refusal
 
 
 class RefusesConfirms(NoFaults):
@@ -17,7 +17,7 @@ class RefusesConfirms(NoFaults):
         return Answer(429, error_body("Too many requests.", "invalid_request_error")) if is_confirm else None
 
 
-def test_a_fault_before_apply_leaves_nothing() -> None:
+def test_a_fault_before_apply_changes_nothing() -> None:
     with running_simulator(faults=RefusesConfirms()) as own:
         client = sdk(own)
         intent = new_intent(client, None)
@@ -55,7 +55,7 @@ class DropsTheFirst(NoFaults):
         return delivery.attempts > 0
 
 
-def test_a_dropped_webhook_comes_with_the_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_webhook_dropped_by_a_hook_is_delivered_by_the_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simulator.webhooks.delivery.BACKOFF_S", (0.05,))
     with (
         receiving() as received,

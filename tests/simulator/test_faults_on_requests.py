@@ -1,4 +1,4 @@
-"""Every fault of a request, seen through our own gateway: its outcome, the book, and what its key replays."""
+"""Every request fault, seen through our gateway: the outcome, the ledger, and the replay under the same key."""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,7 +21,7 @@ NOT_SENT, UNKNOWN = Outcome.NOT_SENT, Outcome.UNKNOWN
 
 @dataclass(frozen=True)
 class Expected:
-    """What a confirm meets, whether the money moved, and what the same key gets once the fault is gone."""
+    """The outcome of a confirm, whether the money moved, and the answer to the same key after the fault."""
 
     outcome: Outcome
     http_status: int | None
@@ -33,12 +33,12 @@ class Expected:
 
 
 def unapplied(outcome: Outcome, http_status: int | None) -> Expected:
-    """Nothing happened and nothing was saved: the same key then charges."""
+    """Not applied and not saved: the same key then charges."""
     return Expected(outcome, http_status, False, SUCCEEDED, False, True)
 
 
 def applied(outcome: Outcome, http_status: int | None) -> Expected:
-    """The money moved and only the answer was lost: the same key tells so."""
+    """The money moved and only the answer was lost: the same key replays it."""
     return Expected(outcome, http_status, True, SUCCEEDED, True, True)
 
 
@@ -73,7 +73,7 @@ def test_every_fault_that_fits_a_confirm_is_in_the_table() -> None:
 @pytest.mark.parametrize("kind", CONFIRMS)
 def test_a_confirm_under_a_fault_has_the_outcome_of_the_table(faulty: SimulatorClient, kind: str) -> None:
     expected, payment = CONFIRMS[kind], new_payment(faulty)
-    payment.strike(kind, operation="confirm", **expected.rule)
+    payment.script_fault(kind, operation="confirm", **expected.rule)
     with counting(faulty, kind):
         answer = payment.confirm()
     assert (answer.outcome, answer.http_status) == (expected.outcome, expected.http_status)
@@ -87,7 +87,7 @@ def test_a_confirm_under_a_fault_has_the_outcome_of_the_table(faulty: SimulatorC
     assert payment.status() == ("succeeded" if expected.is_captured_again else without_money)
 
 
-#: What a create gets that meets a fault, and whether a PaymentIntent was made.
+#: The outcome of a create under a fault, and whether a PaymentIntent was created.
 CREATES: dict[str, tuple[Outcome, bool]] = {
     "idempotency_error": (UNKNOWN, False),
     "unauthorized": (NOT_SENT, False),
@@ -108,7 +108,7 @@ CREATES: dict[str, tuple[Outcome, bool]] = {
 @pytest.mark.parametrize("kind", CREATES)
 def test_a_create_under_a_fault_moves_no_money_and_may_leave_an_orphan(faulty: SimulatorClient, kind: str) -> None:
     (outcome, is_made), payment = CREATES[kind], new_payment(faulty)
-    payment.strike(kind, operation="create")
+    payment.script_fault(kind, operation="create")
     with counting(faulty, kind):
         answer = payment.gateway.create_payment_intent(parameters(payment.card.customer), str(uuid4()))
     assert (answer.outcome, answer.payment_intent) == (outcome, None)
@@ -120,7 +120,7 @@ def made(sim: SimulatorClient, payment: Payment) -> int:
     return len(sdk(sim, payment.account).v1.payment_intents.list({"customer": payment.card.customer}).data)
 
 
-#: What a cancel gets that meets a fault, and the PaymentIntent's status after it.
+#: The outcome of a cancel under a fault, and the PaymentIntent's status after it.
 CANCELS: dict[str, tuple[Outcome, str]] = {
     "unexpected_state": (NOT_SENT, "requires_payment_method"),
     "server_error": (UNKNOWN, "canceled"),
@@ -137,7 +137,7 @@ CANCELS: dict[str, tuple[Outcome, str]] = {
 @pytest.mark.parametrize("kind", CANCELS)
 def test_a_cancel_under_a_fault_has_the_outcome_of_the_table(faulty: SimulatorClient, kind: str) -> None:
     (outcome, status), payment = CANCELS[kind], new_payment(faulty)
-    payment.strike(kind, operation="cancel")
+    payment.script_fault(kind, operation="cancel")
     with counting(faulty, kind):
         assert payment.cancel().outcome is outcome
     assert payment.status() == status
@@ -154,7 +154,7 @@ READS = tuple(
 def test_a_retrieve_under_a_fault_shows_nothing(faulty: SimulatorClient, kind: str) -> None:
     payment = new_payment(faulty)
     payment.confirm()
-    payment.strike(kind, operation="retrieve")
+    payment.script_fault(kind, operation="retrieve")
     with counting(faulty, kind):
         answer = payment.retrieve()
     assert answer.payment_intent is None

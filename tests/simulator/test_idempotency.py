@@ -14,8 +14,8 @@ from simulator.client import SimulatorClient
 from simulator.faults.hooks import Arrival, NoFaults
 from simulator.issuer.stories import DeclinesThenPays
 from simulator.testing import running_simulator
-from tests.simulator.asking import body, new_intent, refusal
 from tests.simulator.conftest import sdk
+from tests.simulator.sdk_calls import body, new_intent, refusal
 
 
 def create(client: stripe.StripeClient, key: str, amount: int = 1000, **more: Any) -> stripe.PaymentIntent:
@@ -36,14 +36,14 @@ def test_the_same_key_and_parameters_replay_the_first_answer(client: stripe.Stri
     assert first.last_response.body == again.last_response.body
 
 
-def test_the_replay_is_what_was_said_then_not_what_is_now(client: stripe.StripeClient) -> None:
+def test_a_replay_returns_the_first_answer_not_the_current_state(client: stripe.StripeClient) -> None:
     key = str(uuid4())
     intent = create(client, key)
     client.v1.payment_intents.cancel(intent.id)
     assert create(client, key).status == "requires_payment_method"
 
 
-def test_a_decline_is_replayed_and_the_issuer_is_asked_once(
+def test_a_decline_is_replayed_and_the_card_is_charged_once(
     sim: SimulatorClient, client: stripe.StripeClient, customer: str
 ) -> None:
     card = sim.make_card("global", DeclinesThenPays(times=1, decline_code="insufficient_funds"))
@@ -91,8 +91,8 @@ def test_a_refused_parameter_is_not_saved(client: stripe.StripeClient) -> None:
     assert create(client, key, amount=50).amount == 50
 
 
-def test_a_wrong_state_is_saved(client: stripe.StripeClient) -> None:
-    """The endpoint began to execute, so its refusal is the answer of the key from then on."""
+def test_a_refusal_for_a_wrong_state_is_saved(client: stripe.StripeClient) -> None:
+    """The endpoint had started to execute, so its refusal is saved under the key."""
     intent, key = create(client, str(uuid4())), str(uuid4())
 
     def confirm() -> Any:
@@ -141,7 +141,7 @@ def test_a_pruned_key_is_a_new_request() -> None:
 
 
 class SavedServerErrors(NoFaults):
-    """What issue 3 will script: the money moves, and a 500 is what is saved and answered."""
+    """The money moves, and a 500 is saved and answered."""
 
     def before_commit(self, arrival: Arrival, answer: Answer) -> Answer:
         if not arrival.path.endswith("/confirm"):

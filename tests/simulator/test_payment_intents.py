@@ -1,4 +1,4 @@
-"""A PaymentIntent moves money at most once, and ends where Stripe says it ends."""
+"""A PaymentIntent moves money at most once, and has the states that Stripe documents."""
 
 from datetime import timedelta
 
@@ -9,8 +9,8 @@ from shared.clock import ManualClock
 from simulator.client import SimulatorClient
 from simulator.issuer.stories import AlwaysDeclines, Pays
 from simulator.testing import running_simulator
-from tests.simulator.asking import body, confirm, new_intent, refusal
 from tests.simulator.conftest import sdk
+from tests.simulator.sdk_calls import body, confirm, new_intent, refusal
 
 
 def test_creating_moves_no_money_and_confirming_moves_it_once(
@@ -65,7 +65,7 @@ def test_the_limit_can_be_set() -> None:
         assert said["payment_intent"]["status"] == "canceled"
 
 
-def test_a_decline_takes_the_payment_method_off(client: stripe.StripeClient) -> None:
+def test_a_decline_removes_the_payment_method(client: stripe.StripeClient) -> None:
     intent = new_intent(client, None)
     refusal(lambda: confirm(client, intent.id, "pm_card_chargeDeclined"))
     error = refusal(lambda: client.v1.payment_intents.confirm(intent.id, {"off_session": True}))
@@ -73,7 +73,7 @@ def test_a_decline_takes_the_payment_method_off(client: stripe.StripeClient) -> 
     assert body(error)["code"] == "payment_intent_unexpected_state"
 
 
-def test_create_with_confirm_makes_one_payment_method_and_one_charge(
+def test_create_with_confirm_creates_one_payment_method_and_one_charge(
     client: stripe.StripeClient, customer: str
 ) -> None:
     paid = new_intent(client, customer, payment_method="pm_card_visa", confirm=True, off_session=True)
@@ -85,12 +85,12 @@ def test_off_session_without_confirm_is_refused(client: stripe.StripeClient) -> 
     assert body(refusal(lambda: new_intent(client, None, off_session=True)))["param"] == "off_session"
 
 
-def test_payment_method_types_is_gone_in_this_api_version(client: stripe.StripeClient) -> None:
+def test_payment_method_types_is_refused_in_this_api_version(client: stripe.StripeClient) -> None:
     error = refusal(lambda: new_intent(client, None, payment_method_types=["card"]))
     assert body(error)["code"] == "payment_method_types_no_longer_supported"
 
 
-def test_without_allowed_types_a_confirm_on_session_wants_a_return_url(client: stripe.StripeClient) -> None:
+def test_without_allowed_types_an_on_session_confirm_needs_a_return_url(client: stripe.StripeClient) -> None:
     intent = client.v1.payment_intents.create({"amount": 500, "currency": "eur"})
     assert intent.automatic_payment_methods is not None
     error = refusal(lambda: client.v1.payment_intents.confirm(intent.id, {"payment_method": "pm_card_visa"}))
@@ -123,13 +123,13 @@ def test_cancel_is_final_and_keeps_its_reason(sim: SimulatorClient, client: stri
         assert said["payment_intent"]["status"] == "canceled"
 
 
-def test_a_succeeded_one_cannot_be_canceled(client: stripe.StripeClient) -> None:
+def test_a_succeeded_payment_intent_cannot_be_canceled(client: stripe.StripeClient) -> None:
     paid = confirm(client, new_intent(client, None).id, "pm_card_visa")
     said = body(refusal(lambda: client.v1.payment_intents.cancel(paid.id)))
     assert said["payment_intent"]["status"] == "succeeded"
 
 
-def test_a_hold_is_booked_when_it_is_captured(
+def test_a_hold_enters_the_ledger_when_it_is_captured(
     sim: SimulatorClient, client: stripe.StripeClient, customer: str
 ) -> None:
     intent = new_intent(client, customer, capture_method="manual")

@@ -1,4 +1,4 @@
-"""The webhook client against servers that behave and that don't."""
+"""The webhook client against correct and broken servers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -36,7 +36,7 @@ def post_to(answerer: Answerer, times: int = 1, timeout_s: float = 1.0, pause_s:
     return asyncio.run(story())
 
 
-def test_a_connection_is_kept_and_used_again() -> None:
+def test_a_connection_is_reused() -> None:
     connections = 0
     requests: list[bytes] = []
 
@@ -72,7 +72,7 @@ def test_a_connection_that_was_closed_while_idle_is_replaced() -> None:
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 200),
     ],
 )
-def test_statuses_are_read_from_every_form_of_answer(answer: bytes, status: int) -> None:
+def test_the_status_is_read_from_every_form_of_answer(answer: bytes, status: int) -> None:
     async def answerer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await _read_request(reader)
         writer.write(answer)
@@ -93,7 +93,7 @@ def test_no_answer_is_an_error(answer: bytes) -> None:
         post_to(answerer)
 
 
-def test_a_receiver_that_is_silent_is_given_up() -> None:
+def test_a_silent_receiver_times_out() -> None:
     async def answerer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.3)
         writer.close()

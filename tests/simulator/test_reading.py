@@ -1,4 +1,4 @@
-"""Keys, accounts, lists, expansion, parameters: what holds for every endpoint."""
+"""Keys, accounts, lists, expansion and parameters, which work the same at every endpoint."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,11 +10,11 @@ import stripe
 from shared.clock import ManualClock
 from simulator.client import SimulatorClient, SimulatorError
 from simulator.testing import running_simulator
-from tests.simulator.asking import body, confirm, new_intent, refusal
 from tests.simulator.conftest import START, sdk
+from tests.simulator.sdk_calls import body, confirm, new_intent, refusal
 
 
-def test_the_key_names_the_account_and_accounts_do_not_meet(sim: SimulatorClient, customer: str) -> None:
+def test_the_key_selects_the_account_and_accounts_are_isolated(sim: SimulatorClient, customer: str) -> None:
     japan = sdk(sim, "japan")
     error = refusal(lambda: japan.v1.customers.retrieve(customer))
     assert (error.http_status, body(error)["code"]) == (404, "resource_missing")
@@ -23,7 +23,7 @@ def test_the_key_names_the_account_and_accounts_do_not_meet(sim: SimulatorClient
 
 
 @pytest.mark.parametrize("key", ["sk_live_abc", "sk_test_abc", "pk_test_sim_global", "sk_test_sim_Ä", ""])
-def test_other_keys_are_refused(sim: SimulatorClient, key: str) -> None:
+def test_invalid_keys_are_refused(sim: SimulatorClient, key: str) -> None:
     headers = {"Authorization": f"Bearer {key}".encode()} if key else {}
     answer = httpx.get(f"{sim.url}/v1/account", headers=headers)
     assert answer.status_code == 401
@@ -53,7 +53,7 @@ def test_unknown_parameters_and_urls_are_refused(client: stripe.StripeClient, si
     assert httpx.get(f"{sim.url}/v1/payouts", headers=auth).status_code == 404
 
 
-def test_charges_are_listed_newest_first_in_pages_by_time() -> None:
+def test_charges_are_listed_newest_first_in_pages() -> None:
     clock = ManualClock(_day(0))
     with running_simulator(clock=clock) as own:
         client = sdk(own)
@@ -103,9 +103,7 @@ def test_objects_are_listed_by_customer(sim: SimulatorClient, client: stripe.Str
     assert client.v1.payment_methods.list({"customer": customer}).data == []
 
 
-def test_ids_are_expanded_where_that_is_asked(
-    sim: SimulatorClient, client: stripe.StripeClient, customer: str
-) -> None:
+def test_ids_are_expanded_on_request(sim: SimulatorClient, client: stripe.StripeClient, customer: str) -> None:
     registered = sim.register_card("global", customer)
     intent = new_intent(client, customer)
     paid = confirm(
@@ -133,7 +131,7 @@ def test_a_customer_is_updated_with_metadata_merged(client: stripe.StripeClient)
     assert event.data.previous_attributes.to_dict()["name"] is None
 
 
-def test_setup_intents_store_cards_and_remember_what_for(client: stripe.StripeClient, customer: str) -> None:
+def test_setup_intents_store_cards_and_their_metadata(client: stripe.StripeClient, customer: str) -> None:
     made = client.v1.setup_intents.create(
         {
             "customer": customer,
@@ -177,7 +175,7 @@ def test_a_card_is_updated_by_its_owner_and_by_the_network(
     assert confirm(client, new_intent(client, customer).id, registered.payment_method).status == "succeeded"
 
 
-def test_the_admin_says_what_is_wrong(sim: SimulatorClient) -> None:
+def test_the_admin_endpoints_explain_errors(sim: SimulatorClient) -> None:
     with pytest.raises(SimulatorError, match="No such customer"):
         sim.register_card("global", "cus_none")
     with pytest.raises(SimulatorError, match="brand"):
@@ -186,7 +184,9 @@ def test_the_admin_says_what_is_wrong(sim: SimulatorClient) -> None:
         sim.add_webhook_endpoint("global", "http://x", "whsec_x", enabled_events=["payment.done"])
 
 
-def test_requests_are_counted_and_the_last_ones_kept(sim: SimulatorClient, client: stripe.StripeClient) -> None:
+def test_requests_are_counted_and_the_last_ones_are_logged(
+    sim: SimulatorClient, client: stripe.StripeClient
+) -> None:
     before = sim.request_counts().get("POST /v1/payment_intents/:id/confirm", 0)
     intent = new_intent(client, None)
     confirm(client, intent.id, "pm_card_visa")

@@ -1,4 +1,4 @@
-"""Scripted faults: whom they hit, how often, and what they say in Stripe's words."""
+"""Scripted faults: which requests they hit, how often, and the errors in Stripe's format."""
 
 import socket
 import time
@@ -16,9 +16,9 @@ from simulator.client import SimulatorClient
 from simulator.faults.rules import FaultRule
 from simulator.issuer.stories import AlwaysDeclines
 from simulator.testing import running_simulator
-from tests.simulator.asking import body, confirm, new_intent, refusal, until
 from tests.simulator.conftest import sdk
 from tests.simulator.gateway import Payment, counting, gateway, new_payment
+from tests.simulator.sdk_calls import body, confirm, new_intent, refusal, until
 
 STATE = "payment_intent_unexpected_state"
 
@@ -46,7 +46,7 @@ def keyed_confirm(sim: SimulatorClient, payment: Payment) -> stripe.StripeError:
 
 
 @pytest.mark.parametrize(("kind", "error_class", "status", "error_type", "code"), WORDS)
-def test_the_sdk_reads_each_refusal_as_stripes_own(
+def test_the_sdk_reads_each_error_as_stripes_own(
     faulty: SimulatorClient,
     kind: str,
     error_class: type[stripe.StripeError],
@@ -55,7 +55,7 @@ def test_the_sdk_reads_each_refusal_as_stripes_own(
     code: str | None,
 ) -> None:
     payment = new_payment(faulty)
-    payment.strike(kind, operation="confirm")
+    payment.script_fault(kind, operation="confirm")
     error = keyed_confirm(faulty, payment)
     assert type(error) is error_class
     assert (error.http_status, body(error)["type"], body(error).get("code")) == (status, error_type, code)
@@ -66,20 +66,20 @@ def test_the_sdk_reads_each_refusal_as_stripes_own(
 
 
 @pytest.mark.parametrize("should_retry", [True, False, None])
-def test_an_error_says_whether_to_retry_as_the_rule_says(
+def test_should_retry_of_the_rule_is_sent_with_the_error(
     faulty: SimulatorClient, should_retry: bool | None
 ) -> None:
     payment = new_payment(faulty)
     for kind in ("rate_limited", "lock_timeout", "key_in_use", "unavailable", "server_error_unapplied"):
-        payment.strike(kind, should_retry=should_retry)
+        payment.script_fault(kind, should_retry=should_retry)
         headers = keyed_confirm(faulty, payment).headers
         assert headers is not None
         assert headers.get("stripe-should-retry") == {True: "true", False: "false", None: None}[should_retry]
 
 
-def test_a_scripted_decline_is_a_decline_like_any(faulty: SimulatorClient) -> None:
+def test_a_scripted_decline_looks_like_any_other(faulty: SimulatorClient) -> None:
     payment = new_payment(faulty)
-    payment.strike("card_declined")
+    payment.script_fault("card_declined")
     error = body(keyed_confirm(faulty, payment))
     assert error["decline_code"] == "generic_decline"
     intent = error["payment_intent"]
@@ -98,7 +98,7 @@ def test_a_scripted_decline_is_a_decline_like_any(faulty: SimulatorClient) -> No
 def test_scripted_declines_count_towards_the_confirmation_limit() -> None:
     with running_simulator(confirmation_limit=2) as own:
         payment = new_payment(own)
-        payment.strike("card_declined", count=None)
+        payment.script_fault("card_declined", count=None)
         outcomes = [payment.confirm(str(uuid4())).outcome for _ in range(3)]
         assert outcomes == [Outcome.DECLINED, Outcome.DECLINED, Outcome.CANCELED]
         assert own.fault_counts()["card_declined"] == 2  # the third wasn't a decline
@@ -107,9 +107,9 @@ def test_scripted_declines_count_towards_the_confirmation_limit() -> None:
 @pytest.mark.parametrize(
     ("kind", "reason"), [("canceled_by_limit", "automatic"), ("canceled_by_person", "requested_by_customer")]
 )
-def test_a_cancellation_shows_who_canceled(faulty: SimulatorClient, kind: str, reason: str) -> None:
+def test_a_cancellation_shows_its_reason(faulty: SimulatorClient, kind: str, reason: str) -> None:
     payment = new_payment(faulty)
-    payment.strike(kind)
+    payment.script_fault(kind)
     answer = payment.confirm()
     assert answer.payment_intent is not None
     assert answer.payment_intent.cancellation_reason == reason
@@ -117,7 +117,7 @@ def test_a_cancellation_shows_who_canceled(faulty: SimulatorClient, kind: str, r
     assert last.data.object["id"] == payment.intent
 
 
-def test_a_person_cannot_cancel_what_is_paid_and_the_fault_waits_for_the_next(faulty: SimulatorClient) -> None:
+def test_a_cancellation_of_a_paid_payment_intent_waits_for_the_next_request(faulty: SimulatorClient) -> None:
     paid, open_ = new_payment(faulty, account="japan"), new_payment(faulty, account="japan")
     paid.confirm()
     faulty.add_faults([FaultRule("canceled_by_person", account="japan", operation="retrieve")])
@@ -127,9 +127,9 @@ def test_a_person_cannot_cancel_what_is_paid_and_the_fault_waits_for_the_next(fa
         assert open_.retrieve().outcome is Outcome.CANCELED
 
 
-def test_an_applied_500_of_a_request_that_is_refused_waits_for_one_that_is_not(faulty: SimulatorClient) -> None:
+def test_an_applied_500_skips_a_refused_request(faulty: SimulatorClient) -> None:
     payment = new_payment(faulty)
-    payment.strike("server_error", operation="confirm")
+    payment.script_fault("server_error", operation="confirm")
     other = new_payment(faulty)
     with counting(faulty, "server_error", 0):  # another customer's card: refused
         answer = payment.gateway.confirm_payment_intent(payment.intent, other.card.payment_method, str(uuid4()))
@@ -150,7 +150,7 @@ def test_a_fault_hits_its_account_only(faulty: SimulatorClient) -> None:
 
 @pytest.mark.parametrize("operation", ["confirm", "retrieve", "cancel"])
 @pytest.mark.parametrize("by", ["payment_method", "fingerprint", "token"])
-def test_a_fault_hits_its_card_by_any_name(faulty: SimulatorClient, by: str, operation: str) -> None:
+def test_a_fault_hits_its_card_under_any_name(faulty: SimulatorClient, by: str, operation: str) -> None:
     payment, other = new_payment(faulty, AlwaysDeclines()), new_payment(faulty, AlwaysDeclines())
     assert payment.confirm().outcome is other.confirm().outcome is Outcome.DECLINED
     token = faulty.card("global", payment.card.fingerprint).token
@@ -173,11 +173,11 @@ def test_a_fault_hits_a_test_card_by_its_token(faulty: SimulatorClient) -> None:
     assert refusal(lambda: confirm(client, intent.id, "pm_card_mastercard")).http_status == 503
 
 
-def test_rules_count_what_fits_them_each_for_itself(faulty: SimulatorClient) -> None:
+def test_each_rule_counts_its_own_matches(faulty: SimulatorClient) -> None:
     """A script by request: the first is limited, the second breaks, the third is cut, the fourth is well."""
     payment = new_payment(faulty)
     for skip, kind in enumerate(("rate_limited", "unavailable", "cut_before")):
-        payment.strike(kind, operation="confirm", skip=skip)
+        payment.script_fault(kind, operation="confirm", skip=skip)
     assert [payment.confirm().http_status for _ in range(4)] == [429, 503, None, 200]
     assert [(each.rule.kind, each.hits) for each in faulty.fault_rules()] == [
         ("rate_limited", 1),
@@ -186,17 +186,17 @@ def test_rules_count_what_fits_them_each_for_itself(faulty: SimulatorClient) -> 
     ]
 
 
-def test_the_first_rule_that_strikes_has_the_request(faulty: SimulatorClient) -> None:
+def test_the_first_rule_that_hits_gets_the_request(faulty: SimulatorClient) -> None:
     payment = new_payment(faulty)
-    payment.strike("unavailable", operation="confirm")
-    payment.strike("forbidden", operation="confirm")
+    payment.script_fault("unavailable", operation="confirm")
+    payment.script_fault("forbidden", operation="confirm")
     assert [payment.confirm().http_status for _ in range(3)] == [503, 403, 200]
 
 
 def test_the_same_seed_hits_the_same_requests(faulty: SimulatorClient) -> None:
     def broken(seed: int) -> list[bool]:
         payment = new_payment(faulty)
-        payment.strike("unavailable", operation="retrieve", probability=0.5, seed=seed, count=None)
+        payment.script_fault("unavailable", operation="retrieve", probability=0.5, seed=seed, count=None)
         return [payment.retrieve().http_status == 503 for _ in range(30)]
 
     first = broken(1)
@@ -206,7 +206,7 @@ def test_the_same_seed_hits_the_same_requests(faulty: SimulatorClient) -> None:
     assert False in first
 
 
-def test_a_fault_about_keys_needs_one(faulty: SimulatorClient) -> None:
+def test_a_fault_about_keys_needs_a_key(faulty: SimulatorClient) -> None:
     faulty.add_faults([FaultRule("key_in_use"), FaultRule("idempotency_error")])
     headers = {"Authorization": "Bearer sk_test_sim_global"}
     assert httpx.post(f"{faulty.url}/v1/customers", headers=headers).status_code == 200
@@ -214,11 +214,11 @@ def test_a_fault_about_keys_needs_one(faulty: SimulatorClient) -> None:
     assert [each.hits for each in faulty.fault_rules()] == [1, 0]
 
 
-def test_a_replay_may_be_lost_too_but_does_nothing_again(faulty: SimulatorClient) -> None:
+def test_a_lost_replay_is_not_applied_again(faulty: SimulatorClient) -> None:
     payment = new_payment(faulty)
     assert payment.confirm().outcome is Outcome.SUCCEEDED
-    payment.strike("card_declined")
-    payment.strike("cut_mid_body")
+    payment.script_fault("card_declined")
+    payment.script_fault("cut_mid_body")
     assert payment.confirm().outcome is Outcome.UNKNOWN
     assert payment.confirm().outcome is Outcome.SUCCEEDED
     assert {each.rule.kind: each.hits for each in faulty.fault_rules()} == {"card_declined": 0, "cut_mid_body": 1}
@@ -228,27 +228,27 @@ def test_a_replay_may_be_lost_too_but_does_nothing_again(faulty: SimulatorClient
 
 
 def impatient(payment: Payment) -> Payment:
-    """The same payment, asked about by somebody who waits 0.2 seconds for an answer."""
+    """A gateway with a read timeout of 0.2 s for the same payment."""
     return replace(payment, gateway=gateway(payment.sim, payment.account, read_timeout_s=0.2))
 
 
-def test_an_answer_later_than_the_timeout_leaves_it_open_although_the_money_moved(faulty: SimulatorClient) -> None:
+def test_an_answer_after_the_timeout_is_unknown_although_the_money_moved(faulty: SimulatorClient) -> None:
     payment = new_payment(faulty)
-    payment.strike("slow", operation="confirm", delay_ms=1_000.0)
+    payment.script_fault("slow", operation="confirm", delay_ms=1_000.0)
     assert impatient(payment).confirm().outcome is Outcome.UNKNOWN
     until(lambda: payment.captured() == [500])
     assert faulty.fault_rules()[0].hits == 1
     assert payment.retrieve().outcome is Outcome.SUCCEEDED
 
 
-def test_a_request_that_is_applied_after_the_timeout_moves_money_behind_our_back(faulty: SimulatorClient) -> None:
+def test_a_request_applied_after_the_timeout_moves_money(faulty: SimulatorClient) -> None:
     payment, began = new_payment(faulty), time.monotonic()
-    payment.strike("slow_before", operation="confirm", delay_ms=1_000.0)
+    payment.script_fault("slow_before", operation="confirm", delay_ms=1_000.0)
     assert impatient(payment).confirm().outcome is Outcome.UNKNOWN
     assert payment.captured() == [] or time.monotonic() - began > 1.0
     second = payment.confirm()
     if not payment.captured():
-        assert (second.outcome, second.http_status) == (Outcome.UNKNOWN, 409)  # the first is under way
+        assert (second.outcome, second.http_status) == (Outcome.UNKNOWN, 409)  # the first is in progress
     until(lambda: payment.captured() == [500])
     assert payment.confirm().outcome is Outcome.SUCCEEDED
     assert payment.captured() == [500]
@@ -257,7 +257,7 @@ def test_a_request_that_is_applied_after_the_timeout_moves_money_behind_our_back
 # -- lists
 
 
-def test_a_lagging_list_omits_what_is_younger_and_shows_it_later(faulty: SimulatorClient) -> None:
+def test_a_lagging_list_omits_new_objects_and_shows_them_later(faulty: SimulatorClient) -> None:
     client = sdk(faulty)
     payment = new_payment(faulty)
     payment.confirm()
@@ -268,7 +268,7 @@ def test_a_lagging_list_omits_what_is_younger_and_shows_it_later(faulty: Simulat
     assert len(client.v1.charges.list(params).data) == 1
 
 
-def test_a_list_that_hides_nothing_is_no_hit(faulty: SimulatorClient) -> None:
+def test_a_list_that_omits_nothing_is_no_hit(faulty: SimulatorClient) -> None:
     payment = new_payment(faulty)
     payment.confirm()
     faulty.add_faults([FaultRule("list_lagging", delay_ms=0.001)])  # all is older than a microsecond
@@ -293,7 +293,7 @@ def over_a_socket(sim: SimulatorClient) -> tuple[httpx.Headers, bytes]:
     return httpx.Headers([tuple(line.split(b": ", 1)) for line in head.split(b"\r\n")[1:]]), rest  # type: ignore[misc]
 
 
-def test_a_body_that_breaks_off_promised_all_and_brought_half(faulty: SimulatorClient) -> None:
+def test_a_cut_body_announces_its_full_length_and_sends_half(faulty: SimulatorClient) -> None:
     faulty.add_faults([FaultRule("cut_mid_body")])
     headers, came = over_a_socket(faulty)
     promised = int(headers["content-length"])
@@ -302,14 +302,14 @@ def test_a_body_that_breaks_off_promised_all_and_brought_half(faulty: SimulatorC
 
 
 @pytest.mark.parametrize("kind", ["cut_before", "cut_after"])
-def test_a_cut_connection_brings_nothing(faulty: SimulatorClient, kind: str) -> None:
+def test_a_cut_connection_sends_nothing(faulty: SimulatorClient, kind: str) -> None:
     faulty.add_faults([FaultRule(kind)])
     headers, came = over_a_socket(faulty)
     assert (len(headers), came) == (0, b"")
     assert [seen.status for seen in faulty.requests(path_contains="/v1/account")][-1] == 0
 
 
-def test_a_body_that_is_not_json_says_that_it_is_html(faulty: SimulatorClient) -> None:
+def test_a_body_that_is_not_json_is_declared_as_html(faulty: SimulatorClient) -> None:
     faulty.add_faults([FaultRule("not_json")])
     answer = httpx.get(f"{faulty.url}/v1/account", auth=("sk_test_sim_global", ""))
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html")

@@ -1,4 +1,4 @@
-"""Cards with a story tell it: by count, by the business clock, across restarts."""
+"""Cards with a story answer by count and by the business clock, also after a restart."""
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -21,8 +21,8 @@ from simulator.issuer.stories import (
     story_to_json,
 )
 from simulator.testing import running_simulator
-from tests.simulator.asking import body, confirm, new_intent, refusal
 from tests.simulator.conftest import sdk
+from tests.simulator.sdk_calls import body, confirm, new_intent, refusal
 
 
 def outcome(client: stripe.StripeClient, customer: str, method: str) -> str:
@@ -34,7 +34,7 @@ def outcome(client: stripe.StripeClient, customer: str, method: str) -> str:
         return str(body(error).get("decline_code") or error.code)
 
 
-def test_declines_n_times_then_pays_across_intents_and_registrations(
+def test_declines_are_counted_across_intents_and_registrations(
     sim: SimulatorClient, client: stripe.StripeClient, customer: str
 ) -> None:
     card = sim.make_card("global", DeclinesThenPays(times=3, decline_code="insufficient_funds"), brand="mastercard")
@@ -74,7 +74,9 @@ def test_a_story_and_its_count_survive_a_restart(tmp_path: Path) -> None:
         assert [outcome(client, customer, method) for _ in range(2)] == ["do_not_honor", "paid"]
 
 
-def test_a_card_is_mended_and_goes_bad(sim: SimulatorClient, client: stripe.StripeClient, customer: str) -> None:
+def test_the_story_of_a_card_can_be_replaced(
+    sim: SimulatorClient, client: stripe.StripeClient, customer: str
+) -> None:
     card = sim.make_card("global", AlwaysDeclines(decline_code="lost_card"))
     method = sim.register_card("global", customer, card.token).payment_method
     assert outcome(client, customer, method) == "lost_card"
@@ -84,7 +86,7 @@ def test_a_card_is_mended_and_goes_bad(sim: SimulatorClient, client: stripe.Stri
     assert outcome(client, customer, method) == "stolen_card"
 
 
-def test_a_test_card_can_be_given_a_story_of_its_own_account() -> None:
+def test_a_test_card_can_have_a_story_per_account() -> None:
     with running_simulator() as own:
         for account in ("global", "japan"):
             client = sdk(own, account)
@@ -113,11 +115,11 @@ def test_tokens_belong_to_their_account(sim: SimulatorClient, client: stripe.Str
         NeedsAuthentication(),
     ],
 )
-def test_a_story_is_read_as_it_was_written(story: Story) -> None:
+def test_a_story_survives_json(story: Story) -> None:
     assert story_from_json(story_to_json(story)) == story
 
 
-def test_a_story_that_cannot_be_told_is_refused_with_the_reason(sim: SimulatorClient) -> None:
+def test_an_invalid_story_is_refused_with_the_reason(sim: SimulatorClient) -> None:
     with pytest.raises(StoryError, match="kind"):
         story_from_json({"kind": "sings"})
     with pytest.raises(StoryError, match="date"):

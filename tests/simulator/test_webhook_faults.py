@@ -1,4 +1,4 @@
-"""Scripted faults of webhooks: lost for good, twice, late, overtaken, and ahead of the answer they belong to."""
+"""Scripted faults of webhooks: dropped, duplicated, delayed, reordered, and taken before the answer."""
 
 import socket
 import threading
@@ -11,10 +11,10 @@ import stripe
 from simulator.client import SimulatorClient
 from simulator.faults.rules import FaultRule
 from simulator.testing import Webhook, running_simulator
-from tests.simulator.asking import confirm, new_intent, until
 from tests.simulator.conftest import sdk
 from tests.simulator.gateway import counting
 from tests.simulator.receiver import SECRET, Receiver, receiving
+from tests.simulator.sdk_calls import confirm, new_intent, until
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def new_customer(client: stripe.StripeClient) -> str:
 
 
 def told_of(received: Receiver) -> list[str]:
-    """The ids of the objects that events told of, in order of arrival."""
+    """The ids of the events' objects, in order of arrival."""
     return [event.data.object["id"] for event in list(received.events)]
 
 
@@ -51,7 +51,7 @@ def test_a_dropped_webhook_never_arrives_and_the_next_one_does(own: SimulatorCli
     assert {event.data.object["id"] for event in sdk(own).v1.events.list().data} == {lost, arrived}
 
 
-def test_a_duplicated_webhook_comes_twice_under_one_id(own: SimulatorClient, received: Receiver) -> None:
+def test_a_duplicated_webhook_arrives_twice_with_one_id(own: SimulatorClient, received: Receiver) -> None:
     own.add_faults([FaultRule("webhook_duplicated")])
     with counting(own, "webhook_duplicated"):
         new_customer(sdk(own))
@@ -60,7 +60,7 @@ def test_a_duplicated_webhook_comes_twice_under_one_id(own: SimulatorClient, rec
     assert len({event.id for event in received.events}) == 1
 
 
-def test_a_duplicate_may_come_later(own: SimulatorClient, received: Receiver) -> None:
+def test_a_duplicate_may_arrive_later(own: SimulatorClient, received: Receiver) -> None:
     own.add_faults([FaultRule("webhook_duplicated", delay_ms=100)])
     new_customer(sdk(own))
     received.wait_for("customer.created", count=2, timeout_s=60)
@@ -70,10 +70,8 @@ def test_a_duplicate_may_come_later(own: SimulatorClient, received: Receiver) ->
     assert own.fault_counts()["webhook_duplicated"] == 1
 
 
-def test_a_delayed_webhook_comes_after_its_delay_and_holds_up_nobody(
-    own: SimulatorClient, received: Receiver
-) -> None:
-    own.add_faults([FaultRule("webhook_delayed", delay_ms=300, count=40)])  # more than a courier carries at once
+def test_a_delayed_webhook_delays_no_other(own: SimulatorClient, received: Receiver) -> None:
+    own.add_faults([FaultRule("webhook_delayed", delay_ms=300, count=40)])  # more than a sender delivers at once
     with counting(own, "webhook_delayed", 40):
         late = [new_customer(sdk(own)) for _ in range(40)]
         at_once = new_customer(sdk(own))
@@ -82,7 +80,7 @@ def test_a_delayed_webhook_comes_after_its_delay_and_holds_up_nobody(
     assert told_of(received).index(at_once) < 40
 
 
-def test_a_delay_is_a_delay(own: SimulatorClient, received: Receiver) -> None:
+def test_a_delayed_webhook_arrives_after_its_delay(own: SimulatorClient, received: Receiver) -> None:
     own.add_faults([FaultRule("webhook_delayed", delay_ms=200)])
     began = time.monotonic()
     new_customer(sdk(own))
@@ -100,7 +98,7 @@ def test_a_reordered_webhook_waits_until_a_later_one_was_taken(own: SimulatorCli
     assert told_of(received) == [second, first]
 
 
-def test_reordering_all_swaps_pairs_and_forgets_none(own: SimulatorClient, received: Receiver) -> None:
+def test_reordering_all_webhooks_swaps_pairs_and_loses_none(own: SimulatorClient, received: Receiver) -> None:
     own.add_faults([FaultRule("webhook_reordered", count=None, delay_ms=60_000)])
     made = []
     for _ in range(3):
@@ -112,7 +110,7 @@ def test_reordering_all_swaps_pairs_and_forgets_none(own: SimulatorClient, recei
     assert own.fault_counts()["webhook_reordered"] == 3
 
 
-def test_a_webhook_that_nothing_overtakes_comes_all_the_same_and_is_no_hit(
+def test_a_reordered_webhook_that_nothing_overtakes_arrives_and_is_no_hit(
     own: SimulatorClient, received: Receiver
 ) -> None:
     own.add_faults([FaultRule("webhook_reordered", delay_ms=50)])
@@ -123,9 +121,7 @@ def test_a_webhook_that_nothing_overtakes_comes_all_the_same_and_is_no_hit(
 
 
 @pytest.mark.parametrize("kind", ["webhook_reordered", "webhook_delayed"])
-def test_clearing_the_faults_lets_go_what_they_hold_back(
-    own: SimulatorClient, received: Receiver, kind: str
-) -> None:
+def test_clearing_the_faults_sends_held_webhooks(own: SimulatorClient, received: Receiver, kind: str) -> None:
     own.add_faults([FaultRule(kind, delay_ms=3_600_000)])
     held = new_customer(sdk(own))
     until(lambda: own.fault_rules()[0].seen == 1)
@@ -134,7 +130,7 @@ def test_clearing_the_faults_lets_go_what_they_hold_back(
     assert told_of(received) == [held]
 
 
-def test_what_is_held_back_outlives_a_restart(received: Receiver, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_held_webhooks_survive_a_restart(received: Receiver, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("held")
     with running_simulator(data_dir=folder, webhooks=[Webhook("global", received.url, SECRET)]) as first:
         first.add_faults([FaultRule("webhook_delayed", delay_ms=400)])
@@ -164,7 +160,9 @@ def test_the_answer_may_be_lost_after_its_webhooks(own: SimulatorClient, receive
     assert [each.hits for each in own.fault_rules()] == [1, 1]
 
 
-def test_an_endpoint_that_is_away_does_not_hold_the_answer_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_is_down_delays_the_answer_only_for_a_limited_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("simulator.faults.scripted.TAKEN_WITHIN_S", 0.05)
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
@@ -200,7 +198,7 @@ def test_a_webhook_fault_hits_its_customer_and_card_only(own: SimulatorClient, r
     assert [each.hits for each in own.fault_rules()] == [4, 5, 0]
 
 
-def test_faults_of_webhooks_strike_the_first_attempt_only(
+def test_webhook_faults_hit_only_the_first_attempt(
     own: SimulatorClient, received: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("simulator.webhooks.delivery.BACKOFF_S", (0.05,))
@@ -212,7 +210,7 @@ def test_faults_of_webhooks_strike_the_first_attempt_only(
     assert told_of(received) == [customer]
 
 
-def test_many_webhooks_under_all_faults_are_each_taken_or_dropped(own: SimulatorClient, received: Receiver) -> None:
+def test_under_all_faults_each_webhook_is_taken_or_dropped(own: SimulatorClient, received: Receiver) -> None:
     kinds = ("webhook_duplicated", "webhook_delayed", "webhook_reordered")
     own.add_faults(
         [FaultRule(kind, probability=0.3, seed=seed, count=None, delay_ms=20.0) for seed, kind in enumerate(kinds)]

@@ -1,4 +1,4 @@
-"""Webhooks: signed as Stripe signs, at once, again until taken, also after a restart."""
+"""Webhooks are signed like Stripe's, sent at once, and retried until taken, also after a restart."""
 
 import socket
 import time
@@ -12,12 +12,12 @@ from simulator.issuer.stories import AlwaysDeclines
 from simulator.testing import Webhook, running_simulator
 from simulator.webhooks import delivery as webhooks
 from simulator.webhooks.events import EVENT_TYPES
-from tests.simulator.asking import confirm, new_intent, refusal
 from tests.simulator.conftest import sdk
 from tests.simulator.receiver import SECRET, receiving
+from tests.simulator.sdk_calls import confirm, new_intent, refusal
 
 
-def test_registering_a_card_tells_of_it_signed_and_at_once() -> None:
+def test_registering_a_card_sends_signed_webhooks_at_once() -> None:
     with receiving() as received, running_simulator(webhooks=[Webhook("global", received.url, SECRET)]) as own:
         customer = sdk(own).v1.customers.create({}).id
         received.wait_for("customer.created")
@@ -76,7 +76,7 @@ def test_every_outcome_of_a_payment_has_its_events() -> None:
         }
 
 
-def test_a_refused_delivery_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_delivery_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhooks, "BACKOFF_S", (0.1, 0.2))
     with receiving() as received, running_simulator(webhooks=[Webhook("global", received.url, SECRET)]) as own:
         received.refusals = 3
@@ -99,11 +99,11 @@ def _wait_until_pending(sim: SimulatorClient, count: int) -> None:
         time.sleep(0.01)
 
 
-def test_what_was_not_delivered_is_delivered_after_a_restart(tmp_path: Path) -> None:
+def test_undelivered_webhooks_are_delivered_after_a_restart(tmp_path: Path) -> None:
     port = _free_port()
     webhook = Webhook("global", f"http://127.0.0.1:{port}/webhooks", SECRET)
     with running_simulator(data_dir=tmp_path, webhooks=[webhook]) as own:
-        for _ in range(40):  # more than a courier carries at once
+        for _ in range(40):  # more than a sender delivers at once
             sdk(own).v1.customers.create({})
         assert own.webhook_stats().pending == 40
     with receiving(port) as received, running_simulator(data_dir=tmp_path) as own:
@@ -112,7 +112,7 @@ def test_what_was_not_delivered_is_delivered_after_a_restart(tmp_path: Path) -> 
         assert len({event.id for event in received.events}) == 40
 
 
-def test_an_endpoint_whose_url_changed_at_a_restart_gets_what_waited(tmp_path: Path) -> None:
+def test_an_endpoint_with_a_changed_url_gets_the_pending_webhooks(tmp_path: Path) -> None:
     old = Webhook("global", f"http://127.0.0.1:{_free_port()}/", SECRET)
     other = Webhook("japan", f"http://127.0.0.1:{_free_port()}/", SECRET)
     with running_simulator(data_dir=tmp_path, webhooks=[old, other]) as own:
@@ -124,7 +124,7 @@ def test_an_endpoint_whose_url_changed_at_a_restart_gets_what_waited(tmp_path: P
             assert {endpoint.url for endpoint in own.webhook_endpoints()} == {new.url, other.url}
 
 
-def test_an_endpoint_gets_its_account_and_the_events_it_wants() -> None:
+def test_an_endpoint_gets_the_enabled_events_of_its_account() -> None:
     with receiving() as received, running_simulator() as own:
         first = own.add_webhook_endpoint("global", received.url, "whsec_old", ["setup_intent.succeeded"])
         again = own.add_webhook_endpoint("global", received.url, SECRET, ["setup_intent.succeeded"])
@@ -140,7 +140,7 @@ def test_an_endpoint_gets_its_account_and_the_events_it_wants() -> None:
         assert received.types() == ["setup_intent.succeeded"]
 
 
-def test_an_endpoint_that_is_away_delays_no_other() -> None:
+def test_an_endpoint_that_is_down_delays_no_other() -> None:
     with receiving() as received, running_simulator() as own:
         own.add_webhook_endpoint("global", f"http://127.0.0.1:{_free_port()}/", SECRET)
         own.add_webhook_endpoint("global", received.url, SECRET)

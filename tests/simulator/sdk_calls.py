@@ -1,4 +1,4 @@
-"""What the tests ask of the SDK again and again."""
+"""SDK calls that many tests share."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import stripe
 
 
 def new_intent(client: stripe.StripeClient, customer: str | None, **more: Any) -> stripe.PaymentIntent:
-    """A PaymentIntent as Duecourse makes it: unconfirmed, cards only."""
+    """Create a PaymentIntent as Duecourse does: unconfirmed, cards only."""
     params: dict[str, Any] = {
         "amount": 2985,
         "currency": "usd",
@@ -38,14 +38,14 @@ def refusal(asked: Any) -> stripe.StripeError:
 
 
 def body(error: stripe.StripeError) -> dict[str, Any]:
-    """The error object as it came over the wire."""
+    """The error object of the HTTP answer."""
     assert isinstance(error.json_body, dict)
     found: dict[str, Any] = error.json_body["error"]
     return found
 
 
 def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    """Return once it holds; the limit is for a machine that is busy with other things."""
+    """Wait until the condition holds; the limit is for a busy machine."""
     deadline = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline, "it never came true"
