@@ -119,12 +119,7 @@ ORDER = (
         "no-sigterm-debounce",
         "a second SIGTERM within moments kills a worker in the middle of a charge",
         ("I5",),
-        (
-            (
-                "processes/test_killed_processes.py::"
-                "test_a_worker_with_two_stop_signals_finishes_its_charges"
-            ),
-        ),
+        (("processes/test_killed_processes.py::test_a_worker_with_two_stop_signals_finishes_its_charges"),),
         (Wrap("shared.messaging.broker", "SIGTERM_DEBOUNCE_S", lambda _: 0.0),),
     ),
 )
