@@ -49,7 +49,7 @@ SELECTIONS = {
     ),
     "shared/payments/claim.py": (*PAYMENTS[:5], CANCEL),
     "shared/payments/daily_retries.py": ("tests/scheduler/test_retry_payments.py",),
-    "shared/payments/network_budgets.py": PAYMENTS[2:3] + PAYMENTS[5:6],
+    "shared/payments/network_budgets.py": (*PAYMENTS[2:3], *PAYMENTS[5:6], *OPERATORS[1:2]),
     "shared/payments/operator/charge.py": OPERATORS,
     "shared/payments/operator/close.py": CLOSES,
     "shared/payments/operator/hold.py": OPERATORS,
