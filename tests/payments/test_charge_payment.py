@@ -40,7 +40,18 @@ def test_an_attempt_names_its_card_and_who_asked_for_it(world: World) -> None:
             select(cards.c.id).where(cards.c.stripe_payment_method_id == card.payment_method)
         )
     assert (attempt.requested_by, attempt.card_id) == ("anna", card_id)
-    assert attempt.stripe_payment_method_id == card.payment_method
+    assert (attempt.stripe_payment_method_id, attempt.card_network) == (card.payment_method, "visa")
+
+
+def test_a_later_attempt_may_confirm_from_its_claim_on(world: World) -> None:
+    """Its PaymentIntent's id is known: whoever settles it must look, because the confirm may have been sent."""
+    account = world.account("A-1")
+    world.card_of(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
+    payment = world.owes(account)
+    world.charge(payment)
+    world.clock.set(world.payment(payment).next_attempt_at)
+    world.charge(payment)
+    assert [attempt.confirm_allowed_at for attempt in world.attempts(payment)] == [world.machine()] * 2
 
 
 def test_charging_twice_charges_once(world: World) -> None:
