@@ -1,4 +1,4 @@
-"""`python -m cli` is `duecourse`, for processes that have no console script on their path."""
+"""`python -m cli` is `duecourse`, for processes without the console script on their path."""
 
 from cli.main import app
 

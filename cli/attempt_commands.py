@@ -45,7 +45,7 @@ def unknown(as_json: Annotated[bool, typer.Option("--json", help="As JSON on sta
 @app.command("look-up")
 def look_up(
     wanted: Annotated[str, typer.Argument(metavar="PAYMENT|INVOICE-NUMBER")],
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the payment's trail for good.")],
+    reason: Annotated[str, typer.Option("--reason", help="Required; stored in the payment's billing events.")],
 ) -> None:
     """Look up an attempt with unknown outcome at the processor now. Never charges."""
     with plain_errors():

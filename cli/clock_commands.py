@@ -1,4 +1,4 @@
-"""`duecourse clock …`: the virtual business clock that all processes share, shown, set and moved forward."""
+"""`duecourse clock …`: show, set and advance the virtual business clock that all processes share."""
 
 import re
 from collections.abc import Iterator
@@ -35,10 +35,10 @@ _UNIT = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"
 
 Wait = Annotated[
     bool,
-    typer.Option("--wait/--no-wait", help="At each stop, wait until all that follows from it is done."),
+    typer.Option("--wait/--no-wait", help="At each stop, wait until there is no pending work."),
 ]
 Patience = Annotated[
-    float, typer.Option("--patience", min=1, help="Give up after so many seconds in which nothing gets done.")
+    float, typer.Option("--patience", min=1, help="Give up after this many seconds without progress.")
 ]
 
 
@@ -64,7 +64,7 @@ def set_to(
     wait: Wait = True,
     patience: Patience = STALLED_AFTER_S,
 ) -> None:
-    """Set the clock: the first time to any moment, later only forward, doing all that is due on the way."""
+    """Set the clock: the first time to any instant, later only forward, executing what becomes due."""
     with _plain_errors():
         target = parse_moment(moment)
         settings = _virtual_settings()
@@ -85,7 +85,7 @@ def advance(
     wait: Wait = True,
     patience: Patience = STALLED_AFTER_S,
 ) -> None:
-    """Move the clock forward, stop by stop, so that nothing due between is skipped."""
+    """Advance the clock stop by stop, so that no work due in between is skipped."""
     with _plain_errors():
         by = parse_duration(duration)
         settings = _virtual_settings()

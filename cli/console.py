@@ -1,4 +1,4 @@
-"""How commands speak: results to standard output, everything else to standard error, no tracebacks."""
+"""Output of commands: results to standard output, everything else to standard error, no tracebacks."""
 
 import getpass
 import sys
@@ -18,7 +18,7 @@ from shared.policy import PolicyError
 from shared.scheduling.runs import RunError
 from shared.settings import ClockKind, Settings, SettingsError
 
-#: Into a file or a pipe nobody's terminal limits us; ids and sentences stay on one line.
+#: A file or a pipe has no terminal width; ids and sentences stay on one line.
 WIDTH_OF_A_PIPE = 160
 
 
@@ -28,12 +28,12 @@ def out() -> Console:
 
 
 def complain(text: str) -> None:
-    """Say on standard error what is wrong."""
+    """Print an error on standard error."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(text, style="red", markup=False)
 
 
 def operator() -> str:
-    """The name that a person's action carries in the trail: `operator:<OS user>`."""
+    """The actor that billing events name for commands: `operator:<OS user>`."""
     try:
         return f"operator:{getpass.getuser()}"
     except (OSError, KeyError):  # a uid without a name, as in some containers
@@ -49,7 +49,7 @@ def clock_of(settings: Settings) -> BusinessClock:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turn what an operator can mend into a sentence and exit code 1; what is left is a defect of ours."""
+    """Print errors that an operator can fix as one sentence, with exit code 1; any other exception is a defect."""
     try:
         yield
     except (SettingsError, PolicyError, LookupError) as error:

@@ -1,4 +1,4 @@
-"""`duecourse doctor`: is everything there that is needed, and if not, what is to be done? Never prints a secret."""
+"""`duecourse doctor`: check the installation and say how to fix it. Never prints a secret."""
 
 import json
 import os
@@ -54,7 +54,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: what was seen, and what to do if that isn't right."""
+    """One check: what was found, and what to do if that is a problem."""
 
     subject: str
     verdict: Verdict
@@ -77,7 +77,7 @@ def skipped(subject: str, says: str) -> Finding:
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on standard output.")] = False,
 ) -> None:
-    """Look at settings, servers, schema, keys, clocks and processes, and say what to do. Exit 1 on a problem."""
+    """Check settings, servers, schema, keys, clocks and processes, and say what to do. Exit code 1 on a problem."""
     findings = list(examine())
     has_problem = any(finding.verdict is Verdict.PROBLEM for finding in findings)
     if as_json:
@@ -89,7 +89,7 @@ def doctor(
 
 
 def examine(environ: Mapping[str, str] = os.environ, folder: Path = FOLDER) -> Iterator[Finding]:
-    """Look at everything, in the order in which things depend on each other."""
+    """Run all checks, in the order in which they depend on each other."""
     try:
         in_force = environment_in_force(environ, folder)
     except SettingsError as error:
@@ -151,7 +151,7 @@ def _variables(
         elif name in ("stripe_api_keys", "stripe_webhook_secrets"):
             yield problem(variable, "not set", _how_to_set(variable))
     if troubles.get(""):
-        yield problem("settings", redact(troubles[""]), "mend what it names")
+        yield problem("settings", redact(troubles[""]), "correct what it names")
 
 
 def _how_to_set(variable: str) -> str:
@@ -168,7 +168,7 @@ def _policy(settings: Settings | None, in_force: Mapping[str, str]) -> tuple[Pol
     try:
         policy = load_policy(path)
     except (PolicyError, OSError) as error:
-        return None, problem("billing.toml", str(error), f"mend {path}, or set DUECOURSE_BILLING_FILE")
+        return None, problem("billing.toml", str(error), f"correct {path}, or set DUECOURSE_BILLING_FILE")
     return policy, ok("billing.toml", f"{path}: coverages {', '.join(sorted(policy.coverages))}")
 
 
@@ -224,20 +224,20 @@ def _in_postgres(connection: Connection, settings: Settings) -> Iterator[Finding
         yield ok("scheduler", "one leads")
     else:
         yield problem(
-            "scheduler", "none leads: nothing is made due", "start `python -m scheduler`, or `duecourse up`"
+            "scheduler", "none leads: no work becomes due", "start `python -m scheduler`, or `duecourse up`"
         )
     yield _processes(connection)
     for pause in paused_queues(connection).values():
         says = f"paused by {pause.paused_by} since {pause.paused_at:%Y-%m-%d %H:%M} UTC: {pause.reason}"
-        yield ok(f"lane {pause.queue}", says, f"`duecourse queues resume {pause.queue}` when that is over")
+        yield ok(f"queue {pause.queue}", says, f"`duecourse queues resume {pause.queue}` when that is over")
 
 
 def _processes(connection: Connection) -> Finding:
-    """No problem by themselves: who is missing shows at the scheduler's and the workers' own lines."""
+    """Never a problem: a missing scheduler or worker is reported by its own check."""
     alive = Counter(one.kind for one in processes_alive(connection, machine_now()))
     if alive:
         return ok("processes", ", ".join(f"{count} {kind}" for kind, count in sorted(alive.items())))
-    return ok("processes", "none says that it lives", "start the lines of the Procfile, or `duecourse up`")
+    return ok("processes", "no heartbeat", "start the lines of the Procfile, or `duecourse up`")
 
 
 def _durability(connection: Connection) -> Finding:
@@ -282,7 +282,7 @@ def _in_redis(client: "redis.Redis") -> Iterator[Finding]:
     if int(info.get("aof_enabled", 0)):
         yield ok("Redis AOF", "on")
     else:
-        do = "`appendonly yes`: without it a restart rings for everything again, which takes the sweep a while"
+        do = "`appendonly yes`: without it the sweep must enqueue everything again after a restart"
         yield problem("Redis AOF", "off", do)
     policy = info.get("maxmemory_policy", "noeviction")
     if policy == "noeviction":
@@ -303,7 +303,7 @@ def _in_redis(client: "redis.Redis") -> Iterator[Finding]:
 
 
 def _workers(client: "redis.Redis") -> Finding:
-    """Workers are those whose heartbeat moves while we look: whoever rings leaves one too, but stands still."""
+    """Count the heartbeats that move between two looks: whoever enqueues has one too, but it doesn't move."""
     key = f"{NAMESPACE}:__heartbeats__"
     before: dict[str, float] = dict(client.zrange(key, 0, -1, withscores=True))  # type: ignore[arg-type]
     time.sleep(LOOK_AGAIN_AFTER_S)
@@ -337,7 +337,7 @@ def _stripe(settings: Settings, policy: Policy | None) -> Iterator[Finding]:
         yield problem("STRIPE_API_KEYS", f"names {', '.join(unknown)}, not in billing.toml", "correct the name")
     live = {"_live_" in key for key in keys.values()}
     if len(live) > 1:
-        do = "use keys of one kind: real and imagined money in one set of books can't be told apart"
+        do = "use keys of one kind: real and imagined money in one database can't be told apart"
         yield problem("Stripe mode", "some keys are live, others are test keys", do)
 
 

@@ -1,7 +1,7 @@
-"""Where the servers are: what the environment says, else what a running `duecourse up` of this folder says.
+"""Where the servers are: from the environment, else from a running `duecourse up` of this folder.
 
 `up` keeps `.duecourse/up.json` while it runs: `{"environment": {NAME: value, …}, "pid": …}`, mode 0600. Nothing of
-it is mixed with another database: keys of a simulator must never meet the books of a real Stripe account.
+it is mixed with another database: keys of a simulator must never meet the database of a real Stripe account.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""`duecourse findings …`: what is wrong in the books and waits for a person, and how a person closes it."""
+"""`duecourse findings …`: list and resolve findings, which wait for an operator."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -19,20 +19,20 @@ from shared.db.tables.system import findings
 from shared.explain.descriptions import FINDING_DESCRIPTIONS, details_of_finding
 from shared.payments.receipts import resolve_finding_by_id
 
-app = typer.Typer(name="findings", help="What waits for a person's eye, and closing it.", no_args_is_help=True)
+app = typer.Typer(name="findings", help="List and resolve findings.", no_args_is_help=True)
 
 
 @app.callback()
 def _findings() -> None:
-    """What waits for a person's eye, and closing it."""
+    """List and resolve findings."""
 
 
 @app.command("list")
 def list_findings(
-    everything: Annotated[bool, typer.Option("--all", help="Those that are resolved, too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include resolved findings.")] = False,
     kind: Annotated[str | None, typer.Option("--kind", help="One kind only.")] = None,
     coverage: Annotated[str | None, typer.Option("--coverage", help="One coverage only.")] = None,
-    last: Annotated[int, typer.Option("--last", min=1, help="How many, the latest.")] = 100,
+    last: Annotated[int, typer.Option("--last", min=1, help="How many of the latest to list.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on standard output.")] = False,
 ) -> None:
     """List findings, the latest first, with what each kind means and what to do. Exit code 0 in any case."""
@@ -50,19 +50,19 @@ def list_findings(
         print(json.dumps([_as_json(finding) for finding in found], indent=1, ensure_ascii=False))
         return
     if not found:
-        out().print("No findings: nothing waits for a person.")
+        out().print("No findings: nothing waits for an operator.")
         return
     _print(out(), found)
     if total > len(found):
-        out().print(f"{total - len(found):,} more; --last says how many are listed")
+        out().print(f"{total - len(found):,} more; use --last to list more")
 
 
 @app.command("resolve")
 def resolve(
     finding: Annotated[UUID, typer.Argument(help="The finding's id, as `findings list` shows it.")],
-    reason: Annotated[str, typer.Option("--reason", help="What you found and did; kept in the trail for good.")],
+    reason: Annotated[str, typer.Option("--reason", help="Required: what you found and did; stored.")],
 ) -> None:
-    """Close a finding. It comes back only if its facts change."""
+    """Resolve a finding. It is opened again only if its facts change."""
     with plain_errors():
         settings = connect_settings()
         cause = Cause(operator(), clock_of(settings).now(), reason.strip())
@@ -71,7 +71,7 @@ def resolve(
             lambda connection: resolve_finding_by_id(connection, finding, cause),
         )
     if not is_resolved:
-        complain(f"finding {finding} was resolved already; `duecourse findings list --all` says by whom")
+        complain(f"finding {finding} was resolved already; `duecourse findings list --all` shows by whom")
         raise typer.Exit(1)
     print(f"finding {finding}: resolved by {cause.actor}")
 

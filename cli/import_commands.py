@@ -138,7 +138,7 @@ def import_fees(
 
 
 def _run(options: ImportOptions, describe: Describe) -> None:
-    """Import and tell; exits with 0, 1 (bad rows, or the database) or 2 (usage)."""
+    """Import and print the report; exits with 0, 1 (bad rows, or the database) or 2 (usage)."""
     try:
         report = _import(options, describe)
     except (ImportUsageError, RejectsError, SettingsError, PolicyError) as error:
@@ -217,7 +217,7 @@ def _period(text: str | None) -> Period | None:
 
 def _database_trouble(error: DBAPIError) -> str:
     if isinstance(error.orig, psycopg.errors.LockNotAvailable):
-        return "Somebody else holds rows that this file changes; nothing was written. Run the same command again."
+        return "Another process locks rows that this file changes; nothing was written. Run the command again."
     if isinstance(error.orig, psycopg.errors.UndefinedTable):
         return "The database has no tables yet: run `duecourse db upgrade`, then the same command again."
     said = (str(error.orig).strip().splitlines() or [type(error.orig).__name__])[0]

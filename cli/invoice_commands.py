@@ -1,4 +1,4 @@
-"""`duecourse invoices run`: month start by hand: first what it would do, then asking for it and watching it."""
+"""`duecourse invoices run`: preview a month's invoices, or request the run and watch it."""
 
 import json
 import sys
@@ -42,14 +42,14 @@ NAMED = 5
 
 PeriodOption = Annotated[str, typer.Option("--period", help="The month to invoice, like 2026-10; it must be over.")]
 CoverageOption = Annotated[str | None, typer.Option("--coverage", help="One coverage. [default: all of them]")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be issued and write nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be issued and write nothing.")]
 AsJson = Annotated[
     bool, typer.Option("--json", help="For scripts: JSON on standard output, amounts in minor units.")
 ]
-Reason = Annotated[str | None, typer.Option("--reason", help="Why you ask for it; kept in the trail.")]
+Reason = Annotated[str | None, typer.Option("--reason", help="Required, and stored in the billing events.")]
 Again = Annotated[
     bool,
-    typer.Option("--again", help="Go over a finished run once more, for accounts that have been mended since."),
+    typer.Option("--again", help="Rerun a finished run, for accounts that have been fixed since."),
 ]
 Wait = Annotated[
     bool | None, typer.Option("--wait/--no-wait", help="Watch until it is finished. [default: on a terminal]")
@@ -60,7 +60,7 @@ Patience = Annotated[
 
 
 class RefusedError(Exception):
-    """What was asked for can't be done; the message says what to do instead."""
+    """The request can't be executed; the message says what to do instead."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,16 @@ def run_invoices(
     wait: Wait = None,
     patience: Patience = 30.0,
 ) -> None:
-    """Issue the invoices of a month, or with --dry-run say what would be issued.
+    """Issue the invoices of a month, or with --dry-run show what would be issued.
 
-    The scheduler does this by itself at the start of each month; asking twice is harmless, since nobody gets a
-    second invoice of a month. A worker does the work; this command asks for it and watches.
+    The scheduler does this at the start of each month. Repeating it is harmless: an account gets one invoice a
+    month. A worker executes the run; this command requests and watches it.
     """
     try:
         if not (dry_run or (reason and reason.strip())):
-            raise RefusedError('Say why with --reason "…": it is kept in the trail. Or look first with --dry-run.')
+            raise RefusedError(
+                '--reason "…" is required and stored in the billing events. For a preview: --dry-run.'
+            )
         with plain_errors(), _runtime() as runtime:
             order = _order(runtime, period, coverage, reason or "", again)
             if dry_run:
@@ -138,13 +140,13 @@ def _refuse_months_that_are_not_over(order: Order) -> None:
     if early:
         when = "; ".join(f"in {month.coverage.code} it ends at {_shown(month.ends_at, month)}" for month in early)
         raise RefusedError(
-            f"{early[0].period} is not over yet: {when}. An issued invoice can't be taken back, so nothing was "
-            "asked for. Use --dry-run to see how the month stands."
+            f"{early[0].period} is not over yet: {when}. An issued invoice can't be withdrawn, so nothing was "
+            "requested. Use --dry-run to preview the month."
         )
 
 
 def _request(runtime: Runtime, order: Order) -> list[Requested]:
-    """Store all runs in one transaction, then ring."""
+    """Store all runs in one transaction, then enqueue them."""
 
     def store(connection: Connection) -> list[Requested]:
         who, why, now = order.requested_by, order.reason, order.now
@@ -210,7 +212,7 @@ def _progress(
 
 
 def _tell_runs(found: list[Found], runtime: Runtime, as_json: bool, *, was_watched: bool) -> None:
-    """Say how each run stands; exits with 1 if one needs somebody, or was watched and isn't finished."""
+    """Print the state of each run; exits with 1 if one waits for an operator, or was watched and isn't finished."""
     if as_json:
         typer.echo(json.dumps({"runs": [_run_as_json(each) for each in found]}, indent=2))
     for each in found:
@@ -221,7 +223,7 @@ def _tell_runs(found: list[Found], runtime: Runtime, as_json: bool, *, was_watch
 
 
 def _standing(found: Found, month: Month) -> str:
-    """How a run stands, in words."""
+    """The state of a run as a sentence."""
     run = found.run
     name = f"invoices {run.period} {run.coverage}"
     asked = "asked for" if found.is_new else f"had been asked for already, by {run.requested_by}"
@@ -232,9 +234,7 @@ def _standing(found: Found, month: Month) -> str:
         case RunState.RUNNING:
             return f"{name}: {asked}; a worker is at it, and goes on by itself. So far {counted}"
         case RunState.AWAITING_CONFIRMATION:
-            return (
-                f"{name}: is late and waits for a person: look with --dry-run, then use `duecourse runs confirm`."
-            )
+            return f"{name}: is late and waits for an operator: use --dry-run, then `duecourse runs confirm`."
         case RunState.READY:
             return (
                 f"{name}: {asked}; stored, and done as soon as a worker takes it up. If none does, start "

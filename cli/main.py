@@ -1,4 +1,4 @@
-"""`duecourse …`: what people type. Each group of commands is one module of this package."""
+"""`duecourse …`: all commands. Each group is one module of this package."""
 
 import typer
 

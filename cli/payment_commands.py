@@ -24,15 +24,18 @@ from shared.explain.explanation import Explanation, explain_payment, find_paymen
 from shared.payments.operator.charge import WouldCharge, preview_charge, request_charge
 from shared.runtime import Runtime, build_runtime
 
-app = typer.Typer(name="payment", help="Explain one payment, or ask for its money now.", no_args_is_help=True)
+app = typer.Typer(name="payment", help="Explain a payment, or charge it now.", no_args_is_help=True)
 
-#: A charge takes some 2 s and gives up after 90; who waits longer should look with `payment show`.
+#: A charge takes some 2 s and gives up after 90; after that, use `payment show`.
 WAIT_S = 100.0
 POLL_S = 0.1
 #: Payments of one account that are listed; of more, name one.
 LISTED = 100
 
-Wanted = Annotated[str, typer.Argument(metavar="PAYMENT|INVOICE-NUMBER|ACCOUNT", help="Whose explanation.")]
+Wanted = Annotated[
+    str,
+    typer.Argument(metavar="PAYMENT|INVOICE-NUMBER|ACCOUNT", help="What to explain."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON on standard output.")]
 
 
@@ -58,14 +61,14 @@ def show(wanted: Wanted, as_json: AsJson = False) -> None:
 @app.command("charge")
 def charge(
     wanted: Annotated[str, typer.Argument(metavar="PAYMENT|INVOICE-NUMBER")],
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the payment's trail for good.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask first.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the answer and show it.")] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Required; stored in the payment's billing events.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Charge without asking for confirmation.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the outcome and show it.")] = False,
 ) -> None:
-    """Ask for a payment's money now, after saying what would happen. Releases a hold."""
+    """Charge a payment now, after a preview and a confirmation. Releases a hold."""
     with plain_errors():
         if not reason.strip():
-            raise LookupError("--reason is empty: say why; it is kept in the payment's trail")
+            raise LookupError("--reason is empty; a reason is required and stored in the payment's billing events")
         runtime = build_runtime(connect_settings(), pool_size=1)
         payment_id = _only_one(runtime, wanted)
         with runtime.engine.connect() as connection:
@@ -84,7 +87,7 @@ def charge(
             raise typer.Exit(1)
         is_enqueued = runtime.enqueue([answer])
         later = "" if is_enqueued else " Redis doesn't answer, so it takes until the next sweep."
-        Console(stderr=True).print(f"Due now, on the interactive lane.{later}", highlight=False)
+        Console(stderr=True).print(f"Due now, in the interactive queue.{later}", highlight=False)
         if not wait:
             out().print(f"duecourse payment show {payment_id}")
             return
@@ -121,7 +124,7 @@ def _ask(preview: WouldCharge, yes: bool) -> None:
     card = f"{preview.card_brand} ending in {preview.card_last4}"
     console.print(f"Charges {amount} to {card}.", style="bold", markup=False)
     for warning in preview.warnings:
-        console.print(f"Mind: {warning}", style="yellow", markup=False)
+        console.print(f"Warning: {warning}", style="yellow", markup=False)
     if not yes and not typer.confirm("Charge now?", err=True):
         complain("nothing was changed")
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`duecourse queues …`: pause and resume a lane, and see how full each is: for the night when the web is down."""
+"""`duecourse queues …`: list, pause and resume queues, also while the dashboard is down."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -25,17 +25,17 @@ from web.dashboard.queries.queue_metrics import gather_lanes
 
 Result = TypeVar("Result")
 
-app = typer.Typer(name="queues", help="How full the lanes are; pause and resume one.", no_args_is_help=True)
+app = typer.Typer(name="queues", help="List, pause and resume queues.", no_args_is_help=True)
 
-Lane = Annotated[str, typer.Argument(metavar="LANE", help=f"One of {', '.join(QUEUES)}.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; kept for good.")]
+Lane = Annotated[str, typer.Argument(metavar="QUEUE", help=f"One of {', '.join(QUEUES)}.")]
+Reason = Annotated[str, typer.Option("--reason", help="Required; stored in the audit log.")]
 
 
 @app.command("list")
 def list_queues(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on standard output.")] = False,
 ) -> None:
-    """List the lanes: what is due, what waits and is in flight in Redis, dead letters, and who paused it."""
+    """List the queues: due work, waiting and in-flight messages in Redis, dead letters, and pauses."""
     with plain_errors():
         settings = connect_settings()
         now = clock_of(settings).now()
@@ -63,7 +63,7 @@ def list_queues(
 
 @app.command("pause")
 def pause(queue: Lane, reason: Reason) -> None:
-    """Stop the workers from beginning this lane's work, until somebody resumes it. Its rows stay due."""
+    """Pause a queue: workers start none of its messages until it is resumed. Its rows stay due."""
 
     def work(connection: Connection, cause: Cause) -> Pause | None:
         known = paused_queues(connection).get(queue)
@@ -78,7 +78,7 @@ def pause(queue: Lane, reason: Reason) -> None:
 
 @app.command("resume")
 def resume(queue: Lane, reason: Reason) -> None:
-    """Let the workers go on with this lane."""
+    """Resume a paused queue."""
 
     def work(connection: Connection, cause: Cause) -> Pause | None:
         return resume_queue(connection, queue, cause)
@@ -96,10 +96,10 @@ def _act(
     work: Callable[[Connection, Cause], Result],
     is_done: Callable[[Result], bool],
 ) -> Result:
-    """Do it with a line in the book, in one transaction."""
+    """Apply the action and write its audit entry in one transaction."""
     with plain_errors():
         if not reason.strip():
-            raise LookupError("--reason is empty: say why; it is kept for good")
+            raise LookupError("--reason is empty; a reason is required and stored in the audit log")
         settings: Settings = connect_settings()
         cause = Cause(operator(), clock_of(settings).now(), reason.strip())
 

@@ -1,4 +1,4 @@
-"""`duecourse reconcile`: our books of some days against the processor's, now, at this terminal."""
+"""`duecourse reconcile`: compare our records of some days with the processor's charges, in this process."""
 
 import json
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ DAY = ["%Y-%m-%d"]
 
 @dataclass(frozen=True)
 class Reconciled:
-    """How one coverage came out; `unfinished` says why, if the processor gave no answer."""
+    """The result for one coverage; `unfinished` is the reason if the processor didn't answer."""
 
     coverage: str
     progress: Progress
@@ -46,10 +46,10 @@ def reconcile_command(
     coverage: Annotated[str | None, typer.Option("--coverage", help="One coverage. [default: all of them]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on standard output.")] = False,
 ) -> None:
-    """Compare our books of some days with the processor's charges; mend what can be mended, list the rest.
+    """Compare our records of some days with the processor's charges; fix what can be fixed, list the rest.
 
-    The same as happens by itself every night, for any time. Doing it twice is harmless. Exit code 1 if something
-    was found that waits for a person, or if the processor gave no answer.
+    The same as the nightly reconciliation, for any days. Repeating it is harmless. Exit code 1 if there are
+    findings for an operator, or if the processor didn't answer.
     """
     with plain_errors():
         runtime = build_runtime(connect_settings(), pool_size=2)
@@ -70,7 +70,7 @@ def reconcile_command(
 
 
 def reconcile_window(runtime: Runtime, coverage: str, window: Window, actor: str) -> Reconciled:
-    """Reconcile one coverage from begin to end, in this process; what it keeps of the list goes with it."""
+    """Reconcile one coverage completely, in this process; the stored list of charges is deleted afterwards."""
     progress = Progress(window)
     gateway = runtime.gateways.get(coverage)
     if gateway is None:
@@ -103,13 +103,13 @@ def _print(console: Console, results: list[Reconciled]) -> None:
     for result in results:
         if result.unfinished:
             complain(
-                f"{result.coverage}: not finished: {result.unfinished}. Nothing is half done; run it again once "
-                "the processor answers (`duecourse doctor`)."
+                f"{result.coverage}: not finished: {result.unfinished}. Nothing is half done; rerun the command "
+                "when the processor answers (`duecourse doctor`)."
             )
     if any(any(counts.values()) for counts in found):
-        console.print("For a person: duecourse findings list")
+        console.print("For an operator: duecourse findings list")
     elif all(result.is_clean for result in results):
-        console.print("Our books and the processor's agree.", style="green")
+        console.print("Our records and the processor's charges agree.", style="green")
 
 
 def _as_json(result: Reconciled) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`duecourse runs …` and `duecourse retries …`: what was scheduled, what waits for a person, and a day by hand."""
+"""`duecourse runs …` and `duecourse retries …`: list runs, confirm late ones, and request a daily run."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,17 +25,17 @@ from shared.messaging.jobs import DAILY_RETRIES, job_of_run
 from shared.policy import Policy, load_policy
 from shared.scheduling.runs import RunError, RunRow, confirm_run, find_run, insert_run, requested_run
 
-app = typer.Typer(name="runs", help="Show scheduled runs, and release those that wait.", no_args_is_help=True)
-retries_app = typer.Typer(name="retries", help="The daily retries by hand.", no_args_is_help=True)
+app = typer.Typer(name="runs", help="List runs, and confirm late ones.", no_args_is_help=True)
+retries_app = typer.Typer(name="retries", help="Request a daily retry run.", no_args_is_help=True)
 
-Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the trail for good.")]
+Reason = Annotated[str, typer.Option("--reason", help="Required; stored in the billing events.")]
 CoverageOption = Annotated[str | None, typer.Option("--coverage", help="One coverage.")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON on standard output.")]
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What these commands need of a runtime: no processor, so no keys."""
+    """The parts of a runtime that these commands use: no gateway, so no keys."""
 
     policy: Policy
     engine: Engine
@@ -45,7 +45,7 @@ class Tools:
 
 @app.callback()
 def _runs() -> None:
-    """Show scheduled runs, and release those that wait."""
+    """List runs, and confirm late ones."""
 
 
 @app.command("list")
@@ -55,7 +55,7 @@ def list_runs(
     ] = None,
     coverage: CoverageOption = None,
     state: Annotated[RunState | None, typer.Option("--state", help="Only runs in this state.")] = None,
-    last: Annotated[int, typer.Option("--last", min=1, help="How many, the latest.")] = 50,
+    last: Annotated[int, typer.Option("--last", min=1, help="How many of the latest to list.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List runs, the latest first. Exit code 0 whatever their state."""
@@ -85,7 +85,7 @@ def confirm(
     period: Annotated[str | None, typer.Option("--period", help="its period, like 2026-10,")] = None,
     coverage: Annotated[str | None, typer.Option("--coverage", help="and its coverage.")] = None,
 ) -> None:
-    """Release a run that waits because it was late; a worker then takes it up."""
+    """Confirm a run that waits because it is late; a worker then executes it."""
     with plain_errors():
         tools = _tools()
         cause = _cause(tools, reason)
@@ -97,7 +97,7 @@ def confirm(
 
 @retries_app.callback()
 def _retries() -> None:
-    """The daily retries by hand."""
+    """Request a daily retry run."""
 
 
 @retries_app.command("run")
@@ -156,7 +156,7 @@ def _run_id(tools: Tools, run: UUID | None, job: str | None, period: str | None,
 
 def _enqueue(tools: Tools, job: str, run_id: UUID) -> None:
     if not tools.enqueue([job_of_run(job, run_id)]):
-        complain("Redis doesn't answer; the run is stored, and taken up with the next sweep.")
+        complain("Redis doesn't answer; the run is stored, and the next sweep enqueues it.")
 
 
 def _table(found: Sequence[RunRow]) -> Table:

@@ -1,4 +1,4 @@
-"""`duecourse users …`: who may sign in to the dashboard. The first admin is made here."""
+"""`duecourse users …`: users of the dashboard. The first admin is added here."""
 
 import os
 import sys
@@ -31,7 +31,7 @@ from shared.settings import Settings
 
 Result = TypeVar("Result")
 
-app = typer.Typer(name="users", help="Who may sign in to the dashboard.", no_args_is_help=True)
+app = typer.Typer(name="users", help="Users of the dashboard.", no_args_is_help=True)
 
 #: Where a script puts a password: never on a command line, which others on the machine can read.
 PASSWORD_VARIABLE = "DUECOURSE_NEW_PASSWORD"  # noqa: S105  # a name, not a secret
@@ -39,18 +39,18 @@ PASSWORD_VARIABLE = "DUECOURSE_NEW_PASSWORD"  # noqa: S105  # a name, not a secr
 
 @app.callback()
 def _users() -> None:
-    """Who may sign in to the dashboard."""
+    """Users of the dashboard."""
 
 
 @app.command("add")
 def add(
     name: Annotated[str, typer.Argument(help="The name to sign in with: a–z, 0–9, dot, dash, underscore, @.")],
-    role: Annotated[Role, typer.Option("--role", help="What they may do.")] = Role.VIEWER,
+    role: Annotated[Role, typer.Option("--role", help="The user's role.")] = Role.VIEWER,
     by_proxy: Annotated[
-        bool, typer.Option("--by-proxy", help="No password: they come through a trusted proxy only.")
+        bool, typer.Option("--by-proxy", help="No password: the user signs in through a trusted proxy only.")
     ] = False,
 ) -> None:
-    """Add a person. Asks for a password, or takes it from DUECOURSE_NEW_PASSWORD."""
+    """Add a user. Prompts for a password, or reads it from DUECOURSE_NEW_PASSWORD."""
     with plain_errors():
         settings = connect_settings()
         password = None if by_proxy else _new_password()
@@ -76,9 +76,9 @@ def add(
 
 @app.command("password")
 def change_password(
-    name: Annotated[str, typer.Argument(help="Whose.")],
+    name: Annotated[str, typer.Argument(help="The user's name.")],
 ) -> None:
-    """Give a person a new password, and sign them out everywhere. Asks, or takes DUECOURSE_NEW_PASSWORD."""
+    """Set a user's password and end all their sessions. Prompts, or reads DUECOURSE_NEW_PASSWORD."""
     with plain_errors():
         settings = connect_settings()
         password = _new_password()
@@ -93,10 +93,10 @@ def change_password(
 
 @app.command("lock")
 def lock(
-    name: Annotated[str, typer.Argument(help="Whom.")],
-    again: Annotated[bool, typer.Option("--undo", help="Let them in again.")] = False,
+    name: Annotated[str, typer.Argument(help="The user's name.")],
+    again: Annotated[bool, typer.Option("--undo", help="Unlock the user.")] = False,
 ) -> None:
-    """Lock a person out at once, everywhere; or let them in again."""
+    """Lock a user and end all their sessions; with --undo, unlock the user."""
     with plain_errors():
         _change(
             connect_settings(),
@@ -109,11 +109,11 @@ def lock(
 
 @app.command("list")
 def list_users() -> None:
-    """List everybody who may sign in, and who no longer may."""
+    """List all users, locked ones included."""
     with plain_errors(), make_engine(connect_settings(), pool_size=1).connect() as connection:
         found = connection.execute(select(users).order_by(users.c.name)).all()
     if not found:
-        print("Nobody may sign in yet. Add the first admin: duecourse users add NAME --role admin")
+        print("No users yet. Add the first admin: duecourse users add NAME --role admin")
         return
     table = Table("name", "role", "added by", "may sign in", box=None)
     for row in found:
@@ -127,7 +127,7 @@ def _change(settings: Settings, name: str, act: AuditAction, change: Callable[[C
     def work(connection: Connection) -> None:
         row = find_user(connection, name)
         if row is None:
-            raise UserError(f"there is no {name!r}; `duecourse users list` shows all")
+            raise UserError(f"there is no user {name!r}; `duecourse users list` shows all")
         user = user_of(row)
         change(connection, user)
         done = AuditEntry(
@@ -153,8 +153,8 @@ def _new_password() -> str:
     if not sys.stdin.isatty():
         complain(f"no terminal to ask for a password: put it into {PASSWORD_VARIABLE}")
         raise typer.Exit(2)
-    first, second = (Prompt.ask(text, password=True) for text in ("New password", "The same again"))
+    first, second = (Prompt.ask(text, password=True) for text in ("New password", "Repeat the password"))
     if first != second:
-        complain("they weren't the same; nothing was changed")
+        complain("the two passwords differ; nothing was changed")
         raise typer.Exit(1)
     return first

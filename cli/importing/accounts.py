@@ -189,7 +189,7 @@ _ADD_SETTINGS = """
     WHERE r.action = 'new'
 """
 
-#: How somebody pays decides whether a card is asked: that change is told for each account (I10).
+#: The payment method decides whether a card is charged: each account's change gets a billing event (I10).
 _TELL_CHANGES = """
     INSERT INTO billing_events (at, type, actor, reason, account_id, before, after, data)
     SELECT :at, 'payment_settings_changed', :actor, :reason, r.account_id,

@@ -1,4 +1,4 @@
-"""The order of an import: read, check and copy; then compare, decide and write in one transaction; then tell."""
+"""The steps of an import: read, validate and stage; compare and write in one transaction; report."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -13,7 +13,7 @@ from cli.importing.cells import reason_of
 from cli.importing.kind import FileKind, draft_of
 from cli.importing.source import ImportUsageError, Record
 
-#: What a rejects file has behind the original columns; such a file can be mended and imported as it is.
+#: What a rejects file has behind the original columns; such a file can be corrected and imported as it is.
 REJECT_COLUMNS = ("line", "column", "value", "reason")
 
 #: The option that gives one value for all rows, where it isn't --set; none where that makes no sense.

@@ -1,8 +1,8 @@
 """The rejects file: the bad rows as they came, with line, column, value and reason behind them.
 
-Mended, it can be imported with the same command: it names its columns as the original did, it is UTF-8 with a mark
-that wins over --encoding, and the last four columns are ignored. Cells that a spreadsheet would run as a formula
-have a ' in front, which is taken off again when such a file is imported.
+Corrected, it can be imported with the same command: it names its columns as the original did, it is UTF-8 with a
+mark that wins over --encoding, and the last four columns are ignored. Cells that a spreadsheet would run as a
+formula have a ' in front, which is taken off again when such a file is imported.
 """
 
 import contextlib

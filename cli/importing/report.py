@@ -1,4 +1,4 @@
-"""What people see after an import: sentences, or JSON for a script."""
+"""The report of an import: sentences, or JSON for a script."""
 
 from typing import Any
 
@@ -74,9 +74,7 @@ def _ending(report: Report) -> str:
         return "Nothing was written: there is nothing new."
     others = report.rows - report.bad_rows
     hint = f", or add --keep-good to bring in the other {others:,}" if others else ""
-    return (
-        f"Nothing was written: {_rows(report.bad_rows)} can't be used. Mend them and run the command again{hint}."
-    )
+    return f"Nothing was written: {_rows(report.bad_rows)} can't be used. Fix them and run the command again{hint}."
 
 
 def _rows(count: int) -> str:

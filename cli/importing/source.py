@@ -16,7 +16,7 @@ BOM = b"\xef\xbb\xbf"
 #: Where a cell couldn't be decoded, this stands. A file that already holds it was damaged before it came here.
 UNREADABLE = "\ufffd"
 
-_CSV_TROUBLE = (  # what the csv module says, and what a person can do about it
+_CSV_TROUBLE = (  # the csv module's message, and ours
     ("unexpected end of data", "has a quote that is never closed"),
     (
         "field larger than field limit",

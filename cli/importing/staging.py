@@ -1,4 +1,4 @@
-"""Temporary tables between the file and the books, and the one transaction that moves rows from here to there."""
+"""Temporary tables for the rows of a file, and the transaction that writes from them."""
 
 import random
 import time

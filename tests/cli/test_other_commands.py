@@ -16,7 +16,7 @@ from tests.verify.books import make_books
 from tests.world import World
 
 
-def test_an_audit_of_books_in_order_exits_0_and_of_spoiled_ones_1(world: World, terminal: Terminal) -> None:
+def test_verify_exits_0_if_all_checks_hold_else_1(world: World, terminal: Terminal) -> None:
     books = make_books(world)
     result = terminal("verify")
     assert result.exit_code == 0, result.output
@@ -34,7 +34,7 @@ def test_an_audit_of_books_in_order_exits_0_and_of_spoiled_ones_1(world: World, 
     assert "there is no coverage 'mars'" in terminal("verify", "--coverage", "mars").stderr
 
 
-def test_an_audit_as_json_names_ids(world: World, terminal: Terminal) -> None:
+def test_verify_as_json_names_ids(world: World, terminal: Terminal) -> None:
     books = make_books(world)
     books.plant("UPDATE payments SET state_reason = NULL WHERE id = :without_card")
     told: Any = terminal.json("verify")
@@ -52,7 +52,7 @@ def customers(world: World) -> dict[str, str | None]:
         return {f"{row.kind} {row.id}": row.stripe_customer_id for row in rows}
 
 
-def test_customers_are_created_once_for_everybody_who_pays_by_card(world: World, terminal: Terminal) -> None:
+def test_customers_are_created_once_for_accounts_that_pay_by_card(world: World, terminal: Terminal) -> None:
     with world.engine.begin() as connection:
         for number in range(20):
             add_account(connection, f"A-{number}", kind="bank_transfer" if number % 5 == 0 else "card")
@@ -70,7 +70,7 @@ def test_customers_are_created_once_for_everybody_who_pays_by_card(world: World,
     assert all((snapshot.idempotency_key or "").startswith("duecourse-customer-") for snapshot in posts)
 
 
-def test_a_customer_whose_id_was_lost_is_found_again_by_its_key(world: World, terminal: Terminal) -> None:
+def test_lost_customer_id_is_recovered_by_the_idempotency_key(world: World, terminal: Terminal) -> None:
     with world.engine.begin() as connection:
         add_account(connection, "A-1")
     terminal("customers", "create", "--coverage", "global")
@@ -81,7 +81,7 @@ def test_a_customer_whose_id_was_lost_is_found_again_by_its_key(world: World, te
     assert customers(world) == before
 
 
-def test_a_processor_that_is_away_is_given_up_on_and_nothing_is_lost(
+def test_customer_creation_stops_after_repeated_errors(
     world: World, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with world.engine.begin() as connection:
@@ -90,7 +90,7 @@ def test_a_processor_that_is_away_is_given_up_on_and_nothing_is_lost(
     terminal.set(STRIPE_API_BASE="http://127.0.0.1:1")
     result = terminal("customers", "create", "--coverage", "global", "--threads", "4")
     assert result.exit_code == 1
-    assert "run it again" in result.stderr
+    assert "Run the command again" in result.stderr
     assert set(customers(world).values()) == {None}
     terminal.set(STRIPE_API_BASE=world.simulator.url)
     assert "60 customers created" in terminal("customers", "create", "--coverage", "global").stdout
@@ -105,7 +105,7 @@ def problems(terminal: Terminal) -> dict[str, str]:
     return {name: one["says"] for name, one in findings(terminal).items() if one["verdict"] == "problem"}
 
 
-def test_the_doctor_of_an_empty_folder_says_what_to_set(bare: Terminal) -> None:
+def test_doctor_names_missing_settings(bare: Terminal) -> None:
     found = problems(bare)
     assert set(found) == {"DATABASE_URL", "REDIS_URL", "STRIPE_API_KEYS", "STRIPE_WEBHOOK_SECRETS", "billing.toml"}
     result = bare("doctor")
@@ -113,7 +113,7 @@ def test_the_doctor_of_an_empty_folder_says_what_to_set(bare: Terminal) -> None:
     assert "start `duecourse up`" in result.stdout
 
 
-def test_the_doctor_looks_at_every_part(world: World, terminal: Terminal, database_url: str) -> None:
+def test_doctor_checks_every_part(world: World, terminal: Terminal, database_url: str) -> None:
     found = problems(terminal)
     assert set(found) - {"durability", "Redis AOF"} == {"scheduler", "workers"}  # tests' servers forgo durability
     leader = Leadership(database_url)
@@ -126,7 +126,7 @@ def test_the_doctor_looks_at_every_part(world: World, terminal: Terminal, databa
     assert snapshot["machine clocks"]["verdict"] == "ok"
 
 
-def test_only_a_heartbeat_that_moves_is_a_worker(
+def test_doctor_counts_only_moving_heartbeats_as_workers(
     terminal: Terminal, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with redis.Redis.from_url(redis_url) as client:
@@ -138,7 +138,7 @@ def test_only_a_heartbeat_that_moves_is_a_worker(
         assert findings(terminal)["workers"]["says"] == "1 poll the queues"
 
 
-def test_the_doctor_never_prints_a_secret(world: World, terminal: Terminal) -> None:
+def test_doctor_never_prints_a_secret(world: World, terminal: Terminal) -> None:
     terminal.set(STRIPE_API_KEYS='{"global": "sk_test_51SECRET", "mars": "sk_test_51SECRET"}')
     result = terminal("doctor")
     for secret in ("51SECRET", "whsec_secret"):
@@ -163,21 +163,19 @@ def test_the_doctor_never_prints_a_secret(world: World, terminal: Terminal) -> N
         ("STRIPE_API_KEYS", '{"global": "sk_live_1"}', "settings", "refused with a live Stripe key"),
     ],
 )
-def test_the_doctor_names_each_trouble(
-    terminal: Terminal, variable: str, value: str, subject: str, says: str
-) -> None:
+def test_doctor_names_each_problem(terminal: Terminal, variable: str, value: str, subject: str, says: str) -> None:
     terminal.set(**{variable: value})
     assert says in problems(terminal)[subject]
 
 
-def test_a_live_key_is_not_sent_to_another_host(terminal: Terminal, world: World) -> None:
+def test_live_key_is_not_sent_to_another_host(terminal: Terminal, world: World) -> None:
     terminal.set(STRIPE_API_KEYS='{"global": "sk_live_1", "japan": "sk_live_1"}', DUECOURSE_CLOCK="system")
     before = len(world.simulator.requests("account"))
     assert "another host than Stripe's" in problems(terminal)["Stripe, global"]
     assert len(world.simulator.requests("account")) == before
 
 
-def test_an_unmigrated_database_and_a_clock_never_set_are_named(
+def test_doctor_names_an_unmigrated_database_and_an_unset_clock(
     world: World, terminal: Terminal, tmp_path: Path
 ) -> None:
     with world.engine.begin() as connection:

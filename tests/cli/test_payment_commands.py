@@ -53,7 +53,7 @@ def lose_answers(world: World) -> None:
     gateway.confirm_payment_intent = confirm_in_vain
 
 
-def test_a_decline_is_explained_with_every_code_and_what_comes_next(world: World, terminal: Terminal) -> None:
+def test_show_explains_a_decline_with_codes_and_next_step(world: World, terminal: Terminal) -> None:
     account = world.account("J-1", "japan")
     world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     payment = world.owes(account, 500)
@@ -80,7 +80,7 @@ def last4(world: World) -> str:
         return str(connection.scalar(text("SELECT last4 FROM cards")))
 
 
-def test_an_attempt_not_made_is_explained_with_its_reason(world: World, terminal: Terminal) -> None:
+def test_show_explains_a_skipped_attempt(world: World, terminal: Terminal) -> None:
     payment = world.owes(world.account("A-1"))
     world.charge(payment)
     told = shown(terminal, payment)
@@ -89,7 +89,7 @@ def test_an_attempt_not_made_is_explained_with_its_reason(world: World, terminal
     assert "Owner: customer" in told
 
 
-def test_what_comes_next_names_the_network_budgets_end(world: World, terminal: Terminal) -> None:
+def test_next_step_names_the_end_of_the_network_budget(world: World, terminal: Terminal) -> None:
     card = world.simulator.make_card(
         "global", AlwaysDeclines(decline_code="insufficient_funds"), brand="mastercard"
     )
@@ -103,7 +103,7 @@ def test_what_comes_next_names_the_network_budgets_end(world: World, terminal: T
     assert "the network allows 10" in told
 
 
-def test_an_unknown_attempt_says_that_it_is_looked_up(world: World, terminal: Terminal) -> None:
+def test_show_says_that_an_unknown_attempt_is_looked_up(world: World, terminal: Terminal) -> None:
     account = world.account("A-1")
     world.card_of(account)
     payment = world.owes(account)
@@ -114,7 +114,7 @@ def test_an_unknown_attempt_says_that_it_is_looked_up(world: World, terminal: Te
     assert "Attempt 1 → unknown" in told
 
 
-def test_a_settled_attempt_tells_both_what_was_and_what_is_known(world: World, terminal: Terminal) -> None:
+def test_show_lists_both_results_of_a_settled_attempt(world: World, terminal: Terminal) -> None:
     account = world.account("A-1")
     world.card_of(account)
     payment = world.owes(account)
@@ -129,7 +129,7 @@ def test_a_settled_attempt_tells_both_what_was_and_what_is_known(world: World, t
     assert "None: paid 2026-11-01 09:00 UTC. It is never charged again." in told
 
 
-def test_a_payment_is_found_by_invoice_number_and_by_account(world: World, terminal: Terminal) -> None:
+def test_payment_is_found_by_invoice_number_and_by_account(world: World, terminal: Terminal) -> None:
     account = world.account("A-1")
     world.card_of(account)
     with world.engine.begin() as connection:
@@ -158,7 +158,9 @@ def test_show_as_json_is_the_same_explanation(world: World, terminal: Terminal) 
     assert told[0]["next_step"]["owner"] == "nobody"
 
 
-def test_a_charge_asks_first_and_a_no_changes_nothing(world: World, terminal: Terminal, redis_url: str) -> None:
+def test_charge_asks_for_confirmation_and_no_changes_nothing(
+    world: World, terminal: Terminal, redis_url: str
+) -> None:
     account = world.account("A-1")
     world.card_of(account)
     payment = world.owes(account, 29_85, next_attempt_at=world.clock.now() + timedelta(days=3))
@@ -169,9 +171,7 @@ def test_a_charge_asks_first_and_a_no_changes_nothing(world: World, terminal: Te
     assert messages(redis_url) == 0
 
 
-def test_a_charge_goes_the_machines_way_with_name_and_reason(
-    world: World, terminal: Terminal, redis_url: str
-) -> None:
+def test_charge_stores_actor_and_reason(world: World, terminal: Terminal, redis_url: str) -> None:
     account = world.account("A-1")
     world.card_of(account)
     payment = world.owes(account, 29_85, next_attempt_at=world.clock.now() + timedelta(days=3))
@@ -195,7 +195,7 @@ def refusal(terminal: Terminal, payment: UUID) -> str:
     return " ".join(result.stderr.split())
 
 
-def test_an_unknown_attempt_is_never_just_charged_again(world: World, terminal: Terminal, redis_url: str) -> None:
+def test_charge_is_refused_while_an_attempt_is_unknown(world: World, terminal: Terminal, redis_url: str) -> None:
     account = world.account("A-1")
     world.card_of(account)
     payment = world.owes(account)
@@ -209,7 +209,7 @@ def test_an_unknown_attempt_is_never_just_charged_again(world: World, terminal: 
     assert world.charged(payment) == [5_00]
 
 
-def test_what_is_paid_is_refused(world: World, terminal: Terminal) -> None:
+def test_charge_of_a_paid_payment_is_refused(world: World, terminal: Terminal) -> None:
     account = world.account("A-1")
     world.card_of(account)
     payment = world.owes(account)
@@ -218,7 +218,7 @@ def test_what_is_paid_is_refused(world: World, terminal: Terminal) -> None:
     assert world.payment(payment).state == "paid"
 
 
-def test_a_blocked_card_is_refused_and_the_refusal_is_in_the_trail(world: World, terminal: Terminal) -> None:
+def test_charge_of_a_blocked_card_is_refused_and_stored(world: World, terminal: Terminal) -> None:
     account = world.account("A-1")
     world.card_of(account, story=AlwaysDeclines(decline_code="stolen_card"))
     payment = world.owes(account)
@@ -228,7 +228,7 @@ def test_a_blocked_card_is_refused_and_the_refusal_is_in_the_trail(world: World,
     assert ": she called" in shown(terminal, payment)
 
 
-def test_a_used_up_budget_is_refused_and_says_when_it_is_free(world: World, terminal: Terminal) -> None:
+def test_charge_over_the_network_budget_is_refused_with_its_end(world: World, terminal: Terminal) -> None:
     card = world.simulator.make_card(
         "global", AlwaysDeclines(decline_code="insufficient_funds"), brand="mastercard"
     )
@@ -240,7 +240,7 @@ def test_a_used_up_budget_is_refused_and_says_when_it_is_free(world: World, term
     assert "it may be asked again from 2026-11-02 09:00 UTC on" in refusal(terminal, payment)
 
 
-def test_without_a_card_and_by_transfer_it_is_refused(world: World, terminal: Terminal) -> None:
+def test_charge_without_a_card_or_by_transfer_is_refused(world: World, terminal: Terminal) -> None:
     assert "no card is registered" in refusal(terminal, world.owes(world.account("A-1")))
     by_transfer = world.account("A-2", kind="bank_transfer")
     assert "pays by bank transfer" in refusal(terminal, world.owes(by_transfer))
@@ -253,7 +253,7 @@ def test_without_a_card_and_by_transfer_it_is_refused(world: World, terminal: Te
         (NeedsAuthentication(), "the bank asked for the customer's confirmation"),
     ],
 )
-def test_a_hopeless_charge_is_warned_of_but_a_persons_to_decide(
+def test_charge_that_will_likely_decline_warns_but_proceeds(
     world: World, terminal: Terminal, story: Any, warning: str
 ) -> None:
     account = world.account("A-1")
@@ -266,13 +266,13 @@ def test_a_hopeless_charge_is_warned_of_but_a_persons_to_decide(
     assert world.payment(payment).state == "due"
 
 
-def test_a_reason_is_needed(world: World, terminal: Terminal) -> None:
+def test_reason_is_required(world: World, terminal: Terminal) -> None:
     payment = world.owes(world.account("A-1"))
     assert terminal("payment", "charge", str(payment)).exit_code == 2
-    assert "say why" in terminal("payment", "charge", str(payment), "--reason", " ").stderr
+    assert "a reason is required" in terminal("payment", "charge", str(payment), "--reason", " ").stderr
 
 
-def test_wait_shows_what_became_of_it(world: World, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_shows_the_outcome(world: World, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     account = world.account("A-1")
     world.card_of(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
     payment = world.owes(account)
@@ -284,7 +284,7 @@ def test_wait_shows_what_became_of_it(world: World, terminal: Terminal, monkeypa
     assert world.charged(payment) == [5_00]
 
 
-def test_attempts_in_doubt_are_listed_and_looked_up(world: World, terminal: Terminal) -> None:
+def test_unknown_attempts_are_listed_and_looked_up(world: World, terminal: Terminal) -> None:
     assert "No unknown attempts" in terminal("attempts", "unknown").stdout
     account = world.account("A-77")
     world.card_of(account)
@@ -318,5 +318,5 @@ def test_attempts_in_doubt_are_listed_and_looked_up(world: World, terminal: Term
         (timedelta(days=2), "2 d"),
     ],
 )
-def test_ages_are_read_at_a_glance(age: timedelta, shown_as: str) -> None:
+def test_ages_show_their_two_largest_units(age: timedelta, shown_as: str) -> None:
     assert show_age(age) == shown_as

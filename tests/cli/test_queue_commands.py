@@ -28,7 +28,7 @@ def paused(world: World) -> list[str]:
         return list(connection.scalars(select(queue_pauses.c.queue)))
 
 
-def test_a_lane_is_paused_and_resumed_by_name_and_with_a_reason(world: World, terminal: Terminal) -> None:
+def test_queue_is_paused_and_resumed_with_a_reason(world: World, terminal: Terminal) -> None:
     result = queues("pause", "batch", "--reason", "issuer is away")
     assert result.exit_code == 0, result.output
     assert "batch is paused" in result.stdout
@@ -60,7 +60,7 @@ def test_a_lane_is_paused_and_resumed_by_name_and_with_a_reason(world: World, te
     ("words", "says"),
     [(("pause", "mail", "--reason", "x"), "no lane 'mail'"), (("pause", "batch", "--reason", " "), "is empty")],
 )
-def test_an_unknown_lane_and_an_empty_reason_are_refused(
+def test_unknown_queue_and_empty_reason_are_rejected(
     world: World, terminal: Terminal, words: tuple[str, ...], says: str
 ) -> None:
     result = queues(*words)
@@ -69,7 +69,7 @@ def test_an_unknown_lane_and_an_empty_reason_are_refused(
     assert paused(world) == []
 
 
-def test_with_redis_away_the_rows_are_listed_all_the_same(world: World, terminal: Terminal) -> None:
+def test_queues_are_listed_while_redis_is_down(world: World, terminal: Terminal) -> None:
     terminal.set(REDIS_URL="redis://127.0.0.1:1/0")
     result = queues("list")
     assert result.exit_code == 0
@@ -77,11 +77,11 @@ def test_with_redis_away_the_rows_are_listed_all_the_same(world: World, terminal
     assert "settlement" in result.stdout
 
 
-def test_the_doctor_names_paused_lanes_and_living_processes(world: World, terminal: Terminal) -> None:
-    queues("pause", "night", "--reason", "the books are being mended")
+def test_doctor_reports_paused_queues_and_heartbeats(world: World, terminal: Terminal) -> None:
+    queues("pause", "reconciliation", "--reason", "records are being fixed")
     for kind in (WEB, WORKER, WORKER):
         Heartbeats(lambda: world.engine, kind).beat()
     told: Any = terminal.json("doctor")
     says = {finding["subject"]: finding["says"] for finding in told["findings"]}
     assert says["processes"] == "1 web, 2 worker"
-    assert "the books are being mended" in says["lane night"]
+    assert "records are being fixed" in says["queue reconciliation"]

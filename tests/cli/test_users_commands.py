@@ -22,7 +22,7 @@ def giving(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return terminal
 
 
-def test_the_first_admin_is_added_and_the_password_is_kept_as_a_hash_only(world: World, giving: Terminal) -> None:
+def test_first_admin_is_added_with_a_hashed_password(world: World, giving: Terminal) -> None:
     result = giving("users", "add", "Ada", "--role", "admin")
     assert (result.exit_code, result.stdout) == (0, "ada may sign in as admin\n")
     with world.engine.connect() as connection:
@@ -31,13 +31,13 @@ def test_the_first_admin_is_added_and_the_password_is_kept_as_a_hash_only(world:
         assert row.role == "admin"
         assert row.password_hash.startswith("$argon2id$")
         assert is_password(PASSWORD, row.password_hash)
-        booked = connection.execute(text("SELECT action, subject, actor FROM audit_log")).one()
-        assert (booked.action, booked.subject) == ("person.add", "ada")
-        assert booked.actor.startswith("operator:")
+        entry = connection.execute(text("SELECT action, subject, actor FROM audit_log")).one()
+        assert (entry.action, entry.subject) == ("person.add", "ada")
+        assert entry.actor.startswith("operator:")
     assert PASSWORD not in result.output
 
 
-def test_a_name_is_given_once_and_a_bad_password_adds_nobody(
+def test_duplicate_name_and_bad_password_are_rejected(
     world: World, giving: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert giving("users", "add", "ada").exit_code == 0
@@ -53,12 +53,12 @@ def test_a_name_is_given_once_and_a_bad_password_adds_nobody(
         assert find_user(connection, "otto") is None
 
 
-def test_a_name_that_could_be_markup_or_a_path_is_refused(giving: Terminal) -> None:
+def test_name_that_could_be_markup_or_a_path_is_rejected(giving: Terminal) -> None:
     for name in ("<b>ada</b>", "../ada", "ada smith", "", "a" * 65, "Ädà"):
         assert giving("users", "add", name).exit_code == 1
 
 
-def test_locking_and_a_new_password_end_every_session(world: World, giving: Terminal) -> None:
+def test_lock_and_new_password_end_all_sessions(world: World, giving: Terminal) -> None:
     giving("users", "add", "ada")
 
     def signed_in() -> str:
@@ -78,21 +78,21 @@ def test_locking_and_a_new_password_end_every_session(world: World, giving: Term
     second = signed_in()
     assert giving("users", "lock", "ada").exit_code == 0
     assert not holds(second)
-    assert not holds(signed_in()), "whoever is locked out has no session"
+    assert not holds(signed_in()), "a locked user has no session"
     assert giving("users", "lock", "ada", "--undo").exit_code == 0
     assert holds(signed_in())
 
 
-def test_nobody_to_change_and_nobody_to_ask_are_said(terminal: Terminal, giving: Terminal) -> None:
+def test_unknown_user_and_empty_list_are_reported(terminal: Terminal, giving: Terminal) -> None:
     unknown = giving("users", "lock", "nobody")
     assert unknown.exit_code == 1
-    assert "there is no 'nobody'" in unknown.stderr
+    assert "there is no user 'nobody'" in unknown.stderr
     assert "Add the first admin" in giving("users", "list").stdout
     giving("users", "add", "ada", "--by-proxy")
     assert "ada" in giving("users", "list").stdout
 
 
-def test_without_a_terminal_it_says_where_the_password_goes(terminal: Terminal, tmp_path: Path) -> None:
+def test_without_a_terminal_the_password_variable_is_named(terminal: Terminal, tmp_path: Path) -> None:
     result = terminal("users", "add", "ada")
     assert result.exit_code == 2
     assert PASSWORD_VARIABLE in result.stderr

@@ -12,7 +12,7 @@ HEADER = "account,coverage,payment_method,name,email,stripe_customer\n"
 ANNA = HEADER + "A-1,global,card,Anna,anna@example.com,cus_1\nA-1,japan,bank_transfer,Anna,anna@example.com,\n"
 
 
-def test_an_account_in_two_coverages_is_one_account_with_two_ways_to_pay(desk: Desk) -> None:
+def test_account_in_two_coverages_has_two_payment_settings(desk: Desk) -> None:
     assert desk.accounts(ANNA).code == 0
     in_dollars, in_yen = desk.settings("A-1", "global"), desk.settings("A-1", "japan")
     assert in_dollars.account_id == in_yen.account_id
@@ -84,7 +84,7 @@ def test_a_stripe_customer_may_change_until_cards_are_registered_with_it(desk: D
     assert desk.settings("A-1").stripe_customer_id == "cus_2"
 
 
-def test_two_accounts_can_not_share_a_stripe_customer(desk: Desk) -> None:
+def test_two_accounts_cannot_share_a_stripe_customer(desk: Desk) -> None:
     desk.accounts(ANNA)
     told = desk.accounts(HEADER + "B-1,global,card,B,,cus_1\nC-1,global,card,C,,cus_9\nD-1,global,card,D,,cus_9\n")
     assert told.problems == [
@@ -93,7 +93,7 @@ def test_two_accounts_can_not_share_a_stripe_customer(desk: Desk) -> None:
     ]
 
 
-def test_bad_cells_of_accounts_are_all_named(desk: Desk) -> None:
+def test_all_bad_cells_of_accounts_are_reported(desk: Desk) -> None:
     told = desk.accounts(
         "account,coverage,payment_method,name,email,country,language\n"
         "A-1,global,card,Anna,a@example.com,JP,ja\n"
@@ -121,7 +121,7 @@ def test_bad_cells_of_accounts_are_all_named(desk: Desk) -> None:
     ]
 
 
-def test_with_one_coverage_in_the_policy_nobody_need_name_it(desk: Desk) -> None:
+def test_coverage_defaults_to_the_only_one_of_the_policy(desk: Desk) -> None:
     billing = desk.write(
         '[coverages.only]\ncurrency = "EUR"\ntime_zone = "UTC"\ninvoice_prefix = "E"\nminimum_charge = "0.50"\n',
         "billing.toml",

@@ -111,7 +111,7 @@ HEADER = "id,account,coverage,amount,description,date,currency"
         ('F,A-1,global,1,"a,,', "line 3: 'F,A-1,global,1,\"a,,' has a quote that is never closed"),
     ],
 )
-def test_a_bad_row_is_named_and_keeps_the_whole_file_out(stocked: Desk, row: str, problem: str) -> None:
+def test_bad_row_is_reported_and_rejects_the_whole_file(stocked: Desk, row: str, problem: str) -> None:
     before = stocked.everything()
     told = stocked.fees(f"{HEADER}\nOK,A-1,global,1.00,fine,2026-10-31,USD\n{row}\n")
     assert told.problems == [problem]
@@ -135,12 +135,12 @@ def test_bytes_of_another_encoding_are_found_by_line_and_byte(stocked: Desk) -> 
     assert stocked.fee_rows()["F"][2] == "café"
 
 
-def test_a_wrong_byte_counts_even_in_a_column_that_nobody_asked_for(stocked: Desk) -> None:
+def test_undecodable_byte_in_an_unused_column_is_reported(stocked: Desk) -> None:
     told = stocked.fees(b"account,coverage,amount,note\nA-1,global,1,\xe9\n")
     assert told.problems[0].startswith("line 2, note: '�' is not utf-8: byte 0xe9 on line 2, byte 43 of the file")
 
 
-def test_japanese_files_come_in(stocked: Desk) -> None:
+def test_japanese_encoding_is_imported(stocked: Desk) -> None:
     told = stocked.fees(
         "account,coverage,amount,description\nA-1,japan,100,ソ表\n".encode("cp932"), "--encoding", "cp932"
     )
@@ -148,12 +148,12 @@ def test_japanese_files_come_in(stocked: Desk) -> None:
     assert stocked.fee_rows()["2026-10:A-1"][2] == "ソ表"  # both hold a byte that is a backslash in ASCII
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_no_trouble(stocked: Desk) -> None:
+def test_byte_order_mark_and_windows_line_ends_are_accepted(stocked: Desk) -> None:
     told = stocked.fees(b"\xef\xbb\xbfaccount,coverage,amount\r\nA-1,global,1\r\n\r\n", "--encoding", "cp1252")
     assert (told.code, "1 row · new 1" in told.text) == (0, True)
 
 
-def test_all_bad_cells_of_all_rows_are_told(stocked: Desk) -> None:
+def test_all_bad_cells_of_all_rows_are_reported(stocked: Desk) -> None:
     told = stocked.fees(f"{HEADER}\n,NOBODY,nowhere,-1,,yesterday,XXX\nF,NOBODY,global,x,,,\n")
     assert [problem.split(":")[0] for problem in told.problems] == [
         "line 2, id",
@@ -187,7 +187,7 @@ def test_the_screen_shows_fifty_problems_and_the_rejects_file_all(stocked: Desk)
     assert len(list(csv.DictReader(io.StringIO(stocked.rejects())))) == 60
 
 
-def test_with_keep_good_the_good_rows_go_in_and_the_bad_ones_into_a_file(stocked: Desk) -> None:
+def test_keep_good_imports_good_rows_and_writes_the_bad_ones_to_a_file(stocked: Desk) -> None:
     told = stocked.fees(
         f"{HEADER}\nF1,A-1,global,1,,,\nF2,NOBODY,global,-2,,,\nF3,A-1\nF4,A-1,global,4,,,\n", "--keep-good"
     )
@@ -201,11 +201,11 @@ def test_with_keep_good_the_good_rows_go_in_and_the_bad_ones_into_a_file(stocked
     assert (second["line"], second["column"], second["value"]) == ("4", "", "F3,A-1")
 
 
-def test_with_keep_good_and_no_good_row_the_command_does_not_say_success(stocked: Desk) -> None:
+def test_keep_good_without_a_good_row_exits_1(stocked: Desk) -> None:
     assert stocked.fees(f"{HEADER}\nF1,NOBODY,global,1,,,\n", "--keep-good").code == 1
 
 
-def test_what_a_spreadsheet_would_run_is_text_in_the_rejects_file(stocked: Desk) -> None:
+def test_formulas_are_text_in_the_rejects_file(stocked: Desk) -> None:
     cells = ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "'=1", "＝1", "'quoted'"]
     rows = "".join(f'F{number},NOBODY,global,1,"{cell}",,\n' for number, cell in enumerate(cells))
     stocked.fees(f"{HEADER}\n{rows}")
@@ -213,22 +213,22 @@ def test_what_a_spreadsheet_would_run_is_text_in_the_rejects_file(stocked: Desk)
     assert written == ["'=1+1", "'+1", "'-1", "'@SUM(1)", "'\t=1", "''=1", "'＝1", "'quoted'"]
 
 
-def test_a_mended_rejects_file_comes_in_with_the_same_command(stocked: Desk) -> None:
+def test_corrected_rejects_file_is_imported_with_the_same_command(stocked: Desk) -> None:
     stocked.fees(f"{HEADER}\n=F,NOBODY,global,5,+x,,\n".encode("cp932"), "--encoding", "cp932")
-    mended = stocked.write(stocked.rejects().replace("NOBODY", "A-1").encode("utf-8-sig"), "mended.csv")
-    told = stocked.run("fees", mended, "--period", "2026-10", "--encoding", "cp932")
+    corrected = stocked.write(stocked.rejects().replace("NOBODY", "A-1").encode("utf-8-sig"), "corrected.csv")
+    told = stocked.run("fees", corrected, "--period", "2026-10", "--encoding", "cp932")
     assert told.code == 0
     assert stocked.fee_rows()["=F"][:3] == ("A-1", 500, "+x")
 
 
-def test_a_duplicate_that_comes_back_unmended_does_not_replace_the_first(stocked: Desk) -> None:
+def test_uncorrected_duplicate_of_a_rejects_file_is_rejected_again(stocked: Desk) -> None:
     stocked.fees(f"{HEADER}\nF1,A-1,global,10,,,\nF1,A-1,global,11,,,\n", "--keep-good")
     rejects = stocked.write(stocked.rejects(), "again.csv")
     told = stocked.run("fees", rejects, "--period", "2026-10")
     assert told.problems[0].startswith("line 2, id: 'F1' was a duplicate and still is")
     assert stocked.fee_rows()["F1"][1] == 1000
-    mended = stocked.write(rejects.read_text().replace("\nF1,", "\nF2,"), "mended.csv")
-    assert stocked.run("fees", mended, "--period", "2026-10").code == 0
+    corrected = stocked.write(rejects.read_text().replace("\nF1,", "\nF2,"), "corrected.csv")
+    assert stocked.run("fees", corrected, "--period", "2026-10").code == 0
     assert stocked.fee_rows()["F2"][1] == 1100
 
 

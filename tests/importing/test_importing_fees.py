@@ -21,7 +21,7 @@ LET_THE_IMPORT_NOTICE = text(
 )
 
 
-def test_fees_come_in_as_minor_units_of_their_coverage(stocked: Desk) -> None:
+def test_fees_are_stored_in_minor_units_of_their_coverage(stocked: Desk) -> None:
     told = stocked.fees(TWO_FEES)
     assert told.code == 0
     assert stocked.fee_rows() == {
@@ -77,7 +77,7 @@ def test_a_fee_on_an_invoice_is_unchanged_when_it_comes_again(stocked: Desk) -> 
     assert "unchanged 2" in told.text
 
 
-def test_a_fee_that_month_start_takes_while_we_import_is_not_changed_behind_its_back(stocked: Desk) -> None:
+def test_fee_that_month_start_invoices_during_an_import_is_not_changed(stocked: Desk) -> None:
     """Month start holds the row; the import waits for it, looks again, and finds the fee issued."""
     stocked.fees(TWO_FEES)
     path = stocked.write(TWO_FEES.replace("29.85", "30.00"))
@@ -91,7 +91,7 @@ def test_a_fee_that_month_start_takes_while_we_import_is_not_changed_behind_its_
     assert stocked.fee_rows()["F-1"][1] == 2985
 
 
-def test_two_imports_of_one_file_at_once_bring_each_fee_in_once(stocked: Desk) -> None:
+def test_two_concurrent_imports_of_one_file_store_each_fee_once(stocked: Desk) -> None:
     path = stocked.write(TWO_FEES)
     with stocked.engine.begin() as other:
         other.execute(text("LOCK TABLE fees IN SHARE MODE"))  # one gets as far as writing, the other waits for it
@@ -115,7 +115,7 @@ def test_an_import_killed_while_it_writes_leaves_nothing_and_can_run_again(stock
     assert "new 2" in stocked.run("fees", path, "--period", "2026-10").text
 
 
-def test_a_deadlock_with_somebody_else_is_settled_by_starting_again(stocked: Desk) -> None:
+def test_deadlock_is_resolved_by_repeating_the_transaction(stocked: Desk) -> None:
     """We hold F-1 and want F-2, the other way round: PostgreSQL ends one of the two, and both changes come in."""
     stocked.fees(TWO_FEES)
     path = stocked.write(TWO_FEES.replace("29.85", "30.00").replace("1200", "1300"))
@@ -167,7 +167,7 @@ def test_an_import_writes_one_event_with_its_counts(stocked: Desk) -> None:
     assert data["sums"] == {"global": {"rows": 1, "amount_minor": 2985}, "japan": {"rows": 1, "amount_minor": 1200}}
 
 
-def test_a_dry_run_tells_everything_and_writes_nothing(stocked: Desk) -> None:
+def test_dry_run_reports_everything_and_writes_nothing(stocked: Desk) -> None:
     before = stocked.everything()
     told = stocked.fees(TWO_FEES, "--dry-run")
     assert told.code == 0
@@ -176,7 +176,7 @@ def test_a_dry_run_tells_everything_and_writes_nothing(stocked: Desk) -> None:
     assert stocked.everything() == before
 
 
-def test_an_amount_carried_forward_can_not_be_overwritten_by_a_file(stocked: Desk) -> None:
+def test_amount_carried_forward_cannot_be_overwritten(stocked: Desk) -> None:
     stocked.fees(TWO_FEES)
     with stocked.engine.begin() as connection:
         connection.execute(
@@ -186,7 +186,7 @@ def test_an_amount_carried_forward_can_not_be_overwritten_by_a_file(stocked: Des
     assert told.problems == ["line 2, id: 'F-1' is the id of an amount that we carried forward; take another"]
 
 
-def test_fees_of_a_far_month_come_in_with_a_question(stocked: Desk) -> None:
+def test_fees_of_a_distant_month_are_imported_with_a_note(stocked: Desk) -> None:
     told = stocked.fees("account,coverage,amount\nA-1,global,10\n", period="2062-10")
     assert told.code == 0
     assert "Note: 1 fees are of months up to 2062-10 and wait until then; is the year right?" in told.text

@@ -83,9 +83,7 @@ FEES = "account,coverage,amount\nA-1,global,1\n"
         ),
     ],
 )
-def test_a_wrong_command_says_what_to_do(
-    stocked: Desk, content: str | bytes, options: list[str], message: str
-) -> None:
+def test_wrong_option_is_explained(stocked: Desk, content: str | bytes, options: list[str], message: str) -> None:
     told = stocked.fees(content, *options)
     assert told.code == 2
     assert told.text == ""
@@ -93,17 +91,17 @@ def test_a_wrong_command_says_what_to_do(
     assert stocked.fee_rows() == {}
 
 
-def test_a_file_that_is_not_there_is_named(desk: Desk) -> None:
+def test_missing_file_is_reported(desk: Desk) -> None:
     told = desk.run("fees", "/nowhere.csv", "--period", "2026-10")
     assert (told.code, told.errors) == (2, "/nowhere.csv can't be read: No such file or directory\n")
 
 
-def test_a_month_that_is_none_is_refused(desk: Desk) -> None:
+def test_invalid_month_is_rejected(desk: Desk) -> None:
     told = desk.fees(FEES, period="2026-13")
     assert (told.code, told.errors) == (2, "--period: '2026-13' is not a period; write a month like 2026-10\n")
 
 
-def test_fees_without_any_month_ask_for_one(desk: Desk) -> None:
+def test_fees_without_a_month_are_rejected(desk: Desk) -> None:
     told = desk.fees(FEES, period=None)
     assert told.code == 2
     assert "or give one value for all rows with --period 2026-10" in told.errors
@@ -133,7 +131,7 @@ def test_an_empty_cell_can_be_given_a_value(stocked: Desk) -> None:
     assert told.code == 0
 
 
-def test_without_a_schema_the_answer_is_how_to_get_one(desk: Desk) -> None:
+def test_missing_schema_is_reported_with_the_command_to_create_it(desk: Desk) -> None:
     from sqlalchemy import text
 
     with desk.engine.begin() as connection:

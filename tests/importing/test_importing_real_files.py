@@ -20,7 +20,7 @@ METHODS = {
 
 
 @pytest.mark.skipif(not TELCO.exists(), reason=f"needs {TELCO}")
-def test_seven_thousand_subscribers_come_in_to_the_cent_and_once(desk: Desk, tmp_path: Path) -> None:
+def test_seven_thousand_subscribers_are_imported_exactly_and_once(desk: Desk, tmp_path: Path) -> None:
     values = [part for theirs, ours in METHODS.items() for part in ("--value", f"payment_method:{theirs}={ours}")]
     account = ["--columns", "account=customerID,payment_method=PaymentMethod", *values, "--set", "coverage=global"]
     fee = [

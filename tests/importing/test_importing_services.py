@@ -12,7 +12,7 @@ HEADER = "id,account,coverage,description,price,pricing,starts_on,ends_on,protec
 LINE = HEADER + "S-1,A-1,global,Line rental,10.00,monthly,2026-09-10,,yes\n"
 
 
-def test_services_come_in_and_the_same_file_changes_nothing(stocked: Desk) -> None:
+def test_importing_services_twice_changes_nothing(stocked: Desk) -> None:
     assert stocked.services(LINE).code == 0
     row = stocked.service("S-1")
     assert (row.price_minor, row.pricing, row.currency, row.is_protected) == (1000, "monthly", "USD", True)
@@ -70,7 +70,7 @@ def test_a_service_that_is_not_invoiced_yet_may_change_in_everything(stocked: De
         ),
     ],
 )
-def test_what_an_issued_line_was_computed_from_stays(stocked: Desk, row: str, problem: str) -> None:
+def test_values_behind_an_issued_line_cannot_change(stocked: Desk, row: str, problem: str) -> None:
     stocked.services(LINE)
     invoice_two_months(stocked)
     before = stocked.everything()
@@ -89,7 +89,7 @@ def test_an_invoiced_service_may_still_end_and_be_renamed(stocked: Desk, ends_on
     assert stocked.services(LINE).code == 0  # and go on after all: no invoiced day is touched
 
 
-def test_a_service_that_ended_within_an_invoiced_month_can_not_be_revived(stocked: Desk) -> None:
+def test_service_that_ended_within_an_invoiced_month_cannot_continue(stocked: Desk) -> None:
     ended = LINE.replace("2026-09-10,", "2026-09-10,2026-10-15")
     stocked.services(ended)
     invoice_two_months(stocked)
@@ -103,7 +103,7 @@ def test_a_service_that_ended_within_an_invoiced_month_can_not_be_revived(stocke
     assert stocked.services(ended.replace("Line rental", "Line")).code == 0
 
 
-def test_a_price_that_month_start_is_using_at_this_moment_is_not_changed(stocked: Desk) -> None:
+def test_price_that_month_start_uses_during_an_import_is_not_changed(stocked: Desk) -> None:
     """Month start holds the account's settings; the import waits for it, looks again, and finds the line issued."""
     stocked.services(LINE)
     path = stocked.write(LINE.replace("10.00", "12.00"))
@@ -118,7 +118,7 @@ def test_a_price_that_month_start_is_using_at_this_moment_is_not_changed(stocked
     assert stocked.service("S-1").price_minor == 1000
 
 
-def test_a_voided_invoice_binds_nobody(stocked: Desk) -> None:
+def test_voided_invoice_allows_changes(stocked: Desk) -> None:
     stocked.services(LINE)
     invoice_two_months(stocked)
     with stocked.engine.begin() as connection:
@@ -126,7 +126,7 @@ def test_a_voided_invoice_binds_nobody(stocked: Desk) -> None:
     assert stocked.services(LINE.replace("10.00", "12.00")).code == 0
 
 
-def test_a_service_that_comes_after_its_month_was_invoiced_is_pointed_out(stocked: Desk) -> None:
+def test_service_imported_after_its_month_was_invoiced_is_noted(stocked: Desk) -> None:
     stocked.services(LINE)
     invoice_two_months(stocked)
     told = stocked.services(HEADER + "S-2,A-1,global,Late,5,monthly,2026-10-20,,no\n")
@@ -136,7 +136,7 @@ def test_a_service_that_comes_after_its_month_was_invoiced_is_pointed_out(stocke
     assert "Note" not in on_time.text
 
 
-def test_bad_cells_of_services_are_all_named(stocked: Desk) -> None:
+def test_all_bad_cells_of_services_are_reported(stocked: Desk) -> None:
     told = stocked.services(
         HEADER
         + "S-1,A-1,global,,10.001,weekly,2026-10-05,2026-10-04,maybe\n"

@@ -56,7 +56,7 @@ def test_reconcile_says_that_the_books_agree(night: Night, terminal: Terminal) -
     night.pays()
     result = reconcile(terminal)
     assert result.exit_code == 0, result.output
-    assert "Our books and the processor's agree." in result.stdout
+    assert "Our records and the processor's charges agree." in result.stdout
     (japan,) = terminal.json("reconcile", "--from", "2026-11-01", "--to", "2026-11-01", "--coverage", "japan")
     assert (japan["coverage"], japan["is_clean"], japan["unfinished"]) == ("japan", True, None)
 
