@@ -191,7 +191,7 @@ class RunningCompany(Company):
         return found
 
     def assert_each_paid_once(self, period: Period, count: int, unpaid: int = 0) -> None:
-        """Compare the month with the processor's book, to the cent; then let the audit compare everything."""
+        """Compare the month with the processor's ledger, to the cent; then run every check of verify."""
         payments, charges = self.payments(period), self.charges()
         assert len(payments) == count
         paid = [payment for payment in payments if payment.state == "paid"]

@@ -78,10 +78,10 @@ def test_a_worker_is_killed_between_two_chunks_of_a_bulk_action(company: Running
         company.duecourse("queues", "resume", "batch", "--reason", "it is back")
         company.wait_for_no_pending_work()
         company.assert_each_paid_once(period, len(names))
-        book = company.rows("SELECT * FROM audit_log WHERE subject = :id ORDER BY id", id=bulk_id)
-        assert [(line.action, line.actor, line.reason, line.outcome) for line in book] == [
+        audit_log = company.rows("SELECT * FROM audit_log WHERE subject = :id ORDER BY id", id=bulk_id)
+        assert [(line.action, line.actor, line.reason, line.outcome) for line in audit_log] == [
             ("bulk.start", "operator:anna", REASON, "started"),
             ("bulk.finish", "operator:anna", REASON, "finished"),
         ]
-        assert book[-1].result["done"] == len(names)
+        assert audit_log[-1].result["done"] == len(names)
         assert f"{len(names)} of {len(names)}" in " ".join(anna.get(f"/bulk/{bulk_id}").text.split())
