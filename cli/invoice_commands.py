@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, func, select
 from cli.console import complain, operator, plain_errors
 from cli.environment import connect_settings
 from shared.db.billing_events import Cause
+from shared.db.rows import RunRow, read_all
 from shared.db.session import in_transaction
 from shared.db.tables.accounts import payment_settings
 from shared.db.tables.system import runs
@@ -28,7 +29,7 @@ from shared.invoicing.bills import MEANING, SkipReason
 from shared.invoicing.counts import Counts
 from shared.invoicing.month import Month
 from shared.invoicing.preview import Preview, preview_month
-from shared.invoicing.runs import Requested, RunRow, request_run
+from shared.invoicing.runs import Requested, request_run
 from shared.messaging.jobs import GenerateInvoices
 from shared.runtime import Runtime, build_runtime
 from shared.scheduling.runs import reopen_run
@@ -176,9 +177,10 @@ def _watch(engine: Engine, requested: list[Requested], patience_s: float | None,
         snapshot, moved_at = None, time.monotonic()
         while True:
             with engine.connect() as connection:
-                rows = connection.execute(
+                found = connection.execute(
                     select(runs).where(runs.c.id.in_(is_new)).order_by(runs.c.period, runs.c.coverage)
-                ).all()
+                )
+                rows = read_all(RunRow, found)
             now_seen = [(row.state, row.counts) for row in rows]
             if now_seen != snapshot:
                 snapshot, moved_at = now_seen, time.monotonic()
@@ -319,5 +321,7 @@ def _skipped_table(preview: Preview) -> Table:
     return table
 
 
-def _shown(moment: datetime, month: Month) -> str:
+def _shown(moment: datetime | None, month: Month) -> str:
+    if moment is None:
+        return "an unknown time"
     return f"{moment.astimezone(month.coverage.zone):%Y-%m-%d %H:%M} {month.coverage.time_zone}"

@@ -16,6 +16,7 @@ from cli.console import clock_of, complain, operator, out, plain_errors
 from cli.environment import connect_settings
 from shared.clock import BusinessClock
 from shared.db.billing_events import Cause
+from shared.db.rows import RunRow, read_all
 from shared.db.session import in_transaction, make_engine
 from shared.db.tables.system import runs
 from shared.domain.schedule import RunKey
@@ -23,7 +24,7 @@ from shared.domain.states import RunState
 from shared.messaging.broker import Enqueue, make_broker, make_enqueue
 from shared.messaging.jobs import DAILY_RETRIES, job_of_run
 from shared.policy import Policy, load_policy
-from shared.scheduling.runs import RunError, RunRow, confirm_run, find_run, insert_run, requested_run
+from shared.scheduling.runs import RunError, confirm_run, find_run, insert_run, requested_run
 
 app = typer.Typer(name="runs", help="List runs, and confirm late ones.", no_args_is_help=True)
 retries_app = typer.Typer(name="retries", help="Request a daily retry run.", no_args_is_help=True)
@@ -65,7 +66,7 @@ def list_runs(
         for column, value in ((runs.c.job, job), (runs.c.coverage, coverage), (runs.c.state, state)):
             query = query if value is None else query.where(column == value)
         with tools.engine.connect() as connection:
-            found = connection.execute(query).all()
+            found = read_all(RunRow, connection.execute(query))
     if as_json:
         print(json.dumps([_as_json(run) for run in found], indent=1))
         return

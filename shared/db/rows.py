@@ -15,7 +15,7 @@ from datetime import date, datetime
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Result
+from sqlalchemy import Result, Row
 
 
 class AccountRow(NamedTuple):
@@ -205,3 +205,8 @@ def read_one_or_none(row_class: type[TableRow], result: Result[Any]) -> TableRow
 def read_all(row_class: type[TableRow], result: Result[Any]) -> list[TableRow]:
     """Return all rows."""
     return [row_class._make(row) for row in result]
+
+
+def read_first(row_class: type[TableRow], row: Row[Any]) -> TableRow:
+    """Return the part of a joined row that is the first table it selects."""
+    return row_class._make(row[: len(row_class._fields)])

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row
-
+from shared.db.rows import AttemptRow
 from shared.domain.declines import Decline, DeclineCategory, category_of_code, classify, facts
 from shared.domain.money import format_minor
 from shared.domain.states import AttemptState
@@ -100,7 +99,7 @@ def details_of_finding(details: Mapping[str, Any]) -> list[FindingDetail]:
     return found
 
 
-def describe_attempt(attempt: Row[Any]) -> str:
+def describe_attempt(attempt: AttemptRow) -> str:
     """Describe a payment attempt's outcome; for a decline, what its codes mean for this card."""
     state = AttemptState(attempt.state)
     if state is not AttemptState.DECLINED:

@@ -11,6 +11,16 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, select
 
+from shared.db.rows import (
+    AccountRow,
+    AttemptRow,
+    CardRow,
+    PaymentRow,
+    SettingsRow,
+    read_first,
+    read_one,
+    read_one_or_none,
+)
 from shared.db.tables.accounts import accounts, cards, payment_settings
 from shared.db.tables.invoices import invoices
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
@@ -188,10 +198,10 @@ def explain_payment(
     connection: Connection, policy: Policy, payment_id: UUID, now: datetime, machine_now: datetime
 ) -> Explanation:
     """Explain one payment at business time `now`; LookupError if there is none."""
-    payment = connection.execute(select(payments).where(payments.c.id == payment_id)).one_or_none()
+    payment = read_one_or_none(PaymentRow, connection.execute(select(payments).where(payments.c.id == payment_id)))
     if payment is None:
         raise LookupError(f"there is no payment {payment_id}")
-    account = connection.execute(select(accounts).where(accounts.c.id == payment.account_id)).one()
+    account = read_one(AccountRow, connection.execute(select(accounts).where(accounts.c.id == payment.account_id)))
     invoice = connection.execute(select(invoices).where(invoices.c.id == payment.invoice_id)).one_or_none()
     situation = _situation(connection, policy, payment, account.standing, now, machine_now)
     events = connection.execute(
@@ -227,12 +237,13 @@ def explain_payment(
 
 
 def _situation(
-    connection: Connection, policy: Policy, payment: Row[Any], standing: str, now: datetime, machine_now: datetime
+    connection: Connection, policy: Policy, payment: PaymentRow, standing: str, now: datetime, machine_now: datetime
 ) -> Situation:
-    settings = connection.execute(
-        select(payment_settings).where(payment_settings.c.id == payment.settings_id)
-    ).one()
-    card = connection.execute(select(cards).where(cards.c.id == settings.primary_card_id)).one_or_none()
+    found = connection.execute(select(payment_settings).where(payment_settings.c.id == payment.settings_id))
+    settings = read_one(SettingsRow, found)
+    card = read_one_or_none(
+        CardRow, connection.execute(select(cards).where(cards.c.id == settings.primary_card_id))
+    )
     block = None if card is None else find_block(connection, payment.coverage, card.fingerprint)
     return Situation(
         payment=payment,
@@ -247,7 +258,7 @@ def _situation(
     )
 
 
-def _card_summary(card: Row[Any] | None, block_reason: str | None = None) -> CardSummary | None:
+def _card_summary(card: CardRow | None, block_reason: str | None = None) -> CardSummary | None:
     if card is None:
         return None
     return CardSummary(
@@ -297,7 +308,7 @@ def _attempt(row: Row[Any], results: tuple[AttemptResult, ...]) -> Attempt:
         number=row.number,
         kind=row.kind,
         state=row.state,
-        meaning=describe_attempt(row),
+        meaning=describe_attempt(read_first(AttemptRow, row)),
         trigger=row.trigger,
         lane=row.lane,
         requested_by=row.requested_by,

@@ -7,12 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Row
-
-from shared.db.rows import AttemptRow
+from shared.db.rows import AttemptRow, CardRow, PaymentRow, SettingsRow
 from shared.domain.calendar import waits_for_operator
 from shared.domain.states import (
     CHARGEABLE,
@@ -55,10 +52,10 @@ class NextStep:
 class Situation:
     """Everything that decides the next step: rows as they are in the database, and both clocks."""
 
-    payment: Row[Any]
+    payment: PaymentRow
     standing: str
-    settings: Row[Any]
-    card: Row[Any] | None
+    settings: SettingsRow
+    card: CardRow | None
     block_reason: str | None
     open_attempt: AttemptRow | None
     policy: Policy
@@ -76,8 +73,9 @@ class Situation:
         )
 
     @property
-    def is_held(self) -> bool:
-        return is_held(self.payment.held_until, self.now)
+    def held_until(self) -> datetime | None:
+        """The end of a hold that is in force."""
+        return self.payment.held_until if is_held(self.payment.held_until, self.now) else None
 
 
 def show_instant(moment: datetime, zone: ZoneInfo) -> str:
@@ -100,11 +98,11 @@ def _step(situation: Situation) -> NextStep:
     """Check first what blocks everything else, then the state."""
     state = PaymentState(situation.payment.state)
     if state in UNPAID and situation.payment.pending_close_as is not None:
-        return _being_closed(situation)
+        return _being_closed(situation, situation.payment.pending_close_as)
     if situation.open_attempt is not None:
         return _open_attempt(situation, situation.open_attempt)
-    if state in UNPAID and situation.is_held:
-        return _held(situation)
+    if state in UNPAID and situation.held_until is not None:
+        return _held(situation, situation.held_until)
     if state in CHARGEABLE:
         return _chargeable(situation)
     return _BY_STATE[state](situation)
@@ -146,9 +144,9 @@ def _open_attempt(situation: Situation, attempt: AttemptRow) -> NextStep:
     )
 
 
-def _being_closed(situation: Situation) -> NextStep:
+def _being_closed(situation: Situation, close_as: str) -> NextStep:
     """An operator asked to close it: its PaymentIntent is canceled first; money that arrives before wins (I3)."""
-    word = WORD_OF_CLOSE[situation.payment.pending_close_as]
+    word = WORD_OF_CLOSE[close_as]
     if situation.open_attempt is not None:
         step = _open_attempt(situation, situation.open_attempt)
         return replace(step, sentence=f"It is being {word}. {step.sentence}")
@@ -163,32 +161,31 @@ def _being_closed(situation: Situation) -> NextStep:
     )
 
 
-def _held(situation: Situation) -> NextStep:
+def _held(situation: Situation, held_until: datetime) -> NextStep:
     payment = situation.payment
     charge = f"`duecourse payment charge {payment.id} --reason …` releases the hold and charges it"
-    if waits_for_operator(payment.held_until):
+    if waits_for_operator(held_until):
         sentence = f"Held until an operator releases it: {payment.state_reason}."
         return NextStep(sentence, Owner.OPERATOR, what_to_do=f"check the reason; {charge}")
-    until = show_instant(payment.held_until, situation.zone)
-    return NextStep(
-        f"Held until {until}: {payment.state_reason}.", Owner.DUECOURSE, payment.held_until, what_to_do=charge
-    )
+    until = show_instant(held_until, situation.zone)
+    return NextStep(f"Held until {until}: {payment.state_reason}.", Owner.DUECOURSE, held_until, what_to_do=charge)
 
 
 def _chargeable(situation: Situation) -> NextStep:
-    payment = situation.payment
+    payment, next_at = situation.payment, situation.payment.next_attempt_at
     outage = _backing_off(situation)
-    if outage is not None and payment.next_attempt_at <= situation.now:
+    is_due = next_at is None or next_at <= situation.now
+    if outage is not None and is_due:
         return outage
     action = _next_action(situation)
-    if payment.next_attempt_at > situation.now:
-        when = show_instant(payment.next_attempt_at, situation.zone)
+    if next_at is not None and not is_due:
+        when = show_instant(next_at, situation.zone)
         why = f" (after: {payment.state_reason})" if payment.state == PaymentState.RETRY_SCHEDULED else ""
-        return NextStep(f"At {when} {action}{why}.", Owner.DUECOURSE, payment.next_attempt_at)
+        return NextStep(f"At {when} {action}{why}.", Owner.DUECOURSE, next_at)
     return NextStep(
         f"Due now: as soon as a worker is free, {action}.",
         Owner.DUECOURSE,
-        payment.next_attempt_at,
+        next_at,
         what_to_do="nothing; if it stays due, `duecourse doctor` shows whether scheduler and workers run",
     )
 
@@ -237,9 +234,8 @@ def _needs_authentication(situation: Situation) -> NextStep:
 
 def _newer_card(situation: Situation) -> NextStep | None:
     """The card changed after the payment started to wait: the sweep wakes it (I15)."""
-    if not situation.has_usable_card:
-        return None
-    if situation.settings.card_revision <= situation.payment.waiting_for_revision_after:
+    blocked_by = situation.payment.waiting_for_revision_after
+    if not situation.has_usable_card or blocked_by is None or situation.settings.card_revision <= blocked_by:
         return None
     return NextStep(f"A newer card is registered: within seconds, {_next_action(situation)}.", Owner.DUECOURSE)
 
@@ -252,7 +248,8 @@ def _charge_anyway(situation: Situation, first: str) -> str:
 
 
 def _paid(situation: Situation) -> NextStep:
-    paid = show_instant(situation.payment.paid_at, situation.zone)
+    paid_at = situation.payment.paid_at
+    paid = "earlier" if paid_at is None else show_instant(paid_at, situation.zone)
     return NextStep(f"None: paid {paid}. It is never charged again.", Owner.NOBODY)
 
 

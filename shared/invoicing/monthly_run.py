@@ -13,16 +13,17 @@ import structlog
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from shared.db.rows import RunRow
 from shared.failpoints import Failpoint, reach
 from shared.invoicing.bills import SkipReason
 from shared.invoicing.chunk import IssuedChunk, Issuing, issue_chunk
 from shared.invoicing.counts import Counts
 from shared.invoicing.month import Month
-from shared.invoicing.runs import cursor_after, cursor_of
+from shared.invoicing.runs import cursor_after, read_cursor
 from shared.invoicing.skipped_accounts import report_accounts_without_settings, report_refused_account
 from shared.messaging.jobs import MONTHLY_INVOICES
 from shared.runtime import Runtime
-from shared.scheduling.runs import RunRow, finish_run, lock_workable_run, save_run_progress, start_run
+from shared.scheduling.runs import finish_run, lock_workable_run, save_run_progress, start_run
 
 log = structlog.get_logger()
 
@@ -67,7 +68,7 @@ def _issue_or_set_aside(
     connection: Connection, run: RunRow, issuing: Issuing, accounts: int, so_far: Counts
 ) -> IssuedChunk:
     """Issue a chunk. A single account that the database refuses is reported and passed over: it blocks nobody."""
-    after = cursor_of(run)
+    after = read_cursor(run.cursor)
     if accounts > 1:
         return issue_chunk(connection, issuing, after, accounts)
     try:

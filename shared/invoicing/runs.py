@@ -1,19 +1,18 @@
 """Requests for a monthly run, and its cursor. The row itself belongs to `shared/scheduling/runs.py`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from shared.db.billing_events import Cause
+from shared.db.rows import RunRow
 from shared.domain.schedule import DueRun, RunKey
 from shared.domain.states import RunState
 from shared.invoicing.month import BEFORE_ALL, Month
 from shared.messaging.jobs import MONTHLY_INVOICES
 from shared.scheduling.runs import find_run, insert_run
-
-RunRow = Row[Any]
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,9 @@ def request_run(connection: Connection, month: Month, cause: Cause) -> Requested
     return Requested(find_run(connection, key), is_new=inserted is not None)
 
 
-def cursor_of(run: RunRow) -> UUID:
-    """The last account that a run is done with."""
-    return UUID(run.cursor["after_account_id"]) if run.cursor else BEFORE_ALL
+def read_cursor(cursor: Mapping[str, str]) -> UUID:
+    """The last account that a run is done with, from its row's `cursor`."""
+    return UUID(cursor["after_account_id"]) if cursor else BEFORE_ALL
 
 
 def cursor_after(account_id: UUID) -> dict[str, str]:

@@ -7,13 +7,14 @@ from sqlalchemy import Connection, func, select
 
 from shared.clock import has_come
 from shared.db.columns import instant
+from shared.db.rows import RunRow
 from shared.db.tables.system import runs
 from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import RECONCILIATION
 from shared.reconciliation.progress import Progress, begin_run
 from shared.reconciliation.window import Window, window_of_night
 from shared.runtime import Runtime
-from shared.scheduling.runs import RunRow, back_off_run, lock_workable_run
+from shared.scheduling.runs import back_off_run, lock_workable_run
 
 #: How long (machine time) a run rests once the processor gave no answer. Nothing waits for it.
 REST = timedelta(minutes=1)

@@ -10,9 +10,10 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from shared.db.rows import RunRow
 from shared.messaging.jobs import RECONCILIATION
 from shared.reconciliation.window import Window
-from shared.scheduling.runs import RunRow, finish_run, lock_workable_run, save_run_progress, start_run
+from shared.scheduling.runs import finish_run, lock_workable_run, save_run_progress, start_run
 
 #: Under this name the counts hold what was found, by kind.
 FOUND = "found"

@@ -8,10 +8,11 @@ from datetime import datetime, time
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, func, select, text, tuple_, update
+from sqlalchemy import Connection, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.rows import RunRow, read_one, read_one_or_none
 from shared.db.tables.system import billing_events, runs
 from shared.domain.event_types import EventType
 from shared.domain.schedule import Cadence, DueRun, RunKey, ScheduleEntry, moment_of
@@ -22,8 +23,6 @@ from shared.policy import Coverage, Policy
 
 #: Jobs that have runs, in the order in which a night's come.
 JOBS = (MONTHLY_INVOICES, RECONCILIATION, DAILY_RETRIES)
-
-RunRow = Row[Any]
 
 
 class RunError(Exception):
@@ -148,17 +147,18 @@ def find_run(connection: Connection, key: RunKey) -> RunRow:
     """Return the run with this key; RunError if there is none."""
     found = connection.execute(
         select(runs).where(runs.c.job == key.job, runs.c.period == key.period, runs.c.coverage == key.coverage)
-    ).one_or_none()
-    if found is None:
+    )
+    run = read_one_or_none(RunRow, found)
+    if run is None:
         raise RunError(f"there is no run {' '.join(key)}; `duecourse runs list` shows all")
-    return found
+    return run
 
 
 def confirm_run(connection: Connection, run_id: UUID, cause: Cause) -> RunRow:
     """Release a run that awaits confirmation and return it; RunError if it doesn't await any. Ring after commit."""
     if not cause.reason:
         raise RunError("confirming a run needs a reason; it is kept in the trail")
-    run = connection.execute(select(runs).where(runs.c.id == run_id).with_for_update()).one_or_none()
+    run = read_one_or_none(RunRow, connection.execute(select(runs).where(runs.c.id == run_id).with_for_update()))
     if run is None:
         raise RunError(f"there is no run {run_id}; `duecourse runs list` shows all")
     if run.state != RunState.AWAITING_CONFIRMATION:
@@ -199,11 +199,12 @@ def _reconciliation(coverage: Coverage, policy: Policy) -> ScheduleEntry:
 
 def lock_workable_run(connection: Connection, run_id: UUID, job: str) -> RunRow | None:
     """Lock a run to work on it; None if somebody else is on it, or if there is nothing to do."""
-    return connection.execute(
+    locked = connection.execute(
         select(runs)
         .where(runs.c.id == run_id, runs.c.job == job, runs.c.state.in_((RunState.READY, RunState.RUNNING)))
         .with_for_update(skip_locked=True)
-    ).one_or_none()
+    )
+    return read_one_or_none(RunRow, locked)
 
 
 def start_run(connection: Connection, run: RunRow, now: datetime) -> None:
@@ -267,7 +268,7 @@ def reopen_run(connection: Connection, run_id: UUID, cause: Cause) -> bool:
 
     For accounts that were in trouble and have been mended. Who has an invoice keeps it and gets no second one.
     """
-    run = connection.execute(select(runs).where(runs.c.id == run_id).with_for_update()).one()
+    run = read_one(RunRow, connection.execute(select(runs).where(runs.c.id == run_id).with_for_update()))
     if run.state != RunState.FINISHED:
         return False
     connection.execute(

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from shared.db.tables.system import billing_events, runs
 from shared.domain.states import RunState
-from shared.invoicing.runs import cursor_of
+from shared.invoicing.runs import read_cursor
 from shared.messaging.jobs import MONTHLY_INVOICES
 from web.dashboard.pages.runs import AGAIN_JOBS, counts_in_words, took
 from web.dashboard.queries.run_progress import share_before, time_left
@@ -51,5 +51,5 @@ def _progress(context: RequestContext, run: Row[Any]) -> tuple[float | None, tim
     """Of a monthly run that is under way, the share of accounts done and about how long it still takes."""
     if run.job != MONTHLY_INVOICES or run.state != RunState.RUNNING:
         return None, None
-    share = share_before(cursor_of(run))
+    share = share_before(read_cursor(run.cursor))
     return share, None if run.trouble else time_left(share, took(context, run))

@@ -11,7 +11,7 @@ from shared.db.tables.system import runs
 from shared.domain.calendar import Period
 from shared.domain.states import RunState
 from shared.invoicing.counts import Counts
-from shared.invoicing.runs import cursor_of
+from shared.invoicing.runs import read_cursor
 from shared.messaging.jobs import MONTHLY_INVOICES
 from shared.policy import Policy
 from web.dashboard.queries.money_metrics import present_period
@@ -52,7 +52,7 @@ def _progress(coverage: str, period: Period, run: Row[Any] | None, now: datetime
     counts = Counts.read(run.counts)
     if run.state == RunState.FINISHED:
         return RunProgress(coverage, period, run, counts, share=1.0)
-    share = share_before(cursor_of(run))
+    share = share_before(read_cursor(run.cursor))
     elapsed = None if run.started_at is None else now - run.started_at
     left = None if run.trouble else time_left(share, elapsed)
     return RunProgress(coverage, period, run, counts, share, left)
