@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Table, bindparam, select, update
+from sqlalchemy import Connection, Row, bindparam, select, update
 
 from shared.bulk.actions import Did, do_one, doing_of
 from shared.db.billing_events import BillingEvent, record_event
-from shared.db.tables.accounts import accounts, payment_settings
 from shared.db.tables.operators import bulk_actions, bulk_items
-from shared.db.tables.payments import payments
 from shared.domain.event_types import EventType
 from shared.domain.refusals import Refused
 from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import Job
 from shared.operations.audit_log import AuditAction, AuditEntry, record_action
+from shared.payments.locked_rows import lock_all
 from shared.runtime import Runtime
 
 #: Payments in one transaction, a dozen statements each: others wait for these for some tenths of a second.
@@ -68,28 +67,12 @@ def work_on_chunk(connection: Connection, runtime: Runtime, bulk_id: UUID) -> li
     if not ids:
         _finish(connection, runtime, bulk)
         return None
-    _lock_all(connection, ids)
+    lock_all(connection, ids)
     doing = doing_of(bulk, runtime.policy, runtime.clock.now(), runtime.machine_now())
     outcomes = [Outcome(payment_id, do_one(connection, payment_id, doing)) for payment_id in ids]
     _write(connection, bulk, outcomes, runtime)
     reach(Failpoint.BULK_CHUNK_BEFORE_COMMIT)
     return [one.did.job for one in outcomes if isinstance(one.did, Did) and one.did.job is not None]
-
-
-def _lock_all(connection: Connection, ids: Sequence[UUID]) -> None:
-    """Lock all rows that the chunk may change, kind by kind and each kind in id order (I4).
-
-    Payment by payment, a second chunk or a daily run could hold what we need next, and wait for what we hold.
-    """
-    of_chunk = payments.c.id.in_(ids)
-    _lock(connection, accounts, select(payments.c.account_id).where(of_chunk))
-    _lock(connection, payment_settings, select(payments.c.settings_id).where(of_chunk), read=True)
-    _lock(connection, payments, select(payments.c.id).where(of_chunk))
-
-
-def _lock(connection: Connection, table: Table, wanted: Any, *, read: bool = False) -> None:
-    query = select(table.c.id).where(table.c.id.in_(wanted)).order_by(table.c.id)
-    connection.execute(query.with_for_update(read=True) if read else query.with_for_update(key_share=True))
 
 
 def _write(connection: Connection, bulk: Row[Any], outcomes: Sequence[Outcome], runtime: Runtime) -> None:

@@ -14,12 +14,12 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, literal, or_, select, true, tuple_
+from sqlalchemy import ColumnElement, Connection, and_, literal, or_, select, true, tuple_
 
 from shared.accounts.standing import lock_account, update_standing
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.literals import is_, one_of, one_of_not
-from shared.db.rows import PaymentRow, read_all
+from shared.db.rows import PaymentRow, read_all, read_first
 from shared.db.tables.accounts import accounts
 from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events
@@ -275,20 +275,21 @@ def _explain(connection: Connection, daily: DailyRun, after: After | None) -> Ch
         .limit(CHUNK_LOOKED_AT)
     ).all()
     chunk = Chunk(len(rows), (rows[-1].account_id, rows[-1].id) if len(rows) == CHUNK_LOOKED_AT else None)
-    for payment in rows:
-        reason = f"held: {payment.state_reason}" if payment.is_held else payment.state_reason
-        chunk.not_attempted["held" if payment.is_held else payment.state] += 1
-        if reason != payment.last_reason:
-            _record_not_attempted(connection, daily, payment, reason, payment.is_held)
+    for row in rows:
+        payment = read_first(PaymentRow, row)
+        reason = f"held: {payment.state_reason}" if row.is_held else payment.state_reason
+        chunk.not_attempted["held" if row.is_held else payment.state] += 1
+        if reason != row.last_reason:
+            _record_not_attempted(connection, daily, payment, reason, payment.held_until if row.is_held else None)
     return chunk
 
 
 def _record_not_attempted(
-    connection: Connection, daily: DailyRun, payment: Row[Any], reason: str, is_held: bool
+    connection: Connection, daily: DailyRun, payment: PaymentRow, reason: str | None, held_until: datetime | None
 ) -> None:
     """`next_attempt_on` is the local date, null where it is a card, a customer or a person that is waited for."""
-    has_date = is_held and not waits_for_operator(payment.held_until)
     zone = daily.policy.coverage(payment.coverage).zone
+    next_at = held_until if held_until is not None and not waits_for_operator(held_until) else None
     record_event(
         connection,
         BillingEvent(
@@ -302,7 +303,7 @@ def _record_not_attempted(
             data={
                 "state": payment.state,
                 "trigger": Trigger.DAILY_RETRY,
-                "next_attempt_on": str(local_date(payment.held_until, zone)) if has_date else None,
+                "next_attempt_on": str(local_date(next_at, zone)) if next_at else None,
             },
         ),
     )

@@ -4,6 +4,7 @@ Each lock statement of a payment's rows is here once, with its strength: setting
 charge only needs the card to stay as it is; payments so that rows which refer to them can still be inserted.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -21,7 +22,7 @@ from shared.db.rows import (
     read_one,
     read_one_or_none,
 )
-from shared.db.tables.accounts import payment_settings
+from shared.db.tables.accounts import accounts, payment_settings
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.domain.states import CHARGEABLE, WAITING_FOR_CARD, PaymentKind
 
@@ -127,6 +128,17 @@ def lock_live_intent(connection: Connection, payment_id: UUID) -> PaymentIntentR
     return latest if latest is not None and latest.closed_reason is None else None
 
 
+def lock_intents(connection: Connection, payment_id: UUID) -> list[PaymentIntentRow]:
+    """Lock all PaymentIntents of a locked payment, the first one first."""
+    locked = connection.execute(
+        select(payment_intents)
+        .where(payment_intents.c.payment_id == payment_id)
+        .order_by(payment_intents.c.ordinal)
+        .with_for_update()
+    )
+    return read_all(PaymentIntentRow, locked)
+
+
 def lock_collectable_monthly(connection: Connection, account_id: UUID, coverage: str) -> list[PaymentRow]:
     """Lock the unpaid monthly card payments of one account and coverage, in id order (I4)."""
     locked = connection.execute(
@@ -141,6 +153,21 @@ def lock_collectable_monthly(connection: Connection, account_id: UUID, coverage:
         .with_for_update(key_share=True)
     )
     return read_all(PaymentRow, locked)
+
+
+def lock_all(connection: Connection, payment_ids: Sequence[UUID]) -> None:
+    """Lock the accounts, settings and payments of a chunk, kind by kind and each kind in id order (I4).
+
+    Payment by payment, a second chunk or a daily run could hold what we need next, and wait for what we hold.
+    """
+    of_chunk = payments.c.id.in_(payment_ids)
+    for table, column, is_shared in (
+        (accounts, payments.c.account_id, False),
+        (payment_settings, payments.c.settings_id, True),
+        (payments, payments.c.id, False),
+    ):
+        query = select(table.c.id).where(table.c.id.in_(select(column).where(of_chunk))).order_by(table.c.id)
+        connection.execute(query.with_for_update(read=True) if is_shared else query.with_for_update(key_share=True))
 
 
 def _lock_with_intent(connection: Connection, ids_query: Select[Any], row_id: UUID) -> LockedPaymentIntent:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Unpack
 from uuid import UUID
 
 from sqlalchemy import Connection, update
@@ -31,7 +31,7 @@ from shared.payments.cancellation import close_as_requested, record_close_overta
 from shared.payments.locked_rows import LockedPaymentIntent
 from shared.payments.network_budgets import block_card
 from shared.payments.receipts import has_other_receipt, open_finding, record_receipt
-from shared.payments.state_changes import move_payment
+from shared.payments.state_changes import DeclineCounts, PaymentChanges, move_payment
 from shared.policy import Coverage, Policy
 
 #: Machine time until a payment is tried again for which no request was sent: an outage, mostly.
@@ -101,7 +101,7 @@ def after_decline(connection: Connection, locked: Locked, answer: Answer, actor:
     decision = decide_after_decline(
         decline, PaymentKind(payment.kind), declines, locked.policy.dunning, local_now, local_now.date()
     )
-    counted = {
+    counted: DeclineCounts = {
         "decline_count": declines,
         "first_declined_at": payment.first_declined_at or locked.now,
         "last_decline_code": decline.decline_code or decline.code,
@@ -194,7 +194,7 @@ OUTCOME_HANDLERS: Mapping[Outcome, Callable[[Connection, Locked, Answer, str], N
 
 
 def _apply_decision(
-    connection: Connection, locked: Locked, decision: AfterDecline, actor: str, counted: dict[str, Any]
+    connection: Connection, locked: Locked, decision: AfterDecline, actor: str, counted: DeclineCounts
 ) -> None:
     payment, settings = locked.payment, locked.settings
     cause = locked.cause(actor, decision.reason)
@@ -246,7 +246,9 @@ def _apply_decision(
             )
 
 
-def _move_chargeable(connection: Connection, locked: Locked, cause: Cause, **changes: Any) -> None:
+def _move_chargeable(
+    connection: Connection, locked: Locked, cause: Cause, **changes: Unpack[PaymentChanges]
+) -> None:
     move_payment(connection, locked.payment, PaymentState.DUE, cause, **changes)
 
 

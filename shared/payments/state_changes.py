@@ -1,7 +1,8 @@
 """Moves of payments: the only code that writes `payments.state`. Machine and people come the same way (I14)."""
 
 from collections.abc import Mapping
-from typing import Any
+from datetime import datetime
+from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
 from sqlalchemy import Connection, bindparam, select, update
@@ -21,6 +22,30 @@ from shared.domain.states import (
     check_payment_move,
 )
 
+
+class DeclineCounts(TypedDict, total=False):
+    """Columns that an answer of the issuer changes, whatever is decided then."""
+
+    decline_count: int
+    first_declined_at: datetime | None
+    last_decline_code: str | None
+    not_sent_count: int
+
+
+class PaymentChanges(DeclineCounts, total=False):
+    """Columns of `payments` that a move may change beside the state: a misspelt one is a type error."""
+
+    next_attempt_at: datetime | None
+    held_until: datetime | None
+    backoff_until: datetime | None
+    waiting_for_revision_after: int | None
+    paid_at: datetime | None
+    lane: Lane
+    trigger: Trigger
+    requested_by: str | None
+    run_id: UUID | None
+
+
 # Built once: the money path runs it for every charge.
 _UPDATE = update(payments).where(payments.c.id == bindparam("payment_id"))
 
@@ -36,7 +61,7 @@ def open_attempt(connection: Connection, payment_id: UUID) -> AttemptRow | None:
 
 
 def move_payment(
-    connection: Connection, payment: PaymentRow, to: PaymentState, cause: Cause, **changes: Any
+    connection: Connection, payment: PaymentRow, to: PaymentState, cause: Cause, **changes: Unpack[PaymentChanges]
 ) -> None:
     """Move a locked payment to `to`, with other column changes, and write the trail.
 

@@ -4,14 +4,13 @@ First the finding is committed, then the act is done, then the finding is resolv
 whoever is killed in between leaves a finding that the next one finds, finishes and counts.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Update, insert, select, update
+from sqlalchemy import Connection, Update, insert, update
 
-from shared.db.rows import PaymentRow
+from shared.db.rows import PaymentIntentRow, PaymentRow
 from shared.db.session import in_transaction
 from shared.db.tables.payments import payment_intents
 from shared.domain.calendar import UNTIL_RELEASED, waits_for_operator
@@ -20,7 +19,7 @@ from shared.failpoints import Failpoint, reach
 from shared.gateway.port import PaymentIntentSnapshot
 from shared.gateway.stripe_version import API_VERSION
 from shared.payments.claim import KEY_GOOD_FOR
-from shared.payments.locked_rows import lock_payment
+from shared.payments.locked_rows import lock_intents, lock_payment
 from shared.payments.receipts import Finding, write_finding
 from shared.payments.record_outcome import record_observation
 from shared.payments.state_changes import move_payment, open_attempt
@@ -140,13 +139,13 @@ def _row_for_money(
     payment = lock_payment(connection, payment_id)
     if open_attempt(connection, payment_id) is not None:
         return None
-    rows = _rows(connection, payment_id)
+    rows = lock_intents(connection, payment_id)
     row = _with_id(rows, snapshot) or _unanswered(rows, snapshot)
     if row is None:
         return _insert_closed(connection, reconciliation, payment, snapshot, ordinal=len(rows) + 1)
     if row.stripe_payment_intent_id is None:
         connection.execute(_of(row).values(stripe_payment_intent_id=snapshot.stripe_id, status=snapshot.status))
-    return UUID(str(row.id))
+    return row.id
 
 
 def _abandon(
@@ -156,10 +155,10 @@ def _abandon(
 
     The payment is locked and has no open attempt, so no claim looks at the same moment.
     """
-    rows = _rows(connection, payment.id)
+    rows = lock_intents(connection, payment.id)
     row = _with_id(rows, snapshot)
     if row is not None:
-        return bool(row.closed_reason == ABANDONED)
+        return row.closed_reason == ABANDONED
     row = _unanswered(rows, snapshot)
     if row is not None:
         if row.closed_reason is None and not _is_create_given_up(row, reconciliation):
@@ -180,32 +179,23 @@ def ordinal_of(snapshot: PaymentIntentSnapshot) -> int | None:
     return int(said) if said.isdecimal() else None
 
 
-def _is_create_given_up(row: Row[Any], reconciliation: Reconciliation) -> bool:
+def _is_create_given_up(row: PaymentIntentRow, reconciliation: Reconciliation) -> bool:
     """Whether no claim will send this row's create again: the rule is the claim's own (I6)."""
     good_since = reconciliation.runtime.machine_now() - KEY_GOOD_FOR
-    return bool(row.first_sent_at is None or row.first_sent_at < good_since)
+    return row.first_sent_at is None or row.first_sent_at < good_since
 
 
-def _rows(connection: Connection, payment_id: UUID) -> Sequence[Row[Any]]:
-    return connection.execute(
-        select(payment_intents)
-        .where(payment_intents.c.payment_id == payment_id)
-        .order_by(payment_intents.c.ordinal)
-        .with_for_update()
-    ).all()
-
-
-def _with_id(rows: Iterable[Row[Any]], snapshot: PaymentIntentSnapshot) -> Row[Any] | None:
+def _with_id(rows: Iterable[PaymentIntentRow], snapshot: PaymentIntentSnapshot) -> PaymentIntentRow | None:
     return next((row for row in rows if row.stripe_payment_intent_id == snapshot.stripe_id), None)
 
 
-def _unanswered(rows: Iterable[Row[Any]], snapshot: PaymentIntentSnapshot) -> Row[Any] | None:
+def _unanswered(rows: Iterable[PaymentIntentRow], snapshot: PaymentIntentSnapshot) -> PaymentIntentRow | None:
     """The row whose create made it, and never learnt its id."""
     ordinal = ordinal_of(snapshot)
     return next((row for row in rows if row.ordinal == ordinal and row.stripe_payment_intent_id is None), None)
 
 
-def _of(row: Row[Any]) -> Update:
+def _of(row: PaymentIntentRow) -> Update:
     return update(payment_intents).where(payment_intents.c.id == row.id)
 
 

@@ -11,6 +11,7 @@ from shared.db import rows
 from shared.db.tables.accounts import accounts, card_blocks, cards, payment_settings
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.db.tables.system import runs
+from shared.payments.state_changes import PaymentChanges
 
 TABLE_OF: dict[type, Table] = {
     rows.AccountRow: accounts,
@@ -49,7 +50,8 @@ def test_fields_are_the_columns(row_class: type) -> None:
 
 
 def test_every_row_class_is_compared() -> None:
-    defined = {value for value in vars(rows).values() if isinstance(value, type) and hasattr(value, "_fields")}
+    classes = {value for value in vars(rows).values() if isinstance(value, type)}
+    defined = {each for each in classes if each.__module__ == rows.__name__ and hasattr(each, "_fields")}
     assert defined == set(TABLE_OF)
 
 
@@ -78,3 +80,12 @@ def test_field_added_to_the_class_only_is_noticed() -> None:
 def test_other_type_or_nullability_is_noticed(wrong: tuple[str, type, bool]) -> None:
     fields = [wrong if field[0] == wrong[0] else field for field in _fields(rows.AccountRow)]
     assert fields != _columns(accounts)
+
+
+def test_columns_that_a_move_changes_are_columns_of_payments() -> None:
+    columns = {name: (kind, is_nullable) for name, kind, is_nullable in _columns(payments)}
+    for name, hint in get_type_hints(PaymentChanges).items():
+        kind, is_nullable = _read(hint)
+        column_kind, column_is_nullable = columns[name]
+        assert issubclass(kind, column_kind), name  # our enums are text
+        assert is_nullable == column_is_nullable, name
