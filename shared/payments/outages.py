@@ -7,9 +7,9 @@ permission, say) is so tried once a minute, which does no harm.
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from shared.failpoints import Failpoint, reach
 from shared.payments.outcome_handlers import NOT_SENT_BACKOFF
@@ -53,12 +53,12 @@ _WAKE = text("""
 """)
 
 
-def end_backoffs(connection: Connection, now: datetime, machine_now: datetime) -> Sequence[Row[Any]]:
+def end_backoffs(connection: Connection, now: datetime, machine_now: datetime) -> Sequence[UUID]:
     """End the pauses of payments that have waited a minute although others are answered; return their ids.
 
     `now` is business time, for the trail.
     """
-    woken = connection.execute(
+    woken: Sequence[UUID] = connection.scalars(
         _WAKE,
         {
             "now": now,

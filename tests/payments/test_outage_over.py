@@ -18,7 +18,7 @@ def wake(world: World) -> list[UUID]:
     woken = in_transaction(
         world.engine, lambda connection: end_backoffs(connection, world.clock.now(), world.machine.now)
     )
-    return [row.payment_id for row in woken]
+    return list(woken)
 
 
 @pytest.fixture
