@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cli.console import complain, operator, out, plain_errors
+from cli.console import operator, out, plain_errors, print_error
 from cli.environment import connect_settings
 from cli.payment_text import print_explanation
 from shared.db.billing_events import Cause
@@ -64,7 +64,7 @@ def look_up(
             lambda connection: request_look_up(connection, payment_id, Cause(operator(), now, reason), machine_now),
         )
         if isinstance(answer, Refused):
-            complain(f"not looked up: {answer.reason}. To do: {answer.what_to_do}.")
+            print_error(f"not looked up: {answer.reason}. To do: {answer.what_to_do}.")
             raise typer.Exit(1)
         is_enqueued = runtime.enqueue([answer])
         later = "" if is_enqueued else " Redis doesn't answer, so it takes until the next sweep."

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from sqlalchemy import Engine
 
-from cli.console import complain, plain_errors
+from cli.console import plain_errors, print_error
 from cli.environment import connect_settings
 from shared.clock import machine_now
 from shared.db.session import make_engine
@@ -157,5 +157,5 @@ def _plain_errors() -> Iterator[None]:
         try:
             yield
         except ClockError as error:
-            complain(str(error))
+            print_error(str(error))
             raise typer.Exit(1) from None

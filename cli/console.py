@@ -27,7 +27,7 @@ def out() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE)
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Print an error on standard error."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(text, style="red", markup=False)
 
@@ -53,16 +53,16 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except (SettingsError, PolicyError, LookupError) as error:
-        complain(redact(str(error.args[0] if error.args else error)))
+        print_error(redact(str(error.args[0] if error.args else error)))
         raise typer.Exit(1) from None
     except RunError as error:
-        complain(str(error))
+        print_error(str(error))
         raise typer.Exit(1) from None
     except DBAPIError as error:
-        complain(_of_database(error))
+        print_error(_of_database(error))
         raise typer.Exit(1) from None
     except redis.RedisError as error:
-        complain(f"Redis at REDIS_URL doesn't answer: {redact(str(error))}. `duecourse doctor` says more.")
+        print_error(f"Redis at REDIS_URL doesn't answer: {redact(str(error))}. `duecourse doctor` says more.")
         raise typer.Exit(1) from None
 
 

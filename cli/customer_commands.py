@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cli.console import complain, operator, out, plain_errors
+from cli.console import operator, out, plain_errors, print_error
 from cli.environment import connect_settings
 from shared.accounts.stripe_customers import THREADS, CreatedCustomers, count_missing_customers, create_customers
 from shared.runtime import Runtime, build_runtime
@@ -32,7 +32,7 @@ def create(
         coverages = list(runtime.policy.coverages) if coverage is None else [runtime.policy.coverage(coverage).code]
         results = [_create_in(runtime, code, threads) for code in coverages]
     if any(result.not_created for result in results):
-        complain("Run the command again: created customers are kept, and a repeated request creates no second one.")
+        print_error("Run the command again: created customers are kept, and no request creates a second one.")
         raise typer.Exit(1)
 
 
@@ -54,5 +54,5 @@ def _create_in(runtime: Runtime, coverage: str, threads: int) -> CreatedCustomer
         )
     out().print(f"{coverage}: {result.created} customers created, {result.not_created} not created")
     for error in result.errors:
-        complain(error)
+        print_error(error)
     return result

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import typer
 
-from cli.console import complain, plain_errors
+from cli.console import plain_errors, print_error
 from cli.environment import connect_settings
 from shared.db.upgrade import UpgradeError, migration_engine, revisions, upgrade_database
 
@@ -16,7 +16,7 @@ app = typer.Typer(name="db", help="The database's schema.", no_args_is_help=True
 def upgrade() -> None:
     """Run the migrations that the database lacks. Safe from several processes at once."""
     with plain_errors(), _plain_upgrade_errors():
-        before, after = upgrade_database(connect_settings(), complain)
+        before, after = upgrade_database(connect_settings(), print_error)
     print(f"schema {before or 'empty'} → {after}" if before != after else f"schema {after}: nothing to do")
 
 
@@ -28,7 +28,7 @@ def check() -> None:
     if found == wanted:
         print(f"schema {found}: up to date")
         return
-    complain(f"the schema is {found or 'empty'}, this release needs {wanted}: run `duecourse db upgrade`")
+    print_error(f"the schema is {found or 'empty'}, this release needs {wanted}: run `duecourse db upgrade`")
     raise typer.Exit(1)
 
 
@@ -37,5 +37,5 @@ def _plain_upgrade_errors() -> Iterator[None]:
     try:
         yield
     except UpgradeError as error:
-        complain(str(error))
+        print_error(str(error))
         raise typer.Exit(1) from None

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.console import complain, plain_errors
+from cli.console import plain_errors, print_error
 from local import embedded
 from shared.settings import Settings, SettingsError, load_settings
 
@@ -88,7 +88,9 @@ def env(
     with plain_errors():
         running = find_running()
     if running is None:
-        complain(f"nothing runs in {Path.cwd()}: start `duecourse up` here, or change to the folder where it runs")
+        print_error(
+            f"nothing runs in {Path.cwd()}: start `duecourse up` here, or change to the folder where it runs"
+        )
         raise typer.Exit(1)
     if as_json:
         print(json.dumps(dict(sorted(running.environment.items())), indent=1))

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 from sqlalchemy import Row, func, select
 
-from cli.console import clock_of, complain, operator, out, plain_errors
+from cli.console import clock_of, operator, out, plain_errors, print_error
 from cli.environment import connect_settings
 from shared.db.billing_events import Cause
 from shared.db.session import in_transaction, make_engine
@@ -71,7 +71,7 @@ def resolve(
             lambda connection: resolve_finding_by_id(connection, finding, cause),
         )
     if not is_resolved:
-        complain(f"finding {finding} was resolved already; `duecourse findings list --all` shows by whom")
+        print_error(f"finding {finding} was resolved already; `duecourse findings list --all` shows by whom")
         raise typer.Exit(1)
     print(f"finding {finding}: resolved by {cause.actor}")
 

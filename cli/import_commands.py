@@ -24,7 +24,7 @@ from cli.importing.accounts import accounts_file
 from cli.importing.fees import fees_file
 from cli.importing.importer import Order, Progress, Report, import_file
 from cli.importing.kind import FileKind
-from cli.importing.layout import parse_wishes
+from cli.importing.layout import parse_column_options
 from cli.importing.rejects import RejectsError, check_place
 from cli.importing.report import as_json as report_as_json
 from cli.importing.report import as_lines, exit_code
@@ -163,8 +163,10 @@ def _import(options: ImportOptions, describe: Describe) -> Report:
     ):
         now = _business_now(engine, settings)
         kind = describe(policy, now.date())
-        wishes = parse_wishes(kind.columns, options.columns, options.values, options.constants)
-        order = Order(kind, wishes, options.rejects_path, now, operator(), options.keep_good, options.dry_run)
+        wanted = parse_column_options(kind.columns, options.columns, options.values, options.constants)
+        order = Order(
+            kind, column_options, options.rejects_path, now, operator(), options.keep_good, options.dry_run
+        )
         with _progress(source, kind.name, is_wanted=not options.as_json) as progress:
             return import_file(engine, source, order, progress)
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from sqlalchemy import Connection, Engine, func, select
 
-from cli.console import complain, operator, plain_errors
+from cli.console import operator, plain_errors, print_error
 from cli.environment import connect_settings
 from shared.db.billing_events import Cause
 from shared.db.rows import RunRow, read_all
@@ -112,7 +112,7 @@ def run_invoices(
             found = _watch(runtime.engine, requested, patience if is_watched else None, is_drawn=not as_json)
             _tell_runs(found, runtime, as_json, was_watched=is_watched)
     except RefusedError as error:
-        complain(str(error))
+        print_error(str(error))
         raise typer.Exit(1) from None
 
 

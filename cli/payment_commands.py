@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from sqlalchemy import func, select
 
-from cli.console import complain, operator, out, plain_errors
+from cli.console import operator, out, plain_errors, print_error
 from cli.environment import connect_settings
 from cli.payment_text import payments_table, print_explanation
 from shared.db.billing_events import Cause
@@ -83,7 +83,7 @@ def charge(
             ),
         )
         if isinstance(answer, Refused):
-            complain(f"not charged: {answer.reason}. To do: {answer.what_to_do}.")
+            print_error(f"not charged: {answer.reason}. To do: {answer.what_to_do}.")
             raise typer.Exit(1)
         is_enqueued = runtime.enqueue([answer])
         later = "" if is_enqueued else " Redis doesn't answer, so it takes until the next sweep."
@@ -94,7 +94,7 @@ def charge(
         is_answered = _wait_for_answer(runtime, payment_id, before)
         print_explanation(out(), _explain(runtime, str(payment_id))[0])
     if not is_answered:
-        complain(f"no answer within {WAIT_S:g} s; it stays due. `duecourse doctor` shows whether workers run.")
+        print_error(f"no answer within {WAIT_S:g} s; it stays due. `duecourse doctor` shows whether workers run.")
         raise typer.Exit(1)
 
 
@@ -126,7 +126,7 @@ def _ask(preview: WouldCharge, yes: bool) -> None:
     for warning in preview.warnings:
         console.print(f"Warning: {warning}", style="yellow", markup=False)
     if not yes and not typer.confirm("Charge now?", err=True):
-        complain("nothing was changed")
+        print_error("nothing was changed")
         raise typer.Exit(1)
 
 

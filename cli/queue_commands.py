@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from sqlalchemy import Connection
 
-from cli.console import clock_of, complain, operator, out, plain_errors
+from cli.console import clock_of, operator, out, plain_errors, print_error
 from cli.environment import connect_settings
 from shared.clock import machine_now
 from shared.db.billing_events import Cause
@@ -45,7 +45,7 @@ def list_queues(
     try:
         depths = message_depths(make_broker(settings.redis_url.get_secret_value()))
     except redis.RedisError as error:
-        complain(f"Redis doesn't answer ({redact(str(error))}): nothing is lost, what is due waits for it")
+        print_error(f"Redis doesn't answer ({redact(str(error))}): nothing is lost, what is due waits for it")
         depths = {}
     if as_json:
         print(json.dumps([_plain(queue, lanes, depths, pauses.get(queue)) for queue in QUEUES], indent=1))
@@ -71,7 +71,7 @@ def pause(queue: Lane, reason: Reason) -> None:
 
     known = _act(AuditAction.QUEUE_PAUSE, queue, reason, work, is_done=lambda result: result is None)
     if known is not None:
-        complain(f"{queue} is paused already, by {known.paused_by}: {known.reason}")
+        print_error(f"{queue} is paused already, by {known.paused_by}: {known.reason}")
         raise typer.Exit(1)
     print(f"{queue} is paused: workers begin nothing of it within 3 s, and what is in flight ends")
 
@@ -84,7 +84,7 @@ def resume(queue: Lane, reason: Reason) -> None:
         return resume_queue(connection, queue, cause)
 
     if _act(AuditAction.QUEUE_RESUME, queue, reason, work, is_done=lambda result: result is not None) is None:
-        complain(f"{queue} isn't paused; `duecourse queues list` shows all")
+        print_error(f"{queue} isn't paused; `duecourse queues list` shows all")
         raise typer.Exit(1)
     print(f"{queue} goes on within 3 s")
 

@@ -14,7 +14,7 @@ from rich.progress import Progress as ProgressLine
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cli.console import complain, operator, out, plain_errors
+from cli.console import operator, out, plain_errors, print_error
 from cli.environment import connect_settings
 from shared.db.session import in_transaction
 from shared.reconciliation.chunk import Reconciliation
@@ -102,7 +102,7 @@ def _print(console: Console, results: list[Reconciled]) -> None:
     console.print(table)
     for result in results:
         if result.unfinished:
-            complain(
+            print_error(
                 f"{result.coverage}: not finished: {result.unfinished}. Nothing is half done; rerun the command "
                 "when the processor answers (`duecourse doctor`)."
             )

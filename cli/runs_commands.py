@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from sqlalchemy import Engine, select
 
-from cli.console import clock_of, complain, operator, out, plain_errors
+from cli.console import clock_of, operator, out, plain_errors, print_error
 from cli.environment import connect_settings
 from shared.clock import BusinessClock
 from shared.db.billing_events import Cause
@@ -157,7 +157,7 @@ def _run_id(tools: Tools, run: UUID | None, job: str | None, period: str | None,
 
 def _enqueue(tools: Tools, job: str, run_id: UUID) -> None:
     if not tools.enqueue([job_of_run(job, run_id)]):
-        complain("Redis doesn't answer; the run is stored, and the next sweep enqueues it.")
+        print_error("Redis doesn't answer; the run is stored, and the next sweep enqueues it.")
 
 
 def _table(found: Sequence[RunRow]) -> Table:

@@ -10,7 +10,7 @@ from rich.prompt import Prompt
 from rich.table import Table
 from sqlalchemy import Connection, select
 
-from cli.console import clock_of, complain, operator, out, plain_errors
+from cli.console import clock_of, operator, out, plain_errors, print_error
 from cli.environment import connect_settings
 from shared.clock import machine_now
 from shared.db.session import in_transaction, make_engine
@@ -142,7 +142,7 @@ def _write(settings: Settings, work: Callable[[Connection], Result]) -> Result:
     try:
         return in_transaction(make_engine(settings, pool_size=1), work)
     except (UserError, PasswordError) as error:
-        complain(str(error))
+        print_error(str(error))
         raise typer.Exit(1) from None
 
 
@@ -151,10 +151,10 @@ def _new_password() -> str:
     if given:
         return given
     if not sys.stdin.isatty():
-        complain(f"no terminal to ask for a password: put it into {PASSWORD_VARIABLE}")
+        print_error(f"no terminal to ask for a password: put it into {PASSWORD_VARIABLE}")
         raise typer.Exit(2)
     first, second = (Prompt.ask(text, password=True) for text in ("New password", "Repeat the password"))
     if first != second:
-        complain("the two passwords differ; nothing was changed")
+        print_error("the two passwords differ; nothing was changed")
         raise typer.Exit(1)
     return first

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from cli.importing.kind import FileKind
-from cli.importing.layout import Layout, Wishes, lay_out
+from cli.importing.layout import ColumnOptions, Layout, lay_out
 from cli.importing.rejects import RejectsError, write_rejects
 from cli.importing.rows import Problem, RowReader
 from cli.importing.source import ImportUsageError, Source
@@ -64,7 +64,7 @@ class Order:
     """One import as it was asked for. `now` is business time, `actor` who asks."""
 
     kind: FileKind
-    wishes: Wishes
+    column_options: ColumnOptions
     rejects: Path
     now: datetime
     actor: str
@@ -107,7 +107,7 @@ def read_header(source: Source, order: Order) -> Layout:
     first = next(source.records(), None)
     if first is None:
         raise ImportUsageError("the file has only empty lines; its first line must name the columns")
-    return lay_out(first, order.kind, order.wishes, source.delimiter)
+    return lay_out(first, order.kind, order.column_options, source.delimiter)
 
 
 def _stage(

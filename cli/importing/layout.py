@@ -55,7 +55,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ColumnOptions:
     """What the command line says about columns."""
 
     columns: Mapping[str, str]  # ours to theirs
@@ -63,9 +63,9 @@ class Wishes:
     constants: Mapping[str, str]
 
 
-def parse_wishes(
+def parse_column_options(
     names: Sequence[str], columns: Iterable[str], values: Iterable[str], constants: Iterable[str]
-) -> Wishes:
+) -> ColumnOptions:
     """Read the options; ImportUsageError names the option, what is wrong and the columns there are."""
     ours_to_theirs: dict[str, str] = {}
     for text in columns:
@@ -87,15 +87,15 @@ def parse_wishes(
         ours, value = _pair(text, "=", "--set", "coverage=global", names)
         _only_once(ours, fixed, "--set")
         fixed[ours] = value
-    return Wishes(ours_to_theirs, translations, fixed)
+    return ColumnOptions(ours_to_theirs, translations, fixed)
 
 
-def lay_out(first: Record, kind: FileKind, wishes: Wishes, delimiter: str) -> Layout:
+def lay_out(first: Record, kind: FileKind, column_options: ColumnOptions, delimiter: str) -> Layout:
     """Match the first line with our columns; ImportUsageError says what is missing and suggests the nearest."""
     header = tuple(cell.strip() for cell in _header_cells(first, delimiter))
-    found = (_field(name, header, wishes, kind) for name in kind.columns)
+    found = (_field(name, header, column_options, kind) for name in kind.columns)
     fields = [each for each in found if each is not None]
-    for ours in wishes.values:
+    for ours in column_options.values:
         if not any(found.name == ours and found.index is not None for found in fields):
             raise ImportUsageError(
                 f"--value {ours}: the file has no column for {ours}; give --columns {ours}=theirs"
@@ -114,22 +114,22 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     return by_folded[close[0]] if close else None
 
 
-def _field(ours: str, header: tuple[str, ...], wishes: Wishes, kind: FileKind) -> Field | None:
-    theirs = wishes.columns.get(ours, ours)
+def _field(ours: str, header: tuple[str, ...], column_options: ColumnOptions, kind: FileKind) -> Field | None:
+    theirs = column_options.columns.get(ours, ours)
     if theirs in header:
-        if ours in wishes.constants:
+        if ours in column_options.constants:
             raise ImportUsageError(
                 f"--set {ours}: the file has its own column {theirs!r} for that; leave --set out"
             )
         if Counter(header)[theirs] > 1:
             raise ImportUsageError(f"the file has two columns {theirs!r}; rename one of them")
-        return Field(ours, header.index(theirs), theirs, translations=wishes.values.get(ours, {}))
-    if ours in wishes.columns:
+        return Field(ours, header.index(theirs), theirs, translations=column_options.values.get(ours, {}))
+    if ours in column_options.columns:
         raise ImportUsageError(
             f"--columns {ours}={theirs}: the file has no column {theirs!r}{_did_you_mean(theirs, header)}"
             f" It has: {', '.join(header)}"
         )
-    constant = wishes.constants.get(ours, kind.defaults.get(ours))
+    constant = column_options.constants.get(ours, kind.defaults.get(ours))
     if constant is not None:
         return Field(ours, None, ours, constant=constant.strip())
     if kind.model.model_fields[ours].is_required():

@@ -16,7 +16,7 @@ from cli.importing.accounts import accounts_file
 from cli.importing.fees import fees_file
 from cli.importing.importer import Order, import_file
 from cli.importing.kind import FileKind
-from cli.importing.layout import parse_wishes
+from cli.importing.layout import parse_column_options
 from cli.importing.services import services_file
 from cli.importing.source import open_source
 from local.demo.customers import FIRST, LAST_DAY, SECOND, Customer, write_files
@@ -117,8 +117,8 @@ def register_cards(
 def _import(engine: Engine, kind: FileKind, path: Path) -> None:
     """Import a file in this process, as `duecourse import` does."""
     with open_source(str(path), "utf-8", ",") as source:
-        wishes = parse_wishes(kind.columns, [], [], [])
-        order = Order(kind, wishes, path.with_suffix(".rejects.csv"), START_AT, "operator:demo")
+        column_options = parse_column_options(kind.columns, [], [], [])
+        order = Order(kind, column_options, path.with_suffix(".rejects.csv"), START_AT, "operator:demo")
         report = import_file(engine, source, order)
     if report.problem_count:
         raise DemoError(f"{path} has {report.problem_count} bad cells; see {order.rejects}")

@@ -1,4 +1,4 @@
-"""What somebody who wishes us ill may try, page by page: every line of the table of pages is attacked."""
+"""What somebody who column_options us ill may try, page by page: every line of the table of pages is attacked."""
 
 import re
 from uuid import uuid4

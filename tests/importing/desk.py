@@ -123,7 +123,7 @@ class Desk:
                 .where(accounts.c.external_id == account, payment_settings.c.coverage == coverage)
             ).one()
 
-    def trail(self) -> list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]]:
+    def events(self) -> list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]]:
         """Type, before, after and data of every event."""
         with self.engine.connect() as connection:
             rows = connection.execute(text("SELECT type, before, after, data FROM billing_events ORDER BY id"))

@@ -41,7 +41,7 @@ def test_a_name_defaults_to_the_id_and_a_later_file_without_names_leaves_it(desk
 def test_a_changed_payment_method_writes_its_own_event(desk: Desk) -> None:
     desk.accounts(ANNA)
     desk.accounts(ANNA.replace("global,card", "global,bank_transfer"))
-    events = [event for event in desk.trail() if event[0] == "payment_settings_changed"]
+    events = [event for event in desk.events() if event[0] == "payment_settings_changed"]
     assert events == [
         (
             "payment_settings_changed",

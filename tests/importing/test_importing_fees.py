@@ -160,7 +160,7 @@ def test_a_file_may_say_the_month_of_each_row(stocked: Desk) -> None:
 
 def test_an_import_writes_one_event_with_its_counts(stocked: Desk) -> None:
     told = stocked.fees(TWO_FEES, "--json")
-    [(kind, _, _, data)] = stocked.trail()
+    [(kind, _, _, data)] = stocked.events()
     assert kind == "fees_imported"
     assert data["file_sha256"] == told.data["file_sha256"]
     assert (data["rows"], data["new"], data["bad_rows"]) == (2, 2, 0)
