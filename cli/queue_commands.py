@@ -21,7 +21,7 @@ from shared.messaging.queue_depths import message_depths
 from shared.messaging.queue_pauses import Pause, pause_queue, paused_queues, resume_queue
 from shared.operations.audit_log import AuditAction, AuditEntry, record_action
 from shared.settings import Settings
-from web.dashboard.queries.queue_metrics import gather_lanes
+from web.dashboard.queries.queue_metrics import gather_queue_metrics
 
 Result = TypeVar("Result")
 
@@ -40,7 +40,7 @@ def list_queues(
         settings = connect_settings()
         now = clock_of(settings).now()
         with make_engine(settings, pool_size=1).connect() as connection:
-            lanes = {lane.queue: lane for lane in gather_lanes(connection, now, machine_now())}
+            lanes = {lane.queue: lane for lane in gather_queue_metrics(connection, now, machine_now())}
             pauses = paused_queues(connection)
     try:
         depths = message_depths(make_broker(settings.redis_url.get_secret_value()))

@@ -65,14 +65,14 @@ def test_a_declined_payment_is_found_in_two_clicks_and_charged_after_a_preview(o
     expect(page.get_by_text("insufficient_funds").first).to_be_visible()
     page.get_by_role("link", name=re.compile("Charge now")).click()
     expect(page.get_by_text("visa ending in")).to_be_visible()
-    page.get_by_label(re.compile("^Why")).fill("the customer is on the phone")
+    page.get_by_label(re.compile("^Reason")).fill("the customer is on the phone")
     page.get_by_role("button", name=re.compile(r"Charge \$29\.85 now")).click()
     page.wait_for_url(f"**{ROOT}/payments/{payment}**")
     attempts = len(office.diary.world.attempts(payment))
     office.diary.work()
     assert len(office.diary.world.attempts(payment)) == attempts + 1
     assert booked(office) == [("operator:anna", "payment.charge", "the customer is on the phone", "done")]
-    page.goto(f"{ROOT}/audit")
+    page.goto(f"{ROOT}/audit-log")
     expect(page.get_by_role("row", name=re.compile("payment.charge")).get_by_text("operator:anna")).to_be_visible()
     assert office.diary.money(office.diary.payment(declined, "2026-10")) == [("2026-11-03 09:00", 29_87)]
 
@@ -94,13 +94,13 @@ def test_five_hundred_declined_payments_are_charged_again_by_one_decision(office
 
     page = office.sit_down("anna")
     page.get_by_role("link", name="Payments").first.click()
-    page.get_by_label("Last decline's code").fill("processing_error")
+    page.get_by_label("Last decline code").fill("processing_error")
     page.get_by_label("retry scheduled").check()
     page.get_by_role("button", name="Filter").click()
     page.get_by_role("link", name="Charge now…").click()
-    expect(page.get_by_text("of 500 that match")).to_be_visible()
-    expect(page.get_by_text("Nothing is left out.")).to_be_visible()
-    page.get_by_label(re.compile("^Why")).fill("the processor was out of order")
+    expect(page.get_by_text("of 500 matching payments")).to_be_visible()
+    expect(page.get_by_text("No payments are excluded.")).to_be_visible()
+    page.get_by_label(re.compile("^Reason")).fill("the processor was out of order")
     page.get_by_role("button", name="Charge now: 500 payments").click()
     expect(page.get_by_role("heading", name=re.compile("0 of 500"))).to_be_visible()
     diary.work()
@@ -121,10 +121,10 @@ def test_a_month_is_run_again_after_a_preview_and_bills_what_came_late(office: O
     page = office.sit_down("anna")
     page.get_by_role("link", name="Runs").first.click()
     page.get_by_label("Month or day").fill("2026-10")
-    page.get_by_role("button", name=re.compile("Look at what it would do")).click()
+    page.get_by_role("button", name=re.compile("Preview")).click()
     expect(page.get_by_text("$12.34").first).to_be_visible()
-    page.get_by_label(re.compile("^Why")).fill("a customer was imported late")
-    page.get_by_role("button", name=re.compile("Run it again")).click()
+    page.get_by_label(re.compile("^Reason")).fill("a customer was imported late")
+    page.get_by_role("button", name=re.compile("Rerun")).click()
     settle_down(page)
     office.diary.work()
     assert office.diary.lines(newcomer, "2026-10") == [12_34]
@@ -142,13 +142,13 @@ def test_a_dead_letter_is_requeued_once_and_a_paused_lane_says_who_paused_it(off
     page.get_by_role("row", name=re.compile("^batch")).get_by_role("link", name="1").click()
     expect(page.get_by_text("charge_payment").first).to_be_visible()
     page.get_by_role("checkbox").first.check()
-    page.get_by_label(re.compile("^Why")).first.fill("Redis was full")
+    page.get_by_label(re.compile("^Reason")).first.fill("Redis was full")
     page.get_by_role("button", name=re.compile("^Requeue")).first.click()
     settle_down(page)
     assert client.zcard("duecourse:batch.XQ") == 0
     assert client.llen("duecourse:batch") == 1
     page.goto(f"{ROOT}/queues")
-    page.get_by_label("Why is it to stand still?").nth(1).fill("the processor is being moved")
+    page.get_by_label("Reason for pausing").nth(1).fill("the processor is being moved")
     page.get_by_role("button", name="Pause batch").click()
     settle_down(page)
     expect(page.get_by_text("the processor is being moved").first).to_be_visible()
@@ -162,13 +162,22 @@ def test_a_dead_letter_is_requeued_once_and_a_paused_lane_says_who_paused_it(off
 def test_a_viewer_sees_everything_and_may_do_none_of_it(office: Office) -> None:
     payment = office.diary.payment(office.accounts[0], "2026-10")
     page = office.sit_down("vera", "viewer")
-    for path in ("", "/payments", f"/payments/{payment}", "/runs", "/queues", "/findings", "/unknown", "/audit"):
+    for path in (
+        "",
+        "/payments",
+        f"/payments/{payment}",
+        "/runs",
+        "/queues",
+        "/findings",
+        "/unknown",
+        "/audit-log",
+    ):
         answer = page.goto(f"{ROOT}{path}")
         assert answer is not None
         assert answer.status == 200
         forms = page.locator("main form[method=post]")
         expect(forms).to_have_count(0)
-    for path in (f"/payments/{payment}/charge", "/runs/again?job=monthly-invoices&period=2026-10&coverage=global"):
+    for path in (f"/payments/{payment}/charge", "/runs/rerun?job=monthly-invoices&period=2026-10&coverage=global"):
         answer = page.goto(f"{ROOT}{path}")
         assert answer is not None
         assert answer.status == 403
@@ -197,7 +206,7 @@ def test_a_charge_needs_neither_mouse_nor_javascript_nor_a_wide_screen(office: O
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")
     else:
-        page.get_by_label(re.compile("^Why")).fill("by hand")
+        page.get_by_label(re.compile("^Reason")).fill("by hand")
         page.get_by_role("button", name=re.compile("^Charge")).click()
     page.wait_for_url(f"**{ROOT}/payments/{payment}")
     assert booked(office) == [("operator:anna", "payment.charge", "by hand", "done")]

@@ -46,7 +46,7 @@ def test_an_empty_company_has_pages_that_say_so(empty_office: Office) -> None:
         "/unknown",
         "/stripe-events",
         "/runs",
-        "/audit",
+        "/audit-log",
     ):
         answer = page.goto(f"{ROOT}{path}")
         assert answer is not None

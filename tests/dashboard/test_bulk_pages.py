@@ -80,7 +80,7 @@ def test_a_bulk_charge_is_previewed_confirmed_done_and_in_the_book(dashboard: Da
     held = dashboard.world.owes(account, 1_00, held_until=None, state="void")
     otto = dashboard.as_("operator")
     page = plain(otto.get("/bulk/new?action=charge&coverage=global").text)
-    assert "Charge now 3 of 4 that match" in page
+    assert "Charge now 3 of 4 matching payments" in page
     assert "$21.00" in page
     assert "1 not collected any more: written off, void or carried forward" in page
     answer = confirm(otto, "action=charge&coverage=global")
@@ -93,7 +93,7 @@ def test_a_bulk_charge_is_previewed_confirmed_done_and_in_the_book(dashboard: Da
     work(dashboard)
     told = plain(otto.get(f"/bulk/{bulk.id}").text)
     assert "finished 3 of 3" in told
-    assert f"/audit?subject={bulk.id}" in otto.get(f"/bulk/{bulk.id}").text
+    assert f"/audit-log?subject={bulk.id}" in otto.get(f"/bulk/{bulk.id}").text
     assert sorted(line.amount for line in dashboard.world.simulator.iter_ledger()) == [5_00, 7_00, 9_00]
     started, finished = book(dashboard)
     assert (started.action, started.outcome, started.actor, started.role) == (
@@ -134,7 +134,7 @@ def test_what_changed_meanwhile_is_shown_and_not_begun(dashboard: Dashboard, acc
     owed(dashboard, account, 7_00)
     answer = otto.post("/bulk/new", reason="month end", **hidden(snapshot.text))
     assert answer.status_code == 409
-    assert "Nothing was begun: what matches changed since you looked" in plain(answer.text)
+    assert "Not started: the matching payments have changed since the preview" in plain(answer.text)
     assert "Charge now 2 of 2" in plain(answer.text)
     assert bulks(dashboard) == []
     (line,) = book(dashboard)
@@ -151,7 +151,7 @@ def test_of_two_operators_the_second_is_told_who_was_first(dashboard: Dashboard,
     answer = olga.post("/bulk/new", reason="mine too", **hidden(snapshot[1].text))
     assert answer.status_code == 409
     (bulk,) = bulks(dashboard)
-    assert "2 in another bulk action that isn't through: begun by operator:otto" in plain(answer.text)
+    assert "2 in another bulk action that isn't through: started by operator:otto" in plain(answer.text)
     assert f"/dashboard/bulk/{bulk.id}" in answer.text
     assert 'action="/dashboard/bulk/new"' not in answer.text, "nothing is left to confirm"
 
@@ -174,11 +174,11 @@ def test_a_bulk_action_is_stopped_and_resumed_with_a_reason(dashboard: Dashboard
     confirm(otto, "action=void&state=due")
     (bulk,) = bulks(dashboard)
     here = f"/bulk/{bulk.id}"
-    assert "It is stopped" in plain(ada.post(f"{here}/stop", here, reason="wrong filter").text)
+    assert "Bulk action stopped" in plain(ada.post(f"{here}/stop", here, reason="wrong filter").text)
     work(dashboard)
     assert dashboard.world.enqueued == []
     assert "stopped 0 of 2" in plain(ada.get(here).text)
-    assert "It goes on" in plain(otto.post(f"{here}/resume", here, reason="it was right").text)
+    assert "Bulk action resumed" in plain(otto.post(f"{here}/resume", here, reason="it was right").text)
     work(dashboard)
     assert "finished 2 of 2" in plain(otto.get(here).text)
     kinds = [(line.action, line.actor, line.reason) for line in book(dashboard)]
@@ -198,7 +198,7 @@ def test_too_many_are_refused_with_what_to_do(
     owed(dashboard, account, 5_00, 7_00)
     monkeypatch.setattr(previewing, "CAP", 1)
     page = dashboard.as_("operator").get("/bulk/new?action=charge")
-    assert "This can't be done: more than 1 payments match. To do: narrow the filter" in plain(page.text)
+    assert "Not possible: more than 1 payments match. To do: narrow the filter" in plain(page.text)
     assert "<form" not in page.text.split("<main")[1]
 
 
@@ -218,7 +218,7 @@ def test_what_is_no_action_or_no_filter_is_explained(dashboard: Dashboard, query
 
 
 def test_an_empty_list_says_how_to_begin(dashboard: Dashboard) -> None:
-    assert "No bulk action yet" in plain(dashboard.as_("viewer").get("/bulk").text)
+    assert "No bulk actions" in plain(dashboard.as_("viewer").get("/bulk").text)
 
 
 def test_a_part_of_the_page_refreshes_itself_only_while_it_runs(dashboard: Dashboard, account: Account) -> None:
@@ -267,9 +267,9 @@ def test_a_payment_is_held_and_released_on_its_page(dashboard: Dashboard, accoun
     (payment,) = owed(dashboard, account, 5_00)
     otto, here = dashboard.as_("operator"), f"/payments/{payment}"
     told = otto.post(f"{here}/hold", here, until="2026-11-20", reason="disputed")
-    assert "It is held until 2026-11-20 00:00 UTC." in plain(told.text)
+    assert "Payment held until 2026-11-20 00:00 UTC." in plain(told.text)
     assert "Held until 2026-11-20 00:00 UTC: disputed (held by operator:otto" in plain(told.text)
-    assert "It is released." in plain(otto.post(f"{here}/release", here, reason="settled").text)
+    assert "Hold released." in plain(otto.post(f"{here}/release", here, reason="settled").text)
     assert dashboard.world.payment(payment).held_until is None
     assert [(line.action, line.subject, line.reason) for line in book(dashboard)] == [
         (AuditAction.PAYMENT_HOLD, str(payment), "disputed"),
@@ -309,7 +309,7 @@ def test_an_ending_is_taken_back_on_its_page(dashboard: Dashboard, account: Acco
     otto, here = dashboard.as_("operator"), f"/payments/{payment}"
     otto.post(f"{here}/void", here, reason="billed by mistake")
     told = otto.post(f"{here}/withdraw-close", here, reason="it was right")
-    assert "It is collected again." in plain(told.text)
+    assert "Pending close canceled; collection continues." in plain(told.text)
     assert dashboard.world.payment(payment).pending_close_as is None
     assert book(dashboard)[-1].action == AuditAction.PAYMENT_WITHDRAW_CLOSE
 
@@ -330,9 +330,11 @@ def test_a_refusal_is_explained_and_in_the_book(dashboard: Dashboard, account: A
 
 def test_an_account_is_marked_and_unmarked_on_its_page(dashboard: Dashboard, account: Account) -> None:
     otto, here = dashboard.as_("operator"), f"/accounts/{account.id}"
-    assert "The account is marked for suspension." in plain(otto.post(f"{here}/mark", here, reason="fraud?").text)
+    assert "The account's standing is marked for suspension." in plain(
+        otto.post(f"{here}/mark", here, reason="fraud?").text
+    )
     assert "marked by operator:otto: fraud?" in plain(otto.get(here).text)
-    assert "The account is good." in plain(
+    assert "The account's standing is good." in plain(
         otto.post(f"{here}/unmark", here, until="2026-11-30", reason="it wasn't").text
     )
     assert [(line.action, line.subject_kind, line.snapshot) for line in book(dashboard)] == [

@@ -33,7 +33,7 @@ def book(world: World) -> list[Any]:
 
 
 def test_without_findings_the_page_says_that_nothing_waits(dashboard: Dashboard) -> None:
-    assert "nothing waits for a person" in dashboard.as_("viewer").get("/findings").text
+    assert "No open findings" in dashboard.as_("viewer").get("/findings").text
 
 
 def test_findings_are_grouped_by_kind_with_meaning_and_money(dashboard: Dashboard) -> None:
@@ -53,7 +53,7 @@ def test_findings_are_grouped_by_kind_with_meaning_and_money(dashboard: Dashboar
 def test_a_finding_is_resolved_with_a_name_and_a_reason_that_stay(dashboard: Dashboard) -> None:
     finding = open_finding(dashboard.world)
     page = dashboard.as_("operator").post(f"/findings/{finding}/resolve", page="/findings", reason="paid back")
-    assert "is resolved" in page.text
+    assert "Finding amount_differs resolved." in page.text
     assert "operator:otto" in page.text
     assert "paid back" in page.text
     with dashboard.world.engine.connect() as connection:
@@ -80,7 +80,7 @@ def test_whoever_resolves_second_is_told_who_did(dashboard: Dashboard) -> None:
     with world.engine.begin() as connection:
         assert resolve_finding_by_id(connection, finding, Cause("operator:anna", world.clock.now(), "billed it"))
     answer = otto.post(f"/findings/{finding}/resolve", reason="mine")
-    assert "operator:anna resolved this already: billed it" in answer.text
+    assert "Already resolved by operator:anna: billed it" in answer.text
     (line,) = book(world)
     assert (line.outcome, line.result) == ("refused", {"resolved_already_by": "operator:anna"})
     with world.engine.connect() as connection:
@@ -133,7 +133,7 @@ def in_doubt(world: World, *external_ids: str) -> list[UUID]:
 
 
 def test_nothing_in_doubt_is_said_so(dashboard: Dashboard) -> None:
-    assert "No attempt is in doubt" in dashboard.as_("viewer").get("/unknown").text
+    assert "No unknown attempts" in dashboard.as_("viewer").get("/unknown").text
 
 
 def test_attempts_in_doubt_are_shown_and_looked_up_when_an_operator_asks(dashboard: Dashboard) -> None:
@@ -146,10 +146,10 @@ def test_attempts_in_doubt_are_shown_and_looked_up_when_an_operator_asks(dashboa
     assert "/unknown/look-up" not in viewer
     otto = dashboard.as_("operator")
     page = otto.post("/unknown/look-up", page="/unknown", what="chosen", payment=str(owed), reason="customer calls")
-    assert "1 is looked up now." in page.text
+    assert "Look-up requested for 1 attempt." in page.text
     assert world.enqueued == [SettleAttempt(attempt.id)]
     world.settle(attempt.id)
-    assert "No attempt is in doubt" in otto.get("/unknown").text
+    assert "No unknown attempts" in otto.get("/unknown").text
     assert (world.payment(owed).state, world.charged(owed)) == ("paid", [5_00])
     (line,) = book(world)
     assert (line.action, line.subject, line.reason) == ("payment.look_up", str(owed), "customer calls")
@@ -169,7 +169,7 @@ def test_all_that_are_shown_are_looked_up_and_one_known_meanwhile_is_told(dashbo
     world.settle(known.id)
     world.enqueued.clear()
     answer = otto.post("/unknown/look-up", what="all", shown=shown, reason="the line is back")
-    assert "2 are looked up now." in answer.text
+    assert "Look-up requested for 2 attempts." in answer.text
     assert "1 not looked up: no attempt of it is in doubt" in answer.text
     assert len(world.enqueued) == 2
     assert sorted(line.outcome for line in book(world)) == ["done", "done", "refused"]

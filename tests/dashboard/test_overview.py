@@ -25,12 +25,12 @@ from tests.web.conftest import web_settings
 from tests.web.serving import running
 from tests.world import World
 from web.app import build_app
-from web.dashboard.queries.alerts import gather_alerts
-from web.dashboard.queries.attempt_metrics import Attempts, gather_attempts
-from web.dashboard.queries.money_metrics import MoneyFigures, Sum, gather_money
+from web.dashboard.queries.alerts import gather_alert_facts
+from web.dashboard.queries.attempt_metrics import Attempts, gather_attempt_metrics
+from web.dashboard.queries.money_metrics import MoneyMetrics, Sum, gather_money_metrics
 from web.dashboard.queries.overview import gather_overview
-from web.dashboard.queries.queue_metrics import gather_lanes
-from web.dashboard.queries.run_progress import gather_progress, time_left
+from web.dashboard.queries.queue_metrics import gather_queue_metrics
+from web.dashboard.queries.run_progress import gather_run_progress, time_left
 
 OCTOBER, NOVEMBER = date(2026, 10, 1), date(2026, 11, 1)
 P = PaymentState
@@ -105,9 +105,9 @@ def all_payments(world: World) -> list[Row[Any]]:
         return list(connection.execute(select(payments)))
 
 
-def money(world: World) -> MoneyFigures:
+def money(world: World) -> MoneyMetrics:
     with world.engine.connect() as connection:
-        return gather_money(connection, world.policy, world.clock.now())
+        return gather_money_metrics(connection, world.policy, world.clock.now())
 
 
 def test_the_months_money_is_what_a_person_would_add_up_payment_by_payment(company: World) -> None:
@@ -171,7 +171,7 @@ def test_the_curve_is_the_share_of_declined_money_won_back_by_each_day(company: 
 
 def test_attempts_and_declines_are_those_of_the_books(company: World) -> None:
     with company.engine.connect() as connection:
-        found = gather_attempts(connection, company.policy, NOW)
+        found = gather_attempt_metrics(connection, company.policy, NOW)
         rows = list(connection.execute(select(payment_attempts)))
     since = at("2026-11-21T00:00:00")
     lately = [row for row in rows if row.finished_at >= since and row.kind == "charge"]
@@ -188,9 +188,9 @@ def test_attempts_and_declines_are_those_of_the_books(company: World) -> None:
     codes = Counter(row.decline_code for row in lately if row.state == "declined")
     assert {row.code: row.declines for row in found.declines} == codes
     assert set(codes) == {"insufficient_funds", "card_velocity_exceeded", "lost_card"}
-    assert all("card" in row.meaning or "issuer" in row.meaning for row in found.declines)
+    assert all("card" in row.description or "issuer" in row.description for row in found.declines)
     with company.engine.connect() as connection:
-        earlier = gather_attempts(connection, company.policy, at("2026-12-01T10:10:00"))
+        earlier = gather_attempt_metrics(connection, company.policy, at("2026-12-01T10:10:00"))
     assert earlier.hours[-2].attempts.answered == 7, "in the hour from nine"
 
 
@@ -210,7 +210,7 @@ def test_lanes_say_what_waits_is_under_way_and_was_done(world: World) -> None:
         add_attempt(connection, anna, doubt, "unknown", look_up_at=world.machine() + timedelta(minutes=1))
         add_run(connection, state=RunState.RUNNING)
         connection.execute(insert(queue_pauses).values(queue=RUNS, paused_by="otto", reason="why", paused_at=now))
-        lanes = {lane.queue: lane for lane in gather_lanes(connection, now, world.machine())}
+        lanes = {lane.queue: lane for lane in gather_queue_metrics(connection, now, world.machine())}
     batch = lanes[BATCH]
     assert (batch.due, batch.later, batch.oldest, batch.in_flight) == (2, 1, timedelta(hours=1), 1)
     assert (lanes[SETTLEMENT].later, lanes[RUNS].later) == (1, None)
@@ -231,7 +231,7 @@ def test_a_run_tells_its_share_and_the_time_left_or_that_nobody_knows(world: Wor
                 counts={"accounts_seen": 100},
             )
         )
-        mine, japan = gather_progress(connection, world.policy, now)
+        mine, japan = gather_run_progress(connection, world.policy, now)
     assert mine.share == pytest.approx(0.25)
     assert mine.left == timedelta(minutes=30)
     assert japan.run is None
@@ -265,7 +265,7 @@ def test_what_waits_in_redis_and_dead_letters_are_shown_and_without_redis_a_dash
         assert "Dead letters: 2 in runs." in page
         broker.client = redis.Redis(port=1)
         page = browser.get().text
-        assert "Redis doesn&#39;t answer" in page
+        assert "Redis doesn&#39;t respond" in page
         assert '<td class="number">1,234</td>' not in page
 
 
@@ -280,7 +280,7 @@ def test_a_finding_or_a_decline_code_from_outside_is_only_text(company: World, d
         page = dashboard.as_("viewer").get()
     assert page.status_code == 200
     assert "<script>alert" not in page.text
-    assert "never seen before" in page.text
+    assert "unknown code" in page.text
     assert len(page.content) < 150_000
     assert "style=" not in page.text
 
@@ -298,7 +298,7 @@ def test_no_figure_and_no_alarm_reads_a_big_table_from_end_to_end(company: World
     with company.engine.connect() as connection:
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # the tables are small: what else could it do?
         event.listen(company.engine, "before_cursor_execute", note)
-        gather_alerts(connection, now, machine_now)
+        gather_alert_facts(connection, now, machine_now)
         gather_overview(connection, company.policy, now, machine_now)
         preview_retries(connection, company.policy.coverage("global"), now)
         event.remove(company.engine, "before_cursor_execute", note)

@@ -143,9 +143,9 @@ def test_a_charge_after_a_preview_moves_money_once_and_is_in_the_book(
     world, payment = dashboard.world, owes(dashboard, account, amount_minor=29_85)
     operator = dashboard.as_("operator")
     preview = operator.get(f"/payments/{payment}/charge")
-    assert "This asks the bank for $29.85 from the card visa ending in 4242" in words(preview)
+    assert "This charges $29.85 to the card visa ending in 4242" in words(preview)
     answer = confirm(operator, payment, seen_on(preview))
-    assert "It is due now: a worker asks the card in a moment." in words(answer)
+    assert "Charge requested: a worker charges the card within seconds." in words(answer)
     assert world.enqueued == [ChargePayment(payment, "interactive")]
     row = world.payment(payment)
     assert (row.lane, row.trigger, row.requested_by) == ("interactive", "operator", "operator:otto")
@@ -184,7 +184,7 @@ def test_another_amount_than_the_preview_showed_is_refused_and_shown_again(
     assert "Not charged: it isn't what you saw any more: the amount was USD 5.00 and is USD 7.00 now." in words(
         again
     )
-    assert "This asks the bank for $7.00" in words(again)
+    assert "This charges $7.00" in words(again)
     assert (world.enqueued, book(world)) == ([], [("payment.charge", "operator:otto", "refused")])
     assert confirm(operator, payment, seen_on(again)).status_code == 200
     world.charge(payment)
@@ -267,7 +267,7 @@ def test_a_hold_is_shown_and_warned_of(dashboard: Dashboard, account: Account) -
     operator = dashboard.as_("operator")
     assert "Held until an operator releases it" in words(operator.get(f"/payments/{payment}"))
     asked = words(operator.get(f"/payments/{payment}/charge"))
-    assert "Mind: it is held, and the charge releases it: looks odd." in asked
+    assert "Warning: it is held, and the charge releases it: looks odd." in asked
 
 
 def test_an_attempt_in_doubt_is_looked_up_and_never_charged_again(dashboard: Dashboard, account: Account) -> None:
@@ -281,7 +281,7 @@ def test_an_attempt_in_doubt_is_looked_up_and_never_charged_again(dashboard: Das
     assert "nobody knows yet whether attempt 1" in words(refused)
     assert "“Look up at the processor”: asking again could take the money twice." in words(refused)
     answer = operator.post(f"/payments/{payment}/look-up", reason="the customer calls")
-    assert "It is being looked up at the processor." in words(answer)
+    assert "Look-up requested: a worker asks the processor within seconds." in words(answer)
     (attempt,) = world.attempts(payment)
     assert world.enqueued[-1] == SettleAttempt(attempt.id)
     world.settle(attempt.id)

@@ -14,7 +14,7 @@ from tests.dashboard.conftest import Dashboard
 from tests.scheduler.test_sweep import add_attempt
 from tests.seed import add_account, add_payment
 from web.dashboard import plotting
-from web.dashboard.cache import CachedValue, Drawn
+from web.dashboard.cache import CachedValue, PlotCache
 from web.dashboard.plotting import THEMES
 from web.dashboard.queries.attempt_metrics import Attempts, Slot
 from web.dashboard.queries.money_metrics import Curve, Sum
@@ -56,7 +56,7 @@ def test_recovery_is_drawn_against_the_month_before() -> None:
     svg = plotting.draw_recovery(present, before, theme=THEMES["dark"])
     for said in (
         "days since the first decline",
-        "share of USD won back (%)",
+        "share of USD recovered (%)",
         "first declined in 2026-12",
         "first declined in 2026-11",
     ):
@@ -65,7 +65,7 @@ def test_recovery_is_drawn_against_the_month_before() -> None:
 
 def test_the_same_numbers_are_the_same_document_also_from_many_threads() -> None:
     first, others = draw(), []
-    drawn = Drawn()
+    drawn = PlotCache()
     threads = [
         threading.Thread(target=lambda n=n: others.append(drawn.get((str(n),), draw)))  # type: ignore[misc]
         for n in range(4)
@@ -78,7 +78,7 @@ def test_the_same_numbers_are_the_same_document_also_from_many_threads() -> None
 
 
 def test_a_plot_is_drawn_once_and_old_ones_are_forgotten() -> None:
-    drawn, made = Drawn(at_most=2), []
+    drawn, made = PlotCache(at_most=2), []
 
     def make() -> str:
         made.append(1)

@@ -105,7 +105,7 @@ def test_without_redis_the_page_says_so_and_what_it_means(
     dashboard = open_with(make_broker("redis://127.0.0.1:1/0"))
     page = dashboard.as_("viewer").get("/queues")
     assert page.status_code == 200
-    assert "Redis doesn’t answer" in page.text
+    assert "Redis doesn’t respond" in page.text
     assert "Nothing is lost: rows are due in the database" in page.text
     dead_letters = dashboard.as_("viewer").get(LETTERS)
     assert dead_letters.status_code == 503
@@ -128,7 +128,7 @@ def test_a_lane_is_paused_and_resumed_with_name_and_reason_in_book_and_trail(das
     assert "issuer &lt;is&gt; away" in page.text
     with dashboard.world.engine.connect() as connection:
         assert connection.scalars(select(queue_pauses.c.queue)).all() == [BATCH]
-    assert "goes on within 3 s" in otto.post("/queues/batch/resume", page="/queues", reason="it is back").text
+    assert "resumes within 3 s" in otto.post("/queues/batch/resume", page="/queues", reason="it is back").text
     with dashboard.world.engine.connect() as connection:
         assert connection.scalars(select(queue_pauses.c.queue)).all() == []
         told = connection.execute(
@@ -152,7 +152,7 @@ def test_of_two_who_pause_the_second_is_told_who_did(dashboard: Dashboard) -> No
     with dashboard.world.engine.begin() as connection:
         pause_queue(connection, BATCH, Cause("operator:anna", dashboard.world.clock.now(), "mine"))
     answer = otto.post("/queues/batch/pause", reason="me too")
-    assert "batch is paused already, by operator:anna: mine" in answer.text
+    assert "batch is already paused by operator:anna: mine" in answer.text
     assert [line.outcome for line in book(dashboard)] == ["refused"]
 
 
@@ -201,7 +201,7 @@ def test_a_requeued_letter_has_a_fresh_id_and_is_dead_no_more(
     page = dashboard.as_("operator").post(
         LETTERS, page=LETTERS, what="requeue", letter=dead_letter, reason="mended"
     )
-    assert "1 letter was requeued." in page.text
+    assert "1 dead letter requeued." in page.text
     assert dead_letters(client, BATCH) == {}
     (waiting,) = (one.decode() for one in client.lrange(f"{NAMESPACE}:{BATCH}", 0, -1))
     assert waiting != dead_letter
@@ -222,10 +222,11 @@ def test_of_two_who_requeue_the_same_letter_one_does_and_the_other_is_told(
     anna.get(LETTERS)
     otto.get(LETTERS)
     assert (
-        "1 letter was requeued" in anna.post(LETTERS, what="requeue", letter=dead_letters[0], reason="mended").text
+        "1 dead letter requeued" in anna.post(LETTERS, what="requeue", letter=dead_letters[0], reason="mended").text
     )
     assert (
-        "somebody else was faster" in otto.post(LETTERS, what="requeue", letter=dead_letters[0], reason="too").text
+        "somebody else resolved them"
+        in otto.post(LETTERS, what="requeue", letter=dead_letters[0], reason="too").text
     )
     assert waiting_messages(broker, BATCH) == 1
     assert [(line.actor, line.result["count"]) for line in book(dashboard) if line.outcome == "finished"] == [
@@ -249,14 +250,14 @@ def test_all_of_a_filter_are_settled_as_they_were_seen_and_what_died_since_stays
     client.zadd(f"{NAMESPACE}:{BATCH}.XQ", dict.fromkeys(died, 1_800_000_000_000))
     otto = dashboard.as_("operator")
     page = otto.get(f"{LETTERS}/all", job="charge_payment").text
-    assert "This concerns <strong>120</strong> letters" in page
+    assert "This applies to <strong>120</strong> dead letters" in page
     up_to = page.split('name="up_to" value="')[1].split('"')[0]
     (later,) = kill(broker, 1)
     client.zadd(f"{NAMESPACE}:{BATCH}.XQ", {later: 1_800_000_000_001})
     answer = otto.post(
         LETTERS, what="discard", job="charge_payment", up_to=up_to, count="120", reason="a bad release"
     )
-    assert "120 letters were discarded." in answer.text
+    assert "120 dead letters discarded." in answer.text
     assert list(dead_letters(client, BATCH)) == [later]
     line = book(dashboard)[-1]
     assert (line.result["count"], len(line.result["ids"])) == (120, 100)
@@ -270,10 +271,10 @@ def test_a_letter_that_cannot_be_read_is_shown_and_can_only_be_discarded(
         client.zadd(f"{NAMESPACE}:{BATCH}.XQ", {name: 1})
         client.hset(f"{NAMESPACE}:{BATCH}.XQ.msgs", name, body)
     otto = dashboard.as_("operator")
-    assert otto.get(LETTERS).text.count("can’t be read</span>") == 3
-    assert "Nothing was requeued" in otto.post(LETTERS, what="requeue", letter="one", reason="try").text
+    assert otto.get(LETTERS).text.count("unreadable</span>") == 3
+    assert "No dead letters requeued" in otto.post(LETTERS, what="requeue", letter="one", reason="try").text
     assert len(list_dead_letters(broker, BATCH)[0]) == 3
-    assert "1 letter was discarded" in otto.post(LETTERS, what="discard", letter="one", reason="junk").text
+    assert "1 dead letter discarded" in otto.post(LETTERS, what="discard", letter="one", reason="junk").text
     assert sorted(dead_letters(client, BATCH)) == ["three", "two"]
 
 

@@ -35,13 +35,13 @@ HIDDEN = re.compile(r'<input type="hidden" name="(digest|event|rows|amount)" val
 
 def look(browser: Browser, key: dict[str, str]) -> dict[str, str]:
     """Get the preview; return what its form carries."""
-    page = browser.get("/runs/again", **key)
+    page = browser.get("/runs/rerun", **key)
     assert page.status_code == 200, page.text
     return {**key, **dict(HIDDEN.findall(page.text))}
 
 
 def confirm(browser: Browser, snapshot: dict[str, str], reason: str = "accounts were mended") -> httpx.Response:
-    return browser.post("/runs/again", **snapshot, reason=reason)
+    return browser.post("/runs/rerun", **snapshot, reason=reason)
 
 
 def bill(world: World, name: str, amount: int, coverage: str = "global") -> Account:
@@ -70,8 +70,8 @@ def test_a_month_is_previewed_run_and_kept_in_the_book(dashboard: Dashboard) -> 
         bill(world, f"A-{number}", 10_00 + number)
     with world.engine.begin() as connection:
         add_account(connection, "idle")
-    page = browser.get("/runs/again", **MONTH).text
-    for said in ("$30.03", "A-2", "There is no such run yet.", "has no active service", "idle", "Run it"):
+    page = browser.get("/runs/rerun", **MONTH).text
+    for said in ("$30.03", "A-2", "There is no such run yet.", "has no active service", "idle", "Start run"):
         assert said in page, said
     assert run_rows(world) == [], "looking changes nothing"
     answer = confirm(browser, look(browser, MONTH))
@@ -99,7 +99,7 @@ def test_what_changed_since_the_preview_is_refused_and_shown(dashboard: Dashboar
     answer = confirm(browser, snapshot)
     assert answer.status_code == 409
     assert (
-        "Nothing was done. What you saw has changed: it was 1 over $10.00, and now it would be 2 over $15.00."
+        "Not started. The preview has changed: it was 1 with a total of $10.00 and is now 2 with a total of $15.00."
         in (answer.text)
     )
     assert run_rows(world) == []
@@ -131,7 +131,7 @@ def test_a_finished_month_is_gone_over_again_for_accounts_that_were_mended(dashb
         run_id = add_run(connection)
     generate_invoices(world.runtime, run_id)
     bill(world, "A-2", 7_00)
-    page = browser.get("/runs/again", **MONTH).text
+    page = browser.get("/runs/rerun", **MONTH).text
     assert "It has finished" in page
     assert "has its invoice of this period already" in page
     assert confirm(browser, look(browser, MONTH)).status_code == 200
@@ -148,7 +148,7 @@ def test_a_late_run_is_confirmed_after_its_preview(dashboard: Dashboard) -> None
     key = {**MONTH, "period": "2026-09"}
     assert f"/dashboard/runs/{run_id}" in browser.get("/runs").text
     assert "and confirm" in browser.get(f"/runs/{run_id}").text
-    assert "Confirm it" in browser.get("/runs/again", **key).text
+    assert "Confirm run" in browser.get("/runs/rerun", **key).text
     assert confirm(browser, look(browser, key)).status_code == 200
     (run,) = run_rows(world)
     assert (run.state, run.confirmed_by) == ("ready", "operator:otto")
@@ -159,10 +159,10 @@ def test_a_run_that_is_under_way_is_told_with_who_asked_for_it(dashboard: Dashbo
     world, first = dashboard.world, dashboard.as_("operator", "otto")
     bill(world, "A-1", 10_00)
     confirm(first, look(first, MONTH), "the scheduler was away")
-    page = dashboard.as_("operator", "olga").get("/runs/again", **MONTH).text
+    page = dashboard.as_("operator", "olga").get("/runs/rerun", **MONTH).text
     assert "It waits for a worker; operator:otto asked for it at 2026-11-01 09:00:00 UTC" in page
     assert "the scheduler was away" in page
-    assert "under way" in page
+    assert "already in progress" in page
     assert 'name="digest"' not in page
 
 
@@ -219,21 +219,21 @@ def test_a_viewer_may_look_at_runs_and_ask_for_none(dashboard: Dashboard, key: d
     with world.engine.begin() as connection:
         run_id = add_run(connection, state=RunState.FINISHED)
     assert viewer.get("/runs").status_code == 200
-    assert "Run again" not in viewer.get("/runs").text
+    assert "Rerun" not in viewer.get("/runs").text
     assert viewer.get(f"/runs/{run_id}").status_code == 200
-    assert "again" not in viewer.get(f"/runs/{run_id}").text.split("<main")[1].split("</main")[0]
-    assert viewer.get("/runs/again", **key).status_code == 403
+    assert "rerun" not in viewer.get(f"/runs/{run_id}").text.split("<main")[1].split("</main")[0]
+    assert viewer.get("/runs/rerun", **key).status_code == 403
     with world.engine.connect() as connection:
         csrf_key = connection.execute(select(sessions.c.csrf_key)).scalar_one()
-    token = form_token(csrf_key, "/dashboard/runs/again")
-    answer = viewer.send("/runs/again", token=token, reason="y", event="0", digest="", **key)
+    token = form_token(csrf_key, "/dashboard/runs/rerun")
+    answer = viewer.send("/runs/rerun", token=token, reason="y", event="0", digest="", **key)
     assert answer.status_code == 403
-    assert "This needs the role operator; yours is viewer." in answer.text
+    assert "This needs the role operator; your role is viewer." in answer.text
 
 
 def test_a_month_that_is_not_over_can_be_looked_at_and_not_run(dashboard: Dashboard) -> None:
     browser, key = dashboard.as_("operator"), {**MONTH, "period": "2026-11"}
-    page = browser.get("/runs/again", **key)
+    page = browser.get("/runs/rerun", **key)
     assert page.status_code == 200
     assert "it will run by itself" in page.text
     assert 'name="digest"' not in page.text
@@ -245,18 +245,18 @@ def test_a_month_that_is_not_over_can_be_looked_at_and_not_run(dashboard: Dashbo
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"job": "reconciliation"}, "Which job?"),
-        ({"coverage": "mars"}, "Which coverage?"),
-        ({"period": "2026-13"}, "Which month or day?"),
-        ({"period": "9999-12"}, "Which month or day?"),
-        ({"period": "0000-01"}, "Which month or day?"),
-        ({"period": "9" * 10_000}, "Which month or day?"),
-        ({"job": DAILY_RETRIES, "period": "2026-02-30"}, "Which month or day?"),
-        ({"job": DAILY_RETRIES, "period": "9999-12-31"}, "Which month or day?"),
+        ({"job": "reconciliation"}, "Unknown job"),
+        ({"coverage": "mars"}, "Unknown coverage"),
+        ({"period": "2026-13"}, "Invalid month or day"),
+        ({"period": "9999-12"}, "Invalid month or day"),
+        ({"period": "0000-01"}, "Invalid month or day"),
+        ({"period": "9" * 10_000}, "Invalid month or day"),
+        ({"job": DAILY_RETRIES, "period": "2026-02-30"}, "Invalid month or day"),
+        ({"job": DAILY_RETRIES, "period": "9999-12-31"}, "Invalid month or day"),
     ],
 )
 def test_what_is_no_run_is_said_so(dashboard: Dashboard, wrong: dict[str, str], says: str) -> None:
-    answer = dashboard.as_("operator").get("/runs/again", **{**MONTH, **wrong})
+    answer = dashboard.as_("operator").get("/runs/rerun", **{**MONTH, **wrong})
     assert answer.status_code == 400
     assert says in answer.text
 
@@ -328,7 +328,7 @@ def test_a_days_preview_says_what_would_be_charged_and_why_the_rest_is_not(dashb
         "paid": (1, 9_00),
         "waits_for_customer": (1, 11_00),
     }
-    page = dashboard.as_("operator").get("/runs/again", **DAY).text
+    page = dashboard.as_("operator").get("/runs/rerun", **DAY).text
     assert "$10.00" in page
     assert "as often as the network allows" in page
 
@@ -359,7 +359,7 @@ def test_a_payment_that_was_paid_meanwhile_is_refused_and_not_run(dashboard: Das
         )
     answer = confirm(browser, snapshot)
     assert answer.status_code == 409
-    assert "it was 2 over $15.00, and now it would be 1 over $5.00" in answer.text
+    assert "it was 2 with a total of $15.00 and is now 1 with a total of $5.00" in answer.text
     assert "has been paid since that day began" in answer.text
     assert run_rows(world) == []
 
@@ -373,7 +373,7 @@ def test_runs_are_listed_by_page_and_filter(dashboard: Dashboard) -> None:
             add_run(connection, day, job=DAILY_RETRIES, state="finished")
         add_run(connection, "2026-09", "japan", state="awaiting_confirmation")
     newest = browser.get("/runs").text
-    assert newest.count("/dashboard/runs/") - newest.count("/dashboard/runs/again") == 50
+    assert newest.count("/dashboard/runs/") - newest.count("/dashboard/runs/rerun") == 50
     older = re.search(r'href="([^"]+)" rel="next"', newest)
     assert older is not None
     rest = browser.client.get(older[1].replace("&amp;", "&")).text
@@ -385,7 +385,7 @@ def test_runs_are_listed_by_page_and_filter(dashboard: Dashboard) -> None:
         "/runs", job=MONTHLY_INVOICES, period="2026-09", coverage="japan", state="awaiting_confirmation"
     )
     assert one.text.count('"/dashboard/runs/') == 1
-    assert "No runs." in browser.get("/runs", period="2031-01").text
+    assert "No runs match" in browser.get("/runs", period="2031-01").text
     assert browser.get("/runs", after="nonsense").status_code == 200
 
 

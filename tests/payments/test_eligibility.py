@@ -76,7 +76,7 @@ from shared.scheduling.pending_work import SHORT_BACKOFF, pending_work
 from tests.conftest import sqlalchemy_url
 from tests.seed import CURRENCY, default_policy
 from tests.servers import Servers
-from web.dashboard.queries.alerts import DUE_FOR_TOO_LONG, gather_alerts
+from web.dashboard.queries.alerts import DUE_FOR_TOO_LONG, gather_alert_facts
 
 NOW = datetime(2026, 11, 4, 9, tzinfo=UTC)
 #: The two clocks differ, so that a condition that reads the wrong one is found.
@@ -705,7 +705,7 @@ def check_alerts(rows: Rows) -> None:
         for payment_id in rows.those(CHARGEABLE_STATE, none_of=(HELD, ATTEMPT_OPEN))
         if REACHED.holds(replace(rows.specs[payment_id].facts(), now=NOW - DUE_FOR_TOO_LONG))
     }
-    assert gather_alerts(rows.connection, NOW, MACHINE_NOW).due_too_long.rows == len(due)
+    assert gather_alert_facts(rows.connection, NOW, MACHINE_NOW).due_too_long.rows == len(due)
 
 
 CHECKS = (

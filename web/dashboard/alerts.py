@@ -1,4 +1,4 @@
-"""Alarms in words: what is wrong, what to do about it, and where."""
+"""Alerts as text: what is wrong, what to do about it, and a link to it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from shared.domain.states import RunState
 from shared.explain.descriptions import FINDING_DESCRIPTIONS
 from shared.messaging.queue_depths import Depth
 from web.dashboard.formatting import count, span, words
-from web.dashboard.queries.alerts import COUNT_UP_TO, AlertFigures
+from web.dashboard.queries.alerts import COUNT_UP_TO, AlertFacts
 from web.dashboard.request_context import RequestContext
 
 
 @dataclass(frozen=True)
 class Alert:
-    """What is wrong and what to do; `link` is an address of ours with the words that lead there."""
+    """What is wrong and what to do; `link` is a path of the dashboard and its label."""
 
     title: str
     what_to_do: str
@@ -22,31 +22,31 @@ class Alert:
 
 
 def alerts_of(
-    context: RequestContext, figures: AlertFigures, depths: Mapping[str, Depth] | None, *, has_doorbell: bool
+    context: RequestContext, facts: AlertFacts, depths: Mapping[str, Depth] | None, *, has_doorbell: bool
 ) -> list[Alert]:
-    """Return what needs somebody, the worst first."""
+    """Return the alerts, the most severe first."""
     return [
-        *_processes(figures),
+        *_processes(facts),
         *_doorbell(context, depths, has_doorbell=has_doorbell),
-        *_unknown(context, figures),
-        *_due(context, figures),
-        *_runs(context, figures),
-        *_pauses(context, figures),
-        *_findings(context, figures),
-        *_calls(context, figures),
+        *_unknown(context, facts),
+        *_due(context, facts),
+        *_runs(context, facts),
+        *_pauses(context, facts),
+        *_findings(context, facts),
+        *_calls(context, facts),
     ]
 
 
-def _processes(figures: AlertFigures) -> Iterator[Alert]:
-    if not figures.is_scheduler_alive:
+def _processes(facts: AlertFacts) -> Iterator[Alert]:
+    if not facts.is_scheduler_alive:
         yield Alert(
-            "No scheduler leads: nothing becomes due by itself.",
-            "Start the Procfile’s scheduler, or look into its log. What was due meanwhile is made up for.",
+            "No leading scheduler: no runs are created.",
+            "Start the Procfile’s scheduler, or check its log. Missed runs are caught up.",
         )
-    if not figures.has_worker:
+    if not facts.has_worker:
         yield Alert(
-            "No worker was heard of in the last 30 seconds: nobody is charged.",
-            "Start the Procfile’s workers, or look into their log. What is due waits for them.",
+            "No worker heartbeat in the last 30 seconds: no card is charged.",
+            "Start the Procfile’s workers, or check their log. Due work waits for them.",
         )
 
 
@@ -55,90 +55,88 @@ def _doorbell(
 ) -> Iterator[Alert]:
     if has_doorbell and depths is None:
         yield Alert(
-            "Redis doesn't answer: workers aren't rung for.",
-            "Start it again. Nothing is lost: the rows know what is due, and the scheduler rings anew.",
+            "Redis doesn't respond: workers aren't woken.",
+            "Restart Redis. Nothing is lost: due work is in the database, and the scheduler enqueues it again.",
         )
     dead = {queue: depth.dead for queue, depth in (depths or {}).items() if depth.dead}
     if dead:
         where = ", ".join(f"{count(number)} in {queue}" for queue, number in dead.items())
         yield Alert(
             f"Dead letters: {where}.",
-            "Read their tracebacks. The rows come back by themselves; a letter that returns is a defect.",
+            "Read their tracebacks. Their rows are retried automatically; a dead letter that returns is a defect.",
             (context.url("/queues"), "Queues"),
         )
 
 
-def _unknown(context: RequestContext, figures: AlertFigures) -> Iterator[Alert]:
-    if figures.unknown_too_long:
+def _unknown(context: RequestContext, facts: AlertFacts) -> Iterator[Alert]:
+    if facts.unknown_too_long:
         yield Alert(
-            f"{_many(figures.unknown_too_long)} of unknown outcome for more than 15 minutes "
-            f"(the oldest for {_long(figures.unknown.oldest)}).",
-            "Settlement asks the processor again and again. See what it is told, and whether it is answered.",
+            f"{_counted(facts.unknown_too_long)} with unknown outcome for more than 15 minutes "
+            f"(oldest: {_age(facts.unknown.oldest)}).",
+            "They are looked up repeatedly. Check the reasons, and whether the processor responds.",
             (context.url("/unknown"), "Unknown attempts"),
         )
 
 
-def _due(context: RequestContext, figures: AlertFigures) -> Iterator[Alert]:
-    due = figures.due_too_long
+def _due(context: RequestContext, facts: AlertFacts) -> Iterator[Alert]:
+    due = facts.due_too_long
     if due.rows:
         yield Alert(
-            f"{_many(due.rows, 'payment')} due for more than 15 minutes (the oldest for {_long(due.oldest)}).",
-            "Normal while a month start is worked through. Otherwise see whether workers run, lanes are paused, "
-            "or the processor doesn't answer.",
+            f"{_counted(due.rows, 'payment')} due for more than 15 minutes (oldest: {_age(due.oldest)}).",
+            "Normal while a month start is processed. Otherwise check whether workers run, queues are paused, "
+            "or the processor doesn't respond.",
             (context.url("/payments", state="due"), "Due payments"),
         )
 
 
-def _runs(context: RequestContext, figures: AlertFigures) -> Iterator[Alert]:
-    for run in figures.runs:
+def _runs(context: RequestContext, facts: AlertFacts) -> Iterator[Alert]:
+    for run in facts.runs:
         name = f"{run.job} {run.period} {run.coverage}"
-        there = (context.url(f"/runs/{run.id}"), "The run")
+        link = (context.url(f"/runs/{run.id}"), "Show run")
         if run.state == RunState.AWAITING_CONFIRMATION:
-            yield Alert(f"{name} was late and awaits confirmation.", "Look at its preview and confirm it.", there)
+            yield Alert(f"{name} is late and awaits confirmation.", "Check its preview and confirm it.", link)
         else:
-            yield Alert(
-                f"{name} can't get on: {run.trouble}.", "It tries again by itself; mend what it names.", there
-            )
+            yield Alert(f"{name} is stalled: {run.trouble}.", "It is retried automatically; fix the cause.", link)
 
 
-def _pauses(context: RequestContext, figures: AlertFigures) -> Iterator[Alert]:
-    for pause in figures.pauses:
+def _pauses(context: RequestContext, facts: AlertFacts) -> Iterator[Alert]:
+    for pause in facts.pauses:
         yield Alert(
-            f"The lane {pause.queue} is paused by {pause.paused_by}: {pause.reason}.",
-            "Resume it once the reason is gone; until then its work waits.",
+            f"Queue {pause.queue} is paused by {pause.paused_by}: {pause.reason}.",
+            "Resume it once the reason is resolved; until then its work waits.",
             (context.url("/queues"), "Queues"),
         )
 
 
-def _findings(context: RequestContext, figures: AlertFigures) -> Iterator[Alert]:
-    for row in figures.findings:
+def _findings(context: RequestContext, facts: AlertFacts) -> Iterator[Alert]:
+    for row in facts.findings:
         description = FINDING_DESCRIPTIONS.get(row.kind)
         yield Alert(
-            f"{_many(row.findings, 'open finding')}: {words(row.kind)}"
+            f"{_counted(row.findings, 'open finding')}: {words(row.kind)}"
             f"{f' – {description.meaning}' if description else ''}.",
-            f"{_sentence(description.what_to_do)}." if description else "Look at it and resolve it with a reason.",
+            f"{_sentence(description.what_to_do)}." if description else "Check it and resolve it with a reason.",
             (context.url("/findings", kind=row.kind), "Findings"),
         )
 
 
-def _calls(context: RequestContext, figures: AlertFigures) -> Iterator[Alert]:
-    for call in figures.calls:
+def _calls(context: RequestContext, facts: AlertFacts) -> Iterator[Alert]:
+    for call in facts.calls:
         payment = next((each for each in reversed(call.payments) if each is not None), None)
         yield Alert(
-            f"{_many(call.calls, 'call')} for attention in the last 24 hours: {call.reason}.",
-            "Look at the payment: is it the card, or our request?",
-            None if payment is None else (context.url(f"/payments/{payment}"), "A payment it is about"),
+            f"{_counted(call.calls, 'processor error')} in the last 24 hours: {call.reason}.",
+            "Check the payment: is the card the cause, or our request?",
+            None if payment is None else (context.url(f"/payments/{payment}"), "Example payment"),
         )
 
 
-def _many(number: int, what: str = "attempt") -> str:
+def _counted(number: int, what: str = "attempt") -> str:
     more = "+" if number >= COUNT_UP_TO else ""
     return f"{count(number)}{more} {what}{'' if number == 1 else 's'}"
 
 
-def _long(length: timedelta | None) -> str:
+def _age(length: timedelta | None) -> str:
     return "a while" if length is None else span(length)
 
 
-def _sentence(said: str) -> str:
-    return said[:1].upper() + said[1:]
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

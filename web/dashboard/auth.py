@@ -1,7 +1,7 @@
-"""What stands before every page: who is it, is the form really ours, and may they. One place, for all of them.
+"""Authentication, authorisation and CSRF checks of every page, in one place.
 
-A form of ours carries a token for its session and its path. Before that, browsers say themselves where a request
-comes from (Sec-Fetch-Site, Origin); what they say is believed where it speaks against the request.
+Each form carries a token for its session and its path. Before the token, the browser's own headers (Sec-Fetch-Site,
+Origin) are checked; they can only reject a request, never admit one.
 """
 
 import secrets
@@ -38,20 +38,20 @@ log = structlog.get_logger()
 
 Handler = Callable[[RequestContext], Response]
 
-#: Pages at work at once; the pool of connections has as many.
+#: Pages handled at once; the connection pool has the same size.
 WORKERS = 8
 #: The largest form is a filter and a reason; an export is a GET.
 LARGEST_FORM_BYTES = 65_536
 MOST_FIELDS = 200
 LONGEST_TOKEN = 200
-#: Before anybody is signed in, a form is tied to the browser by this cookie.
+#: Before sign-in, this cookie ties a form to the browser.
 VISITOR_COOKIE = "duecourse_visitor"
 SESSION_COOKIE = "duecourse_session"
 
 
 @dataclass(frozen=True)
 class Page:
-    """One line of the table of pages (`routes.py`). `role` None: for people who aren't signed in, too."""
+    """One row of the page table (`routes.py`). `role` None: no sign-in is needed."""
 
     method: str
     path: str
@@ -60,12 +60,12 @@ class Page:
 
 
 def cookie_name(name: str, *, is_https: bool) -> str:
-    """Over HTTPS with the prefix that keeps subdomains and plain HTTP from setting it."""
+    """Over HTTPS add the prefix that prevents subdomains and plain HTTP from setting the cookie."""
     return f"__Host-{name}" if is_https else name
 
 
 class Guard:
-    """Makes a Starlette endpoint of a page."""
+    """Turns a page into a Starlette endpoint."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -75,27 +75,27 @@ class Guard:
         async def endpoint(request: Request) -> Response:
             if self._limiter is None:
                 self._limiter = anyio.CapacityLimiter(WORKERS)
-            context = _visit(request, self._site)
+            context = _make_context(request, self._site)
             try:
                 if request.method == "POST":
                     context.form = await _read_form(request)
-                response = await anyio.to_thread.run_sync(self._answer, page, context, limiter=self._limiter)
+                response = await anyio.to_thread.run_sync(self._respond, page, context, limiter=self._limiter)
                 if context.new_session is not None:
-                    keep_session(context, response, context.new_session)
+                    set_session_cookie(context, response, context.new_session)
                 return response
             except PageError as error:
-                return _explain(context, error)
+                return _error_page(context, error)
 
         return endpoint
 
-    def _answer(self, page: Page, context: RequestContext) -> Response:
+    def _respond(self, page: Page, context: RequestContext) -> Response:
         try:
-            if any("\x00" in str(said) for said in context.request.path_params.values()):
-                context.missing("such page")  # PostgreSQL takes no NUL, and none of our ids has one
+            if any("\x00" in str(value) for value in context.request.path_params.values()):
+                context.not_found("Page")  # PostgreSQL rejects NUL, and none of our ids has one
             self._identify(context)
             if request_is_foreign(context):
                 raise PageError(
-                    403, "This form was sent from another site.", "Open the dashboard itself and try there."
+                    403, "This form was sent from another site.", "Open the dashboard and submit the form there."
                 )
             if page.role is not None:
                 if context.user is None:
@@ -103,24 +103,26 @@ class Guard:
                 if not context.user.role.may(page.role):
                     raise PageError(
                         403,
-                        f"This needs the role {page.role}; yours is {context.user.role}.",
-                        "Ask an admin, or somebody who has it, to do it.",
+                        f"This needs the role {page.role}; your role is {context.user.role}.",
+                        "Ask an admin for the role, or ask a user who has it.",
                     )
             if page.method == "POST":
                 _check_token(context)
             return page.handler(context)
         except PageError as error:
-            return _explain(context, error)
+            return _error_page(context, error)
         except SQLAlchemyError as error:
             if not (is_outage(error) or is_locked(error)):
                 raise
             log.warning("dashboard.database_away", path=context.path, error=type(error).__name__)
-            what = "The database can't be reached." if is_outage(error) else "Somebody is at work on this row."
-            trouble = PageError(503, what, "Nothing was changed. Try again in a few seconds.")
-            return _explain(context, trouble)
+            what = (
+                "The database is unavailable." if is_outage(error) else "This row is locked by another operation."
+            )
+            unavailable = PageError(503, what, "Nothing was changed. Try again in a few seconds.")
+            return _error_page(context, unavailable)
 
     def _identify(self, context: RequestContext) -> None:
-        """By the session; or, only if a company says so, by the name that its own proxy gives."""
+        """Identify the user by the session or, if configured, by the user name that a trusted proxy sends."""
         now = context.machine_now
         token = context.request.cookies.get(cookie_name(SESSION_COOKIE, is_https=context.is_https), "")
         if self._site.user_header is not None:
@@ -136,9 +138,9 @@ class Guard:
             context.write(lambda connection: touch_session(connection, found, now))
 
     def _session_of_proxy(self, context: RequestContext, token: str) -> str:
-        """Return the session of the person that a trusted proxy names, a new one if need be; empty for nobody.
+        """Return the session token of the user that a trusted proxy names, a new one if needed; empty for no user.
 
-        So that forms are tied to a session there too, and signing out everywhere means something.
+        Forms are then tied to a session too, and signing out everywhere works.
         """
         if not _is_proxy(context.request, self._site):
             return ""
@@ -158,8 +160,8 @@ class Guard:
         if self._site.user_header is not None:
             raise PageError(
                 403,
-                "Your proxy doesn't name anybody who may come in.",
-                "An admin adds people with `duecourse users add`; the name must be the one that the proxy gives.",
+                "Your proxy doesn't send a known user name.",
+                "An admin adds users with `duecourse users add`; the name must match the one that the proxy sends.",
             )
         if context.is_fragment:  # htmx follows no redirect to another page by itself
             return Response(status_code=204, headers={"HX-Redirect": f"{ROOT}/sign-in"})
@@ -169,8 +171,8 @@ class Guard:
         return RedirectResponse(context.url("/sign-in", next=after if len(after) < 1_000 else ""), 303)
 
 
-def keep_session(context: RequestContext, response: Response, token: str) -> None:
-    """Put a session's token into the browser, out of reach of scripts and of other sites' requests."""
+def set_session_cookie(context: RequestContext, response: Response, token: str) -> None:
+    """Set the session cookie, inaccessible to scripts and to other sites' requests."""
     response.set_cookie(
         cookie_name(SESSION_COOKIE, is_https=context.is_https),
         token,
@@ -183,7 +185,7 @@ def keep_session(context: RequestContext, response: Response, token: str) -> Non
 
 
 def request_is_foreign(context: RequestContext) -> bool:
-    """Whether the browser itself says that a request which may change something comes from elsewhere."""
+    """Whether the browser's own headers say that a state-changing request comes from another site."""
     headers = context.request.headers
     if context.request.method in ("GET", "HEAD"):
         return False
@@ -193,16 +195,16 @@ def request_is_foreign(context: RequestContext) -> bool:
     return origin is not None and urlsplit(origin).netloc != headers.get("host", "")
 
 
-def safe_next(said: str) -> str:
-    """Where to go after signing in: a path of the dashboard, whatever a link said. Never another site."""
-    parts = urlsplit(said)
+def safe_next(path: str) -> str:
+    """Return where to go after signing in: a path of the dashboard, never another site."""
+    parts = urlsplit(path)
     is_ours = parts.scheme == parts.netloc == "" and (parts.path == ROOT or parts.path.startswith(f"{ROOT}/"))
-    is_plain = not any(character in said for character in "\\\r\n\t\x00") and "//" not in parts.path
-    return said if is_ours and is_plain and ".." not in parts.path else ROOT
+    is_plain = not any(character in path for character in "\\\r\n\t\x00") and "//" not in parts.path
+    return path if is_ours and is_plain and ".." not in parts.path else ROOT
 
 
 def visitor_token(context: RequestContext) -> tuple[str, str]:
-    """For forms before anybody is signed in: the cookie's value and what the form carries."""
+    """Return the visitor cookie's value and the token of a form before sign-in."""
     name = cookie_name(VISITOR_COOKIE, is_https=context.is_https)
     key = context.request.cookies.get(name, "")
     if len(key) < 32:
@@ -211,21 +213,21 @@ def visitor_token(context: RequestContext) -> tuple[str, str]:
 
 
 def _check_token(context: RequestContext) -> None:
-    said = context.form.get("token", "")
+    token = context.form.get("token", "")
     if context.signed_in is not None:
         key = context.signed_in.csrf_key
     else:
         key = context.request.cookies.get(cookie_name(VISITOR_COOKIE, is_https=context.is_https), "")
-    is_ours = isinstance(said, str) and len(key) >= 32 and is_form_token(key, context.path, said)
+    is_ours = isinstance(token, str) and len(key) >= 32 and is_form_token(key, context.path, token)
     if not is_ours:
         raise PageError(
             403,
-            "This form is too old, or not from here.",
-            "Nothing was changed. Open the page again and send the form from there.",
+            "This form has expired or is invalid.",
+            "Nothing was changed. Reload the page and submit the form again.",
         )
 
 
-def _visit(request: Request, site: Site) -> RequestContext:
+def _make_context(request: Request, site: Site) -> RequestContext:
     peer = request.client.host if request.client else ""
     scheme, address = request.url.scheme, peer
     if _is_proxy(request, site):
@@ -235,7 +237,7 @@ def _visit(request: Request, site: Site) -> RequestContext:
 
 
 def _is_proxy(request: Request, site: Site) -> bool:
-    """Whether the one who really connected to us is a proxy that the company trusts."""
+    """Whether the connecting peer is a trusted proxy."""
     try:
         peer = ip_address(request.client.host if request.client else "")
     except ValueError:
@@ -244,29 +246,29 @@ def _is_proxy(request: Request, site: Site) -> bool:
 
 
 async def _read_form(request: Request) -> FormData:
-    """Read a form, however long it says it is, up to a bound."""
-    said = request.headers.get("content-length", "0")
-    if not said.isascii() or not said.isdigit() or len(said) > 9 or int(said) > LARGEST_FORM_BYTES:
-        raise PageError(413, "This form is too large.", "Nothing was changed. Send less.")
+    """Read a form up to the size limit, whatever length its header announces."""
+    length = request.headers.get("content-length", "0")
+    if not length.isascii() or not length.isdigit() or len(length) > 9 or int(length) > LARGEST_FORM_BYTES:
+        raise PageError(413, "This form is too large.", "Nothing was changed. Submit less data.")
     read = 0
     body = bytearray()
     try:
         async for chunk in request.stream():
             read += len(chunk)
             if read > LARGEST_FORM_BYTES:
-                raise PageError(413, "This form is too large.", "Nothing was changed. Send less.")
+                raise PageError(413, "This form is too large.", "Nothing was changed. Submit less data.")
             body += chunk
     except ClientDisconnect:
-        raise PageError(400, "The form broke off.", "Nothing was changed. Send it again.") from None
+        raise PageError(400, "The request was cut off.", "Nothing was changed. Submit the form again.") from None
     request._body = bytes(body)  # what Starlette's own `body()` keeps: `form()` reads from it
     if request.headers.get("content-type", "").split(";")[0] != "application/x-www-form-urlencoded":
-        raise PageError(415, "This isn't a form.", "Nothing was changed. Use the page's own form.")
+        raise PageError(415, "Unsupported form encoding.", "Nothing was changed. Use the form on the page.")
     try:
         return await request.form(max_fields=MOST_FIELDS, max_files=0)
     except HTTPException as error:
-        raise PageError(400, "The form can't be read.", f"Nothing was changed ({error.detail}).") from None
+        raise PageError(400, "The form is malformed.", f"Nothing was changed ({error.detail}).") from None
 
 
-def _explain(context: RequestContext, error: PageError) -> Response:
+def _error_page(context: RequestContext, error: PageError) -> Response:
     log.info("dashboard.refused", path=context.path, status=error.status, why=error.title)
     return context.page("error.html", error.status, error=error)

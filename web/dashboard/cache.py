@@ -1,4 +1,4 @@
-"""An answer that is kept for some seconds, and made by one at a time: however many people look at once."""
+"""Values cached for a few seconds and computed by one thread at a time, however many users ask at once."""
 
 import threading
 from collections.abc import Callable
@@ -12,72 +12,72 @@ log = structlog.get_logger()
 
 Value = TypeVar("Value")
 
-#: Nobody sees figures older than this (machine time, from the moment when they began to be gathered).
-KEPT_FOR = timedelta(seconds=10)
-#: Who sees figures older than this has them made anew behind their back: a page that refreshes itself every 5 s
+#: No user sees metrics older than this (machine time, counted from the start of their computation).
+MAX_AGE = timedelta(seconds=10)
+#: Metrics older than this are returned and refreshed in the background: a page that refreshes itself every 5 s
 #: never waits for them.
-RENEWED_AFTER = timedelta(seconds=4)
+REFRESH_AFTER = timedelta(seconds=4)
 
 
 @dataclass(frozen=True)
-class _Answer(Generic[Value]):
+class _Entry(Generic[Value]):
     value: Value
     at: datetime
 
 
 class CachedValue(Generic[Value]):
-    """`get` makes the value or returns the kept one; who comes while there is none waits for it."""
+    """`get` computes the value or returns the cached one; callers wait while there is none."""
 
-    def __init__(self, kept_for: timedelta = KEPT_FOR, renewed_after: timedelta = RENEWED_AFTER) -> None:
-        self._kept_for, self._renewed_after = kept_for, renewed_after
-        self._answer: _Answer[Value] | None = None
-        self._making = threading.Lock()
+    def __init__(self, max_age: timedelta = MAX_AGE, refresh_after: timedelta = REFRESH_AFTER) -> None:
+        self._max_age, self._refresh_after = max_age, refresh_after
+        self._entry: _Entry[Value] | None = None
+        self._lock = threading.Lock()
 
     def get(self, now: Callable[[], datetime], make: Callable[[], Value]) -> Value:
-        """Return a value no older than it may be. What `make` raises is raised, and the next one tries again."""
-        answer = self._answer
-        if answer is None or not self._is_within(self._kept_for, answer, now()):
-            with self._making:
-                answer = self._answer
-                if answer is None or not self._is_within(self._kept_for, answer, now()):
-                    answer = self._make(now, make)
-        elif not self._is_within(self._renewed_after, answer, now()) and self._making.acquire(blocking=False):
-            threading.Thread(target=self._renew, args=(now, make), name="figures", daemon=True).start()
-        return answer.value
+        """Return a value below the maximum age. Errors of `make` are raised; the next caller tries again."""
+        entry = self._entry
+        if entry is None or not self._is_within(self._max_age, entry, now()):
+            with self._lock:
+                entry = self._entry
+                if entry is None or not self._is_within(self._max_age, entry, now()):
+                    entry = self._make(now, make)
+        elif not self._is_within(self._refresh_after, entry, now()) and self._lock.acquire(blocking=False):
+            threading.Thread(target=self._refresh, args=(now, make), name="metrics", daemon=True).start()
+        return entry.value
 
-    def _make(self, now: Callable[[], datetime], make: Callable[[], Value]) -> _Answer[Value]:
+    def _make(self, now: Callable[[], datetime], make: Callable[[], Value]) -> _Entry[Value]:
         at = now()
-        self._answer = _Answer(make(), at)
-        return self._answer
+        self._entry = _Entry(make(), at)
+        return self._entry
 
-    def _renew(self, now: Callable[[], datetime], make: Callable[[], Value]) -> None:
-        """Nobody waits for this one: who finds the kept answer too old afterwards makes it, and is told why not."""
+    def _refresh(self, now: Callable[[], datetime], make: Callable[[], Value]) -> None:
+        """Refresh in the background. After an error, the next caller with a too old value computes it."""
         try:
             self._make(now, make)
-        except Exception as error:  # whatever it is, it will be raised to the next who asks
-            log.warning("dashboard.figures_not_renewed", error=type(error).__name__)
+        except Exception as error:  # whatever it is, it is raised to the next caller
+            log.warning("dashboard.metrics_not_refreshed", error=type(error).__name__)
         finally:
-            self._making.release()
+            self._lock.release()
 
     @staticmethod
-    def _is_within(limit: timedelta, answer: _Answer[Value], now: datetime) -> bool:
-        """A clock that was set back makes nothing young."""
-        return timedelta(0) <= now - answer.at <= limit
+    def _is_within(limit: timedelta, entry: _Entry[Value], now: datetime) -> bool:
+        """A value from the future (the clock was set back) counts as too old."""
+        return timedelta(0) <= now - entry.at <= limit
 
 
-class Drawn:
-    """Plots by name, theme and what they show; the least lately drawn are forgotten."""
+class PlotCache:
+    """PlotCache plots by name, theme and version; the oldest are dropped."""
 
     def __init__(self, at_most: int = 64) -> None:
         self._at_most = at_most
         self._plots: dict[tuple[str, ...], str] = {}
-        self._drawing = threading.Lock()
+        self._lock = threading.Lock()
 
     def get(self, key: tuple[str, ...], draw: Callable[[], str]) -> str:
-        """Return the plot, drawing it if need be; one at a time, since matplotlib's settings are the process's."""
+        """Return the plot, drawn if needed; one at a time, since matplotlib's settings are global."""
         plot = self._plots.get(key)
         if plot is None:
-            with self._drawing:
+            with self._lock:
                 plot = self._plots.get(key)
                 if plot is None:
                     plot = draw()

@@ -1,4 +1,4 @@
-"""Tables as CSV, row by row as they are read, however many. What a spreadsheet would run is made plain text."""
+"""Stream tables as CSV, row by row. Cells that a spreadsheet would execute are made plain text."""
 
 import csv
 import io
@@ -10,19 +10,19 @@ from uuid import UUID
 
 from starlette.responses import StreamingResponse
 
-#: A cell that begins so is a formula to a spreadsheet (OWASP, CSV injection): names come from customers.
+#: Spreadsheets read cells with these prefixes as formulas (OWASP, CSV injection): names come from customers.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-#: Rows in one piece of the answer.
+#: Rows in one chunk of the response.
 ROWS_AT_ONCE = 500
 
 
 def stream_csv(name: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> StreamingResponse:
-    """Answer with a file called `name`: UTF-8, a first line with the names of the columns."""
+    """Respond with a file called `name`: UTF-8, the column names in the first line."""
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return StreamingResponse(_pieces(columns, rows), media_type="text/csv; charset=utf-8", headers=headers)
+    return StreamingResponse(_chunks(columns, rows), media_type="text/csv; charset=utf-8", headers=headers)
 
 
-def _pieces(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Iterator[str]:
+def _chunks(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Iterator[str]:
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(columns)

@@ -1,4 +1,4 @@
-"""How things look on a page: money, instants, spans of time, counts and states, for all templates alike."""
+"""Format money, instants, durations, counts and states for all templates."""
 
 from datetime import date, datetime, timedelta, tzinfo
 from decimal import Decimal
@@ -9,7 +9,7 @@ from shared.domain.money import exponent
 
 LOCALE = "en"
 
-#: What a state means for the colour of its badge: good, waiting, trouble, ended. Words carry it too, always.
+#: The badge colour of a state: good, waiting, attention or ended. The badge always carries text too.
 TONES: dict[str, str] = {
     "paid": "good",
     "succeeded": "good",
@@ -26,17 +26,17 @@ TONES: dict[str, str] = {
     "running": "waiting",
     "received": "waiting",
     "waiting": "waiting",
-    "awaiting_confirmation": "trouble",
-    "needs_payment_method": "trouble",
-    "needs_authentication": "trouble",
-    "needs_support": "trouble",
-    "declined": "trouble",
-    "authentication_needed": "trouble",
-    "unknown": "trouble",
-    "trouble": "trouble",
-    "refused": "trouble",
-    "past_due": "trouble",
-    "marked_for_suspension": "trouble",
+    "awaiting_confirmation": "attention",
+    "needs_payment_method": "attention",
+    "needs_authentication": "attention",
+    "needs_support": "attention",
+    "declined": "attention",
+    "authentication_needed": "attention",
+    "unknown": "attention",
+    "trouble": "attention",
+    "refused": "attention",
+    "past_due": "attention",
+    "marked_for_suspension": "attention",
     "uncollectible": "ended",
     "void": "ended",
     "carried_forward": "ended",
@@ -47,8 +47,25 @@ TONES: dict[str, str] = {
 }
 
 
+#: Stored names that are shown in today's vocabulary.
+STORED_NAMES: dict[str, str] = {
+    "trouble": "error",
+    "stripe_event_in_trouble": "stripe_event_error",
+    "lane_paused": "queue_paused",
+    "lane_resumed": "queue_resumed",
+    "ending_requested": "close_requested",
+    "ending_taken_back": "close_withdrawn",
+    "ending_overtaken": "close_overtaken",
+    "decision_refused": "operator_action_refused",
+    "attempt_long_in_doubt": "attempt_unknown_for_long",
+    "card_mended": "card_updated",
+    "run_in_trouble": "run_stalled",
+    "bulk_action_begun": "bulk_action_started",
+}
+
+
 def money(amount_minor: int, currency: str) -> str:
-    """Minor units as people of the language write them: `$1,234.50`, `¥1,234`."""
+    """Format minor units in the page's language: `$1,234.50`, `¥1,234`."""
     amount = Decimal(amount_minor).scaleb(-exponent(currency))
     return format_currency(amount, currency, locale=LOCALE)
 
@@ -59,8 +76,8 @@ def count(number: int) -> str:
 
 
 def words(state: str) -> str:
-    """`needs_payment_method` as people read it: needs payment method."""
-    return state.replace("_", " ")
+    """Format a stored name as text: `needs_payment_method` becomes needs payment method."""
+    return STORED_NAMES.get(state, state).replace("_", " ")
 
 
 def tone(state: str) -> str:
@@ -68,7 +85,7 @@ def tone(state: str) -> str:
 
 
 def instant(moment: datetime | None, zone: tzinfo) -> str:
-    """`2026-11-02 09:00 JST`: always with its zone, seconds only where there are any."""
+    """Format an instant with its zone: `2026-11-02 09:00 JST`; seconds only if there are any."""
     if moment is None:
         return "–"
     local = moment.astimezone(zone)
@@ -81,7 +98,7 @@ def day(value: date | None) -> str:
 
 
 def span(length: timedelta) -> str:
-    """`3 d 4 h`, `5 min`, `12 s`: the two largest units."""
+    """Format a duration with its two largest units: `3 d 4 h`, `5 min`, `12 s`."""
     seconds = max(0, int(length.total_seconds()))
     parts: list[str] = []
     for name, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
@@ -94,7 +111,7 @@ def span(length: timedelta) -> str:
 
 
 def masked_email(email: str | None) -> str:
-    """`a•••@example.com`: enough to recognise, too little to write to."""
+    """Mask an email address: `a•••@example.com`."""
     if not email:
         return "–"
     name, _, domain = email.partition("@")

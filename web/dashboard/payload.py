@@ -1,4 +1,4 @@
-"""An event's payload as a person may see it: formatted, without secrets, and with personal data masked for all."""
+"""Format an event's payload for operators: secrets removed, personal data masked for every role."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 from shared.logs import redact
 
 MASKED = "•••"
-#: Whatever is below one of these names is somebody's, or a secret.
+#: Values below one of these names are personal data or secrets.
 PERSONAL = frozenset(
     {
         "address",
@@ -31,20 +31,20 @@ PERSONAL = frozenset(
         "user_agent",
     }
 )
-#: What we write into metadata is ids; what others write may be anything.
+#: Our own metadata holds only ids; metadata of others may hold anything.
 OUR_METADATA = "duecourse_"
-#: A page of it; Stripe's events have some 5 kB.
+#: Characters shown; Stripe's events have some 5 kB.
 LONGEST = 100_000
 
 
 def show_payload(raw: Mapping[str, Any]) -> str:
-    """Return the payload as JSON to look at."""
+    """Return the payload as formatted JSON."""
     text = json.dumps(masked(raw), indent=2, ensure_ascii=False)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}\n… (cut)"
 
 
 def masked(value: Any, name: str = "", *, is_personal: bool = False) -> Any:
-    """Return a copy in which each text below a personal name is masked; what isn't there stays visibly so."""
+    """Return a copy in which every text below a personal name is masked; nulls stay visible."""
     if isinstance(value, Mapping):
         return {
             key: masked(inner, key, is_personal=is_personal or _is_personal(str(key), name))

@@ -1,7 +1,7 @@
-"""Plots as SVG documents: real axes, units and zones. matplotlib is loaded at the first plot, not at the start.
+"""Plots as SVG documents with axes, units and zones. matplotlib is imported at the first plot, not at startup.
 
-Figures are drawn without `pyplot`, whose state is the whole process's, and come out the same to the byte for the
-same numbers: no dates, no random ids.
+Plots are drawn without `pyplot`, whose state is global, and byte-identical for the same data: no dates, no
+random ids.
 """
 
 import io
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: In inches of 72 points; a page shows them as wide as it has room.
+#: In inches of 72 points; pages scale them to the available width.
 WIDTH, HEIGHT = 5.2, 3.0
 
 
@@ -25,7 +25,7 @@ _LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8.5, "borderpad": 0.1, 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours that are told apart by the colour-blind (Okabe–Ito), on a light or a dark page."""
+    """Colours that colour-blind users can distinguish (Okabe–Ito), for a light or a dark page."""
 
     ink: str
     line: str
@@ -42,7 +42,7 @@ THEMES = {
 
 
 def draw_attempts(slots: Sequence[Slot], *, by_hour: bool, zone: str, theme: Theme) -> str:
-    """Draw attempts by how they ended, and below it the success rate, over the slots. `zone` is a zone's name."""
+    """Draw attempts by outcome over the slots, and the success rate below. `zone` is a zone's name."""
     with _style(theme):
         figure, (counts, rates) = _figure(2, [2.1, 1])
         places = range(len(slots))
@@ -77,7 +77,7 @@ def draw_attempts(slots: Sequence[Slot], *, by_hour: bool, zone: str, theme: The
         shown = [n for n in places if (len(slots) - 1 - n) % every == 0]
         words = "%H:%M" if by_hour else "%b %d"
         rates.set_xticks(shown, [slots[n].begins_at.strftime(words) for n in shown])
-        return _written(figure)
+        return _to_svg(figure)
 
 
 def _rates(axes: "Axes", slots: Sequence[Slot], theme: Theme) -> None:
@@ -91,7 +91,7 @@ def _rates(axes: "Axes", slots: Sequence[Slot], theme: Theme) -> None:
 
 
 def draw_recovery(present: Curve, before: Curve, *, theme: Theme) -> str:
-    """Draw the share of money won back by day since the first decline, this month's against the last one's."""
+    """Draw the share of money recovered by day since the first decline, for the current and the last month."""
     with _style(theme):
         figure, (axes,) = _figure(1, [1])
         for curve, colour, dashes in ((present, theme.good, "-"), (before, theme.idle, "--")):
@@ -108,10 +108,10 @@ def draw_recovery(present: Curve, before: Curve, *, theme: Theme) -> str:
         axes.set_xlim(-0.4, CURVE_DAYS + 0.4)
         axes.set_ylim(0, 104)
         axes.set_xlabel("days since the first decline")
-        axes.set_ylabel(f"share of {present.currency} won back (%)")
+        axes.set_ylabel(f"share of {present.currency} recovered (%)")
         if present.shares or before.shares:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, **_LEGEND)
-        return _written(figure)
+        return _to_svg(figure)
 
 
 def _style(theme: Theme) -> Any:
@@ -119,7 +119,7 @@ def _style(theme: Theme) -> Any:
 
     inked = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.titlecolor")
     style: Any = {
-        "svg.fonttype": "none",  # letters stay letters: small, and in the reader's own font
+        "svg.fonttype": "none",  # text stays text: small, and in the reader's own font
         "svg.hashsalt": "duecourse",
         "font.family": "sans-serif",
         "font.size": 9.5,
@@ -156,8 +156,8 @@ def _whole_numbers(axes: "Axes") -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:,.0f}"))
 
 
-def _written(figure: "Figure") -> str:
-    written = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(written, format="svg", transparent=True, metadata=nothing)
-    return written.getvalue()
+def _to_svg(figure: "Figure") -> str:
+    buffer = io.StringIO()
+    no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""One request to the dashboard, as a page sees it: who asks, for what, and how to read, write and answer."""
+"""One request to the dashboard as a page sees it: user, parameters, database access and responses."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,25 +28,25 @@ Result = TypeVar("Result")
 
 #: Where the dashboard lives.
 ROOT = "/dashboard"
-#: The browser's own zone, which `app.js` puts there; only a name, checked before it is used.
+#: The browser's time zone, set by `app.js`; only a name, checked before use.
 ZONE_COOKIE = "duecourse_zone"
-#: What an action says to the next page, once.
-SAID_COOKIE = "duecourse_said"
-SAID_FOR_S = 30
-LONGEST_SAID = 500
-#: A reason is a sentence or two; a novel isn't read by anybody.
+#: The result of an action, shown once on the next page.
+FLASH_COOKIE = "duecourse_said"
+FLASH_MAX_AGE_S = 30
+LONGEST_FLASH = 500
+#: A reason is a sentence or two.
 LONGEST_REASON = 500
 #: An export of a million rows takes some 20 s of it.
 LONGEST_EXPORT_S = 600
 
 
-#: Nothing of anybody else's, nothing inline, and no other site may show us in a frame or take our forms.
-POLICY_OF_PAGES = (
+#: Only our own resources, nothing inline; no other site may frame our pages or receive our forms.
+PAGE_CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-HEADERS_OF_PAGES = {
-    "Content-Security-Policy": POLICY_OF_PAGES,
+PAGE_HEADERS = {
+    "Content-Security-Policy": PAGE_CSP,
     # Not "no-referrer": with it browsers send forms with `Origin: null`, and a good form looks like a foreign one.
     "Referrer-Policy": "same-origin",
 }
@@ -61,19 +61,19 @@ NAVIGATION = (
     ("/stripe-events", "Stripe events", Role.VIEWER),
     ("/findings", "Findings", Role.VIEWER),
     ("/unknown", "Unknown attempts", Role.VIEWER),
-    ("/audit", "Audit", Role.VIEWER),
-    ("/people", "People", Role.ADMIN),
+    ("/audit-log", "Audit log", Role.VIEWER),
+    ("/users", "Users", Role.ADMIN),
 )
 
 
 @cache
 def _known_zones() -> frozenset[str]:
-    """Read once: it is hundreds of files."""
+    """Cached: reading them opens hundreds of files."""
     return frozenset(available_timezones())
 
 
 class PageError(Exception):
-    """A request that gets a page with an explanation instead of what it wanted."""
+    """Ends the request with an error page: its title, and what to do."""
 
     def __init__(self, status: int, title: str, what_to_do: str) -> None:
         super().__init__(title)
@@ -82,7 +82,7 @@ class PageError(Exception):
 
 @dataclass
 class RequestContext:
-    """One request. Handlers are plain functions `(visit) -> Response` and run in a thread."""
+    """One request. Handlers are plain functions `(context) -> Response` and run in a thread."""
 
     request: Request
     site: Site
@@ -91,10 +91,10 @@ class RequestContext:
     address: str = ""
     is_https: bool = False
     form: FormData = field(default_factory=FormData)
-    #: A session that began with this request, to be put into the browser.
+    #: A session created by this request, to be set as a cookie.
     new_session: str | None = None
 
-    # What is asked for.
+    # Parameters.
 
     @property
     def path(self) -> str:
@@ -106,43 +106,47 @@ class RequestContext:
 
     @property
     def is_fragment(self) -> bool:
-        """Whether htmx asks for a part of the page only."""
+        """Whether htmx requests only a part of the page."""
         return self.request.headers.get("hx-request") == "true"
 
     def uuid(self, name: str = "id") -> UUID:
-        """Return an id out of the path; PageError 404 if it isn't one."""
+        """Return an id from the path; PageError 404 if it isn't one."""
         return self._uuid(self.request.path_params[name])
 
-    def said(self, name: str, longest: int = 200) -> str:
-        """Return a field of the form, without spaces around it; PageError 400 if it is too long or no text."""
+    def form_text(self, name: str, longest: int = 200) -> str:
+        """Return a form field, stripped; PageError 400 if it is too long or isn't text."""
         value = self.form.get(name, "")
         if not isinstance(value, str) or "\x00" in value:
-            raise PageError(400, f"The field “{name}” isn't text.", "Go back and fill it in again.")
+            raise PageError(400, f"Field “{name}” must be text.", "Go back and correct it.")
         if len(value) > longest:
-            raise PageError(400, f"The field “{name}” is too long.", f"It may have {longest} characters.")
+            raise PageError(400, f"Field “{name}” is too long.", f"It may have at most {longest} characters.")
         return value.strip()
 
     def reason(self) -> str:
         """Return the form's reason; PageError 400 without one."""
-        reason = self.said("reason", LONGEST_REASON)
+        reason = self.form_text("reason", LONGEST_REASON)
         if not reason:
-            raise PageError(400, "Why?", "Go back and give a reason; it is kept for good beside what you do.")
+            raise PageError(
+                400,
+                "A reason is required",
+                "Go back and enter a reason. It is recorded permanently in the audit log.",
+            )
         return reason
 
-    def asked(self, name: str, longest: int = 200) -> str:
-        """Return a parameter of the address, cut to a bearable length."""
+    def query_text(self, name: str, longest: int = 200) -> str:
+        """Return a query parameter, stripped and cut to `longest` characters."""
         return self.query.get(name, "").replace("\x00", "")[:longest].strip()
 
-    # Who asks, and when.
+    # The user and the time.
 
     @property
     def who(self) -> User:
         if self.user is None:
-            raise PageError(401, "You are not signed in.", "Sign in first.")
+            raise PageError(401, "You are not signed in", "Sign in first.")
         return self.user
 
     def may(self, role: str) -> bool:
-        """For templates: whether to show what needs this role."""
+        """Whether the user has this role; templates hide what needs it otherwise."""
         return self.user is not None and self.user.role.may(Role(role))
 
     @property
@@ -160,15 +164,15 @@ class RequestContext:
 
     @cached_property
     def zone(self) -> tzinfo:
-        """In which the person reads times: as they chose, else as their browser says, else UTC."""
+        """The zone of displayed times: the user's setting, else the browser's zone, else UTC."""
         if self.user is not None and self.user.zone is not None:
             return self.user.zone
-        said = self.request.cookies.get(ZONE_COOKIE, "")
-        return ZoneInfo(said if said in _known_zones() else "UTC")
+        name = self.request.cookies.get(ZONE_COOKIE, "")
+        return ZoneInfo(name if name in _known_zones() else "UTC")
 
     @property
     def site_map(self) -> list[tuple[str, str]]:
-        """The pages in the navigation, path and name, that this person may see."""
+        """The navigation's pages, path and name, that the user may see."""
         return [(path, name) for path, name, role in NAVIGATION if self.may(role)]
 
     def cause(self, reason: str) -> Cause:
@@ -178,16 +182,16 @@ class RequestContext:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that can't write: a page that only shows can't change anything by mistake."""
+        """Open a read-only transaction: a page that only shows can't change anything by mistake."""
         with self.site.engine.connect() as connection:
             connection.execution_options(postgresql_readonly=True)
             with connection.begin():
                 yield connection
 
     def stream(self, query: Select[Any]) -> Iterator[Row[Any]]:
-        """Read the rows of a query one by one, however many, on a connection of their own; for exports.
+        """Stream the rows of a query on a connection of its own; for exports.
 
-        A snapshot of one moment. Whoever takes them slowly keeps nothing locked.
+        The rows are a snapshot of one moment. A slow reader keeps nothing locked.
         """
         with self.site.engine.connect() as connection:
             connection.execution_options(postgresql_readonly=True, isolation_level="REPEATABLE READ")
@@ -197,38 +201,38 @@ class RequestContext:
                 yield from connection.execute(query.execution_options(stream_results=True, max_row_buffer=1_000))
 
     def write(self, work: Callable[[Connection], Result]) -> Result:
-        """Run `work` in one transaction, again after a deadlock; it must look before it acts."""
+        """Run `work` in one transaction, again after a deadlock; it must check the state before it acts."""
         return in_transaction(self.site.engine, work)
 
     def record_action(self, connection: Connection, action: AuditAction, **facts: Any) -> None:
-        """Add a line to the book of actions, with who and from where."""
+        """Add an entry to the audit log, with the user and the IP address."""
         who = self.who
         record_action(
             connection,
             AuditEntry(action=action, actor=who.actor, role=who.role, address=self.address, at=self.now, **facts),
         )
 
-    # Answering.
+    # Responses.
 
     def page(self, template: str, status: int = 200, **data: Any) -> Response:
         """Render a page."""
         html = self.site.templates.get_template(template).render(context=self, **data)
-        response = HTMLResponse(html, status, HEADERS_OF_PAGES)
-        if SAID_COOKIE in self.request.cookies and not self.is_fragment:
-            response.delete_cookie(SAID_COOKIE, path=ROOT)
+        response = HTMLResponse(html, status, PAGE_HEADERS)
+        if FLASH_COOKIE in self.request.cookies and not self.is_fragment:
+            response.delete_cookie(FLASH_COOKIE, path=ROOT)
         return response
 
-    def go(self, path: str, said: str | None = None, **query: str) -> Response:
-        """Send the browser to a page of ours after a POST, with a word about what happened (`said`).
+    def redirect(self, path: str, flash: str | None = None, **query: str) -> Response:
+        """Redirect to a page of the dashboard after a POST; `flash` is a message shown there once.
 
-        In a cookie and not in the address: whoever sends somebody a link must not put words into our mouth.
+        The message travels in a cookie, not in the URL: a link must not be able to set it.
         """
         response = RedirectResponse(f"{ROOT}{path}" + (f"?{urlencode(query)}" if query else ""), 303)
-        if said:
+        if flash:
             response.set_cookie(
-                SAID_COOKIE,
-                quote(said[:LONGEST_SAID]),
-                max_age=SAID_FOR_S,
+                FLASH_COOKIE,
+                quote(flash[:LONGEST_FLASH]),
+                max_age=FLASH_MAX_AGE_S,
                 path=ROOT,
                 secure=self.is_https,
                 httponly=True,
@@ -237,26 +241,26 @@ class RequestContext:
         return response
 
     @property
-    def just_said(self) -> str:
-        """What the action before this page had to say."""
-        return unquote(self.request.cookies.get(SAID_COOKIE, ""))[:LONGEST_SAID]
+    def flash_message(self) -> str:
+        """The message of the action that redirected to this page."""
+        return unquote(self.request.cookies.get(FLASH_COOKIE, ""))[:LONGEST_FLASH]
 
-    def missing(self, what: str) -> NoReturn:
-        raise PageError(404, f"There is no {what}.", "Look at the address, or search for it.")
+    def not_found(self, what: str) -> NoReturn:
+        raise PageError(404, f"{what} not found", "Check the URL, or use the search.")
 
     def token(self, action: str) -> str:
-        """What a form to `action` (a whole path) carries."""
+        """Return the CSRF token of a form to `action` (a whole path)."""
         if self.signed_in is None:
-            raise AssertionError("forms are for people who are signed in")
+            raise AssertionError("forms need a signed-in user")
         return form_token(self.signed_in.csrf_key, action)
 
     def url(self, path: str = "", **query: Any) -> str:
-        """A path of the dashboard with parameters; those that are None or empty are left out."""
-        kept = {name: value for name, value in query.items() if value not in (None, "")}
-        return f"{ROOT}{path}" + (f"?{urlencode(kept, doseq=True)}" if kept else "")
+        """Return a path of the dashboard with query parameters; None and empty ones are omitted."""
+        given = {name: value for name, value in query.items() if value not in (None, "")}
+        return f"{ROOT}{path}" + (f"?{urlencode(given, doseq=True)}" if given else "")
 
     def here(self, **changes: Any) -> str:
-        """This page's own address with other parameters."""
+        """Return this page's own URL with changed query parameters."""
         query: Mapping[str, Any] = {**dict(self.query), **changes}
         return self.url(self.path.removeprefix(ROOT), **query)
 
@@ -265,4 +269,4 @@ class RequestContext:
         try:
             return UUID(text)
         except ValueError:
-            raise PageError(404, "That is no id.", "Look at the address, or search for it.") from None
+            raise PageError(404, "Invalid ID", "Check the URL, or use the search.") from None

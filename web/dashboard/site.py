@@ -1,4 +1,4 @@
-"""What all pages share: the runtime, the templates and the policy. Built once."""
+"""What all pages share: the runtime, the templates and the caches. Built once."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,27 +10,27 @@ from sqlalchemy import Engine
 
 from shared.policy import Policy
 from shared.runtime import Runtime
-from web.dashboard.cache import CachedValue, Drawn
+from web.dashboard.cache import CachedValue, PlotCache
 from web.dashboard.queries.overview import Overview
 
 
 @dataclass(frozen=True)
 class Site:
-    """What pages need of the process; tests pass their own clocks through the runtime."""
+    """What pages need from the process; tests pass their own clocks through the runtime."""
 
     runtime: Runtime
-    #: A pool of its own: pages that wait never keep Stripe's webhooks waiting.
+    #: A pool of its own: slow pages never delay Stripe's webhooks.
     engine: Engine
     templates: Environment
     is_test_mode: bool  # no live key: links to the processor's dashboard go to its test side
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
-    #: Name of the header in which a trusted proxy names the person; None: nobody is believed.
+    #: The header in which a trusted proxy sends the user name; None: no header is trusted.
     user_header: str | None = None
-    #: Depths of queues and dead letters are read from the doorbell itself; None where a test needs none.
+    #: For queue depths and dead letters; None in tests that need no Redis.
     broker: RedisBroker | None = None
-    #: The overview's figures, a few seconds old at most, and its plots as they were drawn last.
+    #: The overview's metrics, at most a few seconds old, and its drawn plots.
     overview: CachedValue[Overview] = field(default_factory=CachedValue)
-    drawn: Drawn = field(default_factory=Drawn)
+    plots: PlotCache = field(default_factory=PlotCache)
 
     @property
     def policy(self) -> Policy:

@@ -1,11 +1,11 @@
-"""The templates: everything that is written into a page is escaped, and a name that isn't there is an error."""
+"""The template environment: all values are escaped, and an undefined name is an error."""
 
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from shared.domain.calendar import waits_for_operator
-from web.dashboard import formatting as words
+from web.dashboard import formatting
 from web.dashboard.request_context import ROOT
 from web.dashboard.static import asset
 
@@ -25,13 +25,13 @@ def make_templates() -> Environment:
     environment.globals.update(root=ROOT, asset=asset)
     environment.tests["waiting_for_operator"] = waits_for_operator
     environment.filters.update(
-        money=words.money,
-        count=words.count,
-        words=words.words,
-        tone=words.tone,
-        instant=words.instant,
-        day=words.day,
-        span=words.span,
-        masked=words.masked_email,
+        money=formatting.money,
+        count=formatting.count,
+        words=formatting.words,
+        tone=formatting.tone,
+        instant=formatting.instant,
+        day=formatting.day,
+        span=formatting.span,
+        masked=formatting.masked_email,
     )
     return environment

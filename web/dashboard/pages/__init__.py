@@ -1,1 +1,1 @@
-"""One module for each kind of page: functions of a visit that return a response."""
+"""One module per kind of page: functions that take a request context and return a response."""

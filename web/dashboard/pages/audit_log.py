@@ -1,4 +1,4 @@
-"""The audit: the book of actions, searched by who, what, on what and when."""
+"""The audit log, filtered by actor, action, subject and time."""
 
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
@@ -14,8 +14,8 @@ from web.dashboard.request_context import RequestContext
 
 #: Rows of a page.
 PAGE = 50
-#: Pages that show what a line is about.
-_PLACES = {
+#: Pages of the subjects.
+_SUBJECT_PATHS = {
     "payment": "/payments/{}",
     "account": "/accounts/{}",
     "run": "/runs/{}",
@@ -42,7 +42,7 @@ COLUMNS = (
 
 def show(context: RequestContext) -> Response:
     """Newest first."""
-    after, before = _number(context.asked("after")), _number(context.asked("before"))
+    after, before = _number(context.query_text("after")), _number(context.query_text("before"))
     query = _filtered(context)
     if before is not None:
         query = query.where(audit_log.c.id > before).order_by(audit_log.c.id)
@@ -67,22 +67,22 @@ def show(context: RequestContext) -> Response:
 
 
 def export(context: RequestContext) -> Response:
-    """The same rows as CSV, all of them."""
+    """All matching entries as CSV."""
 
     def rows() -> Iterator[tuple[Any, ...]]:
         for row in context.stream(_filtered(context).order_by(audit_log.c.id)):
             yield tuple(getattr(row, name) for name in COLUMNS)
 
-    return stream_csv("audit.csv", COLUMNS, rows())
+    return stream_csv("audit-log.csv", COLUMNS, rows())
 
 
 def _filtered(context: RequestContext) -> Select[Any]:
     query = select(audit_log)
     for name in ("actor", "action", "subject"):
-        value = context.asked(name)
+        value = context.query_text(name)
         if value:
             query = query.where(audit_log.c[name] == value)
-    since, until = _day(context.asked("since", 10)), _day(context.asked("until", 10))
+    since, until = _day(context.query_text("since", 10)), _day(context.query_text("until", 10))
     if since is not None:
         query = query.where(audit_log.c.at >= datetime.combine(since, time(0), context.zone))
     if until is not None:
@@ -90,20 +90,20 @@ def _filtered(context: RequestContext) -> Select[Any]:
     return query
 
 
-def _day(said: str) -> date | None:
-    """A day out of the address; what is none, or of another age, is no condition."""
+def _day(text: str) -> date | None:
+    """Read a day from the URL; None, and so no filter, if it is invalid or out of range."""
     try:
-        day = date.fromisoformat(said)
+        day = date.fromisoformat(text)
     except ValueError:
         return None
     return day if 1970 <= day.year < 9000 else None
 
 
 def _link(context: RequestContext, row: Row[Any]) -> str | None:
-    place = _PLACES.get(row.subject_kind or "")
-    return None if place is None else context.url(place.format(row.subject))
+    path = _SUBJECT_PATHS.get(row.subject_kind or "")
+    return None if path is None else context.url(path.format(row.subject))
 
 
-def _number(said: str) -> int | None:
-    """An id out of the address; a number too large for the column is nobody's."""
-    return int(said) if said.isascii() and said.isdigit() and len(said) < 19 else None
+def _number(text: str) -> int | None:
+    """Read an id from the URL; None if it isn't a number that fits the column."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

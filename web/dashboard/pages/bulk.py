@@ -1,4 +1,4 @@
-"""Bulk actions: what one would do, that it begins, how far it is, and the ones before."""
+"""Bulk actions: preview, start, progress, and the list."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,18 +19,18 @@ from shared.db.tables.payments import payments
 from shared.domain.refusals import Refused
 from shared.messaging.jobs import ApplyBulkAction
 from shared.operations.audit_log import AuditAction
-from web.dashboard.pages.decisions import day_said
-from web.dashboard.queries.paging import PAGE, Paging, found, parse_place
+from web.dashboard.pages.operator_actions import form_date
+from web.dashboard.queries.paging import PAGE, Paging, make_page, parse_cursor
 from web.dashboard.queries.payments import PaymentFilter, describe, select_ids, too_broad
 from web.dashboard.request_context import PageError, RequestContext
 
-#: A filter as an address carries it.
+#: A filter as a query string.
 LONGEST_FILTER = 4_000
 LONGEST_DIGEST = 64
-#: Items and reasons that a page shows; the rest is counted.
+#: Items and reasons shown on a page; the rest is only counted.
 ITEMS, REASONS, EXAMPLES = 200, 50, 5
 
-#: How each action is called, before it is done.
+#: Labels of the actions.
 NAMES = {
     BulkAction.CHARGE: "Charge now",
     BulkAction.HOLD: "Hold",
@@ -38,28 +38,28 @@ NAMES = {
     BulkAction.WRITE_OFF: "Write off",
     BulkAction.VOID: "Void",
 }
-#: What to know of it before saying yes.
+#: Notes shown before confirmation.
 NOTES = {
-    BulkAction.CHARGE: "Whether a network's budget still lets a card be asked is known only when it is its turn: "
-    "those that may not be asked then are put off, with the next date.",
-    BulkAction.HOLD: "What is under way goes its way; nothing after it is asked for until then.",
-    BulkAction.RELEASE: "What is due is charged as soon as it is released.",
-    BulkAction.WRITE_OFF: "Each ends once its PaymentIntent is seen canceled; money that comes in before counts. "
-    "This can't be undone.",
-    BulkAction.VOID: "Each ends, with its invoice, once its PaymentIntent is seen canceled; money that comes in "
-    "before counts. This can't be undone.",
+    BulkAction.CHARGE: "Network budgets are checked when each payment is charged: payments over the budget are "
+    "rescheduled to the next allowed date.",
+    BulkAction.HOLD: "Attempts in progress continue; no further charge is made until the hold ends.",
+    BulkAction.RELEASE: "Due payments are charged as soon as they are released.",
+    BulkAction.WRITE_OFF: "Each payment is closed once its PaymentIntent is canceled; money that arrives before "
+    "counts. This can't be undone.",
+    BulkAction.VOID: "Each payment and its invoice are voided once its PaymentIntent is canceled; money that "
+    "arrives before counts. This can't be undone.",
 }
 
 
 def show(context: RequestContext) -> Response:
-    """All bulk actions, the newest first."""
-    paging = Paging(parse_place(context.asked("after")), parse_place(context.asked("before")))
+    """All bulk actions, newest first."""
+    paging = Paging(parse_cursor(context.query_text("after")), parse_cursor(context.query_text("before")))
     at, id_ = bulk_actions.c.created_at, bulk_actions.c.id
     with context.read() as connection:
         rows = connection.execute(
             select(bulk_actions).where(*paging.where(at, id_)).order_by(*paging.order(at, id_)).limit(PAGE + 1)
         ).all()
-    page = found(paging, rows, at.name)
+    page = make_page(paging, rows, at.name)
     return context.page(
         "bulk_fragment.html" if context.is_fragment else "bulk.html",
         rows=page.rows,
@@ -70,40 +70,40 @@ def show(context: RequestContext) -> Response:
 
 
 def show_new(context: RequestContext) -> Response:
-    """What an action would do to everything that matches a filter."""
-    action = _action(context.asked("action"))
+    """Preview an action on all payments that match a filter."""
+    action = _action(context.query_text("action"))
     wanted = _filter(context, [pair for pair in context.query.multi_items() if pair[0] != "action"])
     return _preview(context, action, wanted)
 
 
 def submit(context: RequestContext) -> Response:
-    """Begin what was seen, if it still is what there is."""
-    action, reason, until = _action(context.said("action")), context.reason(), day_said(context, "until")
-    pairs = parse_qsl(context.said("filter", LONGEST_FILTER))
+    """Start what was previewed, if the matching payments are still the same."""
+    action, reason, until = _action(context.form_text("action")), context.reason(), form_date(context, "until")
+    pairs = parse_qsl(context.form_text("filter", LONGEST_FILTER))
     wanted = _filter(context, pairs)
-    confirmed = Wanted(action, _to_keep(wanted), until, context.said("digest", LONGEST_DIGEST))
+    confirmed = Wanted(action, _without_personal_data(wanted), until, context.form_text("digest", LONGEST_DIGEST))
 
     def work(connection: Connection) -> Begun | Changed | Refused:
         answer = begin(connection, confirmed, select_ids(wanted), context.cause(reason), context.machine_now)
-        _write_down(connection, context, confirmed, reason, answer)
+        _record(connection, context, confirmed, reason, answer)
         return answer
 
-    answer = _in_time(lambda: context.write(work))
+    answer = _or_timeout_page(lambda: context.write(work))
     if isinstance(answer, Begun):
         context.site.runtime.enqueue([ApplyBulkAction(answer.bulk_id)])
-        return context.go(f"/bulk/{answer.bulk_id}", "It has begun.")
+        return context.redirect(f"/bulk/{answer.bulk_id}", "Bulk action started.")
     if isinstance(answer, Refused):
-        raise PageError(409, f"Nothing was begun: {answer.reason}.", f"To do: {answer.what_to_do}.")
+        raise PageError(409, f"Not started: {answer.reason}.", f"To do: {answer.what_to_do}.")
     return _preview(context, action, wanted, answer.now)
 
 
 def show_one(context: RequestContext) -> Response:
-    """How far a bulk action is, what was refused and why."""
+    """The progress of a bulk action, and what was refused and why."""
     bulk_id = context.uuid()
     with context.read() as connection:
         bulk = connection.execute(select(bulk_actions).where(bulk_actions.c.id == bulk_id)).one_or_none()
         if bulk is None:
-            context.missing("such bulk action")
+            context.not_found("Bulk action")
         refused, items = _refused(connection, bulk_id), _items(connection, bulk_id)
     return context.page(
         "bulk_live.html" if context.is_fragment else "bulk_action.html",
@@ -118,26 +118,26 @@ def show_one(context: RequestContext) -> Response:
 
 
 def stop_one(context: RequestContext) -> Response:
-    """Stop a bulk action after the chunk that is under way."""
-    return _change(context, AuditAction.BULK_STOP, stop, "It is stopped.")
+    """Stop a bulk action after the chunk in progress."""
+    return _change(context, AuditAction.BULK_STOP, stop, "Bulk action stopped.")
 
 
 def resume_one(context: RequestContext) -> Response:
-    """Go on with a stopped bulk action."""
-    return _change(context, AuditAction.BULK_RESUME, resume, "It goes on.")
+    """Resume a stopped bulk action."""
+    return _change(context, AuditAction.BULK_RESUME, resume, "Bulk action resumed.")
 
 
 def _change(
-    context: RequestContext, act: AuditAction, do: Callable[..., Row[Any] | Refused], said: str
+    context: RequestContext, action: AuditAction, change: Callable[..., Row[Any] | Refused], message: str
 ) -> Response:
     bulk_id, reason = context.uuid(), context.reason()
 
     def work(connection: Connection) -> Row[Any] | Refused:
-        answer = do(connection, bulk_id, context.cause(reason))
+        answer = change(connection, bulk_id, context.cause(reason))
         is_refused = isinstance(answer, Refused)
         context.record_action(
             connection,
-            act,
+            action,
             subject_kind="bulk",
             subject=str(bulk_id),
             reason=reason,
@@ -149,24 +149,24 @@ def _change(
     answer = context.write(work)
     if isinstance(answer, Refused):
         raise PageError(409, f"Nothing was changed: {answer.reason}.", f"To do: {answer.what_to_do}.")
-    if act is AuditAction.BULK_RESUME:
+    if action is AuditAction.BULK_RESUME:
         context.site.runtime.enqueue([ApplyBulkAction(bulk_id)])
-    return context.go(f"/bulk/{bulk_id}", said)
+    return context.redirect(f"/bulk/{bulk_id}", message)
 
 
 def _preview(
     context: RequestContext, action: BulkAction, wanted: PaymentFilter, changed: Preview | None = None
 ) -> Response:
-    """Show what it would do; `changed` is what there is now, instead of what the person confirmed."""
+    """Show the preview; `changed` is the current one if it differs from what the user confirmed."""
 
     def look() -> Preview | Refused:
         with context.read() as connection:
             errors = too_broad(connection, wanted)
             if errors:
-                raise PageError(400, "This filter is too broad.", f"The text {errors['text']}.")
+                raise PageError(400, "The filter is too broad", f"The text {errors['text']}.")
             return preview(connection, action, select_ids(wanted), context.now, context.machine_now)
 
-    snapshot = changed or _in_time(look)
+    snapshot = changed or _or_timeout_page(look)
     query = wanted.to_query()
     return context.page(
         "bulk_new.html",
@@ -184,7 +184,7 @@ def _preview(
 
 
 def _refused(connection: Connection, bulk_id: UUID) -> list[Row[Any]]:
-    """What was refused, by reason, with some payments of each."""
+    """Refused items by reason, with some examples of each."""
     ids = func.array_agg(bulk_items.c.payment_id)
     return list(
         connection.execute(
@@ -215,7 +215,7 @@ def _items(connection: Connection, bulk_id: UUID) -> list[Row[Any]]:
     )
 
 
-def _write_down(
+def _record(
     connection: Connection,
     context: RequestContext,
     confirmed: Wanted,
@@ -229,7 +229,7 @@ def _write_down(
             snapshot |= found.as_snapshot()
         case Changed(now=now):
             snapshot["digest"] = confirmed.digest
-            result = {"refused": "what matches changed since", "now": now.as_snapshot()}
+            result = {"refused": "the matching payments have changed", "now": now.as_snapshot()}
         case Refused():
             result = {"refused": answer.reason}
     if confirmed.until is not None:
@@ -246,36 +246,36 @@ def _write_down(
     )
 
 
-def _action(said: str) -> BulkAction:
+def _action(name: str) -> BulkAction:
     try:
-        return BulkAction(said)
+        return BulkAction(name)
     except ValueError:
-        raise PageError(400, "There is no such bulk action.", "Begin from the list of payments.") from None
+        raise PageError(400, "Unknown bulk action", "Start from the list of payments.") from None
 
 
 def _filter(context: RequestContext, pairs: list[tuple[str, str]]) -> PaymentFilter:
-    asked = PaymentFilter.from_query(pairs, context.policy, context.now)
-    if asked.errors:
-        said = "; ".join(f"{name.replace('_', ' ')} {why}" for name, why in asked.errors.items())
-        raise PageError(400, "This filter can't be understood.", f"{said}. Begin from the list of payments.")
-    return asked.filter
+    parsed = PaymentFilter.from_query(pairs, context.policy, context.now)
+    if parsed.errors:
+        errors = "; ".join(f"{name.replace('_', ' ')} {why}" for name, why in parsed.errors.items())
+        raise PageError(400, "Invalid filter", f"{errors}. Start from the list of payments.")
+    return parsed.filter
 
 
-def _to_keep(wanted: PaymentFilter) -> dict[str, Any]:
-    """The filter as it is kept for good: without personal data."""
-    kept = wanted.as_json()
-    if "@" in kept.get("text", ""):
-        kept["text"] = "(an e-mail address)"
-    return kept
+def _without_personal_data(wanted: PaymentFilter) -> dict[str, Any]:
+    """Return the filter as it is stored permanently: without personal data."""
+    stored = wanted.as_json()
+    if "@" in stored.get("text", ""):
+        stored["text"] = "(an e-mail address)"
+    return stored
 
 
-def _in_time(work: Callable[[], Any]) -> Any:
-    """Do what reads a whole filter; PageError where that takes too long."""
+def _or_timeout_page(work: Callable[[], Any]) -> Any:
+    """Run a query over a whole filter; PageError if it takes too long."""
     try:
         return work()
     except DBAPIError as error:
         if not isinstance(error.orig, psycopg.errors.QueryCanceled):
             raise
         raise PageError(
-            503, "This filter looks through too many payments.", "Nothing was begun. Add a state or an account."
+            503, "The filter takes too long", "Nothing was started. Add a state or an account to the filter."
         ) from None

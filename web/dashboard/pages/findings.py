@@ -1,4 +1,4 @@
-"""Findings: what is wrong in the books and waits for a person, what it means, what to do, and closing it."""
+"""Findings: differences that an operator must resolve, with their meaning and what to do."""
 
 from datetime import datetime
 from typing import Any
@@ -13,15 +13,15 @@ from shared.operations.audit_log import AuditAction
 from shared.payments.receipts import resolve_finding_by_id
 from web.dashboard.request_context import RequestContext
 
-#: Open findings shown at once. More of them have one cause, which the first show as well.
+#: Open findings shown at once. More than these have one cause, which the first ones show as well.
 MOST_OPEN = 200
-#: Resolved ones of a page.
+#: Resolved findings per page.
 PAGE = 50
 
 
 def show(context: RequestContext) -> Response:
-    """Those that are open, by kind; below them those that are resolved, the latest found first."""
-    older_than = _place(context.asked("older_than"))
+    """Open findings by kind, then resolved ones, the latest first."""
+    older_than = _cursor(context.query_text("older_than"))
     is_open = findings.c.resolved_at.is_(None)
     key = (findings.c.found_at, findings.c.id)
     resolved = select(findings).where(~is_open).order_by(*(column.desc() for column in key)).limit(PAGE + 1)
@@ -50,7 +50,7 @@ def show(context: RequestContext) -> Response:
 
 
 def resolve(context: RequestContext) -> Response:
-    """Close one, with the reason that is kept for good; whoever comes second is told who did."""
+    """Resolve a finding with a permanent reason; a second operator sees who resolved it."""
     finding_id, cause = context.uuid(), context.cause(context.reason())
 
     def work(connection: Connection) -> tuple[bool, Row[Any]]:
@@ -58,7 +58,7 @@ def resolve(context: RequestContext) -> Response:
             select(findings).where(findings.c.id == finding_id).with_for_update()
         ).one_or_none()
         if known is None:
-            context.missing("such finding")
+            context.not_found("Finding")
         is_resolved = resolve_finding_by_id(connection, finding_id, cause)
         context.record_action(
             connection,
@@ -74,12 +74,12 @@ def resolve(context: RequestContext) -> Response:
 
     is_resolved, known = context.write(work)
     if is_resolved:
-        return context.go("/findings", f"{known.kind} is resolved. It comes back only if its facts change.")
-    return context.go("/findings", f"{known.resolved_by} resolved this already: {known.resolution}")
+        return context.redirect("/findings", f"Finding {known.kind} resolved. It reopens only if its facts change.")
+    return context.redirect("/findings", f"Already resolved by {known.resolved_by}: {known.resolution}")
 
 
-def _place(said: str) -> tuple[datetime, UUID] | None:
-    moment, _, finding_id = said.partition("~")
+def _cursor(text: str) -> tuple[datetime, UUID] | None:
+    moment, _, finding_id = text.partition("~")
     try:
         at, last = datetime.fromisoformat(moment), UUID(finding_id)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The overview: is money flowing, and if not, what is to be done?"""
+"""The overview: alerts, key metrics, and the state of runs, queues and processes."""
 
 from collections.abc import Mapping
 
@@ -10,35 +10,35 @@ from starlette.responses import Response
 from shared.messaging.queue_depths import Depth, message_depths
 from web.dashboard.alerts import alerts_of
 from web.dashboard.current_metrics import current_metrics
-from web.dashboard.pages.plots import attempt_plots, rate_in_words, recovery_plots
-from web.dashboard.queries.alerts import gather_alerts
+from web.dashboard.pages.plots import attempt_plots, recovery_plots, show_rate
+from web.dashboard.queries.alerts import gather_alert_facts
 from web.dashboard.request_context import RequestContext
 
 log = structlog.get_logger()
 
 
 def show(context: RequestContext) -> Response:
-    """Everything at a glance. Alarms are as of now; figures may be a few seconds old, and say so."""
+    """Alerts are current; metrics may be a few seconds old, and the page says so."""
     with context.read() as connection:
-        waiting = gather_alerts(connection, context.now, context.machine_now)
-    figures = current_metrics(context)
+        facts = gather_alert_facts(connection, context.now, context.machine_now)
+    metrics = current_metrics(context)
     depths = depths_of(context.site.broker)
     return context.page(
-        "overview_figures.html" if context.is_fragment else "overview.html",
-        troubles=waiting,
-        alerts=alerts_of(context, waiting, depths, has_doorbell=context.site.broker is not None),
-        figures=figures,
+        "overview_metrics.html" if context.is_fragment else "overview.html",
+        alert_facts=facts,
+        alerts=alerts_of(context, facts, depths, has_doorbell=context.site.broker is not None),
+        metrics=metrics,
         depths=depths or {},
-        months=figures.money.months,
-        present=figures.money.months[::2],
-        hours_and_days=attempt_plots(figures.attempts),
-        recovery=recovery_plots(figures.money.curves),
-        success=rate_in_words(figures.attempts.last_24_hours.success_rate),
+        months=metrics.money.months,
+        present=metrics.money.months[::2],
+        hours_and_days=attempt_plots(metrics.attempts),
+        recovery=recovery_plots(metrics.money.curves),
+        success=show_rate(metrics.attempts.last_24_hours.success_rate),
     )
 
 
 def depths_of(broker: RedisBroker | None) -> Mapping[str, Depth] | None:
-    """Return what waits in the doorbell, by queue; None if there is none or it doesn't answer."""
+    """Return the queue depths in Redis; None without Redis or if it doesn't respond."""
     if broker is None:
         return None
     try:

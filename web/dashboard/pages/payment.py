@@ -1,4 +1,4 @@
-"""One payment: what comes next, everything that happened, and what a person can do about it."""
+"""One payment: its next step, its timeline, charging it now, and looking up its attempt."""
 
 from dataclasses import asdict
 from uuid import UUID
@@ -26,18 +26,18 @@ from shared.payments.state_changes import open_attempt
 from web.dashboard.pages.payment_formatting import changes, kind_of, with_buttons
 from web.dashboard.request_context import PageError, RequestContext
 
-#: Digits of the numbers that a form of ours carries.
+#: Digits of the numbers in our forms.
 _DIGITS = 19
 
 
 def show(context: RequestContext) -> Response:
-    """The whole page, or the part of it that changes by itself."""
+    """The whole page, or the part that refreshes itself."""
     payment_id = context.uuid()
     with context.read() as connection:
         try:
             explanation = explain_payment(connection, context.policy, payment_id, context.now, context.machine_now)
         except LookupError:
-            context.missing("such payment")
+            context.not_found("Payment")
         payment = connection.execute(select(payments).where(payments.c.id == payment_id)).one()
         customer = connection.scalar(
             select(payment_settings.c.stripe_customer_id).where(payment_settings.c.id == payment.settings_id)
@@ -48,7 +48,7 @@ def show(context: RequestContext) -> Response:
             .order_by(invoice_lines.c.position)
         ).all()
         attempt = open_attempt(connection, payment_id)
-    is_in_doubt = attempt is not None and (
+    is_unknown = attempt is not None and (
         attempt.state == AttemptState.UNKNOWN or attempt.lease_expires_at <= context.machine_now
     )
     return context.page(
@@ -58,7 +58,7 @@ def show(context: RequestContext) -> Response:
         customer=customer,
         lines=lines,
         attempt=attempt,
-        is_in_doubt=is_in_doubt,
+        is_unknown=is_unknown,
         has_ended=PaymentState(payment.state) in ENDED,
         processor=processor_url(context),
         kind_of=kind_of,
@@ -68,51 +68,55 @@ def show(context: RequestContext) -> Response:
 
 
 def processor_url(context: RequestContext) -> str:
-    """Where the processor's own pages are, for its test data or for real money."""
+    """Return the base URL of Stripe's dashboard, in test or live mode."""
     return "https://dashboard.stripe.com" + ("/test" if context.site.is_test_mode else "")
 
 
 def show_charge(context: RequestContext) -> Response:
-    """What a charge would do at this moment, or why it isn't possible."""
+    """Preview a charge, or say why it isn't possible."""
     return _preview(context, context.uuid())
 
 
 def charge(context: RequestContext) -> Response:
-    """Do what was shown, if it is still that; else show what changed."""
+    """Charge if the preview is still current; otherwise show what changed."""
     payment_id, reason, snapshot = context.uuid(), context.reason(), _snapshot(context)
 
     def work(connection: Connection) -> Job | Refused:
         answer = request_charge(connection, payment_id, context.cause(reason), context.machine_now, snapshot)
-        _write_down(connection, context, AuditAction.PAYMENT_CHARGE, payment_id, reason, answer, snapshot)
+        _record(connection, context, AuditAction.PAYMENT_CHARGE, payment_id, reason, answer, snapshot)
         return answer
 
     answer = context.write(work)
     if isinstance(answer, Refused):
         return _preview(context, payment_id, answer)
-    return _go_back(context, payment_id, answer, "It is due now: a worker asks the card in a moment.")
+    return _enqueue_and_redirect(
+        context, payment_id, answer, "Charge requested: a worker charges the card within seconds."
+    )
 
 
 def look_up(context: RequestContext) -> Response:
-    """Have an attempt in doubt looked up at the processor now."""
+    """Look up an attempt with unknown outcome at the processor now."""
     payment_id, reason = context.uuid(), context.reason()
 
     def work(connection: Connection) -> Job | Refused:
         answer = request_look_up(connection, payment_id, context.cause(reason), context.machine_now)
-        _write_down(connection, context, AuditAction.PAYMENT_LOOK_UP, payment_id, reason, answer)
+        _record(connection, context, AuditAction.PAYMENT_LOOK_UP, payment_id, reason, answer)
         return answer
 
     answer = context.write(work)
     if isinstance(answer, Refused):
-        raise PageError(409, f"Nothing was looked up: {answer.reason}.", _to_do(answer))
-    return _go_back(context, payment_id, answer, "It is being looked up at the processor.")
+        raise PageError(409, f"No look-up: {answer.reason}.", _to_do(answer))
+    return _enqueue_and_redirect(
+        context, payment_id, answer, "Look-up requested: a worker asks the processor within seconds."
+    )
 
 
 def _preview(context: RequestContext, payment_id: UUID, refused: Refused | None = None) -> Response:
-    """Show what a charge would do; `refused` is why what was confirmed just now wasn't done."""
+    """Preview a charge; `refused` is why the confirmed charge wasn't made."""
     with context.read() as connection:
         payment = connection.execute(select(payments).where(payments.c.id == payment_id)).one_or_none()
         if payment is None:
-            context.missing("such payment")
+            context.not_found("Payment")
         would = preview_charge(connection, payment_id, context.now, context.machine_now)
     return context.page(
         "payment_charge.html",
@@ -125,27 +129,25 @@ def _preview(context: RequestContext, payment_id: UUID, refused: Refused | None 
 
 
 def _snapshot(context: RequestContext) -> ChargeSnapshot:
-    """Read what the person had before them when they confirmed."""
-    numbers = [context.said(name, _DIGITS) for name in ("amount_minor", "card_revision", "attempts")]
-    currency, card = context.said("currency", 3), context.said("card", 36)
+    """Read the preview that the user confirmed."""
+    numbers = [context.form_text(name, _DIGITS) for name in ("amount_minor", "card_revision", "attempts")]
+    currency, card = context.form_text("currency", 3), context.form_text("card", 36)
     try:
         card_id = UUID(card)
     except ValueError:
         card_id = None
     if card_id is None or currency not in EXPONENTS or not all(n.isascii() and n.isdigit() for n in numbers):
-        raise PageError(
-            400, "The form doesn't say what you saw.", "Nothing was changed. Open the payment and try again there."
-        )
+        raise PageError(400, "The form is incomplete", "Nothing was changed. Open the payment and try again.")
     amount_minor, revision, attempts = map(int, numbers)
     return ChargeSnapshot(amount_minor, currency, card_id, revision, attempts)
 
 
 def _to_do(refused: Refused) -> str:
-    said = with_buttons(refused.what_to_do)
-    return f"{said[0].upper()}{said[1:]}."
+    text = with_buttons(refused.what_to_do)
+    return f"{text[0].upper()}{text[1:]}."
 
 
-def _write_down(
+def _record(
     connection: Connection,
     context: RequestContext,
     action: AuditAction,
@@ -174,7 +176,7 @@ def _write_down(
     )
 
 
-def _go_back(context: RequestContext, payment_id: UUID, job: Job, said: str) -> Response:
+def _enqueue_and_redirect(context: RequestContext, payment_id: UUID, job: Job, message: str) -> Response:
     is_enqueued = context.site.runtime.enqueue([job])
-    later = "" if is_enqueued else " Redis doesn't answer, so it may take a few seconds longer."
-    return context.go(f"/payments/{payment_id}", said + later)
+    later = "" if is_enqueued else " Redis doesn't respond, so it may take a few seconds longer."
+    return context.redirect(f"/payments/{payment_id}", message + later)

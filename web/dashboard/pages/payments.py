@@ -1,4 +1,4 @@
-"""Payments: everything that matches a filter, a page at a time, and all of it as CSV."""
+"""Payments that match a filter, page by page, and all of them as CSV."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,10 +13,10 @@ from shared.domain.declines import DeclineCategory, category_of_code
 from shared.domain.states import PaymentState, Trigger
 from shared.operations.audit_log import AuditAction
 from web.dashboard.csv_export import stream_csv
-from web.dashboard.queries.paging import Found, Paging, parse_place
+from web.dashboard.queries.paging import Paging, ResultPage, parse_cursor
 from web.dashboard.queries.payments import (
-    Asked,
     Matches,
+    ParsedFilter,
     PaymentFilter,
     count_matches,
     decimal_text,
@@ -26,9 +26,9 @@ from web.dashboard.queries.payments import (
 )
 from web.dashboard.request_context import PageError, RequestContext
 
-#: Counting is a kindness: where no index makes it quick, the page comes without it (ms).
+#: Counting is optional: without a fast index the page omits it (ms).
 COUNT_WITHIN_MS = 500
-#: What can be done to all that match; each begins with a page that shows what it would do.
+#: Actions on all matching payments; each starts with a preview.
 BULK = (
     ("charge", "Charge now"),
     ("hold", "Hold"),
@@ -62,26 +62,26 @@ COLUMNS = (
 
 
 def show(context: RequestContext) -> Response:
-    """Newest first. What can't be understood is said beside its field, and nothing is shown in its stead."""
-    asked = _asked(context)
-    paging = Paging(parse_place(context.asked("after")), parse_place(context.asked("before")))
-    found, matches = Found((), None, None), None
-    if not asked.errors:
+    """Newest first. Invalid fields show their error, and no payments are listed."""
+    parsed = _parse(context)
+    paging = Paging(parse_cursor(context.query_text("after")), parse_cursor(context.query_text("before")))
+    page, matches = ResultPage((), None, None), None
+    if not parsed.errors:
         with context.read() as connection:
-            asked.errors.update(too_broad(connection, asked.filter))
-            if not asked.errors:
-                found = _page(connection, asked.filter, paging)
-    if not asked.errors:
-        matches = _count(context, asked.filter)
-    query = asked.filter.to_query()
+            parsed.errors.update(too_broad(connection, parsed.filter))
+            if not parsed.errors:
+                page = _page(connection, parsed.filter, paging)
+    if not parsed.errors:
+        matches = _count(context, parsed.filter)
+    query = parsed.filter.to_query()
     return context.page(
         "payments.html",
-        400 if asked.errors else 200,
-        asked=asked,
-        found=found,
+        400 if parsed.errors else 200,
+        parsed=parsed,
+        page=page,
         matches=matches,
-        newer=found.newer and context.url("/payments", **query, before=str(found.newer)),
-        older=found.older and context.url("/payments", **query, after=str(found.older)),
+        newer=page.newer and context.url("/payments", **query, before=str(page.newer)),
+        older=page.older and context.url("/payments", **query, after=str(page.older)),
         bulk=[(name, context.url("/bulk/new", action=action, **query)) for action, name in BULK],
         csv=context.url("/payments.csv", **query),
         states=list(PaymentState),
@@ -92,22 +92,22 @@ def show(context: RequestContext) -> Response:
 
 
 def export(context: RequestContext) -> Response:
-    """All that matches, as CSV. Who took it with which filter is in the book before the first row leaves."""
-    asked = _asked(context)
-    if asked.errors:
-        said = "; ".join(f"{name.replace('_', ' ')} {why}" for name, why in asked.errors.items())
-        raise PageError(400, "This filter can't be understood.", f"{said}.")
-    kept = asked.filter.as_json()
-    if "@" in kept.get("text", ""):
-        kept["text"] = "(an e-mail address)"  # the book is kept for good and holds no personal data
+    """All matching payments as CSV. User and filter are in the audit log before the first row is sent."""
+    parsed = _parse(context)
+    if parsed.errors:
+        errors = "; ".join(f"{name.replace('_', ' ')} {why}" for name, why in parsed.errors.items())
+        raise PageError(400, "Invalid filter", f"{errors}.")
+    stored = parsed.filter.as_json()
+    if "@" in stored.get("text", ""):
+        stored["text"] = "(an e-mail address)"  # the audit log is permanent and holds no personal data
     context.write(
         lambda connection: context.record_action(
-            connection, AuditAction.EXPORT, subject_kind="export", subject="payments.csv", snapshot=kept
+            connection, AuditAction.EXPORT, subject_kind="export", subject="payments.csv", snapshot=stored
         )
     )
 
     def rows() -> Iterator[tuple[Any, ...]]:
-        for row in context.stream(select_rows(asked.filter)):
+        for row in context.stream(select_rows(parsed.filter)):
             yield tuple(_cell(row, name) for name in COLUMNS)
 
     return stream_csv("payments.csv", COLUMNS, rows())
@@ -117,11 +117,11 @@ def _cell(row: Row[Any], name: str) -> Any:
     return decimal_text(row.amount_minor, row.currency) if name == "amount" else getattr(row, name)
 
 
-def _asked(context: RequestContext) -> Asked:
+def _parse(context: RequestContext) -> ParsedFilter:
     return PaymentFilter.from_query(context.query.multi_items(), context.policy, context.now)
 
 
-def _page(connection: Connection, wanted: PaymentFilter, paging: Paging) -> Found:
+def _page(connection: Connection, wanted: PaymentFilter, paging: Paging) -> ResultPage:
     try:
         return find_page(connection, wanted, paging)
     except DBAPIError as error:
@@ -129,13 +129,13 @@ def _page(connection: Connection, wanted: PaymentFilter, paging: Paging) -> Foun
             raise
         raise PageError(
             503,
-            "This filter looks through too many payments.",
-            f"Add a state, a decline code or an account. Asked was: {urlencode(wanted.to_query(), doseq=True)}",
+            "The filter takes too long",
+            f"Add a state, a decline code or an account. Your filter: {urlencode(wanted.to_query(), doseq=True)}",
         ) from None
 
 
 def _count(context: RequestContext, wanted: PaymentFilter) -> Matches | None:
-    """In a transaction of its own, which may be given up."""
+    """Count in a transaction of its own, which may be canceled."""
     try:
         with context.read() as connection:
             connection.execute(text(f"SET LOCAL statement_timeout = '{COUNT_WITHIN_MS}ms'"))

@@ -1,4 +1,4 @@
-"""A person's own settings: password, time zone, sessions."""
+"""The user's own settings: password, time zone, sessions."""
 
 from zoneinfo import available_timezones
 
@@ -13,8 +13,8 @@ from shared.operations.users import UserError, find_user, set_password, set_time
 from web.dashboard.request_context import RequestContext
 
 
-def show(context: RequestContext, trouble: str = "", status: int = 200) -> Response:
-    """What a person may change about themselves."""
+def show(context: RequestContext, error: str = "", status: int = 200) -> Response:
+    """The settings and active sessions."""
     with context.read() as connection:
         found = connection.execute(
             select(sessions)
@@ -29,33 +29,33 @@ def show(context: RequestContext, trouble: str = "", status: int = 200) -> Respo
         sessions=found,
         zones=sorted(available_timezones()),
         has_password=row is not None and row.password_hash is not None,
-        trouble=trouble,
+        error=error,
     )
 
 
 def change_zone(context: RequestContext) -> Response:
-    """Keep the zone in which the person reads times."""
+    """Save the zone of displayed times."""
 
     def work(connection: Connection) -> None:
-        set_time_zone(connection, context.who, context.said("zone", 64))
-        context.record_action(connection, AuditAction.USER_ZONE, result={"zone": context.said("zone", 64)})
+        set_time_zone(connection, context.who, context.form_text("zone", 64))
+        context.record_action(connection, AuditAction.USER_ZONE, result={"zone": context.form_text("zone", 64)})
 
     try:
         context.write(work)
     except UserError as error:
         return show(context, str(error), 400)
-    return context.go("/you", "Kept.")
+    return context.redirect("/profile", "Time zone saved.")
 
 
 def change_password(context: RequestContext) -> Response:
-    """Change the password, after the present one; then every session ends, this one too."""
+    """Change the password after checking the current one; every session ends, this one too."""
     present, new = context.form.get("present", ""), context.form.get("new", "")
     with context.read() as connection:
         row = find_user(connection, context.who.name)
     if row is None or not isinstance(present, str) or not is_password(present, row.password_hash):
-        return show(context, "Your present password is another one.", 400)
+        return show(context, "The current password is wrong.", 400)
     if not isinstance(new, str) or new != context.form.get("again"):
-        return show(context, "The new password isn't the same both times.", 400)
+        return show(context, "The new passwords don't match.", 400)
 
     def work(connection: Connection) -> None:
         set_password(connection, context.who, new, context.machine_now)
@@ -67,15 +67,15 @@ def change_password(context: RequestContext) -> Response:
         context.write(work)
     except PasswordError as error:
         return show(context, f"{error}.", 400)
-    return context.go("/sign-in")
+    return context.redirect("/sign-in")
 
 
 def sign_out_everywhere(context: RequestContext) -> Response:
-    """End all sessions of this person."""
+    """End all sessions of this user."""
 
     def work(connection: Connection) -> None:
         ended = end_sessions(connection, context.who.id)
         context.record_action(connection, AuditAction.SESSION_END_ALL, result={"sessions": ended})
 
     context.write(work)
-    return context.go("/sign-in")
+    return context.redirect("/sign-in")

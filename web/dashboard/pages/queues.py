@@ -1,4 +1,4 @@
-"""Queues: how full each lane is, who works, pauses, and dead letters with what can be done about them."""
+"""Queues: depths, processes, pauses, and dead letters to requeue or discard."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -24,33 +24,33 @@ from shared.messaging.queue_depths import message_depths
 from shared.messaging.queue_pauses import Pause, pause_queue, paused_queues, resume_queue
 from shared.operations.audit_log import AuditAction
 from shared.operations.heartbeats import processes_alive
-from web.dashboard.queries.queue_metrics import gather_lanes
+from web.dashboard.queries.queue_metrics import gather_queue_metrics
 from web.dashboard.request_context import PageError, RequestContext
 
 log = structlog.get_logger()
 
 Result = TypeVar("Result")
 
-#: Letters of a page.
+#: Dead letters per page.
 PAGE = 50
-#: Ids that a line of the book names; the count is there in any case.
-IDS_IN_BOOK = 100
-#: What can be done about letters, and what the book calls it.
-ACTS = {"requeue": AuditAction.DEAD_LETTER_REQUEUE, "discard": AuditAction.DEAD_LETTER_DISCARD}
-#: What each lane is for, in the order of the page.
-MEANING = {
-    "interactive": "somebody waits: clicks, cards just registered, Stripe's events",
-    "batch": "charges by the thousand: month start and daily retries",
-    "runs": "monthly and daily runs, a chunk at a time",
-    "settlement": "looks at attempts of which nobody knows whether they moved money",
-    "reconciliation": "nightly reconciliation, after everything else",
+#: Ids listed in an audit log entry; the count is always there.
+IDS_IN_AUDIT_LOG = 100
+#: Actions on dead letters, and their names in the audit log.
+ACTIONS = {"requeue": AuditAction.DEAD_LETTER_REQUEUE, "discard": AuditAction.DEAD_LETTER_DISCARD}
+#: What each queue is for, in the order of the page.
+DESCRIPTIONS = {
+    "interactive": "urgent work: operator actions, newly registered cards, Stripe events",
+    "batch": "bulk charging: month start and daily retries",
+    "runs": "monthly and daily runs, in chunks",
+    "settlement": "looks up attempts with unknown outcome",
+    "reconciliation": "nightly reconciliation, lowest priority",
 }
 
 
 def show(context: RequestContext) -> Response:
-    """Every lane and every process, as of now."""
+    """Every queue and every process, as of now."""
     with context.read() as connection:
-        lanes = gather_lanes(connection, context.now, context.machine_now)
+        metrics = gather_queue_metrics(connection, context.now, context.machine_now)
         pauses = paused_queues(connection)
         alive = processes_alive(connection, context.machine_now)
     try:
@@ -60,9 +60,9 @@ def show(context: RequestContext) -> Response:
         depths = None
     return context.page(
         "queues_now.html" if context.is_fragment else "queues.html",
-        lanes={lane.queue: lane for lane in lanes},
+        queue_metrics={each.queue: each for each in metrics},
         queues=QUEUES,
-        meaning=MEANING,
+        descriptions=DESCRIPTIONS,
         depths=depths,
         pauses=pauses,
         alive=alive,
@@ -70,7 +70,7 @@ def show(context: RequestContext) -> Response:
 
 
 def pause(context: RequestContext) -> Response:
-    """Stop the workers from taking this lane's messages, until somebody resumes it."""
+    """Stop the workers from taking this queue's messages until it is resumed."""
     queue, cause = _queue(context), context.cause(context.reason())
 
     def work(connection: Connection) -> Pause | None:
@@ -89,14 +89,14 @@ def pause(context: RequestContext) -> Response:
 
     known = context.write(work)
     if known is not None:
-        return context.go("/queues", f"{queue} is paused already, by {known.paused_by}: {known.reason}")
-    return context.go(
-        "/queues", f"{queue} is paused. Workers begin nothing of it within 3 s; what is in flight ends."
+        return context.redirect("/queues", f"{queue} is already paused by {known.paused_by}: {known.reason}")
+    return context.redirect(
+        "/queues", f"{queue} paused. Workers stop taking its messages within 3 s; work in flight completes."
     )
 
 
 def resume(context: RequestContext) -> Response:
-    """Let the workers take this lane's messages again."""
+    """Let the workers take this queue's messages again."""
     queue, cause = _queue(context), context.cause(context.reason())
 
     def work(connection: Connection) -> Pause | None:
@@ -113,16 +113,16 @@ def resume(context: RequestContext) -> Response:
         return ended
 
     if context.write(work) is None:
-        return context.go("/queues", f"{queue} was not paused: somebody else has resumed it.")
-    return context.go("/queues", f"{queue} goes on within 3 s.")
+        return context.redirect("/queues", f"{queue} is not paused: somebody else has resumed it.")
+    return context.redirect("/queues", f"{queue} resumes within 3 s.")
 
 
 def dead_letters(context: RequestContext) -> Response:
-    """A lane's dead letters, newest first."""
-    queue, job = _queue(context), context.asked("job")
-    found, rest = _ask(
+    """A queue's dead letters, newest first."""
+    queue, job = _queue(context), context.query_text("job")
+    found, rest = _or_redis_error(
         lambda: list_dead_letters(
-            _broker(context), queue, job=job, older_than=_place(context.asked("older_than")), limit=PAGE
+            _broker(context), queue, job=job, older_than=_place(context.query_text("older_than")), limit=PAGE
         )
     )
     return context.page(
@@ -130,19 +130,23 @@ def dead_letters(context: RequestContext) -> Response:
         queue=queue,
         job=job,
         dead_letters=found,
-        older=context.here(older_than=_written(rest)) if rest else None,
-        is_first=not context.asked("older_than"),
+        older=context.here(older_than=_place_text(rest)) if rest else None,
+        is_first=not context.query_text("older_than"),
     )
 
 
 def all_dead_letters(context: RequestContext) -> Response:
-    """What requeueing or discarding every letter of a filter would do."""
-    queue, job = _queue(context), context.asked("job")
-    newest, _ = _ask(lambda: list_dead_letters(_broker(context), queue, job=job, limit=1))
-    found = _ask(lambda: dead_letters_up_to(_broker(context), queue, job, place_of(newest[0]))) if newest else []
+    """Preview requeueing or discarding all dead letters of a filter."""
+    queue, job = _queue(context), context.query_text("job")
+    newest, _ = _or_redis_error(lambda: list_dead_letters(_broker(context), queue, job=job, limit=1))
+    found = (
+        _or_redis_error(lambda: dead_letters_up_to(_broker(context), queue, job, place_of(newest[0])))
+        if newest
+        else []
+    )
     jobs: dict[str, int] = {}
     for dead_letter in found:
-        jobs[dead_letter.job or "can’t be read"] = jobs.get(dead_letter.job or "can’t be read", 0) + 1
+        jobs[dead_letter.job or "unreadable"] = jobs.get(dead_letter.job or "unreadable", 0) + 1
     return context.page(
         "dead_letters_all.html",
         queue=queue,
@@ -150,30 +154,35 @@ def all_dead_letters(context: RequestContext) -> Response:
         count=len(found),
         jobs=jobs,
         unreadable=sum(dead_letter.fresh is None for dead_letter in found),
-        up_to=_written(place_of(newest[0])) if newest else "",
+        up_to=_place_text(place_of(newest[0])) if newest else "",
     )
 
 
 def resolve_dead_letters(context: RequestContext) -> Response:
-    """Requeue or discard the letters that were chosen, or all of a filter up to the newest that was seen."""
-    queue, what, reason = _queue(context), context.said("what"), context.reason()
-    if what not in ACTS:
-        raise PageError(400, "Requeue or discard?", "Go back and press one of the two buttons.")
-    up_to, job = _place(context.said("up_to")), context.said("job")
-    snapshot: dict[str, Any] = {"queue": queue, "letters": context.said("count", 12)}
+    """Requeue or discard the selected dead letters, or all of a filter up to the newest one shown."""
+    queue, what, reason = _queue(context), context.form_text("what"), context.reason()
+    if what not in ACTIONS:
+        raise PageError(400, "Unknown action", "Go back and choose requeue or discard.")
+    up_to, job = _place(context.form_text("up_to")), context.form_text("job")
+    snapshot: dict[str, Any] = {"queue": queue, "letters": context.form_text("count", 12)}
     if up_to is not None:
-        found = _ask(lambda: dead_letters_up_to(_broker(context), queue, job, up_to))
-        snapshot |= {"filter": job or "all", "up_to": _written(up_to)}
+        found = _or_redis_error(lambda: dead_letters_up_to(_broker(context), queue, job, up_to))
+        snapshot |= {"filter": job or "all", "up_to": _place_text(up_to)}
     else:
         ids = [one for one in context.form.getlist("letter") if isinstance(one, str)][: 2 * PAGE]
         if not ids:
-            raise PageError(400, "No letter was chosen.", "Go back and tick at least one.")
-        found, snapshot["letters"] = _ask(lambda: find_dead_letters(_broker(context), queue, ids)), len(ids)
-    done = _settle(context, queue, what, reason, found, snapshot)
-    return context.go(f"/queues/{queue}/dead-letters", _told(what, len(done), int_of(snapshot["letters"])))
+            raise PageError(400, "No dead letters selected", "Go back and select at least one.")
+        found, snapshot["letters"] = (
+            _or_redis_error(lambda: find_dead_letters(_broker(context), queue, ids)),
+            len(ids),
+        )
+    done = _resolve(context, queue, what, reason, found, snapshot)
+    return context.redirect(
+        f"/queues/{queue}/dead-letters", _message(what, len(done), _integer(snapshot["letters"]))
+    )
 
 
-def _settle(
+def _resolve(
     context: RequestContext,
     queue: str,
     what: str,
@@ -181,22 +190,22 @@ def _settle(
     found: Sequence[DeadLetter],
     snapshot: dict[str, Any],
 ) -> list[str]:
-    """Do it between two lines of the book: Redis can't be part of a transaction, and nothing is done unwritten."""
+    """Act between two audit log entries, because Redis can't be part of the transaction."""
     ids = [dead_letter.id for dead_letter in found]
-    _write_down(context, what, queue, reason, "started", snapshot, ids)
+    _record(context, what, queue, reason, "started", snapshot, ids)
     try:
         if what == "requeue":
             done = requeue_dead_letters(_broker(context), queue, found)
         else:
             done = discard_dead_letters(_broker(context), queue, ids)
     except redis.RedisError as error:
-        _write_down(context, what, queue, reason, "refused", {"trouble": type(error).__name__}, [])
+        _record(context, what, queue, reason, "refused", {"error": type(error).__name__}, [])
         raise _redis_away(error) from None
-    _write_down(context, what, queue, reason, "finished", {}, done)
+    _record(context, what, queue, reason, "finished", {}, done)
     return done
 
 
-def _write_down(
+def _record(
     context: RequestContext,
     what: str,
     queue: str,
@@ -208,47 +217,47 @@ def _write_down(
     context.write(
         lambda connection: context.record_action(
             connection,
-            ACTS[what],
+            ACTIONS[what],
             subject_kind="lane",
             subject=queue,
             reason=reason,
             outcome=outcome,
             snapshot=snapshot,
-            result={"count": len(ids), "ids": list(ids[:IDS_IN_BOOK])},
+            result={"count": len(ids), "ids": list(ids[:IDS_IN_AUDIT_LOG])},
         )
     )
 
 
-def _told(what: str, done: int, wanted: int) -> str:
-    did = "requeued" if what == "requeue" else "discarded"
+def _message(what: str, done: int, wanted: int) -> str:
+    verb = "requeued" if what == "requeue" else "discarded"
     if done == 0:
-        return f"Nothing was {did}: somebody else was faster, or they can’t be read. What is gone here was settled."
-    gone = f" {wanted - done} were gone already, or can’t be read." if done < wanted else ""
-    return f"{done} {'letter was' if done == 1 else 'letters were'} {did}.{gone}"
+        return f"No dead letters {verb}: somebody else resolved them, or they are unreadable."
+    gone = f" {wanted - done} were already resolved or are unreadable." if done < wanted else ""
+    return f"{done} dead {'letter' if done == 1 else 'letters'} {verb}.{gone}"
 
 
-def int_of(said: object) -> int:
-    """A number that a form carried; 0 for anything else."""
-    text = str(said)
+def _integer(value: object) -> int:
+    """Return a number of the form; 0 for anything else."""
+    text = str(value)
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 def _queue(context: RequestContext) -> str:
     queue = str(context.request.path_params["queue"])
     if queue not in QUEUES:
-        context.missing("such queue")
+        context.not_found("Queue")
     return queue
 
 
 def _broker(context: RequestContext) -> RedisBroker:
     if context.site.broker is None:
-        raise PageError(503, "This server has no Redis.", "Start it with REDIS_URL set.")
+        raise PageError(503, "Redis is not configured", "Start the web process with REDIS_URL set.")
     return context.site.broker
 
 
-def _ask(ask: Callable[[], Result]) -> Result:
+def _or_redis_error(read: Callable[[], Result]) -> Result:
     try:
-        return ask()
+        return read()
     except redis.RedisError as error:
         raise _redis_away(error) from None
 
@@ -257,16 +266,16 @@ def _redis_away(error: redis.RedisError) -> PageError:
     log.warning("dashboard.redis_away", error=type(error).__name__)
     return PageError(
         503,
-        "Redis doesn’t answer.",
-        "Nothing is lost: rows are due in the database, and work goes on when it is back. Dead letters are in it, "
-        "so they can’t be shown now. Look at the server, or run `duecourse doctor`.",
+        "Redis doesn’t respond",
+        "Nothing is lost: rows are due in the database, and work continues once Redis is back. Dead letters are in "
+        "Redis and can’t be shown now. Check the Redis server, or run `duecourse doctor`.",
     )
 
 
-def _written(place: Place) -> str:
+def _place_text(place: Place) -> str:
     return f"{place.died_ms}-{place.id}"
 
 
-def _place(said: str) -> Place | None:
-    died, _, redis_id = said.partition("-")
+def _place(text: str) -> Place | None:
+    died, _, redis_id = text.partition("-")
     return Place(int(died), redis_id) if died.isascii() and died.isdigit() and len(died) < 16 else None

@@ -1,4 +1,4 @@
-"""Running a month or a day again: first what it would do, then, with a reason and if it still is that, doing it."""
+"""Rerun a month or a day: preview it, then start it with a reason if the preview is still current."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -20,31 +20,31 @@ from shared.payments.retry_preview import MEANING_OF_SKIP, RetryPreview, preview
 from shared.scheduling.rerun import NEVER, AskedAlreadyError, RunAsked, RunSnapshot, ask_again, read_run, tell
 from shared.scheduling.runs import RunError, requested_run
 from web.dashboard.formatting import count, money
-from web.dashboard.pages.runs import AGAIN_JOBS
+from web.dashboard.pages.runs import RERUN_JOBS
 from web.dashboard.request_context import PageError, RequestContext
 
-#: A million accounts are added up here, which takes longer than a page may elsewhere (s).
+#: The preview sums up to a million accounts, which takes longer than other pages may (s).
 LONGEST_S = 120
-#: Beyond these no calendar of ours goes.
+#: Accepted years.
 FIRST_YEAR, LAST_YEAR = 2000, 2999
-#: Examples named for a reason.
+#: Examples shown per reason.
 NAMED = 5
 
-_ACTS = {
+_AUDIT_ACTIONS = {
     None: AuditAction.RUN_START,
     RunState.AWAITING_CONFIRMATION: AuditAction.RUN_CONFIRM,
     RunState.FINISHED: AuditAction.RUN_AGAIN,
 }
-_ASK = {
-    None: "Run it",
-    RunState.AWAITING_CONFIRMATION: "Confirm it",
-    RunState.FINISHED: "Run it again",
+_SUBMIT_LABELS = {
+    None: "Start run",
+    RunState.AWAITING_CONFIRMATION: "Confirm run",
+    RunState.FINISHED: "Rerun",
 }
 
 
 @dataclass(frozen=True)
 class SkippedRows:
-    """What isn't done for one reason; `examples` are names with their addresses."""
+    """What is skipped for one reason; `examples` are names with their URLs."""
 
     rows: int
     meaning: str
@@ -55,7 +55,7 @@ class SkippedRows:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do now, whichever job it is. `digest` is over ids and amounts."""
+    """What a run would do now, for either job. `digest` covers ids and amounts."""
 
     rows: int
     amount_minor: int
@@ -67,23 +67,23 @@ class Plan:
 
 
 def preview(context: RequestContext) -> Response:
-    """Show what the run would do. Changes nothing, and the run may not even exist."""
-    key = _key(context, context.asked)
+    """Preview the run. Changes nothing; the run doesn't have to exist."""
+    key = _key(context, context.query_text)
     return _show(context, key, _plan(context, key, context.now))
 
 
 def submit(context: RequestContext) -> Response:
-    """Do it, if it would still do what the person saw; else show the preview anew and what changed."""
-    key, reason = _key(context, context.said), context.reason()
+    """Start the run if the preview is still current; otherwise show the new preview and what changed."""
+    key, reason = _key(context, context.form_text), context.reason()
     plan = _plan(context, key, context.now)
-    snapshot = {"digest": context.said("digest"), "rows": plan.rows, "amount_minor": plan.amount_minor}
+    snapshot = {"digest": context.form_text("digest"), "rows": plan.rows, "amount_minor": plan.amount_minor}
     cause = context.cause(reason)
 
     def work(connection: Connection) -> RunAsked:
         asked = ask_again(connection, context.policy, key, cause, _number(context, "event"))
         context.record_action(
             connection,
-            _ACTS[asked.before],
+            _AUDIT_ACTIONS[asked.before],
             subject_kind="run",
             subject=str(asked.run_id),
             reason=reason,
@@ -103,19 +103,19 @@ def submit(context: RequestContext) -> Response:
         asked = context.write(work)
     except (_ChangedError, AskedAlreadyError) as error:
         _refuse(context, key, snapshot, reason, str(error))
-        return _show(context, key, plan, changed=f"Nothing was done. {error}", status=409)
+        return _show(context, key, plan, changed=f"Not started. {error}", status=409)
     except RunError as error:
-        raise PageError(400, "That run can't be asked for.", f"{_sentence(error)}.") from None
+        raise PageError(400, "This run can't be started", f"{_sentence(error)}.") from None
     context.site.runtime.enqueue([job_of_run(key.job, asked.run_id)])
-    return context.go(f"/runs/{asked.run_id}", "Asked for. A worker takes it up within seconds.")
+    return context.redirect(f"/runs/{asked.run_id}", "Run requested: a worker starts it within seconds.")
 
 
 class _ChangedError(Exception):
-    """The run would do something else by now; the message says what."""
+    """The preview has changed; the message says how."""
 
 
 def _refuse(context: RequestContext, key: RunKey, snapshot: dict[str, Any], reason: str, why: str) -> None:
-    """Keep in the book that somebody wanted it, and why it wasn't done."""
+    """Record the refused request and its reason in the audit log."""
 
     def work(connection: Connection) -> None:
         found = read_run(connection, key)
@@ -137,11 +137,11 @@ def _show(context: RequestContext, key: RunKey, plan: Plan, changed: str = "", s
     with context.read() as connection:
         snapshot = read_run(connection, key)
     state = None if snapshot.run is None else RunState(snapshot.run.state)
-    title = dict(AGAIN_JOBS)[key.job]
+    title = dict(RERUN_JOBS)[key.job]
     return context.page(
         "run_preview.html",
         status,
-        title=f"{title} {key.period} {key.coverage}: what a run would do",
+        title=f"{title} {key.period} {key.coverage}: preview",
         job=key.job,
         period=key.period,
         coverage=key.coverage,
@@ -150,17 +150,17 @@ def _show(context: RequestContext, key: RunKey, plan: Plan, changed: str = "", s
         stands=tell(snapshot),
         refused=_why_not(context, key, snapshot),
         changed=changed,
-        ask_title=_ASK.get(state, "Run it"),
+        submit_label=_SUBMIT_LABELS.get(state, "Start run"),
     )
 
 
 def _why_not(context: RequestContext, key: RunKey, snapshot: RunSnapshot) -> str:
-    """Why it can't be asked for at this moment; empty if it can."""
+    """Return why the run can't be started now; empty if it can."""
     try:
         requested_run(context.policy, key, context.now)
     except RunError as error:
         return f"{_sentence(error)}."
-    return "It is under way: there is nothing to confirm." if snapshot.is_under_way else ""
+    return "The run is already in progress." if snapshot.is_under_way else ""
 
 
 def _plan(context: RequestContext, key: RunKey, now: datetime) -> Plan:
@@ -168,7 +168,7 @@ def _plan(context: RequestContext, key: RunKey, now: datetime) -> Plan:
         month = Month.of(context.policy, key.coverage, key.period)
         return _plan_of_month(context, preview_month(context.site.engine, month, limit_s=LONGEST_S))
     with context.read() as connection:
-        # Thousands of payments and their cards, each by its index: never the tables from end to end.
+        # Thousands of payments and their cards, each by index: never a full table scan.
         by_index_only(connection, limit_s=LONGEST_S)
         return _plan_of_day(context, preview_retries(connection, context.policy.coverage(key.coverage), now))
 
@@ -223,45 +223,45 @@ def _plan_of_day(context: RequestContext, found: RetryPreview) -> Plan:
 
 def _what_changed(context: RequestContext, plan: Plan) -> str:
     rows, amount = _number(context, "rows"), _number(context, "amount")
-    before = f"{count(rows)} over {money(amount, plan.currency)}"
-    now = f"{count(plan.rows)} over {money(plan.amount_minor, plan.currency)}"
+    before = f"{count(rows)} with a total of {money(amount, plan.currency)}"
+    now = f"{count(plan.rows)} with a total of {money(plan.amount_minor, plan.currency)}"
     if before == now:
-        return f"What you saw has changed: it still is {now}, but not of the same ones or not in the same amounts."
-    return f"What you saw has changed: it was {before}, and now it would be {now}."
+        return f"The preview has changed: still {now}, but with other items or amounts."
+    return f"The preview has changed: it was {before} and is now {now}."
 
 
 def _key(context: RequestContext, read: Any) -> RunKey:
     job, period, coverage = read("job", 40), read("period", 10), read("coverage", 40)
     if job not in (MONTHLY_INVOICES, DAILY_RETRIES):
-        raise PageError(400, "Which job?", "Choose monthly invoices or daily retries on the page of runs.")
+        raise PageError(400, "Unknown job", "Choose monthly invoices or daily retries on the runs page.")
     if coverage not in context.policy.coverages:
-        raise PageError(400, "Which coverage?", f"There are {', '.join(sorted(context.policy.coverages))}.")
+        raise PageError(400, "Unknown coverage", f"Coverages: {', '.join(sorted(context.policy.coverages))}.")
     try:
-        return RunKey(job, _as_written_by_us(job, period), coverage)
+        return RunKey(job, _canonical_period(job, period), coverage)
     except ValueError:
         what = "a month like 2026-10" if job == MONTHLY_INVOICES else "a day like 2026-11-04"
-        raise PageError(400, "Which month or day?", f"Go back and write {what}.") from None
+        raise PageError(400, "Invalid month or day", f"Go back and enter {what}.") from None
 
 
-def _as_written_by_us(job: str, period: str) -> str:
-    """A period in the one way in which run rows carry it; ValueError for what is none."""
+def _canonical_period(job: str, period: str) -> str:
+    """Return the period as run rows store it; ValueError if it is invalid."""
     day = Period.parse(period).first_day if job == MONTHLY_INVOICES else date.fromisoformat(period)
     if not FIRST_YEAR <= day.year <= LAST_YEAR:
-        raise ValueError("there were no invoices then")
+        raise ValueError("year out of range")
     return str(Period.of(day)) if job == MONTHLY_INVOICES else str(day)
 
 
 def _number(context: RequestContext, name: str) -> int:
-    """A number that our own form carries; what isn't one is no number of ours."""
-    said = context.said(name, 40)
-    return int(said) if said.isascii() and said.isdigit() and len(said) < 25 else NEVER
+    """Return a number of our form; NEVER if it isn't one."""
+    text = context.form_text(name, 40)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 25 else NEVER
 
 
 def _short(payment_id: str) -> str:
-    """Enough of an id to tell a few apart; the whole one is behind it."""
+    """Shorten an id; its link has the whole one."""
     return f"{payment_id[:8]}…"
 
 
 def _sentence(error: Exception) -> str:
-    said = str(error)
-    return said[:1].upper() + said[1:]
+    text = str(error)
+    return text[:1].upper() + text[1:]

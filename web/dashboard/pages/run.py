@@ -1,4 +1,4 @@
-"""One run: how it went, who asked for it and why, and what it says of itself."""
+"""One run: its details, counts, progress and events."""
 
 from datetime import timedelta
 from typing import Any
@@ -10,45 +10,45 @@ from shared.db.tables.system import billing_events, runs
 from shared.domain.states import RunState
 from shared.invoicing.runs import read_cursor
 from shared.messaging.jobs import MONTHLY_INVOICES
-from web.dashboard.pages.runs import AGAIN_JOBS, counts_in_words, took
+from web.dashboard.pages.runs import RERUN_JOBS, shown_counts, took
 from web.dashboard.queries.run_progress import share_before, time_left
 from web.dashboard.request_context import RequestContext
 
-#: Events of a page: a run has a handful, one that passed over accounts has one for each of them too.
+#: Events per page: a run has a handful, plus one for each skipped account.
 PAGE = 100
 
 
 def show(context: RequestContext) -> Response:
     """The run, its counts and its events, newest first."""
-    run_id, after = context.uuid(), context.asked("after", 20)
+    run_id, after = context.uuid(), context.query_text("after", 20)
     own = select(billing_events).where(billing_events.c.run_id == run_id, billing_events.c.payment_id.is_(None))
     if after.isascii() and after.isdigit() and len(after) < 19:
         own = own.where(billing_events.c.id < int(after))
     with context.read() as connection:
         run = connection.execute(select(runs).where(runs.c.id == run_id)).one_or_none()
         if run is None:
-            context.missing("such run")
-        told = list(connection.execute(own.order_by(billing_events.c.id.desc()).limit(PAGE + 1)))
+            context.not_found("Run")
+        found = list(connection.execute(own.order_by(billing_events.c.id.desc()).limit(PAGE + 1)))
     share, left = _progress(context, run)
-    may_be_asked = run.job in dict(AGAIN_JOBS) and run.coverage in context.policy.coverages
+    may_rerun = run.job in dict(RERUN_JOBS) and run.coverage in context.policy.coverages
     return context.page(
         "run.html",
         run=run,
         zone_of=run.coverage if run.coverage in context.policy.coverages else None,
-        counts=counts_in_words(context, run),
+        counts=shown_counts(context, run),
         took=took(context, run),
         share=share,
         left=left,
-        events=told[:PAGE],
-        older=context.here(after=told[PAGE - 1].id) if len(told) > PAGE else None,
-        again=context.url("/runs/again", job=run.job, period=run.period, coverage=run.coverage)
-        if may_be_asked
+        events=found[:PAGE],
+        older=context.here(after=found[PAGE - 1].id) if len(found) > PAGE else None,
+        rerun=context.url("/runs/rerun", job=run.job, period=run.period, coverage=run.coverage)
+        if may_rerun
         else None,
     )
 
 
 def _progress(context: RequestContext, run: Row[Any]) -> tuple[float | None, timedelta | None]:
-    """Of a monthly run that is under way, the share of accounts done and about how long it still takes."""
+    """Return a running monthly run's share of accounts done, and its estimated time left."""
     if run.job != MONTHLY_INVOICES or run.state != RunState.RUNNING:
         return None, None
     share = share_before(read_cursor(run.cursor))

@@ -1,4 +1,4 @@
-"""Signing in and out."""
+"""Sign in and sign out."""
 
 from typing import Any
 
@@ -11,25 +11,32 @@ from shared.operations.passwords import is_password
 from shared.operations.sessions import begin_session, end_session
 from shared.operations.sign_in_throttle import TooMany, forgive, is_throttled, note_failure
 from shared.operations.users import count_users, find_user
-from web.dashboard.auth import SESSION_COOKIE, VISITOR_COOKIE, cookie_name, keep_session, safe_next, visitor_token
+from web.dashboard.auth import (
+    SESSION_COOKIE,
+    VISITOR_COOKIE,
+    cookie_name,
+    safe_next,
+    set_session_cookie,
+    visitor_token,
+)
 from web.dashboard.request_context import ROOT, RequestContext
 
 log = structlog.get_logger()
 
-#: A wrong name and a wrong password look alike.
-NOT_RIGHT = "That name and password don't belong together."
+#: The same message for a wrong name and a wrong password.
+INVALID_CREDENTIALS = "Invalid name or password."
 
 
 def show(context: RequestContext) -> Response:
-    """The form; whoever is signed in already goes on."""
+    """The form; a signed-in user is redirected."""
     if context.user is not None:
-        return RedirectResponse(safe_next(context.asked("next", 1_000)), 303)
-    return _form(context, next_=context.asked("next", 1_000))
+        return RedirectResponse(safe_next(context.query_text("next", 1_000)), 303)
+    return _form(context, next_=context.query_text("next", 1_000))
 
 
 def submit(context: RequestContext) -> Response:
-    """Check name and password, slowly for who guesses, and begin a session that is new in any case."""
-    name, password = context.said("name", 64).lower(), context.form.get("password", "")
+    """Check name and password, throttled against guessing, and always begin a new session."""
+    name, password = context.form_text("name", 64).lower(), context.form.get("password", "")
     with context.read() as connection:
         too_many = is_throttled(connection, name, context.address, context.machine_now)
         row = find_user(connection, name)
@@ -39,16 +46,16 @@ def submit(context: RequestContext) -> Response:
     is_right = isinstance(password, str) and is_password(password, row.password_hash if row and known else None)
     if row is None or not is_right:
         context.write(lambda connection: _note_failure(connection, context, name))
-        return _form(context, 401, NOT_RIGHT, name, context.said("next", 1_000))
+        return _form(context, 401, INVALID_CREDENTIALS, name, context.form_text("next", 1_000))
     token = context.write(lambda connection: _begin(connection, context, row))
-    response = RedirectResponse(safe_next(context.said("next", 1_000)), 303)
-    keep_session(context, response, token)
+    response = RedirectResponse(safe_next(context.form_text("next", 1_000)), 303)
+    set_session_cookie(context, response, token)
     response.delete_cookie(cookie_name(VISITOR_COOKIE, is_https=context.is_https), path="/")
     return response
 
 
 def sign_out(context: RequestContext) -> Response:
-    """End this session, everywhere its cookie may have been copied to."""
+    """End this session, also for copies of its cookie."""
     name = cookie_name(SESSION_COOKIE, is_https=context.is_https)
     token = context.request.cookies.get(name, "")
 
@@ -64,7 +71,7 @@ def sign_out(context: RequestContext) -> Response:
 
 def _begin(connection: Connection, context: RequestContext, row: Row[Any]) -> str:
     agent = context.request.headers.get("user-agent")
-    # A session that the browser brought along ends: whoever planted it gains nothing.
+    # A session that the browser already had ends: a planted one is worthless.
     end_session(connection, context.request.cookies.get(cookie_name(SESSION_COOKIE, is_https=context.is_https), ""))
     forgive(connection, row.name, context.address)
     record_action(
@@ -95,20 +102,18 @@ def _note_failure(connection: Connection, context: RequestContext, name: str) ->
 
 def _refuse_throttled(context: RequestContext, name: str, too_many: TooMany) -> Response:
     minutes = max(1, -int(-(too_many.until - context.machine_now).total_seconds() // 60))
-    text = f"Too many wrong tries. Try again in {minutes} minute{'s' if minutes > 1 else ''}."
-    response = _form(context, 429, text, name, context.said("next", 1_000))
+    text = f"Too many failed sign-ins. Try again in {minutes} minute{'s' if minutes > 1 else ''}."
+    response = _form(context, 429, text, name, context.form_text("next", 1_000))
     response.headers["Retry-After"] = str(minutes * 60)
     return response
 
 
-def _form(
-    context: RequestContext, status: int = 200, trouble: str = "", name: str = "", next_: str = ""
-) -> Response:
+def _form(context: RequestContext, status: int = 200, error: str = "", name: str = "", next_: str = "") -> Response:
     with context.read() as connection:
-        nobody = count_users(connection) == 0
+        has_no_users = count_users(connection) == 0
     key, token = visitor_token(context)
     response = context.page(
-        "sign_in.html", status, token=token, next=next_, trouble=trouble, name=name, nobody=nobody
+        "sign_in.html", status, token=token, next=next_, error=error, name=name, has_no_users=has_no_users
     )
     response.set_cookie(
         cookie_name(VISITOR_COOKIE, is_https=context.is_https),

@@ -1,4 +1,4 @@
-"""Stripe events: which came, what they did, what is in trouble; what one says, and having it applied again."""
+"""Stripe events: the list, one event with its payload, and applying it again."""
 
 from datetime import datetime
 from typing import Any
@@ -28,7 +28,7 @@ from web.dashboard.request_context import ROOT, RequestContext
 
 log = structlog.get_logger()
 
-#: Events of a page.
+#: Events per page.
 PAGE = 50
 #: Counting stops here.
 COUNT_UP_TO = 10_000
@@ -36,18 +36,18 @@ COUNT_UP_TO = 10_000
 
 def show(context: RequestContext) -> Response:
     """Events, newest first."""
-    state = context.asked("state")
+    state = context.query_text("state")
     wanted = Wanted(
         state=state if state in set(StripeEventState) else "",
-        type=context.asked("type", 80),
-        coverage=context.asked("coverage", 40),
-        about=context.asked("about", 80),
+        type=context.query_text("type", 80),
+        coverage=context.query_text("coverage", 40),
+        about=context.query_text("about", 80),
     )
-    older_than = _place(context.asked("older_than"))
+    older_than = _cursor(context.query_text("older_than"))
     with context.read() as connection:
         page = events_page(connection, wanted, older_than, PAGE)
         counts = open_events(connection, COUNT_UP_TO)
-    next_place = None if page.older_than is None else f"{page.older_than[0].isoformat()}~{page.older_than[1]}"
+    next_cursor = None if page.older_than is None else f"{page.older_than[0].isoformat()}~{page.older_than[1]}"
     return context.page(
         "stripe_events.html",
         rows=page.rows,
@@ -58,31 +58,31 @@ def show(context: RequestContext) -> Response:
         is_parked=is_parked,
         is_first=older_than is None,
         newest=context.here(older_than=None),
-        older=None if next_place is None else context.here(older_than=next_place),
+        older=None if next_cursor is None else context.here(older_than=next_cursor),
     )
 
 
-def show_one(context: RequestContext, payload: str | None = None, trouble: str = "", status: int = 200) -> Response:
-    """One event: where it stands, and what it did."""
+def show_one(context: RequestContext, payload: str | None = None, error: str = "", status: int = 200) -> Response:
+    """One event: its details, and the billing events it caused."""
     with context.read() as connection:
         event = _event(context, connection)
-        trail = billing_events_of(connection, event)
+        events = billing_events_of(connection, event)
     mode = "test/" if context.site.is_test_mode else ""
     return context.page(
         "stripe_event.html",
         status,
         event=event,
         path=_path(event),
-        trail=trail,
+        events=events,
         is_parked=is_parked(event),
         payload=payload,
-        trouble=trouble,
+        error=error,
         at_stripe=f"https://dashboard.stripe.com/{mode}events/{event.stripe_event_id}",
     )
 
 
 def read(context: RequestContext) -> Response:
-    """Fetch what Stripe sent, and show it once: we keep none of it."""
+    """Fetch the payload from Stripe and show it once; it is not stored."""
 
     def note(connection: Connection) -> Row[Any]:
         event = _event(context, connection)
@@ -94,23 +94,21 @@ def read(context: RequestContext) -> Response:
     event = context.write(note)
     gateway = context.site.runtime.gateways.get(event.coverage)
     if gateway is None:
-        return show_one(
-            context, trouble=f"No key of {event.coverage} is set: add it to STRIPE_API_KEYS.", status=503
-        )
+        return show_one(context, error=f"No API key for {event.coverage}: add it to STRIPE_API_KEYS.", status=503)
     try:
         payload = show_payload(gateway.retrieve_event(event.stripe_event_id))
     except GatewayMissingError:
-        gone = "Stripe doesn’t have this event any more: it keeps them for 30 days. What it did is in the trail."
-        return show_one(context, trouble=gone, status=404)
+        gone = "Stripe no longer has this event: it keeps events for 30 days. Its effects are listed below."
+        return show_one(context, error=gone, status=404)
     except GatewayUnavailableError as error:
         log.warning("dashboard.event_not_read", stripe_event_id=event.stripe_event_id, why=redact(str(error)))
-        away = "Stripe doesn’t answer, or refuses our key. Nothing depends on this; try again in a minute."
-        return show_one(context, trouble=away, status=502)
+        away = "Stripe doesn’t respond, or rejects our API key. Nothing depends on this; try again in a minute."
+        return show_one(context, error=away, status=502)
     return show_one(context, payload=payload)
 
 
 def apply_again(context: RequestContext) -> Response:
-    """Have the event applied by a worker, at once."""
+    """Have a worker apply the event now."""
     cause = context.cause(context.reason())
 
     def work(connection: Connection) -> ApplyStripeEvent | Refused:
@@ -132,10 +130,10 @@ def apply_again(context: RequestContext) -> Response:
     answer = context.write(work)
     path = context.path.removeprefix(ROOT).removesuffix("/apply")
     if isinstance(answer, Refused):
-        return context.go(path, f"Not applied: {answer.reason}. To do: {answer.what_to_do}.")
+        return context.redirect(path, f"Not applied: {answer.reason}. To do: {answer.what_to_do}.")
     is_enqueued = context.site.runtime.enqueue([answer])
-    return context.go(
-        path, "A worker applies it now." if is_enqueued else "Redis doesn’t answer: the next sweep rings."
+    return context.redirect(
+        path, "A worker applies it now." if is_enqueued else "Redis doesn’t respond: the next sweep enqueues it."
     )
 
 
@@ -143,7 +141,7 @@ def _event(context: RequestContext, connection: Connection) -> Row[Any]:
     parameters = context.request.path_params
     event = find_event(connection, parameters["coverage"][:40], parameters["id"][:200])
     if event is None:
-        context.missing("such event")
+        context.not_found("Stripe event")
     return event
 
 
@@ -155,8 +153,8 @@ def _subject(event: Row[Any]) -> str:
     return f"{event.coverage}/{event.stripe_event_id}"
 
 
-def _place(said: str) -> tuple[datetime, str] | None:
-    moment, _, stripe_event_id = said.partition("~")
+def _cursor(text: str) -> tuple[datetime, str] | None:
+    moment, _, stripe_event_id = text.partition("~")
     try:
         at = datetime.fromisoformat(moment)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Unknown attempts: those of which nobody knows whether they moved money, and a look at them now."""
+"""Unknown attempts: the list, and looking them up now."""
 
 from functools import partial
 from uuid import UUID
@@ -13,20 +13,19 @@ from shared.operations.audit_log import AuditAction
 from shared.payments.operator.charge import request_look_up
 from web.dashboard.request_context import PageError, RequestContext
 
-#: Attempts of a page. They settle by themselves within minutes: more than this is an outage, and one page of it
-#: shows as much as ten.
+#: Attempts per page. They settle within minutes: more than this is an outage, and one page shows as much as ten.
 PAGE = 100
 
 
 def show(context: RequestContext) -> Response:
-    """The oldest first."""
+    """Oldest first."""
     with context.read() as connection:
         found = unknown_attempts(connection, context.machine_now, PAGE + 1)
     return context.page("unknown_attempts.html", found=found[:PAGE], has_more=len(found) > PAGE, page=PAGE)
 
 
 def look_up(context: RequestContext) -> Response:
-    """Have the chosen ones, or all that were shown, looked up now. Never a way to ask for the money again."""
+    """Look up the selected attempts, or all that were shown, now. Never charges."""
     reason, wanted = context.reason(), _wanted(context)
     jobs: list[Job] = []
     refused: list[Refused] = []
@@ -37,12 +36,12 @@ def look_up(context: RequestContext) -> Response:
         else:
             jobs.append(answer)
     is_enqueued = context.site.runtime.enqueue(jobs) if jobs else True
-    said = [f"{len(jobs)} {'is' if len(jobs) == 1 else 'are'} looked up now."] if jobs else []
+    messages = [f"Look-up requested for {len(jobs)} attempt{'' if len(jobs) == 1 else 's'}."] if jobs else []
     if not is_enqueued:
-        said.append("Redis doesn’t answer, so it takes until the next sweep.")
+        messages.append("Redis doesn’t respond, so it takes until the next sweep.")
     if refused:
-        said.append(f"{len(refused)} not looked up: {refused[0].reason}. To do: {refused[0].what_to_do}.")
-    return context.go("/unknown", " ".join(said))
+        messages.append(f"{len(refused)} not looked up: {refused[0].reason}. To do: {refused[0].what_to_do}.")
+    return context.redirect("/unknown", " ".join(messages))
 
 
 def _request(
@@ -63,14 +62,14 @@ def _request(
 
 
 def _wanted(context: RequestContext) -> list[UUID]:
-    if context.said("what") == "all":
-        said = context.said("shown", 40 * PAGE).split()
+    if context.form_text("what") == "all":
+        ids = context.form_text("shown", 40 * PAGE).split()
     else:
-        said = [one for one in context.form.getlist("payment") if isinstance(one, str)]
+        ids = [one for one in context.form.getlist("payment") if isinstance(one, str)]
     try:
-        wanted = list(dict.fromkeys(map(UUID, said)))[:PAGE]
+        wanted = list(dict.fromkeys(map(UUID, ids)))[:PAGE]
     except ValueError:
-        raise PageError(400, "That is no payment.", "Open the page again and choose there.") from None
+        raise PageError(400, "Invalid payment ID", "Reload the page and select attempts there.") from None
     if not wanted:
-        raise PageError(400, "No attempt was chosen.", "Go back and tick at least one.")
+        raise PageError(400, "No attempts selected", "Go back and select at least one.")
     return wanted

@@ -1,4 +1,4 @@
-"""Who may sign in, and as what: for admins."""
+"""Users and their roles: for admins."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,53 +22,51 @@ from shared.operations.users import (
 from web.dashboard.request_context import RequestContext
 
 
-def show(context: RequestContext, trouble: str = "", status: int = 200) -> Response:
-    """Everybody, with their role and when they were last here."""
+def show(context: RequestContext, error: str = "", status: int = 200) -> Response:
+    """All users with their role and when they were last seen."""
     last_seen = select(func.max(sessions.c.last_seen_at)).where(sessions.c.user_id == users.c.id).scalar_subquery()
     with context.read() as connection:
         found = connection.execute(
             select(users, last_seen.label("last_seen_at")).order_by(users.c.is_disabled, users.c.name)
         ).all()
-    return context.page("users.html", status, users=found, roles=list(Role), trouble=trouble)
+    return context.page("users.html", status, users=found, roles=list(Role), error=error)
 
 
 def add(context: RequestContext) -> Response:
-    """Add a person with a first password."""
+    """Add a user with an initial password."""
     role, password, reason = _role(context), str(context.form.get("password", "")), context.reason()
 
     def work(connection: Connection) -> User:
         user = add_user(
-            connection, context.said("name", 64), role, password, context.who.actor, context.machine_now
+            connection, context.form_text("name", 64), role, password, context.who.actor, context.machine_now
         )
-        _write_down(connection, context, AuditAction.USER_ADD, user.name, reason, {"role": role})
+        _record(connection, context, AuditAction.USER_ADD, user.name, reason, {"role": role})
         return user
 
-    return _done(context, work, "is added")
+    return _change(context, work, "was added")
 
 
 def change_role(context: RequestContext) -> Response:
-    """Give a person another role."""
+    """Change a user's role."""
     role, reason = _role(context), context.reason()
 
     def work(connection: Connection) -> User:
-        user = _person(connection, context)
+        user = _user(connection, context)
         set_role(connection, user, role)
-        _write_down(
-            connection, context, AuditAction.USER_ROLE, user.name, reason, {"before": user.role, "after": role}
-        )
+        _record(connection, context, AuditAction.USER_ROLE, user.name, reason, {"before": user.role, "after": role})
         return user
 
-    return _done(context, work, f"is {role} now")
+    return _change(context, work, f"now has the role {role}")
 
 
 def change_lock(context: RequestContext) -> Response:
-    """Lock a person out, or let them in again."""
-    is_disabled, reason = context.said("lock") == "yes", context.reason()
+    """Lock or unlock a user."""
+    is_disabled, reason = context.form_text("lock") == "yes", context.reason()
 
     def work(connection: Connection) -> User:
-        user = _person(connection, context)
+        user = _user(connection, context)
         set_disabled(connection, user, is_disabled=is_disabled)
-        _write_down(
+        _record(
             connection,
             context,
             AuditAction.USER_LOCK if is_disabled else AuditAction.USER_UNLOCK,
@@ -77,45 +75,45 @@ def change_lock(context: RequestContext) -> Response:
         )
         return user
 
-    return _done(context, work, "is locked out" if is_disabled else "may sign in again")
+    return _change(context, work, "is locked" if is_disabled else "is unlocked")
 
 
-def give_password(context: RequestContext) -> Response:
-    """Give a person a new password, when theirs is lost."""
+def reset_password(context: RequestContext) -> Response:
+    """Set a new password for a user who lost theirs."""
     password, reason = str(context.form.get("password", "")), context.reason()
 
     def work(connection: Connection) -> User:
-        user = _person(connection, context)
+        user = _user(connection, context)
         set_password(connection, user, password, context.machine_now)
-        _write_down(connection, context, AuditAction.USER_PASSWORD, user.name, reason)
+        _record(connection, context, AuditAction.USER_PASSWORD, user.name, reason)
         return user
 
-    return _done(context, work, "has a new password")
+    return _change(context, work, "has a new password")
 
 
-def _done(context: RequestContext, work: Callable[[Connection], User], what: str) -> Response:
+def _change(context: RequestContext, work: Callable[[Connection], User], what: str) -> Response:
     try:
         user = context.write(work)
     except (UserError, PasswordError) as error:
         return show(context, f"{error}.", 400)
-    return context.go("/people", f"{user.name} {what}.")
+    return context.redirect("/users", f"{user.name} {what}.")
 
 
 def _role(context: RequestContext) -> Role:
-    said = context.said("role")
-    return Role(said) if said in set(Role) else Role.VIEWER
+    role = context.form_text("role")
+    return Role(role) if role in set(Role) else Role.VIEWER
 
 
-def _person(connection: Connection, context: RequestContext) -> User:
+def _user(connection: Connection, context: RequestContext) -> User:
     row: Row[Any] | None = connection.execute(
         select(users).where(users.c.id == context.uuid()).with_for_update()
     ).one_or_none()
     if row is None:
-        context.missing("such person")
+        context.not_found("User")
     return user_of(row)
 
 
-def _write_down(
+def _record(
     connection: Connection,
     context: RequestContext,
     action: AuditAction,

@@ -1,6 +1,5 @@
-"""What the overview shows, as numbers: SQL in, dataclasses out. Nothing here knows of pages or plots.
+"""What the pages show, as data: SQL in, dataclasses and rows out. Nothing here knows of pages or plots.
 
-`money.py` a month's money and how declines were won back, `attempts.py` attempts by hour, day and code, `lanes.py`
-what waits and what is under way, `progress.py` the monthly runs, `troubles.py` what somebody must look at now, and
-`overview.py` gathers what may be some seconds old. Everything is summed by PostgreSQL; we only see groups.
+`alerts.py` holds what is never cached; `overview.py` gathers the metrics that may be some seconds old from
+`money_metrics.py`, `attempt_metrics.py`, `queue_metrics.py` and `run_progress.py`. PostgreSQL does the summing.
 """

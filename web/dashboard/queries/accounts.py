@@ -1,4 +1,4 @@
-"""Looking for accounts by how their number or name begins, by e-mail address, and by standing."""
+"""Find accounts by the start of their number, name or email, and by standing."""
 
 from typing import Any
 
@@ -8,55 +8,56 @@ from shared.db.literals import is_
 from shared.db.session import by_index_only
 from shared.db.tables.accounts import accounts
 from shared.domain.states import Standing
-from web.dashboard.queries.paging import PAGE, Found, Paging, found
+from web.dashboard.queries.paging import PAGE, Paging, ResultPage, make_page
 
-#: Nobody reads a list of more; who typed so little means something else.
+#: A text that matches more accounts than this is rejected as too broad.
 MOST_ACCOUNTS = 1_000
 
 
-def looked_for(words: str) -> tuple[Column[Any], ...]:
-    """What people look for; each has an index by how it begins.
+def _searched_columns(text: str) -> tuple[Column[Any], ...]:
+    """Return the columns to search; each has a prefix index.
 
-    An address only from its @ on: viewers see them masked, and mustn't find one out letter by letter.
+    Emails only match from their @ on: viewers see them masked and must not find one out letter by letter.
     """
     named = (accounts.c.external_id, accounts.c.name)
-    return (*named, accounts.c.email) if "@" in words else named
+    return (*named, accounts.c.email) if "@" in text else named
 
 
-def begins(column: Column[Any], words: str) -> ColumnElement[bool]:
-    """Whether a text begins with `words`, in upper or lower case, whatever signs are in them."""
-    exact = words.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+def _starts_with(column: Column[Any], text: str) -> ColumnElement[bool]:
+    """Whether a column starts with `text`, case-insensitive, with all characters taken literally."""
+    exact = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return func.lower(column).like(func.lower(literal(exact + "%")))
 
 
-def ids_beginning(words: str, at_most: int | None = None) -> Select[Any]:
-    """Ids of the accounts whose number, name or address begins with `words`; `at_most` so many of each."""
-    ways = [
-        select(accounts.c.id).where(begins(column, words)).limit(at_most).subquery() for column in looked_for(words)
+def ids_starting_with(text: str, at_most: int | None = None) -> Select[Any]:
+    """Select the ids of accounts whose number, name or email starts with `text`; at most `at_most` of each."""
+    matches = [
+        select(accounts.c.id).where(_starts_with(column, text)).limit(at_most).subquery()
+        for column in _searched_columns(text)
     ]
-    return select(union(*(select(way.c.id) for way in ways)).subquery().c.id)
+    return select(union(*(select(match.c.id) for match in matches)).subquery().c.id)
 
 
-def is_too_broad(connection: Connection, words: str) -> bool:
-    """Whether more than MOST_ACCOUNTS begin so; reads no more than that."""
+def is_too_broad(connection: Connection, text: str) -> bool:
+    """Whether more than MOST_ACCOUNTS match; reads no more than that."""
     by_index_only(connection)
     return any(
-        connection.scalar(select(accounts.c.id).where(begins(column, words)).offset(MOST_ACCOUNTS).limit(1))
+        connection.scalar(select(accounts.c.id).where(_starts_with(column, text)).offset(MOST_ACCOUNTS).limit(1))
         is not None
-        for column in looked_for(words)
+        for column in _searched_columns(text)
     )
 
 
-def find_accounts(connection: Connection, words: str, standing: Standing | None, paging: Paging) -> Found:
-    """Return a page of accounts: the newest first, or those of a standing, by since when they have it."""
+def find_accounts(connection: Connection, text: str, standing: Standing | None, paging: Paging) -> ResultPage:
+    """Return a page of accounts: newest first, or by when they entered the given standing."""
     by_index_only(connection)
-    in_trouble = standing is not None and standing is not Standing.GOOD
-    at = accounts.c.standing_since_at if in_trouble else accounts.c.created_at
+    is_bad_standing = standing is not None and standing is not Standing.GOOD
+    at = accounts.c.standing_since_at if is_bad_standing else accounts.c.created_at
     query = select(accounts).where(*paging.where(at, accounts.c.id)).order_by(*paging.order(at, accounts.c.id))
     if standing is not None:
         query = query.where(is_(accounts.c.standing, standing))
-    if in_trouble:
+    if is_bad_standing:
         query = query.where(at.is_not(None))
-    if words:
-        query = query.where(accounts.c.id.in_(ids_beginning(words)))
-    return found(paging, connection.execute(query.limit(PAGE + 1)).all(), at.name)
+    if text:
+        query = query.where(accounts.c.id.in_(ids_starting_with(text)))
+    return make_page(paging, connection.execute(query.limit(PAGE + 1)).all(), at.name)

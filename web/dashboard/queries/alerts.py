@@ -1,4 +1,4 @@
-"""What somebody must look at now. Never kept: an alarm that is over must be gone with the next look."""
+"""The facts behind the alerts. Never cached: a resolved alert must be gone at the next refresh."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,41 +16,41 @@ from shared.operations.heartbeats import WORKER, Alive, processes_alive
 from shared.payments.eligibility import ATTEMPT_OPEN, CHARGEABLE_STATE, HELD, REACHED, Clocks, none_of
 from shared.scheduling.leader_lock import is_scheduler_alive
 
-#: Settlement looks within seconds; what takes longer than this won't be settled by waiting.
+#: Settlement looks up within seconds; what takes longer than this doesn't settle by waiting.
 UNKNOWN_FOR_TOO_LONG = timedelta(minutes=15)
 DUE_FOR_TOO_LONG = timedelta(minutes=15)
 ATTENTION_WITHIN = timedelta(hours=24)
-#: Counting stops here: the alarm is the same.
+#: Counting stops here: the alert stays the same.
 COUNT_UP_TO = 1_000
-#: Of the newest so many calls for attention, those of the last day are told: the trail keeps all, for ever.
-CALLS_LOOKED_AT = 100
-RUNS_TOLD = 20
+#: Only the newest so many attention events are read: billing events are kept forever.
+CALLS_READ = 100
+MOST_RUNS = 20
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Rows that wait: how many (counted up to COUNT_UP_TO), and for how long the oldest does."""
+    """Waiting rows: their number (counted up to COUNT_UP_TO), and the age of the oldest."""
 
     rows: int = 0
     oldest: timedelta | None = None
 
 
 @dataclass(frozen=True)
-class AlertFigures:
-    """Facts behind the alarms, and what is always shown fresh beside them."""
+class AlertFacts:
+    """The facts behind the alerts, and what is shown uncached beside them."""
 
     is_scheduler_alive: bool
-    #: Processes heard of lately.
+    #: Processes with a recent heartbeat.
     processes: tuple[Alive, ...]
     unknown: Waiting
     unknown_too_long: int
     due_too_long: Waiting
-    #: Monthly, daily and nightly runs that wait for a person or can't get on.
+    #: Monthly, daily and nightly runs that await confirmation or are stalled.
     runs: tuple[Row[Any], ...]
     #: Open findings: kind, count, oldest.
     findings: tuple[Row[Any], ...]
     pauses: tuple[Pause, ...]
-    #: The last day's calls for attention by their reason: reason, count, payment of the newest.
+    #: The last day's attention events by reason: reason, count, payment of the newest.
     calls: tuple[Row[Any], ...]
 
     @property
@@ -58,11 +58,11 @@ class AlertFigures:
         return any(process.kind == WORKER for process in self.processes)
 
 
-def gather_alerts(connection: Connection, now: datetime, machine_now: datetime) -> AlertFigures:
-    """Look for everything that needs somebody, at business time `now` and machine time `machine_now`."""
+def gather_alert_facts(connection: Connection, now: datetime, machine_now: datetime) -> AlertFacts:
+    """Read the facts at business time `now` and machine time `machine_now`."""
     unknown = connection.execute(_unknown(machine_now)).one()
     due = connection.execute(_DUE_TOO_LONG, {"now": now, "before": now - DUE_FOR_TOO_LONG}).one()
-    return AlertFigures(
+    return AlertFacts(
         is_scheduler_alive=is_scheduler_alive(connection),
         processes=tuple(processes_alive(connection, machine_now)),
         unknown=Waiting(unknown.rows, _since(unknown.oldest, machine_now)),
@@ -80,7 +80,7 @@ def _since(moment: datetime | None, now: datetime) -> timedelta | None:
 
 
 def _unknown(machine_now: datetime) -> Executable:
-    """Since the row was made: a virtual clock may stand still, and nobody knows of the money all the same."""
+    """Ages count from the row's creation: a virtual clock may stand still while the outcome is unknown."""
     open_ = (
         select(payment_attempts.c.created_at)
         .where(is_(payment_attempts.c.state, AttemptState.UNKNOWN))
@@ -94,7 +94,7 @@ def _unknown(machine_now: datetime) -> Executable:
 
 
 def _due_too_long() -> Executable:
-    """An outage's back-off counts: money isn't flowing then either. An open attempt is told by itself."""
+    """Payments backing off count too: no money flows then. Open attempts have an alert of their own."""
     before = bindparam("before", type_=DateTime(timezone=True))
     due = union_all(
         *(
@@ -120,7 +120,7 @@ def _calls(now: datetime) -> Select[Any]:
         select(billing_events.c.id, billing_events.c.at, billing_events.c.reason, billing_events.c.payment_id)
         .where(billing_events.c.type == EventType.ATTENTION_NEEDED)
         .order_by(billing_events.c.id.desc())
-        .limit(CALLS_LOOKED_AT)
+        .limit(CALLS_READ)
         .subquery()
     )
     payment = func.array_agg(newest.c.payment_id)
@@ -143,7 +143,7 @@ _RUNS = (
         )
     )
     .order_by(runs.c.scheduled_for_at)
-    .limit(RUNS_TOLD)
+    .limit(MOST_RUNS)
 )
 
 _OPEN_FINDINGS = (

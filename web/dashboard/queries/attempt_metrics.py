@@ -1,4 +1,4 @@
-"""Attempts by hour and by day, and why they were declined. Counted by when their outcome was known."""
+"""Attempts by hour and by day, and their decline codes. Counted by when their outcome was known."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from shared.explain.descriptions import describe_decline
 from shared.policy import Policy
 
 HOURS, DAYS = 24, 14
-#: As many codes as a person reads; the rest is told as one number.
+#: Codes that are listed; the rest is one number.
 TOP_CODES = 12
 HOUR = timedelta(hours=1)
 NO_CODE = "no code"
@@ -23,7 +23,7 @@ NO_CODE = "no code"
 
 @dataclass(frozen=True)
 class Attempts:
-    """Charge attempts by how they ended. What reached no issuer is neither a success nor a decline."""
+    """Charge attempts by outcome. What reached no issuer is neither a success nor a decline."""
 
     succeeded: int = 0
     declined: int = 0
@@ -32,12 +32,12 @@ class Attempts:
 
     @property
     def answered(self) -> int:
-        """Attempts to which an issuer said something."""
+        """Attempts that an issuer answered."""
         return self.succeeded + self.declined + self.authentication_needed
 
     @property
     def success_rate(self) -> float | None:
-        """Successes among those that were answered; None if there was no answer."""
+        """Successes among the answered attempts; None if none was answered."""
         return self.succeeded / self.answered if self.answered else None
 
 
@@ -51,17 +51,17 @@ class Slot:
 
 @dataclass(frozen=True)
 class DeclinesOfCode:
-    """How often a code was given, and what it means. `category` is None for a code never seen before."""
+    """How often a code was returned, and its description. `category` is None for an unknown code."""
 
     code: str
     declines: int
     category: DeclineCategory | None
-    meaning: str
+    description: str
 
 
 @dataclass(frozen=True)
-class AttemptFigures:
-    """Oldest slot first; the last one isn't over. Days are those of `zone`."""
+class AttemptMetrics:
+    """Oldest slot first; the last one isn't complete. Days are those of `zone`."""
 
     zone: ZoneInfo
     hours: tuple[Slot, ...]
@@ -72,13 +72,13 @@ class AttemptFigures:
 
 
 def business_zone(policy: Policy) -> ZoneInfo:
-    """The zone that days are counted in: the coverages' own if they share one, else UTC."""
+    """The zone of the days: the coverages' own if they share one, else UTC."""
     zones = {coverage.time_zone for coverage in policy.coverages.values()}
     return ZoneInfo(zones.pop() if len(zones) == 1 else "UTC")
 
 
-def gather_attempts(connection: Connection, policy: Policy, now: datetime) -> AttemptFigures:
-    """Count the last 24 hours and 14 days before business time `now`, the present ones included."""
+def gather_attempt_metrics(connection: Connection, policy: Policy, now: datetime) -> AttemptMetrics:
+    """Count the last 24 hours and 14 days before business time `now`, the current ones included."""
     zone = business_zone(policy)
     today = local_date(now, zone)
     days = [today - timedelta(days=back) for back in reversed(range(DAYS))]
@@ -97,13 +97,13 @@ def gather_attempts(connection: Connection, policy: Policy, now: datetime) -> At
             by_day[day][row.state] += row.attempts
         if row.state == AttemptState.DECLINED:
             codes[row.code or NO_CODE] += row.attempts
-    return AttemptFigures(
+    return AttemptMetrics(
         zone=zone,
         hours=tuple(Slot(hour, _attempts(by_hour[hour])) for hour in hours),
         days=tuple(Slot(instant(day, time(0), zone), _attempts(by_day[day])) for day in days),
-        last_24_hours=_attempts(_together(by_hour.values())),
-        declines=tuple(_of_code(code, declines) for code, declines in _most(codes)[:TOP_CODES]),
-        other_declines=sum(declines for _, declines in _most(codes)[TOP_CODES:]),
+        last_24_hours=_attempts(_sum(by_hour.values())),
+        declines=tuple(_of_code(code, declines) for code, declines in _by_frequency(codes)[:TOP_CODES]),
+        other_declines=sum(declines for _, declines in _by_frequency(codes)[TOP_CODES:]),
     )
 
 
@@ -116,20 +116,20 @@ def _attempts(counted: Mapping[str, int]) -> Attempts:
     )
 
 
-def _together(counted: Iterable[Counter[str]]) -> Counter[str]:
+def _sum(counted: Iterable[Counter[str]]) -> Counter[str]:
     total: Counter[str] = Counter()
     for each in counted:
         total.update(each)
     return total
 
 
-def _most(codes: Mapping[str, int]) -> list[tuple[str, int]]:
+def _by_frequency(codes: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(codes.items(), key=lambda each: (-each[1], each[0]))
 
 
 def _of_code(code: str, declines: int) -> DeclinesOfCode:
-    meaning = describe_decline(Decline(decline_code=None if code == NO_CODE else code))
-    return DeclinesOfCode(code, declines, category_of_code().get(code), meaning.removeprefix(f"{code}: "))
+    description = describe_decline(Decline(decline_code=None if code == NO_CODE else code))
+    return DeclinesOfCode(code, declines, category_of_code().get(code), description.removeprefix(f"{code}: "))
 
 
 #: Hours of the zone: they are counted from one of its midnights.

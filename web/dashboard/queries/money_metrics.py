@@ -1,4 +1,4 @@
-"""A month's money per coverage, and how much of what was declined was won back, by day since the first decline."""
+"""A month's money per coverage, and the share of declined money recovered, by day since the first decline."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,13 +15,13 @@ from shared.policy import Coverage, Policy
 
 #: Days since the first decline that the curve shows: by then a month's dunning is over.
 CURVE_DAYS = 30
-#: Invoices that nobody is to pay: void, or asked for again with the next month's.
-NOT_ASKED = frozenset({PaymentState.VOID, PaymentState.CARRIED_FORWARD})
+#: Invoices that are not collected: void, or carried forward to the next month's.
+NOT_COLLECTED = frozenset({PaymentState.VOID, PaymentState.CARRIED_FORWARD})
 
 
 @dataclass(frozen=True)
 class Sum:
-    """So many payments over so much, in minor units."""
+    """A number of payments and their total in minor units."""
 
     payments: int = 0
     amount_minor: int = 0
@@ -35,7 +35,7 @@ class MonthsMoney:
     """One coverage's month. `invoiced` is `collected`, `outstanding` and `written_off` together.
 
     `recovered` is what of `collected` was declined at least once; `at_risk` what of `outstanding` was declined or
-    is past its due date; `not_yet_asked` what of it waits for its turn.
+    is past its due date; `not_attempted` what of it is due and waits for its attempt.
     """
 
     coverage: str
@@ -47,59 +47,59 @@ class MonthsMoney:
     written_off: Sum = Sum()
     recovered: Sum = Sum()
     at_risk: Sum = Sum()
-    not_yet_asked: Sum = Sum()
+    not_attempted: Sum = Sum()
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Of the money first declined in one calendar month: the share won back within 0, 1, … days.
+    """Of the money first declined in one calendar month: the share recovered within 0, 1, … days.
 
-    `shares` ends where nobody can know more yet; empty if nothing was declined.
+    `shares` ends at today; empty if nothing was declined.
     """
 
     coverage: str
     currency: str
     month: Period
     declined: Sum = Sum()
-    won_back: Sum = Sum()
+    recovered: Sum = Sum()
     shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
-class MoneyFigures:
-    """Of each coverage, the present period first; of each curve, this month's first."""
+class MoneyMetrics:
+    """Per coverage, the current period first; per curve, the current month first."""
 
     months: tuple[MonthsMoney, ...] = ()
     curves: tuple[Curve, ...] = ()
 
 
 @dataclass
-class _Won:
-    """What was first declined in one month of one coverage; `by_day` is what was won back after so many days."""
+class _Recovery:
+    """What was first declined in one month of one coverage; `by_day` is what was recovered after that many days."""
 
     declined: Sum = Sum()
     by_day: dict[int, Sum] = field(default_factory=dict)
 
 
-def present_period(coverage: Coverage, now: datetime) -> Period:
-    """The month whose invoices are being collected: the last that is over where the coverage lives."""
+def current_period(coverage: Coverage, now: datetime) -> Period:
+    """The month whose invoices are being collected: the last complete one in the coverage's zone."""
     return Period.of(local_date(now, coverage.zone)).previous
 
 
-def gather_money(connection: Connection, policy: Policy, now: datetime) -> MoneyFigures:
-    """Sum up the present period and the one before, at business time `now`."""
+def gather_money_metrics(connection: Connection, policy: Policy, now: datetime) -> MoneyMetrics:
+    """Sum the current period and the one before, at business time `now`."""
     coverages = list(policy.coverages.values())
-    asked = [
+    wanted = [
         (coverage, period)
         for coverage in coverages
-        for period in (present_period(coverage, now), present_period(coverage, now).previous)
+        for period in (current_period(coverage, now), current_period(coverage, now).previous)
     ]
     of_state: dict[tuple[str, Period], dict[str, Sum]] = {}
-    for row in connection.execute(_BY_STATE, _months(asked)):
+    for row in connection.execute(_BY_STATE, _months(wanted)):
         sums = of_state.setdefault((row.coverage, Period.of(row.period)), {})
         sums[row.state] = Sum(row.payments, int(row.amount_minor))
-    recovered, declined_unpaid, won = _declined(connection, coverages, now)
-    overdue = _overdue(connection, asked, policy, now)
+    recovered, declined_unpaid, recoveries = _declined(connection, coverages, now)
+    overdue = _overdue(connection, wanted, policy, now)
     months = tuple(
         _month(
             coverage,
@@ -108,9 +108,9 @@ def gather_money(connection: Connection, policy: Policy, now: datetime) -> Money
             recovered.get((coverage.code, period), Sum()),
             declined_unpaid.get((coverage.code, period), Sum()) + overdue.get((coverage.code, period), Sum()),
         )
-        for coverage, period in asked
+        for coverage, period in wanted
     )
-    return MoneyFigures(months, _curves(coverages, won, now))
+    return MoneyMetrics(months, _curves(coverages, recoveries, now))
 
 
 def _month(
@@ -123,80 +123,80 @@ def _month(
         coverage.code,
         coverage.currency,
         period,
-        invoiced=total(frozenset(PaymentState) - NOT_ASKED),
+        invoiced=total(frozenset(PaymentState) - NOT_COLLECTED),
         collected=total([PaymentState.PAID]),
         outstanding=total(UNPAID),
         written_off=total([PaymentState.UNCOLLECTIBLE]),
         recovered=recovered,
         at_risk=at_risk,
-        not_yet_asked=total([PaymentState.DUE]),
+        not_attempted=total([PaymentState.DUE]),
     )
 
 
 def _declined(
     connection: Connection, coverages: Sequence[Coverage], now: datetime
-) -> tuple[dict[tuple[str, Period], Sum], dict[tuple[str, Period], Sum], dict[tuple[str, Period], _Won]]:
-    """Everything that was declined since the month before began: recovered, still unpaid, and won back by day.
+) -> tuple[dict[tuple[str, Period], Sum], dict[tuple[str, Period], Sum], dict[tuple[str, Period], _Recovery]]:
+    """Everything declined since the start of the previous month: recovered, still unpaid, and recovered by day.
 
-    Both periods' payments are among it: an invoice is issued after its period, and declined after that.
+    This covers both periods' payments: an invoice is issued after its period, and declined after that.
     """
     recovered: dict[tuple[str, Period], Sum] = {}
     unpaid: dict[tuple[str, Period], Sum] = {}
-    won: dict[tuple[str, Period], _Won] = {}
+    recoveries: dict[tuple[str, Period], _Recovery] = {}
     for row in connection.execute(_DECLINED, _since_the_month_before(coverages, now)):
         found, of_period = Sum(row.payments, int(row.amount_minor)), (row.coverage, Period.of(row.period))
         if row.state == PaymentState.PAID:
             recovered[of_period] = recovered.get(of_period, Sum()) + found
         elif row.state in UNPAID:
             unpaid[of_period] = unpaid.get(of_period, Sum()) + found
-        if row.state in NOT_ASKED:
+        if row.state in NOT_COLLECTED:
             continue
-        of_month = won.setdefault((row.coverage, Period.of(row.month)), _Won())
+        of_month = recoveries.setdefault((row.coverage, Period.of(row.month)), _Recovery())
         of_month.declined += found
         if row.days is not None:
             of_month.by_day[row.days] = of_month.by_day.get(row.days, Sum()) + found
-    return recovered, unpaid, won
+    return recovered, unpaid, recoveries
 
 
 def _overdue(
-    connection: Connection, asked: Sequence[tuple[Coverage, Period]], policy: Policy, now: datetime
+    connection: Connection, wanted: Sequence[tuple[Coverage, Period]], policy: Policy, now: datetime
 ) -> dict[tuple[str, Period], Sum]:
-    """What is past its due date without a decline. Before any invoice of a period can be, it isn't looked for."""
+    """What is past due without a decline. Periods whose invoices can't be past due yet are skipped."""
     soonest = min(policy.due_in_days.values(), default=0)
-    may_be = [
+    possible = [
         (coverage, period)
-        for coverage, period in asked
+        for coverage, period in wanted
         if (local_date(now, coverage.zone) - period.next.first_day).days > soonest
     ]
-    todays = [local_date(now, coverage.zone) for coverage, _ in may_be]
+    todays = [local_date(now, coverage.zone) for coverage, _ in possible]
     return {
         (row.coverage, Period.of(row.period)): Sum(row.payments, int(row.amount_minor))
-        for row in connection.execute(_OVERDUE, {**_months(may_be), "todays": todays, "unpaid": sorted(UNPAID)})
+        for row in connection.execute(_OVERDUE, {**_months(possible), "todays": todays, "unpaid": sorted(UNPAID)})
     }
 
 
 def _curves(
-    coverages: Sequence[Coverage], won: Mapping[tuple[str, Period], _Won], now: datetime
+    coverages: Sequence[Coverage], recoveries: Mapping[tuple[str, Period], _Recovery], now: datetime
 ) -> tuple[Curve, ...]:
     curves = []
     for coverage in coverages:
         today = local_date(now, coverage.zone)
         for month in (Period.of(today), Period.of(today).previous):
-            found = won.get((coverage.code, month), _Won())
+            found = recoveries.get((coverage.code, month), _Recovery())
             known_days = min((today - month.first_day).days, CURVE_DAYS)
             shares, so_far = [], Sum()
             for day in range(known_days + 1 if found.declined.amount_minor else 0):
                 so_far += found.by_day.get(day, Sum())
                 shares.append(so_far.amount_minor / found.declined.amount_minor)
-            won_back = sum(found.by_day.values(), Sum())
-            curves.append(Curve(coverage.code, coverage.currency, month, found.declined, won_back, tuple(shares)))
+            recovered = sum(found.by_day.values(), Sum())
+            curves.append(Curve(coverage.code, coverage.currency, month, found.declined, recovered, tuple(shares)))
     return tuple(curves)
 
 
-def _months(asked: Sequence[tuple[Coverage, Period]]) -> dict[str, Any]:
+def _months(wanted: Sequence[tuple[Coverage, Period]]) -> dict[str, Any]:
     return {
-        "coverages": [coverage.code for coverage, _ in asked],
-        "periods": [period.first_day for _, period in asked],
+        "coverages": [coverage.code for coverage, _ in wanted],
+        "periods": [period.first_day for _, period in wanted],
     }
 
 
@@ -210,7 +210,7 @@ def _since_the_month_before(coverages: Sequence[Coverage], now: datetime) -> dic
 
 
 def _first_of_month_before(coverage: Coverage, now: datetime) -> date:
-    return present_period(coverage, now).first_day
+    return current_period(coverage, now).first_day
 
 
 def _arrays(**types: Any) -> list[Any]:

@@ -1,7 +1,7 @@
-"""What people look for among payments: a filter as data, to and from an address, and the queries it means.
+"""The filter of payments as data, to and from a URL, and its queries.
 
-The queries are made so that an index leads to the first page: where several states or codes are wanted, each is
-read by itself in the list's order, and the newest of all are taken.
+An index leads to the first page: for several states or codes, each is read by itself in the list's order, and the
+newest of all are taken.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,17 +22,17 @@ from shared.domain.declines import DeclineCategory, facts
 from shared.domain.money import Money, exponent
 from shared.domain.states import ENDED, OPEN_ATTEMPT, UNPAID, PaymentState, Trigger
 from shared.policy import Policy
-from web.dashboard.queries.accounts import MOST_ACCOUNTS, ids_beginning, is_too_broad
-from web.dashboard.queries.filters import Reading
-from web.dashboard.queries.paging import PAGE, Found, Paging, found
+from web.dashboard.queries.accounts import MOST_ACCOUNTS, ids_starting_with, is_too_broad
+from web.dashboard.queries.form_fields import FormFields
+from web.dashboard.queries.paging import PAGE, Paging, ResultPage, make_page
 
-#: Matches are counted up to here: nobody needs to know whether it is 200,000 or 300,000.
+#: Matches are counted up to here.
 COUNTED = 10_000
 
 
 @dataclass(frozen=True)
 class PaymentFilter:
-    """What is looked for. `at` is the business moment at which it was asked: ages and holds are meant at it."""
+    """A filter. `at` is the business time of the request: ages and holds refer to it."""
 
     at: datetime
     states: tuple[PaymentState, ...] = ()
@@ -44,44 +44,44 @@ class PaymentFilter:
     amount_to: Money | None = None
     #: Unpaid, and due more than so many days before `at` (a day is UTC's).
     older_than_days: int | None = None
-    #: An account's own number, whole.
+    #: An account's complete number.
     account: str | None = None
-    #: An invoice number, or how an account's number, name or address begins.
+    #: An invoice number, or the start of an account's number, name or email.
     text: str | None = None
     is_held: bool = False
     has_open_attempt: bool = False
 
     @classmethod
-    def from_query(cls, pairs: Iterable[tuple[str, str]], policy: Policy, at: datetime) -> "Asked":
-        """Read the parameters of an address; others than a filter's are passed over.
+    def from_query(cls, pairs: Iterable[tuple[str, str]], policy: Policy, at: datetime) -> "ParsedFilter":
+        """Read query parameters; unknown ones are ignored.
 
-        What can't be read becomes an error at its field's name. Amounts are in the currency of their coverage.
+        Invalid values become errors by field name. Amounts are in the currency of their coverage.
         """
-        reading = Reading(pairs)
-        coverage = reading.one_of("coverage", policy.coverages)
+        fields = FormFields(pairs)
+        coverage = fields.one_of("coverage", policy.coverages)
         currency = policy.coverages[coverage].currency if coverage else None
         read = cls(
             at=at,
-            states=reading.several("state", PaymentState),
-            code=reading.text("code", 100),
-            category=reading.one_of("category", DeclineCategory),
+            states=fields.several("state", PaymentState),
+            code=fields.text("code", 100),
+            category=fields.one_of("category", DeclineCategory),
             coverage=coverage,
-            trigger=reading.one_of("trigger", Trigger),
-            amount_from=reading.amount("amount_from", currency),
-            amount_to=reading.amount("amount_to", currency),
-            older_than_days=reading.number("older_than", 36_500),
-            account=reading.text("account", 200),
-            text=reading.text("text", 200),
-            is_held=reading.yes("held"),
-            has_open_attempt=reading.yes("open"),
+            trigger=fields.one_of("trigger", Trigger),
+            amount_from=fields.amount("amount_from", currency),
+            amount_to=fields.amount("amount_to", currency),
+            older_than_days=fields.number("older_than", 36_500),
+            account=fields.text("account", 200),
+            text=fields.text("text", 200),
+            is_held=fields.yes("held"),
+            has_open_attempt=fields.yes("open"),
         )
         if read.amount_from and read.amount_to and read.amount_from.amount_minor > read.amount_to.amount_minor:
-            reading.errors["amount_to"] = "is less than the amount before it"
-        return Asked(read, reading.errors, reading.said)
+            fields.errors["amount_to"] = "is less than the minimum amount"
+        return ParsedFilter(read, fields.errors, fields.raw)
 
     def to_query(self) -> dict[str, list[str]]:
-        """Return the parameters of an address that mean this filter."""
-        said: dict[str, str | None] = {
+        """Return the query parameters of this filter."""
+        values: dict[str, str | None] = {
             "code": self.code,
             "category": self.category,
             "coverage": self.coverage,
@@ -95,10 +95,10 @@ class PaymentFilter:
             "open": "yes" if self.has_open_attempt else None,
         }
         states = {"state": [str(state) for state in self.states]} if self.states else {}
-        return states | {name: [str(value)] for name, value in said.items() if value is not None}
+        return states | {name: [str(value)] for name, value in values.items() if value is not None}
 
     def as_json(self) -> dict[str, Any]:
-        """Return the filter as JSON keeps it, with its moment."""
+        """Return the filter as JSON, with its business time."""
         amounts = {
             name: None if money is None else [money.amount_minor, money.currency]
             for name, money in (("amount_from", self.amount_from), ("amount_to", self.amount_to))
@@ -114,9 +114,9 @@ class PaymentFilter:
         }
 
     @classmethod
-    def from_json(cls, kept: Mapping[str, Any]) -> "PaymentFilter":
+    def from_json(cls, stored: Mapping[str, Any]) -> "PaymentFilter":
         """Read what `as_json` wrote."""
-        read = dict(kept)
+        read = dict(stored)
         for name in ("amount_from", "amount_to"):
             if name in read:
                 read[name] = Money(*read[name])
@@ -138,17 +138,17 @@ class PaymentFilter:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A filter as somebody asked for it: what could be read, what couldn't, and their own words for every field."""
+class ParsedFilter:
+    """A filter as requested: the valid part, the errors by field, and the raw values of every field."""
 
     filter: PaymentFilter
     errors: dict[str, str]
-    said: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    raw: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Matches:
-    """How many payments match, up to COUNTED, and their sums in minor units by currency if they are that few."""
+    """The number of matches up to COUNTED, and, if there are no more, their totals in minor units by currency."""
 
     count: int
     sums: Mapping[str, int]
@@ -159,69 +159,69 @@ class Matches:
 
 
 def describe(wanted: PaymentFilter) -> str:
-    """Say in words what a filter means: `state due or retry scheduled; coverage japan`."""
+    """Describe a filter: `state due or retry scheduled; coverage japan`."""
     codes = ", ".join(facts()["categories"][wanted.category]["codes"]) if wanted.category else ""
     days = wanted.older_than_days
-    said = (
+    values = (
         ("state ", " or ".join(state.replace("_", " ") for state in wanted.states)),
         ("last decline code ", wanted.code),
         ("last decline of category ", f"{wanted.category.replace('_', ' ')} ({codes})" if wanted.category else ""),
         ("coverage ", wanted.coverage),
         ("trigger ", wanted.trigger and wanted.trigger.replace("_", " ")),
-        ("amount from ", wanted.amount_from and str(wanted.amount_from)),
-        ("amount up to ", wanted.amount_to and str(wanted.amount_to)),
+        ("amount at least ", wanted.amount_from and str(wanted.amount_from)),
+        ("amount at most ", wanted.amount_to and str(wanted.amount_to)),
         ("unpaid and due more than ", None if days is None else f"{days} day{'' if days == 1 else 's'} ago"),
         ("account ", wanted.account),
-        ("invoice number, or account that begins with ", wanted.text and f"“{wanted.text}”"),
+        ("invoice number or start of account ", wanted.text and f"“{wanted.text}”"),
         ("held", "" if wanted.is_held else None),
         ("with an open attempt", "" if wanted.has_open_attempt else None),
     )
-    parts = [name + value for name, value in said if value or (value == "" and not name.endswith(" "))]
+    parts = [name + value for name, value in values if value or (value == "" and not name.endswith(" "))]
     return "; ".join(parts) or "all payments"
 
 
 def select_ids(wanted: PaymentFilter) -> Select[tuple[UUID]]:
-    """Select the ids of everything that matches, in the order in which payments are locked."""
+    """Select the ids of all matches in lock order."""
     return select(payments.c.id).where(*_conditions(wanted)).order_by(payments.c.id)
 
 
 def select_rows(wanted: PaymentFilter) -> Select[Any]:
-    """Select everything that matches with its account and invoice number, the newest first; for exports."""
+    """Select all matches with account and invoice number, newest first; for exports."""
     newest_first = (payments.c.created_at.desc(), payments.c.id.desc())
     return _with_account().where(*_conditions(wanted)).order_by(*newest_first)
 
 
-def find_page(connection: Connection, wanted: PaymentFilter, paging: Paging) -> Found:
-    """Return a page of what matches, the newest first, with accounts and invoice numbers."""
+def find_page(connection: Connection, wanted: PaymentFilter, paging: Paging) -> ResultPage:
+    """Return a page of matches, newest first, with accounts and invoice numbers."""
     by_index_only(connection)
     at, id_ = payments.c.created_at, payments.c.id
-    arms = [
+    parts = [
         select(id_)
-        .where(*_conditions(arm), *paging.where(at, id_))
+        .where(*_conditions(part), *paging.where(at, id_))
         .order_by(*paging.order(at, id_))
         .limit(PAGE + 1)
-        for arm in _arms(wanted)
+        for part in _parts(wanted)
     ]
-    ids = arms[0] if len(arms) == 1 else union_all(*(select(arm.subquery().c.id) for arm in arms))
+    ids = parts[0] if len(parts) == 1 else union_all(*(select(part.subquery().c.id) for part in parts))
     query = _with_account().where(id_.in_(select(ids.subquery().c.id))).order_by(*paging.order(at, id_))
-    return found(paging, connection.execute(query.limit(PAGE + 1)).all(), at.name)
+    return make_page(paging, connection.execute(query.limit(PAGE + 1)).all(), at.name)
 
 
 def count_matches(connection: Connection, wanted: PaymentFilter) -> Matches:
-    """Count and sum up what matches, up to COUNTED and one."""
+    """Count and sum the matches, up to COUNTED + 1."""
     by_index_only(connection)
-    # In the page's order an index leads to them; few have a certain amount, and those have an index of their own.
+    # The page's order has an index; amount filters match few rows and have an index of their own.
     newest_first = (payments.c.created_at.desc(), payments.c.id.desc())
     order = () if wanted.amount_from or wanted.amount_to else newest_first
-    arms = [
+    parts = [
         select(payments.c.currency, payments.c.amount_minor)
-        .where(*_conditions(arm))
+        .where(*_conditions(part))
         .order_by(*order)
         .limit(COUNTED + 1)
         .subquery()
-        for arm in _arms(wanted)
+        for part in _parts(wanted)
     ]
-    few = union_all(*(select(arm) for arm in arms)).limit(COUNTED + 1).subquery()
+    few = union_all(*(select(part) for part in parts)).limit(COUNTED + 1).subquery()
     rows = connection.execute(
         select(few.c.currency, func.count(), func.sum(few.c.amount_minor)).group_by(few.c.currency)
     ).all()
@@ -230,16 +230,14 @@ def count_matches(connection: Connection, wanted: PaymentFilter) -> Matches:
 
 
 def too_broad(connection: Connection, wanted: PaymentFilter) -> dict[str, str]:
-    """Return an error for the field of a text that begins too many accounts to look through."""
+    """Return an error for a text that matches too many accounts."""
     if wanted.text and is_too_broad(connection, wanted.text):
-        return {
-            "text": f"begins more than {MOST_ACCOUNTS:,} accounts' numbers, names or addresses: write more of it"
-        }
+        return {"text": f"matches more than {MOST_ACCOUNTS:,} accounts: enter a longer text"}
     return {}
 
 
-def _arms(wanted: PaymentFilter) -> list[PaymentFilter]:
-    """Split a filter into ones that an index reads in order: a single code each, or a single state."""
+def _parts(wanted: PaymentFilter) -> list[PaymentFilter]:
+    """Split a filter into parts that an index reads in order: one code each, or one state each."""
     if wanted.category is not None and wanted.code is None and wanted.text is None and wanted.account is None:
         return [replace(wanted, category=None, code=code) for code in _codes(wanted.category)]
     if wanted.code is not None or wanted.text is not None or wanted.account is not None:
@@ -288,14 +286,14 @@ def _conditions(wanted: PaymentFilter) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _ids_of_text(words: str) -> Select[Any]:
-    """Each way by its own index; an OR over both would read every payment."""
+def _ids_of_text(text: str) -> Select[Any]:
+    """Each lookup by its own index; an OR over both would read every payment."""
     other = payments.alias("meant")
     each = union(
-        select(other.c.id).where(other.c.account_id.in_(ids_beginning(words))),
+        select(other.c.id).where(other.c.account_id.in_(ids_starting_with(text))),
         select(other.c.id)
         .join(invoices, invoices.c.id == other.c.invoice_id)
-        .where(invoices.c.number == words.upper()),
+        .where(invoices.c.number == text.upper()),
     ).subquery()
     return select(each.c.id)
 

@@ -1,4 +1,4 @@
-"""What waits in each lane, what is under way and what was done: from the rows, not from the messages."""
+"""Due, in-flight and completed work of each queue: from the rows, not from the messages."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,20 +25,20 @@ from shared.domain.states import CHARGEABLE, AttemptState, Lane, RunState
 from shared.messaging.jobs import QUEUE_OF_LANE, QUEUES, RECONCILIATION, RECONCILIATION_QUEUE, RUNS, SETTLEMENT
 from shared.scheduling.due_work import SOURCES, Source
 
-#: Counting stops here: beyond it, "more than" is all that matters.
+#: Counting stops here.
 COUNT_UP_TO = 10_000
-#: As far back as a pace is measured.
-PACE_OVER = timedelta(minutes=5)
+#: The period over which the rate is measured.
+RATE_PERIOD = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
-class LaneFigures:
+class QueueMetrics:
     """One queue. `due` is counted up to COUNT_UP_TO; `oldest` is since when the oldest of it has been due.
 
-    `later`, up to COUNT_UP_TO too, is what others call delayed: rows whose time is yet to come (payments' next
-    attempts, unknown attempts' next looks). None where rows have no such time.
-    `in_flight` is attempts under way, or runs; None where nobody keeps it. `last_minute` and `last_5_minutes` are
-    attempts or runs done, by business time.
+    `later`, up to COUNT_UP_TO too, is delayed work: rows whose time is yet to come (payments' next attempts,
+    unknown attempts' next look-ups). None where rows have no such time.
+    `in_flight` is attempts or runs in progress; None where it isn't recorded. `last_minute` and `last_5_minutes`
+    are attempts or runs done, by business time.
     """
 
     queue: str
@@ -53,7 +53,7 @@ class LaneFigures:
 
 @dataclass(frozen=True)
 class _Age:
-    """By which column a source's rows are old, and on which clock."""
+    """The column of a source's age, and its clock."""
 
     column: Column[Any]
     is_machine_time: bool
@@ -72,23 +72,23 @@ _AGES: dict[str, _Age] = {
 }
 
 
-def gather_lanes(connection: Connection, now: datetime, machine_now: datetime) -> tuple[LaneFigures, ...]:
-    """Look at every lane at business time `now` and machine time `machine_now`."""
+def gather_queue_metrics(connection: Connection, now: datetime, machine_now: datetime) -> tuple[QueueMetrics, ...]:
+    """Read the metrics of every queue at business time `now` and machine time `machine_now`."""
     row = connection.execute(_WAITING, Moment(now, machine_now).parameters()).one()._mapping
-    under_way = {each.lane: each for each in connection.execute(_UNDER_WAY)}
-    done = connection.execute(_DONE, {"since": now - PACE_OVER, "minute_ago": now - PACE_OVER / 5, "now": now})
-    paces = {each.queue: each for each in done}
+    in_progress = {each.lane: each for each in connection.execute(_IN_PROGRESS)}
+    done = connection.execute(_DONE, {"since": now - RATE_PERIOD, "minute_ago": now - RATE_PERIOD / 5, "now": now})
+    rates = {each.queue: each for each in done}
     running = {each.job: each.runs for each in connection.execute(_RUNNING)}
     paused = set(connection.scalars(select(queue_pauses.c.queue)))
     later = connection.execute(_LATER, {"now": now, "machine_now": machine_now}).one()._mapping
     in_flight: dict[str, int | None] = {
-        **{queue: getattr(under_way.get(lane), "attempts", 0) for lane, queue in QUEUE_OF_LANE.items()},
+        **{queue: getattr(in_progress.get(lane), "attempts", 0) for lane, queue in QUEUE_OF_LANE.items()},
         RECONCILIATION_QUEUE: running.get(RECONCILIATION, 0),
         RUNS: sum(count for job, count in running.items() if job != RECONCILIATION),
         SETTLEMENT: None,  # a look-up is a request, and leaves no row while it lasts
     }
     return tuple(
-        LaneFigures(
+        QueueMetrics(
             queue=queue,
             due=sum(row[f"{source.name}: rows"] for source in _of(queue)),
             later=later.get(queue),
@@ -101,8 +101,8 @@ def gather_lanes(connection: Connection, now: datetime, machine_now: datetime) -
                 default=None,
             ),
             in_flight=in_flight[queue],
-            last_minute=getattr(paces.get(queue), "last_minute", 0),
-            last_5_minutes=getattr(paces.get(queue), "last_5_minutes", 0),
+            last_minute=getattr(rates.get(queue), "last_minute", 0),
+            last_5_minutes=getattr(rates.get(queue), "last_5_minutes", 0),
             is_paused=queue in paused,
         )
         for queue in QUEUES
@@ -114,13 +114,13 @@ def _of(queue: str) -> list[Source]:
 
 
 def _capped(query: Select[Any]) -> ScalarSelect[Any]:
-    """How many rows a query has, counted up to COUNT_UP_TO."""
+    """Count a query's rows up to COUNT_UP_TO."""
     few = query.with_only_columns(text("1"), maintain_column_froms=True).order_by(None).limit(COUNT_UP_TO)
     return select(func.count()).select_from(few.subquery()).scalar_subquery()
 
 
 def _oldest(source: Source) -> ScalarSelect[Any]:
-    """The first row in the source's own order: its index gives it at once."""
+    """The first row in the source's own order, read by its index."""
     age = _AGES[source.name]
     query = source.query.with_only_columns(age.column, maintain_column_froms=True).order_by(None)
     return query.order_by(age.column).limit(1).scalar_subquery()
@@ -150,7 +150,7 @@ _LATER = select(
     ).label(SETTLEMENT),
 )
 
-_UNDER_WAY = (
+_IN_PROGRESS = (
     select(payment_attempts.c.lane, func.count().label("attempts"))
     .where(is_(payment_attempts.c.state, AttemptState.STARTED))
     .group_by(payment_attempts.c.lane)
@@ -162,7 +162,7 @@ _RUNNING = (
     .group_by(runs.c.job)
 )
 
-#: An attempt that had to be looked up was ended by settlement. Runs are few, for years.
+#: An attempt that was looked up was completed by settlement. Runs are few, for years.
 _DONE = text(f"""
     SELECT queue, count(*) AS last_5_minutes, count(*) FILTER (WHERE at > :minute_ago) AS last_minute
     FROM (

@@ -1,4 +1,4 @@
-"""How far this month's runs are: from the run's own row, and from what its payments say."""
+"""The progress of the current month's runs."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,11 +14,11 @@ from shared.invoicing.counts import Counts
 from shared.invoicing.runs import read_cursor
 from shared.messaging.jobs import MONTHLY_INVOICES
 from shared.policy import Policy
-from web.dashboard.queries.money_metrics import present_period
+from web.dashboard.queries.money_metrics import current_period
 
-#: Below this share a pace says nothing yet.
+#: Below this share the rate isn't meaningful yet.
 LEAST_SHARE = 0.01
-#: Account ids are random, so a run that goes through them in order is as far as its cursor.
+#: Account ids are random, so the cursor of a run in id order tells its progress.
 ALL_IDS = 2**128
 
 
@@ -26,7 +26,7 @@ ALL_IDS = 2**128
 class RunProgress:
     """One coverage's monthly run; `run` is None while there is none.
 
-    `share` of its accounts is done, `left` is about how long it still takes at the pace so far; None: unknown.
+    `share` of its accounts is done, `left` is the estimated time left at the rate so far; None if unknown.
     """
 
     coverage: str
@@ -37,9 +37,9 @@ class RunProgress:
     left: timedelta | None = None
 
 
-def gather_progress(connection: Connection, policy: Policy, now: datetime) -> tuple[RunProgress, ...]:
-    """Look at the present period's run of each coverage at business time `now`."""
-    periods = {code: present_period(coverage, now) for code, coverage in policy.coverages.items()}
+def gather_run_progress(connection: Connection, policy: Policy, now: datetime) -> tuple[RunProgress, ...]:
+    """Read the current period's run of each coverage at business time `now`."""
+    periods = {code: current_period(coverage, now) for code, coverage in policy.coverages.items()}
     keys = [(MONTHLY_INVOICES, str(period), code) for code, period in periods.items()]
     rows = connection.execute(select(runs).where(tuple_(runs.c.job, runs.c.period, runs.c.coverage).in_(keys)))
     found = {row.coverage: row for row in rows}
@@ -59,12 +59,12 @@ def _progress(coverage: str, period: Period, run: Row[Any] | None, now: datetime
 
 
 def share_before(account_id: UUID) -> float:
-    """Return about which share of all accounts comes before this one, or is it."""
+    """Return the approximate share of accounts up to and including this one."""
     return account_id.int / ALL_IDS
 
 
 def time_left(share: float, elapsed: timedelta | None) -> timedelta | None:
-    """Return how long the rest takes at the pace so far; None where that would be a guess."""
+    """Return how long the rest takes at the rate so far; None if that would be a guess."""
     if elapsed is None or elapsed <= timedelta(0) or share < LEAST_SHARE:
         return None
     return elapsed * (1 - share) / share

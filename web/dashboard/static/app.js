@@ -1,13 +1,13 @@
-// Adds comfort to pages that work without it. No page needs this file.
+// Optional: every page works without this file.
 "use strict";
 
-// Times are shown in the browser's zone unless the person chose one: the server reads this at the next page.
+// Times are shown in the browser's zone unless the user set one: the server reads this cookie at the next request.
 try {
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
   if (zone) document.cookie = "duecourse_zone=" + encodeURIComponent(zone) + "; path=/; max-age=31536000; samesite=lax";
-} catch (error) { /* an old browser reads UTC */ }
+} catch (error) { /* old browsers get UTC */ }
 
-// Parts that say hx-trigger="tick from:body" refresh themselves, unless nobody looks.
+// Elements with hx-trigger="tick from:body" refresh themselves while the page is visible.
 const EVERY_MS = 5000;
 setInterval(() => {
   if (!document.hidden && window.htmx) window.htmx.trigger(document.body, "tick");
@@ -16,7 +16,7 @@ document.addEventListener("visibilitychange", () => {
   if (!document.hidden && window.htmx) window.htmx.trigger(document.body, "tick");
 });
 
-// A button that was pressed says so, and can't be pressed twice.
+// A submitted form disables its buttons, so that it can't be submitted twice.
 document.addEventListener("submit", (event) => {
   if (event.target.method !== "post") return;
   for (const button of event.target.querySelectorAll("button")) {
@@ -30,12 +30,12 @@ window.addEventListener("pageshow", () => {
   }
 });
 
-// A part that can't be refreshed says so, and keeps what it shows.
+// If a refresh fails, the page says so and keeps its content.
 document.addEventListener("htmx:sendError", () => document.body.classList.add("offline"));
 document.addEventListener("htmx:responseError", () => document.body.classList.add("offline"));
 document.addEventListener("htmx:afterOnLoad", () => document.body.classList.remove("offline"));
 
-// What a person opened stays open when its part is refreshed.
+// Details that are open stay open after a refresh.
 let wasOpen = [];
 document.addEventListener("htmx:beforeSwap", (event) => {
   wasOpen = [...event.target.querySelectorAll("details[open][id]")].map((details) => details.id);

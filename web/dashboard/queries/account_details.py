@@ -1,4 +1,4 @@
-"""Everything that one account's page shows: how it pays, its cards, what it owes, and its trail."""
+"""Everything an account's page shows: payment settings, cards, balances and events."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from shared.db.tables.system import billing_events
 from shared.domain.states import ENDED
 from web.dashboard.queries.paging import PAGE
 
-#: Cards of one account that are shown, the newest first: nobody looks for the one before these.
+#: Cards shown per account, newest first.
 MOST_CARDS = 30
 
 
 @dataclass(frozen=True)
 class Balance:
-    """What is unpaid in one coverage, in minor units of one currency; the oldest due date of it."""
+    """The unpaid balance of one coverage in minor units of one currency, and its oldest due date."""
 
     coverage: str
     currency: str
@@ -40,7 +40,7 @@ class AccountSnapshot:
     balances: Sequence[Balance]
 
 
-def look_at_account(connection: Connection, account_id: UUID) -> AccountSnapshot:
+def read_account(connection: Connection, account_id: UUID) -> AccountSnapshot:
     """Read one account; LookupError if there is none."""
     account = connection.execute(select(accounts).where(accounts.c.id == account_id)).one_or_none()
     if account is None:
@@ -56,7 +56,7 @@ def look_at_account(connection: Connection, account_id: UUID) -> AccountSnapshot
 
 
 def events_of_account(connection: Connection, account_id: UUID, before_id: int | None) -> Sequence[Row[Any]]:
-    """Return the account's trail, its payments' included, the newest first; one row more than a page."""
+    """Return the account's events and its payments' events, newest first; one row more than a page."""
     query = select(billing_events).where(billing_events.c.account_id == account_id)
     if before_id is not None:
         query = query.where(billing_events.c.id < before_id)

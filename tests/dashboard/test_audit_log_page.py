@@ -41,7 +41,7 @@ def test_what_an_operator_did_is_there_with_who_what_why_and_what_they_saw(
     payment = dashboard.world.owes(account, 5_00)
     otto, here = dashboard.as_("operator"), f"/payments/{payment}"
     otto.post(f"{here}/hold", here, until="2026-11-20", reason="disputed <b>")
-    page = dashboard.as_("viewer").get("/audit").text
+    page = dashboard.as_("viewer").get("/audit-log").text
     for said in ("operator:otto", "127.0.0.1", "payment.hold", str(payment), "disputed &lt;b&gt;", "2026-11-20"):
         assert said in page, said
 
@@ -51,15 +51,15 @@ def test_it_is_searched_by_who_what_on_what_and_day(dashboard: Dashboard) -> Non
     write(dashboard, 1, "operator:bob", days_ago=3)
     viewer = dashboard.as_("viewer")
     bobs = ["operator:bob-0"]
-    assert subjects(viewer.get("/audit", actor="operator:bob").text) == bobs
-    assert subjects(viewer.get("/audit", subject="operator:bob-0").text) == bobs
-    assert len(subjects(viewer.get("/audit", action="payment.charge").text)) == 3
-    assert subjects(viewer.get("/audit", action="payment.void").text) == []
+    assert subjects(viewer.get("/audit-log", actor="operator:bob").text) == bobs
+    assert subjects(viewer.get("/audit-log", subject="operator:bob-0").text) == bobs
+    assert len(subjects(viewer.get("/audit-log", action="payment.charge").text)) == 3
+    assert subjects(viewer.get("/audit-log", action="payment.void").text) == []
     today = dashboard.world.clock.now().date()
-    assert subjects(viewer.get("/audit", until=str(today - timedelta(days=1))).text) == bobs
-    assert len(subjects(viewer.get("/audit", since=str(today)).text)) == 2
+    assert subjects(viewer.get("/audit-log", until=str(today - timedelta(days=1))).text) == bobs
+    assert len(subjects(viewer.get("/audit-log", since=str(today)).text)) == 2
     for nonsense in ("yesterday", "2026-02-30", "0000-01-01", "9999-12-31"):
-        assert viewer.get("/audit", since=nonsense, until=nonsense).status_code == 200, nonsense
+        assert viewer.get("/audit-log", since=nonsense, until=nonsense).status_code == 200, nonsense
 
 
 def test_its_pages_show_every_line_once_there_and_back(dashboard: Dashboard) -> None:
@@ -67,37 +67,37 @@ def test_its_pages_show_every_line_once_there_and_back(dashboard: Dashboard) -> 
     viewer = dashboard.as_("viewer")
 
     def beside(page: str, way: str) -> str | None:
-        found = re.search(rf'href="/dashboard/audit\?([^"]*)"[^>]*>[^<]*{way}', page)
+        found = re.search(rf'href="/dashboard/audit-log\?([^"]*)"[^>]*>[^<]*{way}', page)
         return found[1].replace("&amp;", "&") if found else None
 
-    snapshot, page = [], viewer.get("/audit").text
+    snapshot, page = [], viewer.get("/audit-log").text
     pages = [subjects(page)]
     while (older := beside(page, "Older")) is not None:
-        page = viewer.get(f"/audit?{older}").text
+        page = viewer.get(f"/audit-log?{older}").text
         pages.append(subjects(page))
     snapshot = [subject for one in pages for subject in one]
     assert [len(one) for one in pages] == [50, 50, 20]
     assert snapshot == [f"operator:anna-{number}" for number in reversed(range(120))]
     newer = beside(page, "Newer")
     assert newer is not None
-    assert subjects(viewer.get(f"/audit?{newer}").text) == pages[1]
+    assert subjects(viewer.get(f"/audit-log?{newer}").text) == pages[1]
 
 
 def test_the_csv_has_the_same_lines_and_no_formula(dashboard: Dashboard) -> None:
     write(dashboard, 1, "=cmd()")
     write(dashboard, 60)
     otto = dashboard.as_("operator")
-    answer = otto.get("/audit.csv", actor="operator:anna")
+    answer = otto.get("/audit-log.csv", actor="operator:anna")
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     assert [row["subject"] for row in rows] == [f"operator:anna-{number}" for number in range(60)]
     assert rows[0]["action"] == "payment.charge"
-    everything = otto.get("/audit.csv").text
+    everything = otto.get("/audit-log.csv").text
     assert "cmd()" in everything
     assert not any(cell.startswith("=") for row in csv.reader(io.StringIO(everything)) for cell in row)
-    assert "/audit.csv" in otto.get("/audit").text
+    assert "/audit-log.csv" in otto.get("/audit-log").text
     viewer = dashboard.as_("viewer")
-    assert "/audit.csv" not in viewer.get("/audit").text
-    assert viewer.get("/audit.csv").status_code == 403
+    assert "/audit-log.csv" not in viewer.get("/audit-log").text
+    assert viewer.get("/audit-log.csv").status_code == 403
 
 
 @pytest.mark.parametrize("sql", ["UPDATE audit_log SET actor = 'x'", "DELETE FROM audit_log", "TRUNCATE audit_log"])
@@ -108,8 +108,8 @@ def test_nobody_changes_it_not_even_by_hand(dashboard: Dashboard, sql: str) -> N
         dashboard.world.engine.begin() as connection,
     ):
         connection.execute(text(sql))
-    assert len(subjects(dashboard.as_("viewer").get("/audit").text)) == 1
+    assert len(subjects(dashboard.as_("viewer").get("/audit-log").text)) == 1
 
 
 def test_empty_it_says_so(dashboard: Dashboard) -> None:
-    assert "Nothing is written here" in dashboard.as_("viewer").get("/audit", actor="operator:nobody").text
+    assert "No audit log entries" in dashboard.as_("viewer").get("/audit-log", actor="operator:nobody").text

@@ -1,4 +1,4 @@
-"""One field for everything: whatever a person pastes, the payments and accounts that it can mean, by index only."""
+"""The global search: find payments, accounts and runs by any of their ids, numbers or names, by index only."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -13,15 +13,15 @@ from shared.db.tables.accounts import accounts, cards, payment_settings
 from shared.db.tables.invoices import invoices
 from shared.db.tables.payments import payment_attempts, payment_intents, payments, receipts
 from shared.db.tables.system import runs
-from web.dashboard.queries.accounts import ids_beginning
+from web.dashboard.queries.accounts import ids_starting_with
 
-#: A short list: who finds more than these wants the pages with filters.
+#: Results shown; beyond that, the filter pages serve better.
 MOST_HITS = 20
 
 
 @dataclass(frozen=True)
-class Hit:
-    """Something that was found: a `payment`, an `account` or a `run`, and its name for people."""
+class SearchHit:
+    """A result: a `payment`, an `account` or a `run`, and its display name."""
 
     kind: str
     id: UUID
@@ -30,38 +30,38 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What was found, at most MOST_HITS, and the ways that were tried, in words."""
+class SearchResults:
+    """The results, at most MOST_HITS, and descriptions of the lookups that were tried."""
 
-    hits: tuple[Hit, ...]
-    is_more: bool
-    ways: tuple[str, ...]
+    hits: tuple[SearchHit, ...]
+    has_more: bool
+    tried: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class _Way:
-    """One way to look: which words it is for, and what it finds. The ways are tried in order until one finds."""
+class _Lookup:
+    """One lookup: which texts it applies to, and its query. Lookups run in order until one finds something."""
 
     name: str
-    is_for: Callable[[str], bool]
-    look: Callable[[Connection, str, list[str]], list[Hit]]
+    applies_to: Callable[[str], bool]
+    run: Callable[[Connection, str, list[str]], list[SearchHit]]
 
 
-def find(connection: Connection, wanted: str, coverages: Iterable[str]) -> Looked:
-    """Look for what a person pasted or typed. Ids of the processor are looked for in all `coverages`."""
+def search(connection: Connection, wanted: str, coverages: Iterable[str]) -> SearchResults:
+    """Search for an id, number or name. The processor's ids are searched in all `coverages`."""
     by_index_only(connection)
     known, tried = sorted(coverages), []
-    for way in _WAYS:
-        if not way.is_for(wanted):
+    for lookup in _LOOKUPS:
+        if not lookup.applies_to(wanted):
             continue
-        tried.append(way.name)
-        hits = list(dict.fromkeys(way.look(connection, wanted, known)))
+        tried.append(lookup.name)
+        hits = list(dict.fromkeys(lookup.run(connection, wanted, known)))
         if hits:
-            return Looked(tuple(hits[:MOST_HITS]), len(hits) > MOST_HITS, tuple(tried))
-    return Looked((), False, tuple(tried))
+            return SearchResults(tuple(hits[:MOST_HITS]), len(hits) > MOST_HITS, tuple(tried))
+    return SearchResults((), False, tuple(tried))
 
 
-def _begins(*prefixes: str) -> Callable[[str], bool]:
+def _has_prefix(*prefixes: str) -> Callable[[str], bool]:
     return lambda wanted: wanted.startswith(prefixes)
 
 
@@ -69,7 +69,7 @@ def _is_id(wanted: str) -> bool:
     return re.fullmatch(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}", wanted) is not None
 
 
-def _by_id(connection: Connection, wanted: str, _coverages: list[str]) -> list[Hit]:
+def _by_id(connection: Connection, wanted: str, _coverages: list[str]) -> list[SearchHit]:
     id_ = UUID(wanted)
     ids = union(
         select(payments.c.id).where(payments.c.id == id_),
@@ -77,7 +77,7 @@ def _by_id(connection: Connection, wanted: str, _coverages: list[str]) -> list[H
         select(payment_attempts.c.payment_id).where(payment_attempts.c.id == id_),
     )
     run = connection.execute(select(runs).where(runs.c.id == id_)).one_or_none()
-    of_run = [] if run is None else [Hit("run", run.id, f"{run.job} {run.period}, {run.coverage}", run.state)]
+    of_run = [] if run is None else [SearchHit("run", run.id, f"{run.job} {run.period}, {run.coverage}", run.state)]
     return (
         _payments(connection, ids)
         + _accounts(connection, select(accounts.c.id).where(accounts.c.id == id_))
@@ -85,7 +85,7 @@ def _by_id(connection: Connection, wanted: str, _coverages: list[str]) -> list[H
     )
 
 
-def _by_intent(connection: Connection, wanted: str, coverages: list[str]) -> list[Hit]:
+def _by_intent(connection: Connection, wanted: str, coverages: list[str]) -> list[SearchHit]:
     intents = payment_intents.c
     return _payments(
         connection,
@@ -95,7 +95,7 @@ def _by_intent(connection: Connection, wanted: str, coverages: list[str]) -> lis
     )
 
 
-def _by_charge(connection: Connection, wanted: str, coverages: list[str]) -> list[Hit]:
+def _by_charge(connection: Connection, wanted: str, coverages: list[str]) -> list[SearchHit]:
     attempts = payment_attempts.c
     return _payments(
         connection,
@@ -108,12 +108,12 @@ def _by_charge(connection: Connection, wanted: str, coverages: list[str]) -> lis
     )
 
 
-def _by_request(connection: Connection, wanted: str, _coverages: list[str]) -> list[Hit]:
+def _by_request(connection: Connection, wanted: str, _coverages: list[str]) -> list[SearchHit]:
     attempts = payment_attempts.c
     return _payments(connection, select(attempts.payment_id).where(attempts.stripe_request_id == wanted))
 
 
-def _by_customer(connection: Connection, wanted: str, coverages: list[str]) -> list[Hit]:
+def _by_customer(connection: Connection, wanted: str, coverages: list[str]) -> list[SearchHit]:
     settings = payment_settings.c
     return _accounts(
         connection,
@@ -121,7 +121,7 @@ def _by_customer(connection: Connection, wanted: str, coverages: list[str]) -> l
     )
 
 
-def _by_card(connection: Connection, wanted: str, coverages: list[str]) -> list[Hit]:
+def _by_card(connection: Connection, wanted: str, coverages: list[str]) -> list[SearchHit]:
     return _accounts(
         connection,
         select(payment_settings.c.account_id)
@@ -130,22 +130,22 @@ def _by_card(connection: Connection, wanted: str, coverages: list[str]) -> list[
     )
 
 
-def _by_number(connection: Connection, wanted: str, _coverages: list[str]) -> list[Hit]:
+def _by_number(connection: Connection, wanted: str, _coverages: list[str]) -> list[SearchHit]:
     of_invoice = select(payments.c.id).join(invoices, invoices.c.id == payments.c.invoice_id)
     return _payments(connection, of_invoice.where(invoices.c.number == wanted.upper())) or _accounts(
         connection, select(invoices.c.account_id).where(invoices.c.number == wanted.upper())
     )
 
 
-def _by_external_id(connection: Connection, wanted: str, _coverages: list[str]) -> list[Hit]:
+def _by_external_id(connection: Connection, wanted: str, _coverages: list[str]) -> list[SearchHit]:
     return _accounts(connection, select(accounts.c.id).where(accounts.c.external_id == wanted))
 
 
-def _by_beginning(connection: Connection, wanted: str, _coverages: list[str]) -> list[Hit]:
-    return _accounts(connection, ids_beginning(wanted, at_most=MOST_HITS + 1))
+def _by_prefix(connection: Connection, wanted: str, _coverages: list[str]) -> list[SearchHit]:
+    return _accounts(connection, ids_starting_with(wanted, at_most=MOST_HITS + 1))
 
 
-def _payments(connection: Connection, ids: Select[Any] | CompoundSelect[Any]) -> list[Hit]:
+def _payments(connection: Connection, ids: Select[Any] | CompoundSelect[Any]) -> list[SearchHit]:
     wanted = ids.subquery()
     rows = connection.execute(
         select(payments.c.id, payments.c.state, payments.c.kind, invoices.c.number, accounts.c.external_id)
@@ -155,10 +155,12 @@ def _payments(connection: Connection, ids: Select[Any] | CompoundSelect[Any]) ->
         .order_by(payments.c.created_at.desc(), payments.c.id)
         .limit(MOST_HITS + 1)
     )
-    return [Hit("payment", row.id, f"{row.number or row.kind} of {row.external_id}", row.state) for row in rows]
+    return [
+        SearchHit("payment", row.id, f"{row.number or row.kind} of {row.external_id}", row.state) for row in rows
+    ]
 
 
-def _accounts(connection: Connection, ids: Select[Any]) -> list[Hit]:
+def _accounts(connection: Connection, ids: Select[Any]) -> list[SearchHit]:
     wanted = ids.subquery()
     rows = connection.execute(
         select(accounts)
@@ -166,17 +168,17 @@ def _accounts(connection: Connection, ids: Select[Any]) -> list[Hit]:
         .order_by(accounts.c.name, accounts.c.id)
         .limit(MOST_HITS + 1)
     )
-    return [Hit("account", row.id, f"{row.external_id}, {row.name}", row.standing) for row in rows]
+    return [SearchHit("account", row.id, f"{row.external_id}, {row.name}", row.standing) for row in rows]
 
 
-_WAYS = (
-    _Way("the id of a payment, an invoice, an attempt, an account or a run", _is_id, _by_id),
-    _Way("a PaymentIntent at the processor (pi_…)", _begins("pi_"), _by_intent),
-    _Way("a charge at the processor (ch_…, py_…)", _begins("ch_", "py_"), _by_charge),
-    _Way("a request to the processor (req_…)", _begins("req_"), _by_request),
-    _Way("a customer at the processor (cus_…)", _begins("cus_"), _by_customer),
-    _Way("a card at the processor (pm_…)", _begins("pm_"), _by_card),
-    _Way("an invoice number, whole", lambda _: True, _by_number),
-    _Way("an account's number, whole", lambda _: True, _by_external_id),
-    _Way("how an account's number, name or e-mail address begins", lambda _: True, _by_beginning),
+_LOOKUPS = (
+    _Lookup("ID of a payment, invoice, attempt, account or run", _is_id, _by_id),
+    _Lookup("PaymentIntent ID (pi_…)", _has_prefix("pi_"), _by_intent),
+    _Lookup("charge ID (ch_…, py_…)", _has_prefix("ch_", "py_"), _by_charge),
+    _Lookup("request ID (req_…)", _has_prefix("req_"), _by_request),
+    _Lookup("Stripe customer ID (cus_…)", _has_prefix("cus_"), _by_customer),
+    _Lookup("payment method ID (pm_…)", _has_prefix("pm_"), _by_card),
+    _Lookup("complete invoice number", lambda _: True, _by_number),
+    _Lookup("complete account number", lambda _: True, _by_external_id),
+    _Lookup("start of an account's number, name or email", lambda _: True, _by_prefix),
 )

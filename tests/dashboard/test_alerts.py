@@ -21,14 +21,14 @@ from tests.world import World
 
 def test_alarms_are_never_kept(dashboard: Dashboard) -> None:
     browser, world = dashboard.as_("viewer"), dashboard.world
-    assert "lane night is paused" not in browser.get().text
+    assert "Queue night is paused" not in browser.get().text
     with world.engine.begin() as connection:
         connection.execute(
             insert(queue_pauses).values(
                 queue="night", paused_by="otto", reason="repairs", paused_at=world.clock.now()
             )
         )
-    assert "The lane night is paused by otto: repairs." in browser.get().text
+    assert "Queue night is paused by otto: repairs." in browser.get().text
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def beat(world: World, kind: str = WORKER, ago_s: float = 3) -> None:
 def test_where_all_is_well_no_alarm_is_shown(dashboard: Dashboard, leader: None) -> None:
     beat(dashboard.world)
     page = dashboard.as_("viewer").get().text
-    assert "No alarms" in page
-    assert 'class="alarm"' not in page
+    assert "No alerts" in page
+    assert 'class="alert"' not in page
 
 
 @pytest.mark.parametrize("fragment", [False, True])
@@ -76,18 +76,18 @@ def test_each_trouble_is_an_alarm_that_says_what_to_do(dashboard: Dashboard, fra
     page = browser.get().text
     assert ("<h1>" in page) is not fragment
     for words in (
-        "No scheduler leads",
-        "No worker was heard of in the last 30 seconds",
-        "1 attempt of unknown outcome for more than 15 minutes",
+        "No leading scheduler",
+        "No worker heartbeat in the last 30 seconds",
+        "1 attempt with unknown outcome for more than 15 minutes",
         "1 payment due for more than 15 minutes",
-        "monthly-invoices 2026-09 global was late and awaits confirmation",
-        "monthly-invoices 2026-10 global can&#39;t get on: Stripe doesn&#39;t answer",
+        "monthly-invoices 2026-09 global is late and awaits confirmation",
+        "monthly-invoices 2026-10 global is stalled: Stripe doesn&#39;t answer",
         "1 open finding: amount differs",
-        "2 calls for attention in the last 24 hours: api_key_expired",
+        "2 processor errors in the last 24 hours: api_key_expired",
     ):
         assert words in page, words
     assert f"/dashboard/runs/{late}" in page
-    assert page.count('class="alarm"') == 8
+    assert page.count('class="alert"') == 8
 
 
 def _in_trouble(connection: Any, world: World, anna: Account, now: datetime) -> None:

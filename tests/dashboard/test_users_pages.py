@@ -21,7 +21,7 @@ def book(dashboard: Dashboard) -> list[tuple[str, str, str | None, str | None]]:
 def signs_in(dashboard: Dashboard, name: str, password: str) -> Browser | None:
     browser = dashboard.nobody()
     browser.post("/sign-in", "/sign-in", name=name, password=password)
-    return browser if browser.client.get("/dashboard/you").status_code == 200 else None
+    return browser if browser.client.get("/dashboard/profile").status_code == 200 else None
 
 
 def id_of(dashboard: Dashboard, name: str) -> str:
@@ -31,12 +31,12 @@ def id_of(dashboard: Dashboard, name: str) -> str:
 
 def test_somebody_is_added_signs_in_and_may_what_their_role_may(dashboard: Dashboard) -> None:
     ada = dashboard.as_("admin")
-    answer = ada.post("/people/add", "/people", name="vic", role="viewer", password=OTHER, reason="new here")
-    assert "vic is added." in answer.text
+    answer = ada.post("/users/add", "/users", name="vic", role="viewer", password=OTHER, reason="new here")
+    assert "vic was added." in answer.text
     vic = signs_in(dashboard, "vic", OTHER)
     assert vic is not None
     assert vic.get("/payments").status_code == 200
-    assert vic.get("/people").status_code == 403
+    assert vic.get("/users").status_code == 403
     assert ("operator:ada", "person.add", "vic", "new here") in book(dashboard)
     assert all(OTHER not in str(line) for line in book(dashboard))
 
@@ -52,7 +52,7 @@ def test_somebody_is_added_signs_in_and_may_what_their_role_may(dashboard: Dashb
 )
 def test_who_cannot_be_added_is_explained(dashboard: Dashboard, fields: dict[str, str], why: str) -> None:
     ada = dashboard.as_("admin")
-    answer = ada.post("/people/add", "/people", role="viewer", reason="new here", **fields)
+    answer = ada.post("/users/add", "/users", role="viewer", reason="new here", **fields)
     assert answer.status_code == 400
     assert why in answer.text
     with dashboard.world.engine.connect() as connection:
@@ -63,8 +63,8 @@ def test_who_cannot_be_added_is_explained(dashboard: Dashboard, fields: dict[str
 def test_a_role_is_changed_and_counts_at_once(dashboard: Dashboard) -> None:
     ada, vera = dashboard.as_("admin"), dashboard.as_("viewer")
     assert vera.get("/bulk/new?action=charge").status_code == 403
-    here = f"/people/{id_of(dashboard, 'vera')}/role"
-    assert "vera is operator now." in ada.post(here, "/people", role="operator", reason="on call").text
+    here = f"/users/{id_of(dashboard, 'vera')}/role"
+    assert "vera now has the role operator." in ada.post(here, "/users", role="operator", reason="on call").text
     assert vera.get("/bulk/new?action=charge").status_code == 200
     assert book(dashboard) == [("operator:ada", "person.role", "vera", "on call")]
 
@@ -73,11 +73,11 @@ def test_who_is_locked_out_is_out_at_once_and_may_come_back(dashboard: Dashboard
     dashboard.add_user("otto")
     ada, otto = dashboard.as_("admin"), signs_in(dashboard, "otto", PASSWORD)
     assert otto is not None
-    here = f"/people/{id_of(dashboard, 'otto')}/lock"
-    ada.post(here, "/people", lock="yes", reason="left us")
-    assert otto.client.get("/dashboard/you").status_code == 303
+    here = f"/users/{id_of(dashboard, 'otto')}/lock"
+    ada.post(here, "/users", lock="yes", reason="left us")
+    assert otto.client.get("/dashboard/profile").status_code == 303
     assert signs_in(dashboard, "otto", PASSWORD) is None
-    ada.post(here, "/people", lock="no", reason="came back")
+    ada.post(here, "/users", lock="no", reason="came back")
     assert signs_in(dashboard, "otto", PASSWORD) is not None
     assert [line for line in book(dashboard) if line[1].startswith("person.")] == [
         ("operator:ada", "person.lock", "otto", "left us"),
@@ -89,8 +89,8 @@ def test_a_given_password_ends_the_old_one_and_its_sessions(dashboard: Dashboard
     dashboard.add_user("otto")
     ada, otto = dashboard.as_("admin"), signs_in(dashboard, "otto", PASSWORD)
     assert otto is not None
-    ada.post(f"/people/{id_of(dashboard, 'otto')}/password", "/people", password=OTHER, reason="forgotten")
-    assert otto.client.get("/dashboard/you").status_code == 303
+    ada.post(f"/users/{id_of(dashboard, 'otto')}/password", "/users", password=OTHER, reason="forgotten")
+    assert otto.client.get("/dashboard/profile").status_code == 303
     assert signs_in(dashboard, "otto", PASSWORD) is None
     assert signs_in(dashboard, "otto", OTHER) is not None
 
@@ -99,40 +99,40 @@ def test_a_given_password_ends_the_old_one_and_its_sessions(dashboard: Dashboard
 def test_the_only_admin_stays_one(dashboard: Dashboard, what: dict[str, str]) -> None:
     ada = dashboard.as_("admin")
     fields = {"reason": "enough", **what}
-    answer = ada.post(f"/people/{id_of(dashboard, 'ada')}/{fields.pop('to')}", "/people", **fields)
+    answer = ada.post(f"/users/{id_of(dashboard, 'ada')}/{fields.pop('to')}", "/users", **fields)
     assert answer.status_code == 400
     assert "ada is the only admin" in answer.text
-    assert ada.get("/people").status_code == 200
+    assert ada.get("/users").status_code == 200
 
 
 def test_ones_own_password_is_changed_after_the_present_one(dashboard: Dashboard) -> None:
     dashboard.add_user("otto")
     otto = signs_in(dashboard, "otto", PASSWORD)
     assert otto is not None
-    wrong = otto.post("/you/password", "/you", present="something else", new=OTHER, again=OTHER)
-    assert "Your present password is another one." in wrong.text
-    differs = otto.post("/you/password", "/you", present=PASSWORD, new=OTHER, again=f"{OTHER}!")
-    assert "isn&#39;t the same both times" in differs.text
-    otto.post("/you/password", "/you", present=PASSWORD, new=OTHER, again=OTHER)
+    wrong = otto.post("/profile/password", "/profile", present="something else", new=OTHER, again=OTHER)
+    assert "The current password is wrong." in wrong.text
+    differs = otto.post("/profile/password", "/profile", present=PASSWORD, new=OTHER, again=f"{OTHER}!")
+    assert "don&#39;t match" in differs.text
+    otto.post("/profile/password", "/profile", present=PASSWORD, new=OTHER, again=OTHER)
     with dashboard.world.engine.connect() as connection:
         row = find_user(connection, "otto")
     assert row is not None
     assert is_password(OTHER, row.password_hash)
-    assert otto.client.get("/dashboard/you").status_code == 303, "every session ended, this one too"
+    assert otto.client.get("/dashboard/profile").status_code == 303, "every session ended, this one too"
 
 
 def test_signing_out_everywhere_ends_all_sessions_and_only_ones_own(dashboard: Dashboard) -> None:
     here, there, vera = dashboard.as_("operator"), dashboard.as_("operator"), dashboard.as_("viewer")
-    here.post("/you/sign-out-everywhere", "/you")
-    assert here.client.get("/dashboard/you").status_code == 303
-    assert there.client.get("/dashboard/you").status_code == 303
-    assert vera.client.get("/dashboard/you").status_code == 200
+    here.post("/profile/sign-out-everywhere", "/profile")
+    assert here.client.get("/dashboard/profile").status_code == 303
+    assert there.client.get("/dashboard/profile").status_code == 303
+    assert vera.client.get("/dashboard/profile").status_code == 200
 
 
 def test_times_are_read_in_the_zone_that_one_chose(dashboard: Dashboard) -> None:
     vera = dashboard.as_("viewer")
-    vera.post("/you/zone", "/you", zone="Asia/Tokyo")
-    assert "Asia/Tokyo" in vera.get("/you").text
-    answer = vera.post("/you/zone", "/you", zone="Mars/Olympus")
+    vera.post("/profile/zone", "/profile", zone="Asia/Tokyo")
+    assert "Asia/Tokyo" in vera.get("/profile").text
+    answer = vera.post("/profile/zone", "/profile", zone="Mars/Olympus")
     assert answer.status_code == 400
     assert "is not a time zone" in answer.text

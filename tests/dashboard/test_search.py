@@ -31,7 +31,7 @@ def payment(dashboard: Dashboard, account: Account) -> UUID:
 
 
 def goes_to(dashboard: Dashboard, wanted: str) -> str:
-    response = dashboard.as_("viewer").get("/find", q=wanted)
+    response = dashboard.as_("viewer").get("/search", q=wanted)
     assert response.status_code == 303, (wanted, response.text)
     return response.headers["location"].removeprefix(ROOT)
 
@@ -74,7 +74,7 @@ def test_a_run_is_found_by_its_id(dashboard: Dashboard) -> None:
 def test_several_are_listed_with_their_state(dashboard: Dashboard, account: Account) -> None:
     with dashboard.world.engine.begin() as connection:
         other = add_account(connection, "ACME-2", name="<script>alert(1)</script>")
-    page = dashboard.as_("viewer").get("/find", q="acme").text
+    page = dashboard.as_("viewer").get("/search", q="acme").text
     for found in (account, other):
         assert f'href="/dashboard/accounts/{found.id}"' in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
@@ -85,32 +85,32 @@ def test_a_long_list_is_short_and_says_that_there_is_more(dashboard: Dashboard) 
     with dashboard.world.engine.begin() as connection:
         for n in range(30):
             add_account(connection, f"ACME-{n:03}")
-    page = dashboard.as_("viewer").get("/find", q="acme").text
+    page = dashboard.as_("viewer").get("/search", q="acme").text
     assert page.count('<a href="/dashboard/accounts/') == 20
-    assert "There are more" in page
+    assert "More results exist" in page
 
 
 def test_nothing_found_says_what_was_looked_for_and_how(dashboard: Dashboard, account: Account) -> None:
-    page = html.unescape(dashboard.as_("viewer").get("/find", q="pi_123").text)
-    assert "Find “pi_123”" in page
-    assert "a PaymentIntent at the processor (pi_…)" in page
-    assert "how an account's number, name or e-mail address begins" in page
-    assert "a request to the processor" not in page
+    page = html.unescape(dashboard.as_("viewer").get("/search", q="pi_123").text)
+    assert "Search results for “pi_123”" in page
+    assert "PaymentIntent ID (pi_…)" in page
+    assert "start of an account's number, name or email" in page
+    assert "request ID (req_…)" not in page
 
 
 def test_nothing_typed_and_what_nobody_can_read_are_said(dashboard: Dashboard) -> None:
     viewer = dashboard.as_("viewer")
-    assert "Nothing was typed." in viewer.get("/find").text
-    assert "Nothing was typed." in viewer.get("/find", q="   ").text
-    for odd, why in (("a\x00b", "has signs in it"), ("9" * 10_000, "is too long")):
-        response = viewer.get("/find", q=odd)
+    assert "Enter a search text" in viewer.get("/search").text
+    assert "Enter a search text" in viewer.get("/search", q="   ").text
+    for odd, why in (("a\x00b", "contains invalid characters"), ("9" * 10_000, "is too long")):
+        response = viewer.get("/search", q=odd)
         assert (response.status_code, why in response.text) == (400, True)
 
 
 def test_attacks_find_nothing_and_lead_nowhere(dashboard: Dashboard, account: Account) -> None:
     for attack in (*ATTACKS, "//evil.example", "https://evil.example/", "../../etc/passwd", "%", "_", "\\"):
-        response = dashboard.as_("viewer").get("/find", q=attack)
+        response = dashboard.as_("viewer").get("/search", q=attack)
         assert response.status_code == 200, attack
-        assert "Nothing was found" in response.text
+        assert "No results" in response.text
         assert "<script>alert" not in response.text
         assert "<img src=x>" not in response.text

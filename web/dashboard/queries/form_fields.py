@@ -1,4 +1,4 @@
-"""Reading what people write into the fields of a search: each value checked, each error at its field's name."""
+"""Read and check the fields of a filter form; errors are kept by field name."""
 
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -6,56 +6,56 @@ from typing import TypeVar
 
 from shared.domain.money import Money, MoneyError, parse_minor
 
-#: Of each field; whoever repeats one more often isn't using our form.
+#: Values per field; our forms never send more.
 MOST_VALUES = 30
-#: Characters of anything that is written into a field.
+#: Characters of a value.
 LONGEST = 200
 
 Word = TypeVar("Word", bound=str)
 
 
-class Reading:
-    """The fields of one search. `said` keeps people's own words, so that the page can give them back."""
+class FormFields:
+    """The fields of one form. `raw` keeps the values as entered, so that the page can show them again."""
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
         self.errors: dict[str, str] = {}
-        said: dict[str, list[str]] = {}
+        raw: dict[str, list[str]] = {}
         for name, value in pairs:
-            values = said.setdefault(name, [])
+            values = raw.setdefault(name, [])
             if value.strip() and len(values) < MOST_VALUES:
                 values.append(value.strip())
-        self.said: Mapping[str, tuple[str, ...]] = {name: tuple(values) for name, values in said.items() if values}
+        self.raw: Mapping[str, tuple[str, ...]] = {name: tuple(values) for name, values in raw.items() if values}
 
     def text(self, name: str, longest: int = LONGEST) -> str | None:
         """Return a field's text, None if it is empty."""
-        value = next(iter(self.said.get(name, ())), None)
+        value = next(iter(self.raw.get(name, ())), None)
         if value is None:
             return None
         if len(value) > longest:
-            self.errors[name] = f"is too long: it may have {longest} characters"
+            self.errors[name] = f"is too long: at most {longest} characters"
             return None
         if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in value):
-            self.errors[name] = "has signs in it that nobody can read"
+            self.errors[name] = "contains invalid characters"
             return None
         return value
 
     def one_of(self, name: str, words: Iterable[Word]) -> Word | None:
-        """Return the one word of a list that a field names."""
+        """Return the field's value if it is one of `words`."""
         value = self.text(name)
         if value is None:
             return None
-        meant = next((word for word in words if word == value), None)
-        if meant is None:
-            self.errors[name] = _strange(value)
-        return meant
+        match = next((word for word in words if word == value), None)
+        if match is None:
+            self.errors[name] = _unknown_value(value)
+        return match
 
     def several(self, name: str, words: Iterable[Word]) -> tuple[Word, ...]:
-        """Return the words of a list that a field names, each once, in the list's order."""
-        values = set(self.said.get(name, ()))
+        """Return the field's values that are among `words`, each once, in the order of `words`."""
+        values = set(self.raw.get(name, ()))
         known = list(words)
-        strange = sorted(values - set(known))
-        if strange:
-            self.errors[name] = _strange(strange[0])
+        unknown = sorted(values - set(known))
+        if unknown:
+            self.errors[name] = _unknown_value(unknown[0])
         return tuple(word for word in known if word in values)
 
     def number(self, name: str, largest: int) -> int | None:
@@ -65,17 +65,17 @@ class Reading:
             return None
         is_number = value.isascii() and value.isdigit() and len(value) <= len(str(largest))
         if not is_number or int(value) > largest:
-            self.errors[name] = f"is no whole number from 0 to {largest:,}"
+            self.errors[name] = f"must be a whole number from 0 to {largest:,}"
             return None
         return int(value)
 
     def amount(self, name: str, currency: str | None) -> Money | None:
-        """Return an amount written as a decimal; it needs a coverage, whose currency it is in."""
+        """Return a decimal amount in the coverage's currency."""
         value = self.text(name)
         if value is None:
             return None
         if currency is None:
-            self.errors[name] = "needs a coverage beside it: an amount is in that one's currency"
+            self.errors[name] = "needs a coverage: it determines the currency"
             return None
         try:
             return Money(parse_minor(value, currency), currency)
@@ -84,9 +84,9 @@ class Reading:
             return None
 
     def yes(self, name: str) -> bool:
-        """Return whether a box is ticked."""
+        """Return whether a checkbox is checked."""
         return self.one_of(name, ("yes",)) is not None
 
 
-def _strange(value: str) -> str:
-    return f"is none of those there are: “{value[:50]}”"
+def _unknown_value(value: str) -> str:
+    return f"has an unknown value: “{value[:50]}”"
