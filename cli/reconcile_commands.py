@@ -18,9 +18,9 @@ from cli.console import operator, out, plain_errors, print_error
 from cli.environment import connect_settings
 from shared.db.session import in_transaction
 from shared.reconciliation.chunk import Reconciliation
-from shared.reconciliation.client import Processor, ProcessorAwayError
+from shared.reconciliation.client import Processor, ProcessorUnavailableError
 from shared.reconciliation.progress import NoJournal, Progress
-from shared.reconciliation.runner import forget_listed, walk_on
+from shared.reconciliation.runner import delete_listed_charges, run_chunk
 from shared.reconciliation.window import Window, window_of_days
 from shared.runtime import Runtime, build_runtime
 
@@ -80,11 +80,11 @@ def reconcile_window(runtime: Runtime, coverage: str, window: Window, actor: str
         with _progress_line(coverage) as line:
             while not progress.is_over:
                 line(progress)
-                progress = walk_on(reconciliation, progress, NoJournal()) or progress
-    except ProcessorAwayError as error:
+                progress = run_chunk(reconciliation, progress, NoJournal()) or progress
+    except ProcessorUnavailableError as error:
         return Reconciled(coverage, progress, str(error))
     finally:
-        in_transaction(runtime.engine, lambda connection: forget_listed(connection, reconciliation.id))
+        in_transaction(runtime.engine, lambda connection: delete_listed_charges(connection, reconciliation.id))
     return Reconciled(coverage, progress, None)
 
 

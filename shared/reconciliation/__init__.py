@@ -1,6 +1,7 @@
-"""Our books against the processor's, page by page: what differs is mended, canceled, or shown to a person.
+"""Reconciliation compares the processor's charges and PaymentIntents with our records, page by page.
 
-Read in this order: `window.py` (which time), `judge.py` (what a charge means, pure), `gather.py` (what our books
-say), `act.py` (mend, cancel), the four phases (`charges.py`, `paid.py`, `unpaid.py`, `intents.py`), and `walk.py`,
-which walks through them and keeps how far it came.
+It fixes a difference, cancels an orphan, or writes a finding for an operator. Read in this order: `window.py`
+(which period), `classify.py` (what a charge means, pure), `load.py` (our records), `repair.py` (fix, cancel, hold),
+the phases (`charges.py`, `paid.py`, `unpaid.py`, `intents.py`), and `runner.py`, which runs the phases and saves
+the progress.
 """

@@ -1,67 +1,67 @@
-"""The processor's charges, page by page, against our books; and what any charge that was looked at leads to."""
+"""Compares the processor's charges with our records, page by page, and concludes what each charge leads to."""
 
 from collections.abc import Sequence
 
 from shared.gateway.port import ChargeReadBack
 from shared.reconciliation.chunk import Chunk, Reconciliation, Resolved
-from shared.reconciliation.classify import Kind, Verdict, Weighed, classify_charge
-from shared.reconciliation.load import books_of
-from shared.reconciliation.repair import announce, book
+from shared.reconciliation.classify import CountedAs, Kind, Verdict, classify_charge
+from shared.reconciliation.load import records_of
+from shared.reconciliation.repair import commit_findings, record_if_paid
 
-MENDED = "mended"
+FIXED = "mended"
 
 
-def walk_charges(reconciliation: Reconciliation, after: str | None) -> Chunk:
-    """One page of the processor's list. What looks wrong on it is looked at once more before it is believed."""
+def compare_charges(reconciliation: Reconciliation, after: str | None) -> Chunk:
+    """Compare one page of the processor's list. Retrieve a suspicious charge again before concluding anything."""
     page = reconciliation.processor.charges(reconciliation.window, after)
     succeeded = [charge for charge in page.items if has_money(charge)]
-    verdicts = _judge(reconciliation, succeeded)
+    verdicts = _classify(reconciliation, succeeded)
     chunk = Chunk(page.after, listed=[charge.stripe_id for charge in succeeded])
     chunk.counts["charges"] = len(succeeded)
     suspects = []
     for charge in succeeded:
         verdict = verdicts[charge.stripe_id]
-        if verdict.found or verdict.is_being_mended:
+        if verdict.found or verdict.is_being_fixed:
             suspects.append(charge.stripe_id)
         else:
-            chunk.counts[verdict.weighed] += 1
-    chunk.counts["not_shown_again"] = len(look_at_charges(reconciliation, chunk, suspects))
+            chunk.counts[verdict.counted_as] += 1
+    chunk.counts["not_shown_again"] = len(retrieve_and_compare(reconciliation, chunk, suspects))
     return chunk
 
 
-def look_at_charges(reconciliation: Reconciliation, chunk: Chunk, charge_ids: Sequence[str]) -> set[str]:
-    """Retrieve charges and weigh them; return the ids of those that took no money, or aren't there at all."""
+def retrieve_and_compare(reconciliation: Reconciliation, chunk: Chunk, charge_ids: Sequence[str]) -> set[str]:
+    """Retrieve charges and compare them; return the ids of those that took no money or don't exist."""
     snapshot = [charge for one in charge_ids if (charge := reconciliation.processor.charge(one)) is not None]
     with_money = [charge for charge in snapshot if has_money(charge)]
-    weigh(reconciliation, chunk, with_money)
+    compare_and_fix(reconciliation, chunk, with_money)
     return set(charge_ids) - {charge.stripe_id for charge in with_money}
 
 
 def has_money(charge: ChargeReadBack) -> bool:
-    """Whether a charge took money: declined ones and holds didn't."""
+    """Whether a charge took money. Declined charges and authorization holds did not."""
     return charge.is_paid and charge.amount_captured_minor > 0
 
 
-def weigh(reconciliation: Reconciliation, chunk: Chunk, charges: Sequence[ChargeReadBack]) -> None:
-    """Judge charges that were looked at just now, mend what can be mended, and judge again what that left."""
-    verdicts = _judge(reconciliation, charges)
-    to_mend = [one for verdict in verdicts.values() for one in verdict.found if one.mends is not None]
-    if to_mend:
-        announce(reconciliation, to_mend)
-        for one in to_mend:
-            if one.payment_id is not None and one.mends is not None:
-                book(reconciliation, one.payment_id, one.mends)
-        verdicts = _judge(reconciliation, charges)
+def compare_and_fix(reconciliation: Reconciliation, chunk: Chunk, charges: Sequence[ChargeReadBack]) -> None:
+    """Classify charges that were just retrieved, fix what can be fixed, then classify them again."""
+    verdicts = _classify(reconciliation, charges)
+    to_fix = [one for verdict in verdicts.values() for one in verdict.found if one.fixed_by is not None]
+    if to_fix:
+        commit_findings(reconciliation, to_fix)
+        for one in to_fix:
+            if one.payment_id is not None and one.fixed_by is not None:
+                record_if_paid(reconciliation, one.payment_id, one.fixed_by)
+        verdicts = _classify(reconciliation, charges)
     for charge in charges:
         _conclude(chunk, charge, verdicts[charge.stripe_id])
 
 
-def _judge(reconciliation: Reconciliation, charges: Sequence[ChargeReadBack]) -> dict[str, Verdict]:
+def _classify(reconciliation: Reconciliation, charges: Sequence[ChargeReadBack]) -> dict[str, Verdict]:
     with reconciliation.runtime.engine.connect() as connection:
-        books = books_of(connection, reconciliation.coverage, charges)
+        records = records_of(connection, reconciliation.coverage, charges)
     coverages = reconciliation.runtime.policy.coverages
     return {
-        charge.stripe_id: classify_charge(charge, books[charge.stripe_id], reconciliation.coverage, coverages)
+        charge.stripe_id: classify_charge(charge, records[charge.stripe_id], reconciliation.coverage, coverages)
         for charge in charges
     }
 
@@ -69,11 +69,11 @@ def _judge(reconciliation: Reconciliation, charges: Sequence[ChargeReadBack]) ->
 def _conclude(chunk: Chunk, charge: ChargeReadBack, verdict: Verdict) -> None:
     chunk.found += verdict.found
     if charge.stripe_id in chunk.listed:
-        chunk.counts[verdict.weighed] += 1
+        chunk.counts[verdict.counted_as] += 1
     kinds = {one.kind for one in verdict.found}
-    if not verdict.is_being_mended or Kind.PAID_THERE_OPEN_HERE in kinds:
+    if not verdict.is_being_fixed or Kind.PAID_THERE_OPEN_HERE in kinds:
         return
-    is_booked = verdict.weighed is not Weighed.ON_ITS_WAY
-    words = "mended: the money is booked" if is_booked else "on its way: its payment has an open attempt now"
-    counted_as = MENDED if is_booked and Kind.PAID_MORE_THAN_ONCE not in kinds else ""
+    is_recorded = verdict.counted_as is not CountedAs.HAS_OPEN_ATTEMPT
+    words = "fixed: the receipt is recorded" if is_recorded else "in progress: its payment has an open attempt now"
+    counted_as = FIXED if is_recorded and Kind.PAID_MORE_THAN_ONCE not in kinds else ""
     chunk.resolved.append(Resolved(Kind.PAID_THERE_OPEN_HERE, charge.stripe_id, words, counted_as))

@@ -1,4 +1,4 @@
-"""One chunk of a reconciliation: what every phase works with, and what it hands on to be written."""
+"""One chunk of a reconciliation: the input of every phase and the results to be written."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ from shared.reconciliation.client import Processor
 from shared.reconciliation.window import Window
 from shared.runtime import Runtime
 
-#: Rows of ours looked at in one chunk: as many as the processor's largest page holds.
+#: Rows of ours checked in one chunk: as many as the processor's largest page holds.
 CHUNK = 100
-#: Rows written of one kind in one reconciliation. All are counted; whoever has more has one cause (another Stripe
-#: account, another database), and reads the first. The rest are found again by the next reconciliation.
+#: Findings written per kind in one reconciliation. All are counted. More than this have one cause (another Stripe
+#: account, another database), and the first rows show it. The next reconciliation finds the rest again.
 ROWS_OF_A_KIND = 1_000
 
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """One coverage's reconciliation. `id` is its run's, or one of its own; `actor` is named in the trail."""
+    """One coverage's reconciliation. `id` is its run's id, or a new one; billing events name `actor`."""
 
     id: UUID
     coverage: str
@@ -36,7 +36,7 @@ class Reconciliation:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A finding that the machine put right itself, and in which words."""
+    """A finding that reconciliation resolved by itself, with the resolution's text."""
 
     kind: str
     subject: str
@@ -46,15 +46,15 @@ class Resolved:
 
 @dataclass
 class Chunk:
-    """What a chunk saw and did. `after` is where the next one starts; None: the phase is over."""
+    """What a chunk found and did. The next chunk starts at `after`; None ends the phase."""
 
     after: str | None
     counts: Counter[str] = field(default_factory=Counter)
     found: list[Found] = field(default_factory=list)
     resolved: list[Resolved] = field(default_factory=list)
-    #: Ids of charges that the processor's list showed.
+    #: Ids of charges on the processor's list.
     listed: list[str] = field(default_factory=list)
-    #: PaymentIntents that we canceled, by Stripe's id, with the reason that the processor shows.
+    #: PaymentIntents that we canceled: Stripe's id and the cancellation reason that the processor shows.
     canceled: dict[str, str | None] = field(default_factory=dict)
 
     def found_by_kind(self) -> Mapping[str, int]:

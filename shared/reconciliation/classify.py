@@ -1,4 +1,4 @@
-"""What a charge at the processor means beside our books. Pure: what was gathered goes in, findings come out."""
+"""Classifies a charge at the processor against our records. Pure: records go in, findings come out."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ ORDINAL = "duecourse_ordinal"
 class Kind(StrEnum):
     """Kinds of finding. Permanent names; `shared/explain/descriptions.py` describes each and says what to do.
 
-    Two of them are also found, and named alike, by the record of an answer: the same thing is one finding.
+    Recording an outcome writes two of them under the same names, so that the same problem is one finding.
     """
 
     PAID_THERE_OPEN_HERE = "paid_there_open_here"
@@ -28,32 +28,32 @@ class Kind(StrEnum):
     ORPHAN_PAYMENT_INTENT = "orphan_payment_intent"
 
 
-class Weighed(StrEnum):
+class CountedAs(StrEnum):
     """How a charge is counted."""
 
     AGREES = "agrees"
     DIFFERS = "differs"
-    ON_ITS_WAY = "on_their_way"  # its payment has an open attempt, which will tell
-    OF_ANOTHER_COVERAGE = "of_another_coverage"  # on the same account at the processor; that one's night sees it
-    FOREIGN = "foreign"  # not ours at all
+    HAS_OPEN_ATTEMPT = "on_their_way"  # its payment has an open attempt, whose outcome will be recorded
+    OF_ANOTHER_COVERAGE = "of_another_coverage"  # same account at the processor; that coverage's run compares it
+    FOREIGN = "foreign"  # not Duecourse's
 
 
 @dataclass(frozen=True)
 class Found:
-    """Something that a person must look at, unless the machine can mend it first. Details: ids, codes, amounts."""
+    """A difference that an operator must look at, unless it can be fixed first. Details: ids, codes, amounts."""
 
     kind: Kind
     subject: str
     details: Mapping[str, Any]
     payment_id: UUID | None = None
     account_id: UUID | None = None
-    #: The PaymentIntent whose record would put our books right.
-    mends: str | None = None
+    #: The PaymentIntent whose recording fixes our records.
+    fixed_by: str | None = None
 
 
 @dataclass(frozen=True)
-class Booked:
-    """Our receipt of a charge. `is_later`: another receipt of its payment was there before."""
+class KnownReceipt:
+    """Our receipt of a charge. `is_later`: its payment has an earlier receipt."""
 
     payment_id: UUID
     amount_minor: int
@@ -62,8 +62,8 @@ class Booked:
 
 
 @dataclass(frozen=True)
-class InBooks:
-    """What our books say of one charge at the processor."""
+class OurRecords:
+    """What our records say about one charge at the processor."""
 
     payment_id: UUID | None = None
     account_id: UUID | None = None
@@ -73,40 +73,42 @@ class InBooks:
     has_payment_intent: bool = False
     is_customer_ours: bool = False
     has_open_attempt: bool = False
-    receipt: Booked | None = None
+    receipt: KnownReceipt | None = None
     has_other_receipt: bool = False
-    #: We began to mend it, tonight or in a night that was broken off.
-    is_being_mended: bool = False
+    #: We began to fix it, in this run or in one that was interrupted.
+    is_being_fixed: bool = False
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one charge is counted as, and what was found about it."""
+    """How one charge is counted, and what was found about it."""
 
-    weighed: Weighed
+    counted_as: CountedAs
     found: tuple[Found, ...] = field(default=())
-    #: An open finding says that its money is to be booked: that is to be closed once it is.
-    is_being_mended: bool = False
+    #: An open finding says that its money must be recorded. The finding is resolved once it is.
+    is_being_fixed: bool = False
 
 
-def classify_charge(charge: ChargeReadBack, books: InBooks, coverage: str, coverages: Collection[str]) -> Verdict:
-    """Judge a succeeded charge of the account that `coverage` has at the processor."""
-    said = charge.metadata.get(COVERAGE)
-    if said != coverage and said in coverages:
-        return Verdict(Weighed.OF_ANOTHER_COVERAGE)
-    is_ours = PAYMENT_ID in charge.metadata or books.has_payment_intent or books.is_customer_ours
+def classify_charge(
+    charge: ChargeReadBack, records: OurRecords, coverage: str, coverages: Collection[str]
+) -> Verdict:
+    """Classify a succeeded charge on the account that `coverage` has at the processor."""
+    tagged_coverage = charge.metadata.get(COVERAGE)
+    if tagged_coverage != coverage and tagged_coverage in coverages:
+        return Verdict(CountedAs.OF_ANOTHER_COVERAGE)
+    is_ours = PAYMENT_ID in charge.metadata or records.has_payment_intent or records.is_customer_ours
     if not is_ours:
-        return Verdict(Weighed.FOREIGN)
-    if books.payment_id is None:
-        return Verdict(Weighed.DIFFERS, (_without_payment(charge),))
-    if books.receipt is None and books.has_open_attempt:
-        return Verdict(Weighed.ON_ITS_WAY, is_being_mended=books.is_being_mended)
-    found = (*_not_booked(charge, books), *_more_than_once(charge, books), *_differs(charge, books))
-    return Verdict(Weighed.DIFFERS if found else Weighed.AGREES, found, books.is_being_mended)
+        return Verdict(CountedAs.FOREIGN)
+    if records.payment_id is None:
+        return Verdict(CountedAs.DIFFERS, (_without_payment(charge),))
+    if records.receipt is None and records.has_open_attempt:
+        return Verdict(CountedAs.HAS_OPEN_ATTEMPT, is_being_fixed=records.is_being_fixed)
+    found = (*_without_receipt(charge, records), *_more_than_once(charge, records), *_differs(charge, records))
+    return Verdict(CountedAs.DIFFERS if found else CountedAs.AGREES, found, records.is_being_fixed)
 
 
 def facts_of(charge: ChargeReadBack) -> dict[str, Any]:
-    """A charge as findings show it; the record of an answer writes the same."""
+    """A charge's details as findings show them. Recording an outcome writes the same details."""
     return {
         "charge_id": charge.stripe_id,
         "received_minor": charge.amount_captured_minor,
@@ -124,44 +126,48 @@ def _without_payment(charge: ChargeReadBack) -> Found:
     return Found(Kind.CHARGE_WITHOUT_PAYMENT, charge.stripe_id, details)
 
 
-def _not_booked(charge: ChargeReadBack, books: InBooks) -> tuple[Found, ...]:
-    if books.receipt is not None or _is_second(books):
+def _without_receipt(charge: ChargeReadBack, records: OurRecords) -> tuple[Found, ...]:
+    if records.receipt is not None or _is_second(records):
         return ()
-    return (_of_payment(Kind.PAID_THERE_OPEN_HERE, charge, books, mends=charge.stripe_payment_intent_id),)
+    return (_of_payment(Kind.PAID_THERE_OPEN_HERE, charge, records, fixed_by=charge.stripe_payment_intent_id),)
 
 
-def _more_than_once(charge: ChargeReadBack, books: InBooks) -> tuple[Found, ...]:
-    if books.receipt is None:
-        mends = charge.stripe_payment_intent_id
-        return (_of_payment(Kind.PAID_MORE_THAN_ONCE, charge, books, mends=mends),) if _is_second(books) else ()
-    return (_of_payment(Kind.PAID_MORE_THAN_ONCE, charge, books),) if books.receipt.is_later else ()
+def _more_than_once(charge: ChargeReadBack, records: OurRecords) -> tuple[Found, ...]:
+    if records.receipt is None:
+        fixed_by = charge.stripe_payment_intent_id
+        return (
+            (_of_payment(Kind.PAID_MORE_THAN_ONCE, charge, records, fixed_by=fixed_by),)
+            if _is_second(records)
+            else ()
+        )
+    return (_of_payment(Kind.PAID_MORE_THAN_ONCE, charge, records),) if records.receipt.is_later else ()
 
 
-def _is_second(books: InBooks) -> bool:
-    return books.payment_state is PaymentState.PAID and books.has_other_receipt
+def _is_second(records: OurRecords) -> bool:
+    return records.payment_state is PaymentState.PAID and records.has_other_receipt
 
 
-def _differs(charge: ChargeReadBack, books: InBooks) -> tuple[Found, ...]:
-    """The charge against what was asked for, and against what was booked."""
-    there, receipt = (charge.amount_captured_minor, charge.currency), books.receipt
+def _differs(charge: ChargeReadBack, records: OurRecords) -> tuple[Found, ...]:
+    """Compare the charge with its payment's amount and with its receipt."""
+    there, receipt = (charge.amount_captured_minor, charge.currency), records.receipt
     wrongly: dict[str, Any] = {}
     if receipt is not None and there != (receipt.amount_minor, receipt.currency):
         wrongly = {"booked_minor": receipt.amount_minor, "booked_currency": receipt.currency}
-    if receipt is not None and receipt.payment_id != books.payment_id:
+    if receipt is not None and receipt.payment_id != records.payment_id:
         wrongly["booked_payment_id"] = str(receipt.payment_id)
-    if not wrongly and there == (books.amount_minor, books.currency):
+    if not wrongly and there == (records.amount_minor, records.currency):
         return ()
-    return (_of_payment(Kind.AMOUNT_DIFFERS, charge, books, **wrongly),)
+    return (_of_payment(Kind.AMOUNT_DIFFERS, charge, records, **wrongly),)
 
 
 def _of_payment(
-    kind: Kind, charge: ChargeReadBack, books: InBooks, *, mends: str | None = None, **details: Any
+    kind: Kind, charge: ChargeReadBack, records: OurRecords, *, fixed_by: str | None = None, **details: Any
 ) -> Found:
     return Found(
         kind,
         charge.stripe_id,
         {**facts_of(charge), **details},
-        payment_id=books.payment_id,
-        account_id=books.account_id,
-        mends=mends,
+        payment_id=records.payment_id,
+        account_id=records.account_id,
+        fixed_by=fixed_by,
     )

@@ -1,4 +1,4 @@
-"""The processor as a reconciliation asks it: no answer is one exception, and requests are counted."""
+"""The processor as reconciliation calls it: every missing answer is one exception, and requests are counted."""
 
 from uuid import uuid4
 
@@ -17,12 +17,12 @@ from shared.reconciliation.window import Window
 NOT_FOUND, BAD_REQUEST = 404, 400
 
 
-class ProcessorAwayError(Exception):
-    """The processor gave no usable answer. Nothing is half done: what was begun is begun again later."""
+class ProcessorUnavailableError(Exception):
+    """The processor gave no usable answer. No work is half done: the next chunk starts it again."""
 
 
 class Processor:
-    """One coverage's account. Every method raises ProcessorAwayError where no answer came."""
+    """One coverage's account. Every method raises ProcessorUnavailableError if no answer came."""
 
     def __init__(self, gateway: ProcessorGateway) -> None:
         self._gateway = gateway
@@ -36,7 +36,7 @@ class Processor:
             reach(Failpoint.RECONCILE_LOOKED_UP)
             return page
         except (GatewayUnavailableError, GatewayMissingError) as error:
-            raise ProcessorAwayError(f"charges were not listed: {error}") from error
+            raise ProcessorUnavailableError(f"charges were not listed: {error}") from error
 
     def payment_intents(self, window: Window, after: str | None) -> Page[PaymentIntentSnapshot]:
         self.requests += 1
@@ -46,10 +46,10 @@ class Processor:
             reach(Failpoint.RECONCILE_LOOKED_UP)
             return page
         except (GatewayUnavailableError, GatewayMissingError) as error:
-            raise ProcessorAwayError(f"PaymentIntents were not listed: {error}") from error
+            raise ProcessorUnavailableError(f"PaymentIntents were not listed: {error}") from error
 
     def charge(self, stripe_id: str) -> ChargeReadBack | None:
-        """Look at one charge; None if there is no such charge."""
+        """Retrieve one charge; None if there is no such charge."""
         self.requests += 1
         try:
             reach(Failpoint.RECONCILE_LOOK_SENDING)
@@ -59,10 +59,10 @@ class Processor:
         except GatewayMissingError:
             return None
         except GatewayUnavailableError as error:
-            raise ProcessorAwayError(f"charge {stripe_id} was not shown: {error}") from error
+            raise ProcessorUnavailableError(f"charge {stripe_id} could not be retrieved: {error}") from error
 
     def payment_intent(self, stripe_id: str) -> Answer | None:
-        """Look at one PaymentIntent; None if there is no such one. The answer shows it."""
+        """Retrieve one PaymentIntent, inside its Answer; None if there is no such PaymentIntent."""
         self.requests += 1
         reach(Failpoint.RECONCILE_LOOK_SENDING)
         answer = self._gateway.retrieve_payment_intent(stripe_id)
@@ -70,10 +70,10 @@ class Processor:
         return _shown(answer, stripe_id)
 
     def cancel(self, stripe_id: str) -> PaymentIntentSnapshot | None:
-        """Cancel an orphan and return what became of it, whether or not that is a cancellation.
+        """Cancel an orphan and return its state afterwards, canceled or not.
 
-        None if there is no such PaymentIntent any more. Its key is a new one each time: a second cancellation
-        changes nothing, while under the same key a saved error would be all that ever came back.
+        None if the PaymentIntent no longer exists. Each call uses a new idempotency key: a second cancellation
+        changes nothing, while a reused key would return a saved error every time.
         """
         self.requests += 1
         reach(Failpoint.RECONCILE_CANCEL_SENDING)
@@ -89,4 +89,4 @@ def _shown(answer: Answer, stripe_id: str) -> Answer | None:
         return answer
     if answer.http_status == NOT_FOUND:
         return None
-    raise ProcessorAwayError(f"PaymentIntent {stripe_id} was not shown: {answer.reason}")
+    raise ProcessorUnavailableError(f"PaymentIntent {stripe_id} could not be retrieved: {answer.reason}")

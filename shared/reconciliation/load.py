@@ -1,4 +1,4 @@
-"""What our books say of a page of charges, in one query."""
+"""Loads our records of a page of charges, in one query."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,14 +8,14 @@ from sqlalchemy import Connection, Row, text
 
 from shared.domain.states import PaymentState
 from shared.gateway.port import ChargeReadBack
-from shared.reconciliation.classify import PAYMENT_ID, Booked, InBooks, Kind
+from shared.reconciliation.classify import PAYMENT_ID, Kind, KnownReceipt, OurRecords
 
-#: A charge's payment is known by its PaymentIntent, which we wrote down, or else by our metadata. A receipt may
-#: carry the PaymentIntent's id where the charge's wasn't shown.
-_BOOKS = text(f"""
-    WITH seen AS (
+#: A charge's payment is found by its PaymentIntent in our records, or else by our metadata. A receipt carries the
+#: PaymentIntent's id if the charge's id was unknown when it was written.
+_RECORDS = text(f"""
+    WITH listed AS (
         SELECT * FROM unnest(CAST(:charges AS text[]), CAST(:intents AS text[]), CAST(:payments AS uuid[]),
-                             CAST(:customers AS text[])) AS s (charge_id, intent_id, said_payment_id, customer_id)
+                             CAST(:customers AS text[])) AS s (charge_id, intent_id, tagged_payment_id, customer_id)
     )
     SELECT s.charge_id, i.id IS NOT NULL AS has_payment_intent, p.id AS payment_id, p.account_id, p.state,
            p.amount_minor, p.currency, r.amount_minor AS booked_minor, r.currency AS booked_currency,
@@ -28,10 +28,10 @@ _BOOKS = text(f"""
                    AND (o.created_at, o.id) < (r.created_at, r.id)) AS is_later,
            EXISTS (SELECT FROM receipts o WHERE o.payment_id = p.id AND r.id IS NULL) AS has_other_receipt,
            EXISTS (SELECT FROM findings f WHERE f.kind = '{Kind.PAID_THERE_OPEN_HERE}' AND f.coverage = :coverage
-                   AND f.subject = s.charge_id AND f.resolved_at IS NULL) AS is_being_mended
-    FROM seen s
+                   AND f.subject = s.charge_id AND f.resolved_at IS NULL) AS is_being_fixed
+    FROM listed s
     LEFT JOIN payment_intents i ON i.coverage = :coverage AND i.stripe_payment_intent_id = s.intent_id
-    LEFT JOIN payments p ON p.id = coalesce(i.payment_id, s.said_payment_id) AND p.coverage = :coverage
+    LEFT JOIN payments p ON p.id = coalesce(i.payment_id, s.tagged_payment_id) AND p.coverage = :coverage
     LEFT JOIN LATERAL (
         SELECT * FROM receipts r
         WHERE r.coverage = :coverage AND r.stripe_charge_id IN (s.charge_id, s.intent_id)
@@ -40,8 +40,10 @@ _BOOKS = text(f"""
 """)  # noqa: S608  # our own word
 
 
-def books_of(connection: Connection, coverage: str, charges: Sequence[ChargeReadBack]) -> Mapping[str, InBooks]:
-    """Return what our books say of each charge, by its id."""
+def records_of(
+    connection: Connection, coverage: str, charges: Sequence[ChargeReadBack]
+) -> Mapping[str, OurRecords]:
+    """Return our records of each charge, by the charge's id."""
     if not charges:
         return {}
     parameters = {
@@ -51,22 +53,22 @@ def books_of(connection: Connection, coverage: str, charges: Sequence[ChargeRead
         "payments": [payment_id_of(charge.metadata) for charge in charges],
         "customers": [charge.stripe_customer_id for charge in charges],
     }
-    return {row.charge_id: _read(row) for row in connection.execute(_BOOKS, parameters)}
+    return {row.charge_id: _read(row) for row in connection.execute(_RECORDS, parameters)}
 
 
 def payment_id_of(metadata: Mapping[str, str]) -> UUID | None:
-    """Return the payment that metadata name; None if they name none, or something that is no id of ours."""
+    """Return the payment id in the metadata; None if it is missing or invalid."""
     try:
         return UUID(metadata[PAYMENT_ID])
     except (KeyError, ValueError):
         return None
 
 
-def _read(row: Row[Any]) -> InBooks:
+def _read(row: Row[Any]) -> OurRecords:
     receipt = None
     if row.booked_minor is not None:
-        receipt = Booked(row.booked_payment_id, row.booked_minor, row.booked_currency, is_later=row.is_later)
-    return InBooks(
+        receipt = KnownReceipt(row.booked_payment_id, row.booked_minor, row.booked_currency, is_later=row.is_later)
+    return OurRecords(
         payment_id=row.payment_id,
         account_id=row.account_id,
         payment_state=None if row.state is None else PaymentState(row.state),
@@ -77,5 +79,5 @@ def _read(row: Row[Any]) -> InBooks:
         has_open_attempt=row.has_open_attempt,
         receipt=receipt,
         has_other_receipt=row.has_other_receipt,
-        is_being_mended=row.is_being_mended,
+        is_being_fixed=row.is_being_fixed,
     )

@@ -1,4 +1,4 @@
-"""A run of `reconciliation`: where its window begins, and its rest while the processor is away."""
+"""A run of `reconciliation`: where its window begins, and how long it waits while the processor is unavailable."""
 
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -16,12 +16,12 @@ from shared.reconciliation.window import Window, window_of_night
 from shared.runtime import Runtime
 from shared.scheduling.runs import back_off_run, lock_workable_run
 
-#: How long (machine time) a run rests once the processor gave no answer. Nothing waits for it.
+#: How long (machine time) a run waits after the processor gave no answer. No other work depends on it.
 REST = timedelta(minutes=1)
 
 
 def begin_nightly_run(connection: Connection, runtime: Runtime, run_id: UUID) -> tuple[RunRow, Progress] | None:
-    """Lock and start a run; None if another worker is on it, or while it rests."""
+    """Lock and start a run; None if another worker holds it, or while it backs off."""
     run = lock_workable_run(connection, run_id, RECONCILIATION)
     if run is None or (run.backoff_until is not None and not has_come(run.backoff_until, runtime.machine_now())):
         return None
@@ -31,7 +31,7 @@ def begin_nightly_run(connection: Connection, runtime: Runtime, run_id: UUID) ->
 
 
 def _window(connection: Connection, run: RunRow) -> Window:
-    """From where the reconciliation before this one ends, finished or not: that one finishes by itself."""
+    """From the end of the previous reconciliation's window, finished or not: that run finishes by itself."""
     ends_at = runs.c.cursor["ends_at"].astext.cast(instant("ends_at").type)
     last_ended_at: datetime | None = connection.scalar(
         select(func.max(ends_at)).where(
@@ -43,8 +43,8 @@ def _window(connection: Connection, run: RunRow) -> Window:
     return window_of_night(run.scheduled_for_at, last_ended_at)
 
 
-def rest_nightly_run(connection: Connection, runtime: Runtime, run_id: UUID, why: str) -> None:
-    """Say on the run's row why it stands still, and let it rest."""
+def postpone_nightly_run(connection: Connection, runtime: Runtime, run_id: UUID, why: str) -> None:
+    """Write the reason on the run's row and back off."""
     run = lock_workable_run(connection, run_id, RECONCILIATION)
     if run is not None:
         back_off_run(connection, run, runtime.machine_now() + REST, why, runtime.clock.now())

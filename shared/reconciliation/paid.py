@@ -1,4 +1,4 @@
-"""What we hold paid and the processor's list didn't show: each is looked at there before it is believed missing.
+"""Checks payments that are paid in our records and missing from the processor's list, one retrieval each.
 
 So a list that lags, or a clock that differs, costs requests and makes no findings.
 """
@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Row, TextClause, text
 
-from shared.reconciliation.charges import look_at_charges
+from shared.reconciliation.charges import retrieve_and_compare
 from shared.reconciliation.chunk import CHUNK, Chunk, Reconciliation
 from shared.reconciliation.classify import Found, Kind
 from shared.reconciliation.repair import SUCCEEDED
@@ -44,32 +44,32 @@ _PAID = text("""
 """)
 
 
-def walk_receipts(reconciliation: Reconciliation, after: str | None) -> Chunk:
-    """Receipts of the window whose charge wasn't listed."""
+def check_receipts(reconciliation: Reconciliation, after: str | None) -> Chunk:
+    """Check receipts of the window whose charge wasn't listed."""
     rows = _rows(reconciliation, _RECEIPTS, after, id=reconciliation.id)
-    chunk = Chunk(_bookmark(rows))
+    chunk = Chunk(_page_end(rows))
     chunk.counts["receipts_looked_up"] = len(rows)
     charge_of = {row.id: _charge_of(reconciliation, row.stripe_charge_id) for row in rows}
-    missing = {None, *look_at_charges(reconciliation, chunk, list(filter(None, charge_of.values())))}
+    missing = {None, *retrieve_and_compare(reconciliation, chunk, list(filter(None, charge_of.values())))}
     chunk.found += [_of_receipt(row) for row in rows if charge_of[row.id] in missing]
     return chunk
 
 
-def walk_paid(reconciliation: Reconciliation, after: str | None) -> Chunk:
-    """Payments that became paid in the window and have no receipt. No path of ours leads there."""
+def check_paid_payments(reconciliation: Reconciliation, after: str | None) -> Chunk:
+    """Check payments that became paid in the window and have no receipt. None of our code leads there."""
     rows = _rows(reconciliation, _PAID, after)
-    chunk = Chunk(_bookmark(rows))
+    chunk = Chunk(_page_end(rows))
     charge_of: dict[UUID, str | None] = {}
     for row in rows:
         charges = (_charge_of_intent(reconciliation, intent_id) for intent_id in row.intent_ids)
         charge_of[row.id] = next((charge for charge in charges if charge is not None), None)
-    missing = {None, *look_at_charges(reconciliation, chunk, list(filter(None, charge_of.values())))}
+    missing = {None, *retrieve_and_compare(reconciliation, chunk, list(filter(None, charge_of.values())))}
     chunk.found += [_of_payment(row) for row in rows if charge_of[row.id] in missing]
     return chunk
 
 
 def _charge_of(reconciliation: Reconciliation, receipt_names: str) -> str | None:
-    """A receipt names its charge; where that wasn't shown when it was written, its PaymentIntent."""
+    """A receipt names its charge, or its PaymentIntent if the charge's id was unknown when it was written."""
     if not receipt_names.startswith("pi_"):
         return receipt_names
     return _charge_of_intent(reconciliation, receipt_names)
@@ -109,5 +109,5 @@ def _rows(
         return connection.execute(query, parameters).all()
 
 
-def _bookmark(rows: Sequence[Row[Any]]) -> str | None:
+def _page_end(rows: Sequence[Row[Any]]) -> str | None:
     return f"{rows[-1].at.isoformat()}/{rows[-1].id}" if len(rows) == CHUNK else None

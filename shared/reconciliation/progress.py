@@ -1,4 +1,4 @@
-"""How far a reconciliation came and what it counted, and where that is kept."""
+"""The progress of a reconciliation: its position, its counts, and where both are saved."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from shared.messaging.jobs import RECONCILIATION
 from shared.reconciliation.window import Window
 from shared.scheduling.runs import finish_run, lock_workable_run, save_run_progress, start_run
 
-#: Under this name the counts hold what was found, by kind.
+#: The key in the counts for the findings by kind.
 FOUND = "found"
 
 
 class Phase(StrEnum):
-    """What is walked through, in this order."""
+    """The phases, in this order."""
 
-    CHARGES = "charges"  # the processor's list, against our books
-    RECEIPTS = "receipts"  # what we hold paid and the list didn't show
-    PAID = "paid"  # what we hold paid without a receipt
-    UNPAID = "unpaid"  # what we hold open and asked for, and the list didn't show as paid
+    CHARGES = "charges"  # the processor's list, against our records
+    RECEIPTS = "receipts"  # receipts whose charge wasn't listed
+    PAID = "paid"  # paid payments without a receipt
+    UNPAID = "unpaid"  # unpaid payments that were charged in the window and not listed as paid
     INTENTS = "intents"  # the processor's PaymentIntents, for orphans
     END = "end"
 
@@ -37,7 +37,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the next chunk starts, and what was counted up to there. `after` is the phase's own bookmark."""
+    """Where the next chunk starts, and the counts up to there. `after` is the phase's own cursor."""
 
     window: Window
     phase: Phase = Phase.CHARGES
@@ -53,7 +53,7 @@ class Progress:
         return (self.phase, self.after) == (other.phase, other.after)
 
     def advanced(self, after: str | None, counts: Mapping[str, int], found: Mapping[str, int]) -> "Progress":
-        """What it is once a chunk is done; `after` None ends the phase."""
+        """Return the progress after a chunk; `after` None ends the phase."""
         return replace(
             self,
             phase=self.phase.next if after is None else self.phase,
@@ -63,7 +63,7 @@ class Progress:
         )
 
     def counted(self) -> dict[str, Any]:
-        """The counts as people see them, and as a run's row keeps them."""
+        """The counts as users see them and as the run's row stores them."""
         return {**self.counts, FOUND: dict(self.found)}
 
     def cursor(self) -> dict[str, str | None]:
@@ -76,24 +76,24 @@ class Progress:
 
     @classmethod
     def read(cls, cursor: Mapping[str, Any], counts: Mapping[str, Any]) -> "Progress":
-        """What `cursor` and `counted` wrote."""
+        """Read what `cursor` and `counted` wrote."""
         window = Window(datetime.fromisoformat(cursor["begins_at"]), datetime.fromisoformat(cursor["ends_at"]))
         plain = {name: count for name, count in counts.items() if name != FOUND}
         return cls(window, Phase(cursor["phase"]), cursor["after"], plain, counts.get(FOUND, {}))
 
 
 class Journal(Protocol):
-    """Where progress is kept. Both methods run in the transaction that the chunk's results are written in."""
+    """Where progress is saved. Both methods run in the transaction that writes the chunk's results."""
 
     def is_still_at(self, connection: Connection, progress: Progress) -> bool:
-        """Lock the progress; whether nobody else moved it since we read it."""
+        """Lock the progress; return whether it is unchanged since we read it."""
 
-    def keep(self, connection: Connection, progress: Progress, now: datetime) -> None:
-        """Keep the progress that `is_still_at` locked. `now` is business time."""
+    def save(self, connection: Connection, progress: Progress, now: datetime) -> None:
+        """Save the progress that `is_still_at` locked. `now` is business time."""
 
 
 class RunJournal:
-    """On a run's row: what survives the worker."""
+    """Saves progress on the run's row, so that it survives the worker."""
 
     def __init__(self, run_id: UUID) -> None:
         self._run_id = run_id
@@ -103,26 +103,26 @@ class RunJournal:
         run = self._run = lock_workable_run(connection, self._run_id, RECONCILIATION)
         return run is not None and bool(run.cursor) and Progress.read(run.cursor, run.counts).is_at(progress)
 
-    def keep(self, connection: Connection, progress: Progress, now: datetime) -> None:
+    def save(self, connection: Connection, progress: Progress, now: datetime) -> None:
         if self._run is None:
-            raise AssertionError("only kept after it was locked")
+            raise AssertionError("is_still_at must lock the run before save")
         save_run_progress(connection, self._run, progress.cursor(), progress.counted())
         if progress.is_over:
             finish_run(connection, self._run, progress.counted(), now)
 
 
 class NoJournal:
-    """Nowhere: a person at a terminal starts it again."""
+    """Saves nothing: an operator at a terminal starts the run again."""
 
     def is_still_at(self, connection: Connection, progress: Progress) -> bool:  # noqa: ARG002
         return True
 
-    def keep(self, connection: Connection, progress: Progress, now: datetime) -> None:
-        """The walk itself holds it."""
+    def save(self, connection: Connection, progress: Progress, now: datetime) -> None:
+        """The caller holds the progress in memory."""
 
 
 def begin_run(connection: Connection, run: RunRow, window: Window, now: datetime) -> Progress:
-    """Return a locked run's progress; the first time, start it with `window`."""
+    """Return a locked run's progress; the first time, start the run with `window`."""
     start_run(connection, run, now)
     if run.cursor:
         return Progress.read(run.cursor, run.counts)

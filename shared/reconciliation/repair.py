@@ -1,7 +1,7 @@
-"""What a reconciliation changes: money is booked through the normal record step, orphans are canceled.
+"""What a reconciliation changes: it records money through `record_observation`, and cancels orphans.
 
-First the finding is committed, then the act is done, then the finding is resolved together with the progress: so
-whoever is killed in between leaves a finding that the next one finds, finishes and counts.
+It commits the finding first, then acts, then resolves the finding together with the progress. A process killed in
+between leaves a finding that the next chunk finds, finishes and counts.
 """
 
 from collections.abc import Iterable
@@ -29,12 +29,12 @@ from shared.reconciliation.classify import ORDINAL, Found
 SUCCEEDED, ABANDONED = "succeeded", "abandoned"
 
 
-def announce(reconciliation: Reconciliation, found: Iterable[Found]) -> None:
-    """Write down what is about to be mended, before anything is done about it."""
+def commit_findings(reconciliation: Reconciliation, found: Iterable[Found]) -> None:
+    """Commit the findings before anything is done about them."""
 
     def work(connection: Connection) -> None:
         for one in found:
-            write_found(connection, reconciliation, one)
+            write_new_finding(connection, reconciliation, one)
         reach(Failpoint.RECONCILE_ANNOUNCE_BEFORE_COMMIT)
 
     reach(Failpoint.RECONCILE_ANNOUNCING)
@@ -42,16 +42,16 @@ def announce(reconciliation: Reconciliation, found: Iterable[Found]) -> None:
     reach(Failpoint.RECONCILE_ANNOUNCED)
 
 
-def write_found(connection: Connection, reconciliation: Reconciliation, one: Found) -> None:
+def write_new_finding(connection: Connection, reconciliation: Reconciliation, one: Found) -> None:
     """Write one finding, in the caller's transaction."""
     finding = Finding(one.kind, reconciliation.coverage, one.subject, one.details, one.payment_id, one.account_id)
     write_finding(connection, finding, reconciliation.cause(f"reconciliation: {one.kind}"))
 
 
-def book(reconciliation: Reconciliation, payment_id: UUID, stripe_payment_intent_id: str) -> None:
-    """Look at a PaymentIntent, and if it is paid, record that as its webhook would have.
+def record_if_paid(reconciliation: Reconciliation, payment_id: UUID, stripe_payment_intent_id: str) -> None:
+    """Retrieve a PaymentIntent and, if it is paid, record that as its webhook would.
 
-    Does nothing while its payment has an open attempt: that one's answer or settlement will come.
+    Do nothing while its payment has an open attempt: that attempt's answer or settlement will record it.
     """
     answer = reconciliation.processor.payment_intent(stripe_payment_intent_id)
     if answer is None or answer.payment_intent is None or answer.payment_intent.status != SUCCEEDED:
@@ -72,16 +72,16 @@ def book(reconciliation: Reconciliation, payment_id: UUID, stripe_payment_intent
 
 @dataclass(frozen=True)
 class Orphan:
-    """A PaymentIntent at the processor that nothing of ours will ever confirm."""
+    """A PaymentIntent at the processor that no attempt of ours will ever confirm."""
 
     payment_id: UUID
     snapshot: PaymentIntentSnapshot
 
 
 def cancel_orphan(reconciliation: Reconciliation, orphan: Orphan, found: Found) -> PaymentIntentSnapshot | None:
-    """Make sure that no claim can come to use an orphan, then cancel it; return what the processor shows then.
+    """Make sure that no claim can use an orphan, then cancel it; return the processor's state afterwards.
 
-    None if it is no orphan after all: its payment has an open attempt now, or its create may be sent again.
+    None if it isn't an orphan: its payment has an open attempt now, or its create may be sent again.
     """
 
     def abandon(connection: Connection) -> bool:
@@ -90,7 +90,7 @@ def cancel_orphan(reconciliation: Reconciliation, orphan: Orphan, found: Found) 
             return False
         if not _abandon(connection, reconciliation, payment, orphan.snapshot):
             return False
-        write_found(connection, reconciliation, found)
+        write_new_finding(connection, reconciliation, found)
         reach(Failpoint.RECONCILE_ABANDON_BEFORE_COMMIT)
         return True
 
@@ -103,12 +103,12 @@ def cancel_orphan(reconciliation: Reconciliation, orphan: Orphan, found: Found) 
 
 
 def hold(connection: Connection, reconciliation: Reconciliation, payment_id: UUID) -> None:
-    """Hold a payment whose money is at the processor and can't be booked: it must not be asked for again."""
+    """Hold a payment that was charged at the processor and can't be recorded: it must not be charged again."""
     payment = lock_payment(connection, payment_id)
     is_held = payment.held_until is not None and waits_for_operator(payment.held_until)
     if payment.state not in CHARGEABLE | WAITING_FOR_CARD or is_held or open_attempt(connection, payment_id):
         return
-    cause = reconciliation.cause("the processor has a charge for it that can't be booked: an operator decides")
+    cause = reconciliation.cause("the processor has a charge for it that can't be recorded: an operator decides")
     move_payment(
         connection,
         payment,
@@ -119,8 +119,8 @@ def hold(connection: Connection, reconciliation: Reconciliation, payment_id: UUI
     )
 
 
-def note_cancellation(connection: Connection, coverage: str, stripe_id: str, reason: str | None) -> None:
-    """Write on an orphan's row, where it has one, that it was seen canceled."""
+def mark_canceled(connection: Connection, coverage: str, stripe_id: str, reason: str | None) -> None:
+    """Mark an orphan's row, if it has one, as canceled."""
     connection.execute(
         update(payment_intents)
         .where(
@@ -135,12 +135,12 @@ def note_cancellation(connection: Connection, coverage: str, stripe_id: str, rea
 def _row_for_money(
     connection: Connection, reconciliation: Reconciliation, payment_id: UUID, snapshot: PaymentIntentSnapshot
 ) -> UUID | None:
-    """Our row of a PaymentIntent that was paid; one is made if it was lost. None while an attempt is open."""
+    """Return our row of a paid PaymentIntent; insert it if it was lost. None while an attempt is open."""
     payment = lock_payment(connection, payment_id)
     if open_attempt(connection, payment_id) is not None:
         return None
     rows = lock_intents(connection, payment_id)
-    row = _with_id(rows, snapshot) or _unanswered(rows, snapshot)
+    row = _with_id(rows, snapshot) or _without_id(rows, snapshot)
     if row is None:
         return _insert_closed(connection, reconciliation, payment, snapshot, ordinal=len(rows) + 1)
     if row.stripe_payment_intent_id is None:
@@ -151,15 +151,15 @@ def _row_for_money(
 def _abandon(
     connection: Connection, reconciliation: Reconciliation, payment: PaymentRow, snapshot: PaymentIntentSnapshot
 ) -> bool:
-    """Use up the orphan's ordinal, and with it the key of its create; False if a row of ours still counts on it.
+    """Use up the orphan's ordinal, and with it its create's key. False if a row of ours still needs the orphan.
 
-    The payment is locked and has no open attempt, so no claim looks at the same moment.
+    The payment is locked and has no open attempt, so no claim reads its PaymentIntents meanwhile.
     """
     rows = lock_intents(connection, payment.id)
     row = _with_id(rows, snapshot)
     if row is not None:
         return row.closed_reason == ABANDONED
-    row = _unanswered(rows, snapshot)
+    row = _without_id(rows, snapshot)
     if row is not None:
         if row.closed_reason is None and not _is_create_given_up(row, reconciliation):
             return False
@@ -174,9 +174,9 @@ def _abandon(
 
 
 def ordinal_of(snapshot: PaymentIntentSnapshot) -> int | None:
-    """Which PaymentIntent of its payment it says it is."""
-    said = snapshot.metadata.get(ORDINAL, "")
-    return int(said) if said.isdecimal() else None
+    """The PaymentIntent's ordinal within its payment, from its metadata."""
+    ordinal = snapshot.metadata.get(ORDINAL, "")
+    return int(ordinal) if ordinal.isdecimal() else None
 
 
 def _is_create_given_up(row: PaymentIntentRow, reconciliation: Reconciliation) -> bool:
@@ -189,7 +189,7 @@ def _with_id(rows: Iterable[PaymentIntentRow], snapshot: PaymentIntentSnapshot) 
     return next((row for row in rows if row.stripe_payment_intent_id == snapshot.stripe_id), None)
 
 
-def _unanswered(rows: Iterable[PaymentIntentRow], snapshot: PaymentIntentSnapshot) -> PaymentIntentRow | None:
+def _without_id(rows: Iterable[PaymentIntentRow], snapshot: PaymentIntentSnapshot) -> PaymentIntentRow | None:
     """The row whose create made it, and never learnt its id."""
     ordinal = ordinal_of(snapshot)
     return next((row for row in rows if row.ordinal == ordinal and row.stripe_payment_intent_id is None), None)
@@ -207,7 +207,7 @@ def _insert_closed(
     *,
     ordinal: int,
 ) -> UUID:
-    """Make the row that a lost create, or a lost database, should have left. Closed: nothing will confirm it."""
+    """Insert the row that a lost create or a lost database should have left. It is closed: nothing confirms it."""
     inserted: UUID = connection.execute(
         insert(payment_intents)
         .values(

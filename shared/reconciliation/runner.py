@@ -1,4 +1,4 @@
-"""The walk: chunk after chunk through the phases. What a chunk found and how far it came are one transaction."""
+"""Runs the phases chunk by chunk. One transaction writes a chunk's results and its progress."""
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -11,35 +11,35 @@ from shared.db.session import in_transaction
 from shared.db.tables.system import listed_charges
 from shared.failpoints import Failpoint, reach
 from shared.payments.receipts import resolve_finding
-from shared.reconciliation.charges import walk_charges
+from shared.reconciliation.charges import compare_charges
 from shared.reconciliation.chunk import ROWS_OF_A_KIND, Chunk, Reconciliation
 from shared.reconciliation.classify import Kind
-from shared.reconciliation.intents import walk_intents
-from shared.reconciliation.paid import walk_paid, walk_receipts
+from shared.reconciliation.intents import compare_payment_intents
+from shared.reconciliation.paid import check_paid_payments, check_receipts
 from shared.reconciliation.progress import Journal, Phase, Progress
-from shared.reconciliation.repair import hold, note_cancellation, write_found
-from shared.reconciliation.unpaid import walk_unpaid
+from shared.reconciliation.repair import hold, mark_canceled, write_new_finding
+from shared.reconciliation.unpaid import check_unpaid_payments
 
 PHASES: Mapping[Phase, Callable[[Reconciliation, str | None], Chunk]] = {
-    Phase.CHARGES: walk_charges,
-    Phase.RECEIPTS: walk_receipts,
-    Phase.PAID: walk_paid,
-    Phase.UNPAID: walk_unpaid,
-    Phase.INTENTS: walk_intents,
+    Phase.CHARGES: compare_charges,
+    Phase.RECEIPTS: check_receipts,
+    Phase.PAID: check_paid_payments,
+    Phase.UNPAID: check_unpaid_payments,
+    Phase.INTENTS: compare_payment_intents,
 }
 
-#: What a reconciliation that was killed for good (a person's, at a terminal) left behind is removed after this.
+#: Rows left by a reconciliation that was killed for good (an operator's, at a terminal) are deleted after this.
 LEFTOVERS_AFTER = timedelta(days=7)
 
 
-def walk_on(reconciliation: Reconciliation, progress: Progress, journal: Journal) -> Progress | None:
-    """Do one chunk; return the progress after it, or None if somebody else moved on meanwhile.
+def run_chunk(reconciliation: Reconciliation, progress: Progress, journal: Journal) -> Progress | None:
+    """Run one chunk; return the progress after it, or None if another worker advanced it meanwhile.
 
-    Raises ProcessorAwayError; then nothing of the chunk is kept, and what it began to mend is found again.
+    Raises ProcessorUnavailableError. Then nothing of the chunk is saved; the next one finds the same differences.
     """
-    asked_before = reconciliation.processor.requests
+    requests_before = reconciliation.processor.requests
     chunk = PHASES[progress.phase](reconciliation, progress.after)
-    chunk.counts["requests"] += reconciliation.processor.requests - asked_before
+    chunk.counts["requests"] += reconciliation.processor.requests - requests_before
     for resolved in chunk.resolved:
         if resolved.counted_as:
             chunk.counts[resolved.counted_as] += 1
@@ -50,19 +50,19 @@ def walk_on(reconciliation: Reconciliation, progress: Progress, journal: Journal
             return False
         _write(connection, reconciliation, progress, chunk)
         if after.is_over:
-            forget_listed(connection, reconciliation.id)
-        journal.keep(connection, after, reconciliation.runtime.clock.now())
+            delete_listed_charges(connection, reconciliation.id)
+        journal.save(connection, after, reconciliation.runtime.clock.now())
         reach(Failpoint.RECONCILE_CHUNK_BEFORE_COMMIT)
         return True
 
     reach(Failpoint.RECONCILE_CHUNK_SEEN)
-    is_kept = in_transaction(reconciliation.runtime.engine, conclude)
+    is_saved = in_transaction(reconciliation.runtime.engine, conclude)
     reach(Failpoint.RECONCILE_CHUNK_COMMITTED)
-    return after if is_kept else None
+    return after if is_saved else None
 
 
-def forget_listed(connection: Connection, reconciliation_id: UUID) -> None:
-    """Drop what a reconciliation noted of the processor's list, and old leftovers of others."""
+def delete_listed_charges(connection: Connection, reconciliation_id: UUID) -> None:
+    """Delete the charges listed by a reconciliation, and old leftovers of others."""
     is_left_over = listed_charges.c.created_at < func.clock_timestamp() - LEFTOVERS_AFTER
     connection.execute(
         delete(listed_charges).where((listed_charges.c.reconciliation_id == reconciliation_id) | is_left_over)
@@ -77,11 +77,11 @@ def _write(connection: Connection, reconciliation: Reconciliation, progress: Pro
     for one in chunk.found:
         written[one.kind] = written.get(one.kind, 0) + 1
         if written[one.kind] <= ROWS_OF_A_KIND:
-            write_found(connection, reconciliation, one)
+            write_new_finding(connection, reconciliation, one)
         if one.kind is Kind.PAID_THERE_OPEN_HERE and one.payment_id is not None:
             hold(connection, reconciliation, one.payment_id)
     for resolved in chunk.resolved:
         cause = reconciliation.cause(resolved.resolution)
         resolve_finding(connection, resolved.kind, reconciliation.coverage, resolved.subject, cause)
     for stripe_id, reason in chunk.canceled.items():
-        note_cancellation(connection, reconciliation.coverage, stripe_id, reason)
+        mark_canceled(connection, reconciliation.coverage, stripe_id, reason)

@@ -1,4 +1,4 @@
-"""What we hold open although it was asked for in the window: is it really not paid?"""
+"""Checks payments that were charged in the window and are unpaid in our records, one retrieval each."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,14 +7,14 @@ from uuid import UUID
 from sqlalchemy import Row, text
 
 from shared.payments.record_outcome import record_observation
-from shared.reconciliation.charges import look_at_charges
+from shared.reconciliation.charges import retrieve_and_compare
 from shared.reconciliation.chunk import CHUNK, Chunk, Reconciliation
 from shared.reconciliation.repair import SUCCEEDED
 
-#: Before every id.
+#: Sorts before every id.
 FIRST = UUID(int=0)
 
-#: An open attempt is left to its answer, and to settlement. The live PaymentIntents are few, and indexed as such.
+#: Settlement resolves an open attempt, so those are skipped. Live PaymentIntents are few, and indexed as such.
 _UNPAID = text("""
     SELECT i.id, i.payment_id, i.stripe_payment_intent_id
     FROM payment_intents i JOIN payments p ON p.id = i.payment_id
@@ -28,8 +28,8 @@ _UNPAID = text("""
 """)
 
 
-def walk_unpaid(reconciliation: Reconciliation, after: str | None) -> Chunk:
-    """PaymentIntents that could still be confirmed, and were asked for in the window: one look at each."""
+def check_unpaid_payments(reconciliation: Reconciliation, after: str | None) -> Chunk:
+    """Retrieve each PaymentIntent that can still be confirmed and was charged in the window."""
     rows = _rows(reconciliation, after)
     chunk = Chunk(str(rows[-1].payment_id) if len(rows) == CHUNK else None)
     charge_ids = []
@@ -41,10 +41,10 @@ def walk_unpaid(reconciliation: Reconciliation, after: str | None) -> Chunk:
         snapshot = answer.payment_intent
         if snapshot.status == SUCCEEDED and snapshot.latest_charge_id is not None:
             charge_ids.append(snapshot.latest_charge_id)
-        elif snapshot.status == "canceled":  # news too: the webhook that told so was lost
+        elif snapshot.status == "canceled":  # the webhook that reported this was lost
             record_observation(reconciliation.runtime, row.id, answer, reconciliation.actor)
             chunk.counts["canceled_there"] += 1
-    look_at_charges(reconciliation, chunk, charge_ids)
+    retrieve_and_compare(reconciliation, chunk, charge_ids)
     return chunk
 
 

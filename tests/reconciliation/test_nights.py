@@ -15,8 +15,7 @@ from shared.domain.schedule import RunKey
 from shared.gateway.port import Answer, ChargeReadBack, GatewayUnavailableError, Outcome, Page
 from shared.messaging.jobs import RECONCILIATION, ReconcileCharges
 from shared.reconciliation import charges as charges_phase
-from shared.reconciliation import repair as act
-from shared.reconciliation import runner as walk
+from shared.reconciliation import repair, runner
 from shared.reconciliation.nightly_run import REST
 from shared.scheduling.due_work import UNFINISHED_NIGHTS
 from shared.scheduling.runs import find_run
@@ -85,12 +84,12 @@ EACH = {
 
 #: Where the process is killed: a name of a module, which dies when it is called for the first time.
 KILLED_AT: tuple[tuple[Any, str], ...] = (
-    (charges_phase, "announce"),
-    (charges_phase, "book"),
-    (walk, "_write"),
-    (walk, "resolve_finding"),
-    (walk, "note_cancellation"),
-    (walk, "forget_listed"),
+    (charges_phase, "commit_findings"),
+    (charges_phase, "record_if_paid"),
+    (runner, "_write"),
+    (runner, "resolve_finding"),
+    (runner, "mark_canceled"),
+    (runner, "delete_listed_charges"),
 )
 
 
@@ -113,7 +112,7 @@ def test_killed_after_the_booking_and_after_the_cancellation_both_are_still_coun
     planted = plant_one_of_each(night)
     run_id = night.ask()
     with monkeypatch.context() as patched:
-        patched.setattr(act, "record_observation", _then_die(act.record_observation))
+        patched.setattr(repair, "record_observation", _then_die(repair.record_observation))
         killed(night, run_id)  # once the second charge is booked,
         killed(night, run_id)  # and once the money is that our books didn't have
     assert night.world.payment(planted["unbooked"]).state == "paid"

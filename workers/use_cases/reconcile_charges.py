@@ -13,10 +13,10 @@ from shared.db.session import in_transaction
 from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import Job, ReconcileCharges
 from shared.reconciliation.chunk import Reconciliation
-from shared.reconciliation.client import Processor, ProcessorAwayError
-from shared.reconciliation.nightly_run import REST, begin_nightly_run, rest_nightly_run
+from shared.reconciliation.client import Processor, ProcessorUnavailableError
+from shared.reconciliation.nightly_run import REST, begin_nightly_run, postpone_nightly_run
 from shared.reconciliation.progress import Progress, RunJournal
-from shared.reconciliation.runner import walk_on
+from shared.reconciliation.runner import run_chunk
 from shared.runtime import Runtime
 from workers.use_cases.chunks import work_in_chunks
 
@@ -39,15 +39,15 @@ def reconcile_charges(runtime: Runtime, run_id: UUID) -> None:
     run, progress = begun
     gateway = runtime.gateways.get(run.coverage)
     if gateway is None:
-        _rest(runtime, run_id, f"STRIPE_API_KEYS has no key for {run.coverage}")
+        _postpone(runtime, run_id, f"STRIPE_API_KEYS has no key for {run.coverage}")
         return
     reconciliation = Reconciliation(
         run_id, run.coverage, progress.window, runtime, Processor(gateway), ACTOR, run_id
     )
     try:
         _walk(reconciliation, progress)
-    except ProcessorAwayError as error:
-        _rest(runtime, run_id, str(error))
+    except ProcessorUnavailableError as error:
+        _postpone(runtime, run_id, str(error))
 
 
 def _walk(reconciliation: Reconciliation, progress: Progress) -> None:
@@ -55,7 +55,7 @@ def _walk(reconciliation: Reconciliation, progress: Progress) -> None:
 
     def chunk() -> Sequence[Job] | None:
         nonlocal progress
-        moved_on = walk_on(reconciliation, progress, journal)
+        moved_on = run_chunk(reconciliation, progress, journal)
         if moved_on is None:
             return None  # another worker is on it
         if moved_on.is_over:
@@ -67,8 +67,8 @@ def _walk(reconciliation: Reconciliation, progress: Progress) -> None:
     work_in_chunks(reconciliation.runtime, chunk, ReconcileCharges(reconciliation.id), step="reconcile")
 
 
-def _rest(runtime: Runtime, run_id: UUID, why: str) -> None:
+def _postpone(runtime: Runtime, run_id: UUID, why: str) -> None:
     log.warning("reconciliation.waits", run_id=str(run_id), why=why, again_in_s=REST.total_seconds())
     reach(Failpoint.RECONCILE_RESTING)
-    in_transaction(runtime.engine, lambda connection: rest_nightly_run(connection, runtime, run_id, why))
+    in_transaction(runtime.engine, lambda connection: postpone_nightly_run(connection, runtime, run_id, why))
     reach(Failpoint.RECONCILE_RESTED)
