@@ -190,7 +190,7 @@ def _with_id(rows: Iterable[PaymentIntentRow], snapshot: PaymentIntentSnapshot) 
 
 
 def _without_id(rows: Iterable[PaymentIntentRow], snapshot: PaymentIntentSnapshot) -> PaymentIntentRow | None:
-    """The row whose create made it, and never learnt its id."""
+    """The row whose create made this PaymentIntent and never got its id."""
     ordinal = ordinal_of(snapshot)
     return next((row for row in rows if row.ordinal == ordinal and row.stripe_payment_intent_id is None), None)
 
