@@ -164,9 +164,7 @@ def _import(options: ImportOptions, describe: Describe) -> Report:
         now = _business_now(engine, settings)
         kind = describe(policy, now.date())
         wanted = parse_column_options(kind.columns, options.columns, options.values, options.constants)
-        order = Order(
-            kind, column_options, options.rejects_path, now, operator(), options.keep_good, options.dry_run
-        )
+        order = Order(kind, wanted, options.rejects_path, now, operator(), options.keep_good, options.dry_run)
         with _progress(source, kind.name, is_wanted=not options.as_json) as progress:
             return import_file(engine, source, order, progress)
 
