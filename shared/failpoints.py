@@ -4,7 +4,8 @@ Off, which is always so in production, a step costs one look at a module's varia
 in a real process `DUECOURSE_CRASH_AT` and `DUECOURSE_CRASH_PROBABILITY` do (settings with a live Stripe key refuse
 them), and there a crash is SIGKILL: nothing is rolled back, answered, logged or closed by us.
 
-A new step in a use case needs a point on both sides of it: tests/failpoints finds steps and points by itself.
+A new transaction in a use case needs a point on both sides of it, a new request is sent through `request`
+(shared/gateway/requests.py), which has both: tests/failpoints finds steps and points by itself.
 """
 
 import os
@@ -12,7 +13,7 @@ import random
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -23,10 +24,10 @@ log = structlog.get_logger()
 
 
 class Failpoint(StrEnum):
-    """Where a process can die. Names are permanent: scripts of drills hold them.
+    """Where a process can die. Names are permanent: scripts of drills hold them, so RENAMED keeps the old ones.
 
-    `.sending` is before a request leaves, `.sent` and `.fetched` after its answer came and before anything is done
-    with it; `.before_commit` is the end of a transaction, and its last chance to be rolled back.
+    `.sending` is before a request leaves, `.sent` after its answer came and before anything is done with it;
+    `.before_commit` is the end of a transaction, and its last chance to be rolled back.
     """
 
     CHARGE_BEGUN = "charge.begun"
@@ -70,7 +71,7 @@ class Failpoint(StrEnum):
     SETTLE_TURN_BEFORE_COMMIT = "settle.turn.before_commit"
     SETTLE_TURN_TAKEN = "settle.turn_taken"
     SETTLE_LOOK_UP_SENDING = "settle.look_up.sending"
-    SETTLE_LOOKED_UP = "settle.looked_up"
+    SETTLE_LOOK_UP_SENT = "settle.look_up.sent"
     SETTLE_RECORDED = "settle.recorded"
 
     GENERATE_CHUNK_BEGUN = "generate.chunk.begun"
@@ -95,13 +96,13 @@ class Failpoint(StrEnum):
     EVENT_ECHO_BEFORE_COMMIT = "event.echo.before_commit"
     EVENT_CLAIMED = "event.claimed"
     EVENT_SETUP_INTENT_SENDING = "event.setup_intent.sending"
-    EVENT_SETUP_INTENT_FETCHED = "event.setup_intent.fetched"
+    EVENT_SETUP_INTENT_SENT = "event.setup_intent.sent"
     EVENT_NEW_CARD_SENDING = "event.new_card.sending"
-    EVENT_NEW_CARD_FETCHED = "event.new_card.fetched"
+    EVENT_NEW_CARD_SENT = "event.new_card.sent"
     EVENT_STORED_CARD_SENDING = "event.stored_card.sending"
-    EVENT_STORED_CARD_FETCHED = "event.stored_card.fetched"
+    EVENT_STORED_CARD_SENT = "event.stored_card.sent"
     EVENT_PAYMENT_INTENT_SENDING = "event.payment_intent.sending"
-    EVENT_PAYMENT_INTENT_FETCHED = "event.payment_intent.fetched"
+    EVENT_PAYMENT_INTENT_SENT = "event.payment_intent.sent"
     EVENT_FETCHED = "event.fetched"
     EVENT_CARD_STORED = "event.apply.card_stored"
     EVENT_CARD_MADE_PRIMARY = "event.apply.card_made_primary"
@@ -119,7 +120,7 @@ class Failpoint(StrEnum):
     RECONCILE_START_BEFORE_COMMIT = "reconcile.start.before_commit"
     RECONCILE_STARTED = "reconcile.started"
     RECONCILE_LOOK_SENDING = "reconcile.look.sending"
-    RECONCILE_LOOKED_UP = "reconcile.looked_up"
+    RECONCILE_LOOK_SENT = "reconcile.look.sent"
     RECONCILE_ANNOUNCING = "reconcile.announce.begun"
     RECONCILE_ANNOUNCE_BEFORE_COMMIT = "reconcile.announce.before_commit"
     RECONCILE_ANNOUNCED = "reconcile.announced"
@@ -159,6 +160,21 @@ class Failpoint(StrEnum):
     SWEEP_FOUND = "sweep.found"
     SWEEP_RUNG = "sweep.rung"
 
+    @classmethod
+    def _missing_(cls, value: object) -> "Failpoint | None":
+        current = RENAMED.get(str(value))
+        return None if current is None else cls(current)
+
+
+#: Names that scripts may still hold, with what they are called now.
+RENAMED: Mapping[str, str] = {
+    "settle.looked_up": "settle.look_up.sent",
+    "event.setup_intent.fetched": "event.setup_intent.sent",
+    "event.new_card.fetched": "event.new_card.sent",
+    "event.stored_card.fetched": "event.stored_card.sent",
+    "event.payment_intent.fetched": "event.payment_intent.sent",
+    "reconcile.looked_up": "reconcile.look.sent",
+}
 
 Hook = Callable[[Failpoint], None]
 

@@ -2,7 +2,6 @@
 
 from uuid import uuid4
 
-from shared.failpoints import Failpoint, reach
 from shared.gateway.port import (
     Answer,
     ChargeReadBack,
@@ -12,6 +11,7 @@ from shared.gateway.port import (
     PaymentIntentSnapshot,
     ProcessorGateway,
 )
+from shared.gateway.requests import request
 from shared.reconciliation.window import Window
 
 NOT_FOUND, BAD_REQUEST = 404, 400
@@ -31,20 +31,14 @@ class Processor:
     def charges(self, window: Window, after: str | None) -> Page[ChargeReadBack]:
         self.requests += 1
         try:
-            reach(Failpoint.RECONCILE_LOOK_SENDING)
-            page = self._gateway.charge_page(*window.of_charges, after)
-            reach(Failpoint.RECONCILE_LOOKED_UP)
-            return page
+            return request("reconcile.look", self._gateway.charge_page, *window.of_charges, after)
         except (GatewayUnavailableError, GatewayMissingError) as error:
             raise ProcessorUnavailableError(f"charges were not listed: {error}") from error
 
     def payment_intents(self, window: Window, after: str | None) -> Page[PaymentIntentSnapshot]:
         self.requests += 1
         try:
-            reach(Failpoint.RECONCILE_LOOK_SENDING)
-            page = self._gateway.payment_intent_page(*window.of_intents, after)
-            reach(Failpoint.RECONCILE_LOOKED_UP)
-            return page
+            return request("reconcile.look", self._gateway.payment_intent_page, *window.of_intents, after)
         except (GatewayUnavailableError, GatewayMissingError) as error:
             raise ProcessorUnavailableError(f"PaymentIntents were not listed: {error}") from error
 
@@ -52,10 +46,7 @@ class Processor:
         """Retrieve one charge; None if there is no such charge."""
         self.requests += 1
         try:
-            reach(Failpoint.RECONCILE_LOOK_SENDING)
-            charge = self._gateway.retrieve_charge(stripe_id)
-            reach(Failpoint.RECONCILE_LOOKED_UP)
-            return charge
+            return request("reconcile.look", self._gateway.retrieve_charge, stripe_id)
         except GatewayMissingError:
             return None
         except GatewayUnavailableError as error:
@@ -64,9 +55,7 @@ class Processor:
     def payment_intent(self, stripe_id: str) -> Answer | None:
         """Retrieve one PaymentIntent, inside its Answer; None if there is no such PaymentIntent."""
         self.requests += 1
-        reach(Failpoint.RECONCILE_LOOK_SENDING)
-        answer = self._gateway.retrieve_payment_intent(stripe_id)
-        reach(Failpoint.RECONCILE_LOOKED_UP)
+        answer = request("reconcile.look", self._gateway.retrieve_payment_intent, stripe_id)
         return _shown(answer, stripe_id)
 
     def cancel(self, stripe_id: str) -> PaymentIntentSnapshot | None:
@@ -76,9 +65,8 @@ class Processor:
         changes nothing, while a reused key would return a saved error every time.
         """
         self.requests += 1
-        reach(Failpoint.RECONCILE_CANCEL_SENDING)
-        answer = self._gateway.cancel_payment_intent(stripe_id, f"duecourse-cancel-orphan-{uuid4()}")
-        reach(Failpoint.RECONCILE_CANCEL_SENT)
+        key = f"duecourse-cancel-orphan-{uuid4()}"
+        answer = request("reconcile.cancel", self._gateway.cancel_payment_intent, stripe_id, key)
         is_unexplained = answer.payment_intent is None and answer.http_status == BAD_REQUEST
         shown = self.payment_intent(stripe_id) if is_unexplained else _shown(answer, stripe_id)
         return None if shown is None else shown.payment_intent

@@ -33,6 +33,8 @@ WATCHED = (
 #: A preview and `verify` are commands of operators, and write nothing of ours.
 NOT_WATCHED = ("shared/invoicing/preview.py", "shared/reconciliation/verify/")
 TRANSACTIONS = frozenset({"in_transaction", "in_turn"})
+#: Sends what REQUESTS are, with a failpoint on both sides.
+REQUEST, UNNAMED = "request", "request without the name of a step"
 REQUESTS = frozenset(name for name in vars(ProcessorGateway) if not name.startswith("_"))
 LAST_CHANCE = "_BEFORE_COMMIT"
 
@@ -114,6 +116,7 @@ def examine(sources: Sequence[Source]) -> Findings:
         own = {name for path, name in wrappers if path == source.path}
         found.points += [point.name for point in source.points]
         found.points += [name for node in ast.walk(source.tree) for name in _points_of_chunks(node)]
+        found.points += [point.name for node in ast.walk(source.tree) for point in _edges(node)]
         for node in ast.walk(source.tree):
             if isinstance(node, Function) and node.name not in own:
                 _examine(source, node, TRANSACTIONS | own, {**functions, **source.functions}, found)
@@ -128,11 +131,16 @@ def _examine(
     found: Findings,
 ) -> None:
     inside = list(_own_nodes(function))
-    points = sorted((point for node in inside if (point := _point(node)) is not None), key=lambda point: point.at)
+    points = sorted((point for node in inside for point in _points_here(node)), key=lambda point: point.at)
     steps = [step for node in inside if (step := _step(node, transactions)) is not None]
     for step in sorted(steps, key=lambda step: step.begins):
         where = f"{source.path}:{step.begins[0]} {function.name}: {step.what}"
         found.steps.append(where)
+        if step.what == REQUEST:
+            continue  # it has both
+        if step.what in REQUESTS or step.what == UNNAMED:
+            found.missing.append(f'{where} has no failpoints: send it by request("charge.create", gateway.…, …)')
+            continue
         others = [other for other in steps if other is not step]
         if not _has_point_before(step, points, others):
             found.missing.append(f"{where} has no failpoint before it: reach(Failpoint.…) where it begins")
@@ -157,8 +165,6 @@ def _has_point_after(step: Step, points: Sequence[Point], others: Sequence[Step]
 def _ends_in_a_point(step: Step, function: Function, functions: Mapping[str, Function]) -> bool:
     if step.block is not None:
         return _reaches_last_chance(step.block)
-    if step.what in REQUESTS:
-        return True
     named = _name_of_work(step.body, function)
     body = named if isinstance(named, ast.AST) else functions.get(named or "")
     return body is not None and _reaches_last_chance(body)
@@ -219,6 +225,21 @@ def _point(node: ast.AST) -> Point | None:
             return Point((node.lineno, node.col_offset), None)
 
 
+def _edges(node: ast.AST) -> list[Point]:
+    """What `request("charge.create", …)` reaches, at its first and its last character."""
+    match node:
+        case ast.Call(func=ast.Name(id="request"), args=[ast.Constant(value=str(step)), *_]):
+            sending, sent = Failpoint(f"{step}.sending").name, Failpoint(f"{step}.sent").name
+            return [Point(_begin(node), sending), Point(_end(node), sent)]
+        case _:
+            return []
+
+
+def _points_here(node: ast.AST) -> list[Point]:
+    point = _point(node)
+    return _edges(node) if point is None else [point]
+
+
 def _points_of_chunks(node: ast.AST) -> list[str]:
     """What `work_in_chunks(…, step="retry")` reaches; not every kind of chunk makes something due."""
     if not (isinstance(node, ast.Call) and _called(node) == "work_in_chunks"):
@@ -236,6 +257,8 @@ def _step(node: ast.AST, transactions: frozenset[str]) -> Step | None:
     name = _called(node)
     if name in transactions and isinstance(node.func, ast.Name):
         return Step(name, _begin(node), _end(node), body=node.args[1] if len(node.args) > 1 else None)
+    if name == REQUEST and isinstance(node.func, ast.Name):
+        return Step(REQUEST if _edges(node) else UNNAMED, _begin(node), _end(node))
     if name in REQUESTS and isinstance(node.func, ast.Attribute):
         return Step(name, _begin(node), _end(node))
     return None

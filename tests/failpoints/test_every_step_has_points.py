@@ -36,9 +36,9 @@ def charge(runtime, gateway):
     reach(Failpoint.CHARGE_BEGUN)
     in_transaction(runtime.engine, work)
     reach(Failpoint.CHARGE_CLAIMED)
-    if gateway.is_there:
-        answer = gateway.confirm_payment_intent("pi_1", "pm_1", "key")
-        reach(Failpoint.CHARGE_CONFIRM_SENT)
+    answer = request("charge.confirm", gateway.confirm_payment_intent, "pi_1", "pm_1", "key")
+    in_transaction(runtime.engine, work)
+    reach(Failpoint.CHARGE_RECORDED)
     return answer
 """
 
@@ -47,12 +47,8 @@ def charge(runtime, gateway):
     ("taken_out", "named"),
     [
         ("    reach(Failpoint.CHARGE_BEGUN)\n", [f"in_transaction {BEFORE}"]),
-        ("        reach(Failpoint.RECORD_ANSWER_BEFORE_COMMIT)\n", [f"in_transaction {WITHIN}"]),
-        ("        reach(Failpoint.CHARGE_CONFIRM_SENT)\n", [f"confirm_payment_intent {AFTER}"]),
-        (
-            "    reach(Failpoint.CHARGE_CLAIMED)\n",
-            [f"in_transaction {AFTER}", f"confirm_payment_intent {BEFORE}"],
-        ),
+        ("        reach(Failpoint.RECORD_ANSWER_BEFORE_COMMIT)\n", [f"in_transaction {WITHIN}"] * 2),
+        ("    reach(Failpoint.CHARGE_RECORDED)\n", [f"in_transaction {AFTER}"]),
     ],
 )
 def test_a_missing_point_is_named_with_its_step(taken_out: str, named: list[str]) -> None:
@@ -62,6 +58,21 @@ def test_a_missing_point_is_named_with_its_step(taken_out: str, named: list[str]
     assert len(missing) == len(named)
     for sentence, part in zip(missing, named, strict=True):
         assert part in sentence
+
+
+@pytest.mark.parametrize(
+    "sent",
+    ["gateway.retrieve_card('pm_1')", "request(step, gateway.retrieve_card, 'pm_1')"],
+    ids=["bare", "unnamed"],
+)
+def test_a_request_outside_the_wrapper_or_without_a_name_is_found(sent: str) -> None:
+    source = f"def look(gateway, step):\n    return {sent}\n"
+    (missing,) = examine([Source("a.py", source)]).missing
+    assert "a.py:2 look" in missing
+    assert "send it by request" in missing
+    named = "def look(gateway):\n    return request('event.new_card', gateway.retrieve_card, 'pm_1')\n"
+    found = examine([Source("a.py", named)])
+    assert (found.missing, found.points) == ([], ["EVENT_NEW_CARD_SENDING", "EVENT_NEW_CARD_SENT"])
 
 
 def test_a_block_is_a_transaction_and_a_wrapper_is_its_callers() -> None:

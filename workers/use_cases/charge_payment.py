@@ -10,6 +10,7 @@ from shared.db.session import in_transaction, in_turn
 from shared.domain.states import AttemptKind
 from shared.failpoints import Failpoint, reach
 from shared.gateway.port import Answer, Outcome, ProcessorGateway
+from shared.gateway.requests import request
 from shared.payments.claim import Claimed, NotClaimed, claim_charge
 from shared.payments.confirm_permission import allow_confirm
 from shared.payments.record_outcome import record_answer
@@ -64,9 +65,9 @@ def _ask(runtime: Runtime, claimed: Claimed) -> Answer | None:
         return Answer(Outcome.NOT_SENT, reason, needs_attention=True)
     stripe_id = claimed.stripe_payment_intent_id
     if stripe_id is None:
-        reach(Failpoint.CHARGE_CREATE_SENDING)
-        created = gateway.create_payment_intent(claimed.create_parameters, claimed.create_key)
-        reach(Failpoint.CHARGE_CREATE_SENT)
+        created = request(
+            "charge.create", gateway.create_payment_intent, claimed.create_parameters, claimed.create_key
+        )
         if created.payment_intent is None:
             # It isn't confirmed, so it moves no money, whatever became of it. The same key finds it again, unless
             # it is spent: then the record gives this one up, and the next claim makes another.
@@ -87,13 +88,13 @@ def _ask(runtime: Runtime, claimed: Claimed) -> Answer | None:
 
 def _send(gateway: ProcessorGateway, claimed: Claimed, stripe_id: str) -> Answer:
     if claimed.kind is AttemptKind.CANCEL:
-        reach(Failpoint.CHARGE_CANCEL_SENDING)
-        answer = gateway.cancel_payment_intent(stripe_id, claimed.attempt_key)
-        reach(Failpoint.CHARGE_CANCEL_SENT)
-        return answer
+        return request("charge.cancel", gateway.cancel_payment_intent, stripe_id, claimed.attempt_key)
     if claimed.stripe_payment_method_id is None:
         raise AssertionError("a charge is claimed with its card")
-    reach(Failpoint.CHARGE_CONFIRM_SENDING)
-    answer = gateway.confirm_payment_intent(stripe_id, claimed.stripe_payment_method_id, claimed.attempt_key)
-    reach(Failpoint.CHARGE_CONFIRM_SENT)
-    return answer
+    return request(
+        "charge.confirm",
+        gateway.confirm_payment_intent,
+        stripe_id,
+        claimed.stripe_payment_method_id,
+        claimed.attempt_key,
+    )

@@ -7,6 +7,7 @@ import structlog
 from shared.db.session import in_turn
 from shared.failpoints import Failpoint, reach
 from shared.gateway.port import Answer, Outcome
+from shared.gateway.requests import request
 from shared.payments.record_outcome import record_answer, record_observation
 from shared.payments.settlement import LookUp, NeverAsked, take_turn
 from shared.runtime import Runtime
@@ -37,9 +38,7 @@ def _look_up(runtime: Runtime, attempt_id: UUID, step: LookUp) -> None:
     if gateway is None:
         log.error("settlement.no_key", coverage=step.coverage, do="add it to STRIPE_API_KEYS")
         return
-    reach(Failpoint.SETTLE_LOOK_UP_SENDING)
-    answer = gateway.retrieve_payment_intent(step.stripe_payment_intent_id)
-    reach(Failpoint.SETTLE_LOOKED_UP)
+    answer = request("settle.look_up", gateway.retrieve_payment_intent, step.stripe_payment_intent_id)
     if answer.payment_intent is None:
         log.warning("settlement.no_answer", attempt_id=str(attempt_id), reason=answer.reason)
         return

@@ -7,8 +7,8 @@ from sqlalchemy import Connection, Row, and_, select
 
 from shared.db.tables.payments import payment_attempts, payment_intents
 from shared.domain.states import OPEN_ATTEMPT, AttemptState
-from shared.failpoints import Failpoint, reach
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
+from shared.gateway.requests import request
 from shared.operations.stripe_event_processing import Apply, AskAgain, Effect, StripeEvent
 from shared.payments.record_outcome import apply_observation
 from shared.runtime import Runtime
@@ -49,9 +49,8 @@ def observe_payment_intent(runtime: Runtime, event: StripeEvent) -> Apply:
         ours = _find(connection, event)
     if ours is None:
         return nothing_but(NOT_OURS)
-    reach(Failpoint.EVENT_PAYMENT_INTENT_SENDING)
-    answer = runtime.gateways[event.coverage].retrieve_payment_intent(event.stripe_object_id)
-    reach(Failpoint.EVENT_PAYMENT_INTENT_FETCHED)
+    gateway = runtime.gateways[event.coverage]
+    answer = request("event.payment_intent", gateway.retrieve_payment_intent, event.stripe_object_id)
     if answer.payment_intent is None:
         error = GatewayMissingError if answer.http_status == 404 else GatewayUnavailableError
         raise error(answer.reason)

@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from shared.accounts.cards import detach_card, find_card, refresh_card
-from shared.failpoints import Failpoint, reach
 from shared.gateway.port import GatewayMissingError
+from shared.gateway.requests import request
 from shared.operations.stripe_event_processing import Apply, Effect, StripeEvent
 from shared.payments.card_changes import wake_payments
 from shared.runtime import Runtime
@@ -27,13 +27,11 @@ def refresh_stored_card(runtime: Runtime, event: StripeEvent) -> Apply:
     """Look at the card as it is now, whatever the event said; one that is gone counts as detached."""
     with runtime.engine.connect() as connection:
         known = find_card(connection, event.coverage, event.stripe_object_id)
-    now = runtime.clock.now()
-    reach(Failpoint.EVENT_STORED_CARD_SENDING)
+    gateway, now = runtime.gateways[event.coverage], runtime.clock.now()
     try:
-        card = runtime.gateways[event.coverage].retrieve_card(event.stripe_object_id)
+        card = request("event.stored_card", gateway.retrieve_card, event.stripe_object_id)
     except GatewayMissingError:
         return lambda connection: effect_of(wake_payments(connection, detach_card(connection, known, now)))
-    reach(Failpoint.EVENT_STORED_CARD_FETCHED)
     return lambda connection: effect_of(
         wake_payments(connection, refresh_card(connection, event.coverage, card, known, now))
     )

@@ -2,7 +2,7 @@
 
 from shared.accounts.cards import find_card, register_card
 from shared.accounts.registrations import read_registration
-from shared.failpoints import Failpoint, reach
+from shared.gateway.requests import request
 from shared.operations.stripe_event_processing import Apply, StripeEvent
 from shared.payments.card_changes import wake_payments
 from shared.runtime import Runtime
@@ -12,17 +12,13 @@ from workers.use_cases.stripe_events.effect import effect_of, nothing_but
 def register_card_of_setup_intent(runtime: Runtime, event: StripeEvent) -> Apply:
     """Look at the SetupIntent, then at its card as it is now: it may be detached again."""
     gateway = runtime.gateways[event.coverage]
-    reach(Failpoint.EVENT_SETUP_INTENT_SENDING)
-    setup_intent = gateway.retrieve_setup_intent(event.stripe_object_id)
-    reach(Failpoint.EVENT_SETUP_INTENT_FETCHED)
+    setup_intent = request("event.setup_intent", gateway.retrieve_setup_intent, event.stripe_object_id)
     registration = read_registration(event.coverage, setup_intent, event.stripe_created_at)
     if isinstance(registration, str):
         return nothing_but(registration)
     with runtime.engine.connect() as connection:
         known = find_card(connection, event.coverage, registration.stripe_payment_method_id)
-    reach(Failpoint.EVENT_NEW_CARD_SENDING)
-    card = gateway.retrieve_card(registration.stripe_payment_method_id)
-    reach(Failpoint.EVENT_NEW_CARD_FETCHED)
+    card = request("event.new_card", gateway.retrieve_card, registration.stripe_payment_method_id)
     now = runtime.clock.now()
     return lambda connection: effect_of(
         wake_payments(connection, register_card(connection, registration, card, known, now))
