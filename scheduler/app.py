@@ -118,11 +118,11 @@ class SchedulerApp:
 
     def _wake(self, now: datetime) -> None:
         """End the long pauses of payments whose processor answers again; the sweep then finds them."""
-        reach(Failpoint.WAKE_BEGUN)
-        woken = in_transaction(self._engine, lambda connection: end_backoffs(connection, now, self._machine_now()))
+        woken = in_transaction(
+            self._engine, lambda connection: end_backoffs(connection, now, self._machine_now()), step="wake"
+        )
         if woken:
             log.info("scheduler.outage_over", payments=len(woken))
-        reach(Failpoint.WAKE_ENDED)
 
     def _business_now(self) -> datetime:
         try:

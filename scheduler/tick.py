@@ -10,7 +10,6 @@ from shared.db.billing_events import Cause
 from shared.db.session import in_transaction
 from shared.domain.schedule import DueRun, due_runs
 from shared.domain.states import RunState
-from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import Job, job_of_run
 from shared.policy import Policy
 from shared.scheduling.runs import begin_schedule, insert_run, known_run_keys, schedule_of
@@ -24,9 +23,7 @@ def tick(engine: Engine, policy: Policy, now: datetime) -> list[Job]:
     Each run is a transaction of its own. Raises what the database raises; the next tick starts afresh.
     """
     jobs: list[Job] = []
-    reach(Failpoint.TICK_BEGUN)
-    due = in_transaction(engine, lambda connection: _decide(connection, policy, now))
-    reach(Failpoint.TICK_DECIDED)
+    due = in_transaction(engine, lambda connection: _decide(connection, policy, now), step="tick.decide")
     for run in due:
         job = _insert(engine, run, now)
         if job is not None:
@@ -39,19 +36,14 @@ def _decide(connection: Connection, policy: Policy, now: datetime) -> list[DueRu
     since = begin_schedule(connection, policy, now)
     expected = due_runs(schedule, now, frozenset(), since)
     known = known_run_keys(connection, (run.key for run in expected))
-    reach(Failpoint.TICK_DECIDE_BEFORE_COMMIT)
     return due_runs(schedule, now, known, since)
 
 
 def _insert(engine: Engine, run: DueRun, now: datetime) -> Job | None:
     def work(connection: Connection) -> UUID | None:
-        run_id = insert_run(connection, run, Cause("scheduler", now))
-        reach(Failpoint.TICK_RUN_BEFORE_COMMIT)
-        return run_id
+        return insert_run(connection, run, Cause("scheduler", now))
 
-    reach(Failpoint.TICK_RUN_INSERTING)
-    run_id = in_transaction(engine, work)
-    reach(Failpoint.TICK_RUN_INSERTED)
+    run_id = in_transaction(engine, work, step="tick.run")
     if run_id is None:
         return None  # another scheduler or a person was faster
     name = " ".join(run.key)

@@ -4,8 +4,8 @@ Off, which is always so in production, a step costs one look at a module's varia
 in a real process `DUECOURSE_CRASH_AT` and `DUECOURSE_CRASH_PROBABILITY` do (settings with a live Stripe key refuse
 them), and there a crash is SIGKILL: nothing is rolled back, answered, logged or closed by us.
 
-A new transaction in a use case needs a point on both sides of it, a new request is sent through `request`
-(shared/gateway/requests.py), which has both: tests/failpoints finds steps and points by itself.
+A new transaction in a use case has its points by `in_transaction(…, step=…)`, a new request by `request`
+(shared/gateway/requests.py). What is done by hand needs a point on both sides; tests/failpoints finds all of them.
 """
 
 import os
@@ -39,7 +39,7 @@ class Failpoint(StrEnum):
     CHARGE_CREATE_SENT = "charge.create.sent"
     CHARGE_CONFIRM_ALLOWING = "charge.confirm_allow.begun"
     CHARGE_CONFIRM_ALLOW_BEFORE_COMMIT = "charge.confirm_allow.before_commit"
-    CHARGE_CONFIRM_ALLOWED = "charge.confirm_allowed"
+    CHARGE_CONFIRM_ALLOWED = "charge.confirm_allow.committed"
     CHARGE_CONFIRM_SENDING = "charge.confirm.sending"
     CHARGE_CONFIRM_SENT = "charge.confirm.sent"
     CHARGE_CANCEL_SENDING = "charge.cancel.sending"
@@ -111,10 +111,10 @@ class Failpoint(StrEnum):
     EVENT_RUNG = "event.rung"
     EVENT_POSTPONING = "event.postpone.begun"
     EVENT_POSTPONE_BEFORE_COMMIT = "event.postpone.before_commit"
-    EVENT_POSTPONED = "event.postponed"
+    EVENT_POSTPONED = "event.postpone.committed"
     EVENT_TROUBLE_BEGUN = "event.trouble.begun"
     EVENT_TROUBLE_BEFORE_COMMIT = "event.trouble.before_commit"
-    EVENT_TROUBLE_NOTED = "event.trouble_noted"
+    EVENT_TROUBLE_NOTED = "event.trouble.committed"
 
     RECONCILE_BEGUN = "reconcile.begun"
     RECONCILE_START_BEFORE_COMMIT = "reconcile.start.before_commit"
@@ -123,10 +123,10 @@ class Failpoint(StrEnum):
     RECONCILE_LOOK_SENT = "reconcile.look.sent"
     RECONCILE_ANNOUNCING = "reconcile.announce.begun"
     RECONCILE_ANNOUNCE_BEFORE_COMMIT = "reconcile.announce.before_commit"
-    RECONCILE_ANNOUNCED = "reconcile.announced"
+    RECONCILE_ANNOUNCED = "reconcile.announce.committed"
     RECONCILE_ROW_FINDING = "reconcile.row.begun"
     RECONCILE_ROW_BEFORE_COMMIT = "reconcile.row.before_commit"
-    RECONCILE_ROW_FOUND = "reconcile.row_found"
+    RECONCILE_ROW_FOUND = "reconcile.row.committed"
     RECONCILE_ABANDONING = "reconcile.abandon.begun"
     RECONCILE_ABANDON_BEFORE_COMMIT = "reconcile.abandon.before_commit"
     RECONCILE_ABANDONED = "reconcile.abandoned"
@@ -137,7 +137,7 @@ class Failpoint(StrEnum):
     RECONCILE_CHUNK_COMMITTED = "reconcile.chunk.committed"
     RECONCILE_RESTING = "reconcile.rest.begun"
     RECONCILE_REST_BEFORE_COMMIT = "reconcile.rest.before_commit"
-    RECONCILE_RESTED = "reconcile.rested"
+    RECONCILE_RESTED = "reconcile.rest.committed"
     RECONCILE_RINGING = "reconcile.ringing"
 
     WEBHOOK_RECEIVED = "webhook.received"
@@ -146,16 +146,16 @@ class Failpoint(StrEnum):
     WEBHOOK_ANSWERED = "webhook.answered"
 
     LEAD_TAKEN = "lead.taken"
-    TICK_BEGUN = "tick.begun"
+    TICK_BEGUN = "tick.decide.begun"
     TICK_DECIDE_BEFORE_COMMIT = "tick.decide.before_commit"
-    TICK_DECIDED = "tick.decided"
+    TICK_DECIDED = "tick.decide.committed"
     TICK_RUN_INSERTING = "tick.run.begun"
     TICK_RUN_BEFORE_COMMIT = "tick.run.before_commit"
-    TICK_RUN_INSERTED = "tick.run_inserted"
+    TICK_RUN_INSERTED = "tick.run.committed"
     TICK_RUNG = "tick.rung"
     WAKE_BEGUN = "wake.begun"
     WAKE_BEFORE_COMMIT = "wake.before_commit"
-    WAKE_ENDED = "wake.ended"
+    WAKE_ENDED = "wake.committed"
     SWEEP_BEGUN = "sweep.begun"
     SWEEP_FOUND = "sweep.found"
     SWEEP_RUNG = "sweep.rung"
@@ -168,6 +168,16 @@ class Failpoint(StrEnum):
 
 #: Names that scripts may still hold, with what they are called now.
 RENAMED: Mapping[str, str] = {
+    "event.trouble_noted": "event.trouble.committed",
+    "wake.ended": "wake.committed",
+    "charge.confirm_allowed": "charge.confirm_allow.committed",
+    "event.postponed": "event.postpone.committed",
+    "reconcile.announced": "reconcile.announce.committed",
+    "reconcile.row_found": "reconcile.row.committed",
+    "reconcile.rested": "reconcile.rest.committed",
+    "tick.begun": "tick.decide.begun",
+    "tick.decided": "tick.decide.committed",
+    "tick.run_inserted": "tick.run.committed",
     "settle.looked_up": "settle.look_up.sent",
     "event.setup_intent.fetched": "event.setup_intent.sent",
     "event.new_card.fetched": "event.new_card.sent",
@@ -187,9 +197,9 @@ def reach(point: Failpoint) -> None:
         _hook(point)
 
 
-def reach_edge(step: str, edge: str) -> None:
-    """Reach the failpoint `<step>.<edge>`, where one piece of code serves several steps."""
-    if _hook is not None:
+def reach_edge(step: str | None, edge: str) -> None:
+    """Reach the failpoint `<step>.<edge>`, where one piece of code serves several steps; without a step, none."""
+    if _hook is not None and step is not None:
         _hook(Failpoint(f"{step}.{edge}"))
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from shared.failpoints import reach_edge
 from shared.settings import Settings
 
 log = structlog.get_logger()
@@ -81,6 +82,7 @@ def in_transaction(
     *,
     insist_for_s: float = INSIST_FOR_S,
     outlives_outages: bool = False,
+    step: str | None = None,
 ) -> Result:
     """Run `work` in one transaction, again from its start after a deadlock or a serialization failure (I4).
 
@@ -90,13 +92,18 @@ def in_transaction(
 
     A lock that somebody else holds is waited for up to `insist_for_s` (s); so is, with `outlives_outages`, a
     database that is away, starting, or full. Any other error is raised at once, with nothing written.
+
+    A `step` ("tick.run") names three failpoints: `<step>.begun` before it, `<step>.before_commit` at the end of
+    `work`, `<step>.committed` after it.
     """
+    reach_edge(step, "begun")
     give_up_at = time.monotonic() + insist_for_s
     repetition = deadlocks = breaks = 0
     while True:
         try:
             with engine.begin() as connection:
-                return work(connection)
+                result = work(connection)
+                reach_edge(step, "before_commit")
         except (DBAPIError, PoolTimeoutError) as error:
             deadlocks += _is_repeatable(error)
             breaks += _is_break(error)
@@ -104,6 +111,9 @@ def in_transaction(
             is_worth_waiting = is_locked(error) or (outlives_outages and is_outage(error))
             if not is_cheap and not (is_worth_waiting and time.monotonic() < give_up_at):
                 raise
+        else:
+            reach_edge(step, "committed")
+            return result
         time.sleep(random.uniform(0, min(LONGEST_PAUSE_S, 0.01 * 2**repetition)))  # noqa: S311  # spread, not secrecy
         repetition = min(repetition + 1, 10)
 

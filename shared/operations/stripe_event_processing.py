@@ -133,7 +133,6 @@ def apply_event(connection: Connection, event: StripeEvent, apply: Apply, at: Mo
 def postpone_event(connection: Connection, event: StripeEvent, until: datetime) -> None:
     """Leave the event as it is until `until`, machine time."""
     connection.execute(_still_open(event).values(try_again_at=until))
-    reach(Failpoint.EVENT_POSTPONE_BEFORE_COMMIT)
 
 
 def note_error(connection: Connection, event: StripeEvent, error: Exception, at: Moment) -> None:
@@ -160,7 +159,6 @@ def note_error(connection: Connection, event: StripeEvent, error: Exception, at:
             data={**_ids(event), "tries": tries},
         ),
     )
-    reach(Failpoint.EVENT_TROUBLE_BEFORE_COMMIT)
 
 
 def describe_error(error: Exception) -> str:

@@ -6,7 +6,6 @@ from sqlalchemy import Connection, or_, update
 
 from shared.db.tables.payments import payment_attempts, payment_intents
 from shared.domain.states import AttemptState
-from shared.failpoints import Failpoint, reach
 from shared.gateway.port import PaymentIntentSnapshot
 from shared.payments.claim import Claimed
 
@@ -30,5 +29,4 @@ def allow_confirm(
         .values(stripe_payment_intent_id=snapshot.stripe_id, status=snapshot.status)
         .returning(payment_intents.c.id)
     ).one_or_none()
-    reach(Failpoint.CHARGE_CONFIRM_ALLOW_BEFORE_COMMIT)
     return committed is not None

@@ -11,7 +11,6 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from shared.failpoints import Failpoint, reach
 from shared.payments.outcome_handlers import NOT_SENT_BACKOFF
 
 #: The longest pause while others are answered.
@@ -70,5 +69,4 @@ def end_backoffs(connection: Connection, now: datetime, machine_now: datetime) -
             "at_most": WAKE_AT_MOST,
         },
     ).all()
-    reach(Failpoint.WAKE_BEFORE_COMMIT)
     return woken

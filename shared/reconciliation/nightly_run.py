@@ -48,4 +48,3 @@ def postpone_nightly_run(connection: Connection, runtime: Runtime, run_id: UUID,
     run = lock_workable_run(connection, run_id, RECONCILIATION)
     if run is not None:
         back_off_run(connection, run, runtime.machine_now() + REST, why, runtime.clock.now())
-    reach(Failpoint.RECONCILE_REST_BEFORE_COMMIT)

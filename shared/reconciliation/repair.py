@@ -35,11 +35,8 @@ def commit_findings(reconciliation: Reconciliation, found: Iterable[Found]) -> N
     def work(connection: Connection) -> None:
         for one in found:
             write_new_finding(connection, reconciliation, one)
-        reach(Failpoint.RECONCILE_ANNOUNCE_BEFORE_COMMIT)
 
-    reach(Failpoint.RECONCILE_ANNOUNCING)
-    in_transaction(reconciliation.runtime.engine, work)
-    reach(Failpoint.RECONCILE_ANNOUNCED)
+    in_transaction(reconciliation.runtime.engine, work, step="reconcile.announce")
 
 
 def write_new_finding(connection: Connection, reconciliation: Reconciliation, one: Found) -> None:
@@ -59,13 +56,9 @@ def record_if_paid(reconciliation: Reconciliation, payment_id: UUID, stripe_paym
     snapshot, runtime = answer.payment_intent, reconciliation.runtime
 
     def work(connection: Connection) -> UUID | None:
-        row_id = _row_for_money(connection, reconciliation, payment_id, snapshot)
-        reach(Failpoint.RECONCILE_ROW_BEFORE_COMMIT)
-        return row_id
+        return _row_for_money(connection, reconciliation, payment_id, snapshot)
 
-    reach(Failpoint.RECONCILE_ROW_FINDING)
-    row_id = in_transaction(runtime.engine, work)
-    reach(Failpoint.RECONCILE_ROW_FOUND)
+    row_id = in_transaction(runtime.engine, work, step="reconcile.row")
     if row_id is not None:
         record_observation(runtime, row_id, answer, reconciliation.actor)
 

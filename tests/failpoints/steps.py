@@ -34,6 +34,7 @@ WATCHED = (
 NOT_WATCHED = ("shared/invoicing/preview.py", "shared/reconciliation/verify/")
 TRANSACTIONS = frozenset({"in_transaction", "in_turn"})
 #: Sends what REQUESTS are, with a failpoint on both sides.
+EDGES = ("begun", "before_commit", "committed")
 REQUEST, UNNAMED = "request", "request without the name of a step"
 REQUESTS = frozenset(name for name in vars(ProcessorGateway) if not name.startswith("_"))
 LAST_CHANCE = "_BEFORE_COMMIT"
@@ -59,6 +60,7 @@ class Step:
     ends: Position
     body: ast.expr | None = None  # what a transaction runs
     block: ast.With | None = None  # a transaction written as a block
+    is_named: bool = False  # a transaction with a `step`, which has its points by itself
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,8 @@ def _examine(
     for step in sorted(steps, key=lambda step: step.begins):
         where = f"{source.path}:{step.begins[0]} {function.name}: {step.what}"
         found.steps.append(where)
-        if step.what == REQUEST:
-            continue  # it has both
+        if step.what == REQUEST or step.is_named:
+            continue  # it has them all
         if step.what in REQUESTS or step.what == UNNAMED:
             found.missing.append(f'{where} has no failpoints: send it by request("charge.create", gateway.…, …)')
             continue
@@ -226,11 +228,17 @@ def _point(node: ast.AST) -> Point | None:
 
 
 def _edges(node: ast.AST) -> list[Point]:
-    """What `request("charge.create", …)` reaches, at its first and its last character."""
+    """What `request("charge.create", …)` and `in_transaction(…, step="tick.run")` reach, at their two ends."""
     match node:
         case ast.Call(func=ast.Name(id="request"), args=[ast.Constant(value=str(step)), *_]):
             sending, sent = Failpoint(f"{step}.sending").name, Failpoint(f"{step}.sent").name
             return [Point(_begin(node), sending), Point(_end(node), sent)]
+        case ast.Call(func=ast.Name(id=name), keywords=keywords) if name in TRANSACTIONS:
+            steps = [ast.literal_eval(keyword.value) for keyword in keywords if keyword.arg == "step"]
+            edges = [Failpoint(f"{step}.{edge}").name for step in steps for edge in EDGES]
+            return [
+                Point(at, edge) for at, edge in zip((_begin(node), _end(node), _end(node)), edges, strict=False)
+            ]
         case _:
             return []
 
@@ -256,7 +264,8 @@ def _step(node: ast.AST, transactions: frozenset[str]) -> Step | None:
         return None
     name = _called(node)
     if name in transactions and isinstance(node.func, ast.Name):
-        return Step(name, _begin(node), _end(node), body=node.args[1] if len(node.args) > 1 else None)
+        body = node.args[1] if len(node.args) > 1 else None
+        return Step(name, _begin(node), _end(node), body=body, is_named=bool(_edges(node)))
     if name == REQUEST and isinstance(node.func, ast.Name):
         return Step(REQUEST if _edges(node) else UNNAMED, _begin(node), _end(node))
     if name in REQUESTS and isinstance(node.func, ast.Attribute):

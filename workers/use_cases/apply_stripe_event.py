@@ -106,17 +106,15 @@ def _fetch(runtime: Runtime, event: StripeEvent) -> Apply:
 def _come_back(runtime: Runtime, event: StripeEvent, at: datetime, why: str) -> None:
     """Leave the event as it is and look at it again at `at`, machine time."""
     log.warning("stripe_event.later", stripe_event_id=event.stripe_event_id, type=event.type, at=at, why=why)
-    reach(Failpoint.EVENT_POSTPONING)
-    in_transaction(runtime.engine, lambda connection: postpone_event(connection, event, at))
-    reach(Failpoint.EVENT_POSTPONED)
+    in_transaction(runtime.engine, lambda connection: postpone_event(connection, event, at), step="event.postpone")
 
 
 def _note_error(runtime: Runtime, event: StripeEvent, error: Exception) -> None:
     try:
         at = _moment(runtime)
-        reach(Failpoint.EVENT_TROUBLE_BEGUN)
-        in_transaction(runtime.engine, lambda connection: note_error(connection, event, error, at))
-        reach(Failpoint.EVENT_TROUBLE_NOTED)
+        in_transaction(
+            runtime.engine, lambda connection: note_error(connection, event, error, at), step="event.trouble"
+        )
     except DBAPIError as also:  # the database may be the trouble; the claim's end brings the event back
         log.warning(
             "stripe_event.trouble_not_noted", stripe_event_id=event.stripe_event_id, why=describe_error(also)

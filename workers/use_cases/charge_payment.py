@@ -74,11 +74,11 @@ def _ask(runtime: Runtime, claimed: Claimed) -> Answer | None:
             return replace(created, outcome=Outcome.NOT_SENT, reason=f"no PaymentIntent: {created.reason}")
         stripe_id = created.payment_intent.stripe_id
         shown, machine_now = created.payment_intent, runtime.machine_now
-        reach(Failpoint.CHARGE_CONFIRM_ALLOWING)
         is_allowed = in_transaction(
-            runtime.engine, lambda connection: allow_confirm(connection, claimed, shown, machine_now())
+            runtime.engine,
+            lambda connection: allow_confirm(connection, claimed, shown, machine_now()),
+            step="charge.confirm_allow",
         )
-        reach(Failpoint.CHARGE_CONFIRM_ALLOWED)
         if not is_allowed:
             return None
     if runtime.machine_now() + min(LEASE_MARGIN, runtime.lease / 2) > claimed.lease_expires_at:

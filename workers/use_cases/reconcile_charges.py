@@ -69,6 +69,8 @@ def _walk(reconciliation: Reconciliation, progress: Progress) -> None:
 
 def _postpone(runtime: Runtime, run_id: UUID, why: str) -> None:
     log.warning("reconciliation.waits", run_id=str(run_id), why=why, again_in_s=REST.total_seconds())
-    reach(Failpoint.RECONCILE_RESTING)
-    in_transaction(runtime.engine, lambda connection: postpone_nightly_run(connection, runtime, run_id, why))
-    reach(Failpoint.RECONCILE_RESTED)
+    in_transaction(
+        runtime.engine,
+        lambda connection: postpone_nightly_run(connection, runtime, run_id, why),
+        step="reconcile.rest",
+    )
