@@ -30,8 +30,12 @@ WATCHED = (
     "scheduler",
     "web/webhooks.py",
 )
-#: A preview and `verify` are commands of operators, and write nothing of ours.
-NOT_WATCHED = ("shared/invoicing/preview.py", "shared/reconciliation/verify/")
+#: Commands of operators: a preview and `verify` write nothing of ours, customers are made again under the same key.
+NOT_WATCHED = (
+    "shared/accounts/stripe_customers.py",
+    "shared/invoicing/preview.py",
+    "shared/reconciliation/verify/",
+)
 TRANSACTIONS = frozenset({"in_transaction", "in_turn"})
 #: Sends what REQUESTS are, with a failpoint on both sides.
 EDGES = ("begun", "before_commit", "committed")
