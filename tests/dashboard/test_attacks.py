@@ -144,7 +144,7 @@ def test_what_is_typed_into_an_address_is_shown_as_text_and_runs_nowhere(dashboa
             wrong.append((name_of(page), "NUL"))
     assert wrong == []
     changed = {table for table, count in kept(dashboard).items() if count != before[table]}
-    assert changed <= {"actions"}, "an export is written down, nothing else"
+    assert changed <= {"audit_log"}, "an export is audited, nothing else"
 
 
 def test_an_id_of_ten_thousand_digits_is_no_id(dashboard: Dashboard) -> None:
