@@ -14,20 +14,31 @@ from uuid import UUID
 from sqlalchemy import Engine, Row, select
 
 from shared.clock import ManualClock
+from shared.db.moment import Moment
 from shared.db.tables.accounts import accounts
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.db.tables.system import billing_events
 from shared.gateway.stripe_gateway import StripeGateway
-from shared.messaging.jobs import Job
+from shared.messaging.jobs import (
+    ApplyBulkAction,
+    ApplyStripeEvent,
+    ChargePayment,
+    ClosePayment,
+    GenerateInvoices,
+    Job,
+    ReconcileCharges,
+    RetryPayments,
+    SettleAttempt,
+)
 from shared.policy import Policy
 from shared.runtime import Runtime
+from shared.scheduling.due_work import SOURCES
 from simulator.client import RegisteredCard, SimulatorClient
 from simulator.faults.hooks import FaultHooks
 from simulator.issuer.stories import Story
 from simulator.testing import running_simulator
 from tests.seed import Account, add_account, add_card, add_payment, default_policy
-from workers.use_cases.charge_payment import charge_payment
-from workers.use_cases.settle_attempt import settle_attempt
+from workers import use_cases
 
 START = datetime(2026, 11, 1, 9, 0, tzinfo=UTC)
 
@@ -120,10 +131,25 @@ class World:
     # -- work
 
     def charge(self, payment_id: UUID) -> None:
-        charge_payment(self.runtime, payment_id)
+        use_cases.charge_payment(self.runtime, payment_id)
 
     def settle(self, attempt_id: UUID) -> None:
-        settle_attempt(self.runtime, attempt_id)
+        use_cases.settle_attempt(self.runtime, attempt_id)
+
+    def take_enqueued(self) -> list[Job]:
+        """Return the enqueued jobs, each once, and empty the list."""
+        jobs = list(dict.fromkeys(self.enqueued))
+        self.enqueued.clear()
+        return jobs
+
+    def do_enqueued(self) -> None:
+        """Do the enqueued jobs in order, and those that they enqueue, until none is left."""
+        while self.enqueued:
+            do(self.runtime, self.enqueued.pop(0))
+
+    def due_jobs(self, **moment: timedelta) -> list[Job]:
+        """Return the jobs that the sweep would enqueue now; see `due_jobs`."""
+        return due_jobs(self.engine, Moment(self.clock.now(), self.machine()), **moment)
 
     # -- looking
 
@@ -172,6 +198,39 @@ class World:
             line.amount
             for line in self.simulator.iter_ledger()
             if line.metadata.get("duecourse_payment_id") == str(payment_id)
+        ]
+
+
+def do(runtime: Runtime, job: Job) -> None:
+    """Call the use case that a worker calls for this job."""
+    match job:
+        case ChargePayment(payment_id):
+            use_cases.charge_payment(runtime, payment_id)
+        case SettleAttempt(attempt_id):
+            use_cases.settle_attempt(runtime, attempt_id)
+        case ClosePayment(payment_id):
+            use_cases.close_payment(runtime, payment_id)
+        case ApplyStripeEvent(coverage, stripe_event_id):
+            use_cases.apply_stripe_event(runtime, coverage, stripe_event_id)
+        case GenerateInvoices(run_id):
+            use_cases.generate_invoices(runtime, run_id)
+        case RetryPayments(run_id):
+            use_cases.retry_payments(runtime, run_id)
+        case ReconcileCharges(run_id):
+            use_cases.reconcile_charges(runtime, run_id)
+        case ApplyBulkAction(bulk_id):
+            use_cases.apply_bulk_action(runtime, bulk_id)
+        case _:
+            raise AssertionError(f"no use case for {job}")
+
+
+def due_jobs(engine: Engine, moment: Moment, **parameters: timedelta) -> list[Job]:
+    """Return the jobs of all sources of the sweep, without its memory of what it enqueued before."""
+    with engine.connect() as connection:
+        return [
+            source.job(row)
+            for source in SOURCES
+            for row in connection.execute(source.query, moment.parameters(**parameters))
         ]
 
 

@@ -17,7 +17,6 @@ from shared.db.tables.operators import audit_log, bulk_actions, bulk_items
 from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events
 from shared.domain.refusals import Refused
-from shared.messaging.jobs import ApplyBulkAction, ChargePayment, ClosePayment
 from tests.seed import Account
 from tests.world import World
 from web.dashboard.queries.payments import PaymentFilter
@@ -92,16 +91,7 @@ class Desk:
         use_cases.apply_bulk_action(self.world.runtime, bulk_id)
 
     def does_what_is_rung(self) -> None:
-        while self.world.enqueued:
-            match self.world.enqueued.pop(0):
-                case ApplyBulkAction(bulk_id):
-                    self.applies(bulk_id)
-                case ChargePayment(payment_id):
-                    self.world.charge(payment_id)
-                case ClosePayment(payment_id):
-                    use_cases.close_payment(self.world.runtime, payment_id)
-                case job:
-                    raise AssertionError(job)
+        self.world.do_enqueued()
 
     # -- looking
 

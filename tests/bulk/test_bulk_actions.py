@@ -15,7 +15,6 @@ from shared.bulk.actions import BulkAction
 from shared.bulk.lifecycle import BEGIN_LOCK, Begun, Changed
 from shared.bulk.progress import CHUNK
 from shared.db.billing_events import Cause
-from shared.db.moment import Moment
 from shared.db.tables.payments import payments
 from shared.domain.refusals import Refused
 from shared.failpoints import Crashed, Failpoint, armed, crashing_at
@@ -23,7 +22,6 @@ from shared.messaging.jobs import ApplyBulkAction, ChargePayment, ClosePayment
 from shared.operations.audit_log import AuditAction
 from shared.payments.operator.hold import hold_payment
 from shared.runtime import Runtime
-from shared.scheduling.due_work import SOURCES
 from simulator.issuer.stories import AlwaysDeclines
 from tests.bulk.company import ANNA, Desk
 from tests.invoicing.month_start import wait_for_waiter
@@ -31,10 +29,7 @@ from workers import use_cases
 
 
 def due(desk: Desk) -> set[Any]:
-    world = desk.world
-    with world.engine.connect() as connection:
-        parameters = Moment(world.clock.now(), world.machine()).parameters()
-        return {source.job(row) for source in SOURCES for row in connection.execute(source.query, parameters)}
+    return set(desk.world.due_jobs())
 
 
 def hasty(desk: Desk, seconds: float) -> Runtime:

@@ -29,15 +29,7 @@ from shared.domain.schedule import RunKey
 from shared.explain.explanation import Explanation, explain_payment
 from shared.messaging.jobs import (
     MONTHLY_INVOICES,
-    ApplyBulkAction,
-    ApplyStripeEvent,
-    ChargePayment,
-    ClosePayment,
-    GenerateInvoices,
     Job,
-    ReconcileCharges,
-    RetryPayments,
-    SettleAttempt,
 )
 from shared.policy import Coverage
 from shared.scheduling.due_work import SOURCES, STRIPE_EVENTS
@@ -50,7 +42,7 @@ from tests.diaries.gates import Gate, Gates
 from tests.seed import Account, add_fee, add_service
 from tests.web.serving import wait_until
 from tests.web.stripe_words import event_body, signature
-from tests.world import World, api_key
+from tests.world import World, api_key, do
 from workers import use_cases
 
 #: More rounds than any day has: what still finds work then would find it for ever.
@@ -116,7 +108,7 @@ class Diary:
         """What was rung for and what the sweep's sources find, each once."""
         world = self.world
         world.machine.now = max(world.machine.now, machine_now())
-        enqueued = [world.enqueued.pop(0) for _ in range(len(world.enqueued))]
+        enqueued = world.take_enqueued()
         pending = self.pending()  # one query instead of one for each source
         parameters = Moment(self.now, world.machine()).parameters(webhook_enqueues_within=timedelta(0))
         with world.engine.connect() as connection:
@@ -127,26 +119,7 @@ class Diary:
 
     def do(self, job: Job) -> None:
         """Do what a worker does with a message."""
-        runtime = self.world.runtime
-        match job:
-            case ChargePayment(payment_id):
-                use_cases.charge_payment(runtime, payment_id)
-            case SettleAttempt(attempt_id):
-                use_cases.settle_attempt(runtime, attempt_id)
-            case ApplyStripeEvent(coverage, stripe_event_id):
-                use_cases.apply_stripe_event(runtime, coverage, stripe_event_id)
-            case GenerateInvoices(run_id):
-                use_cases.generate_invoices(runtime, run_id)
-            case RetryPayments(run_id):
-                use_cases.retry_payments(runtime, run_id)
-            case ReconcileCharges(run_id):
-                use_cases.reconcile_charges(runtime, run_id)
-            case ClosePayment(payment_id):
-                use_cases.close_payment(runtime, payment_id)
-            case ApplyBulkAction(bulk_id):
-                use_cases.apply_bulk_action(runtime, bulk_id)
-            case _:
-                raise AssertionError(f"nobody does {job}")
+        do(self.world.runtime, job)
 
     def do_all(self, jobs: Iterable[Job]) -> None:
         for job in jobs:

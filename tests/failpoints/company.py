@@ -173,8 +173,8 @@ class Company(Diary):
         for _ in range(ROUNDS):
             self.wait_for_webhooks()
             self.sweep()
-            jobs = [self.world.enqueued.pop(0) for _ in range(len(self.world.enqueued))]
-            self.do_all(dict.fromkeys(jobs))
+            jobs = self.world.take_enqueued()
+            self.do_all(jobs)
             if jobs:
                 self._pass(BETWEEN_SWEEPS_S)
             elif self.is_quiet():

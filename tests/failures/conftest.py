@@ -10,13 +10,10 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.pool import NullPool
 
-from shared.db.moment import Moment
 from shared.db.session import make_engine
-from shared.messaging.jobs import ChargePayment, SettleAttempt
-from shared.scheduling.due_work import SOURCES
 from shared.settings import Settings
 from tests.diaries.gates import Gates
-from tests.world import World, running_world
+from tests.world import World, do, running_world
 
 
 class PassableGates(Gates):
@@ -73,19 +70,8 @@ def another_session(database_url: str) -> Iterator[Engine]:
 def work_until_quiet(world: World, rounds: int = 20) -> None:
     """Sweep and do what is found, a lease apart, as hours pass without anybody's hand."""
     for _ in range(rounds):
-        moment = Moment(world.clock.now(), world.machine())
-        with world.engine.connect() as connection:
-            jobs = [
-                source.job(row)
-                for source in SOURCES
-                for row in connection.execute(source.query, moment.parameters())
-            ]
-        for job in jobs:
-            match job:
-                case ChargePayment(payment_id):
-                    world.charge(payment_id)
-                case SettleAttempt(attempt_id):
-                    world.settle(attempt_id)
+        for job in world.due_jobs():
+            do(world.runtime, job)
         world.machine.pass_(minutes=5, seconds=1)
 
 

@@ -22,7 +22,6 @@ from shared.operations.stripe_event_processing import EVENT_BACKOFF
 from shared.payments.claim import claim_charge
 from shared.payments.outcome_handlers import NOT_SENT_BACKOFF
 from shared.payments.record_outcome import LOOK_UP_BACKOFF
-from shared.scheduling.due_work import SOURCES
 from shared.settings import Settings
 from tests.diaries.gates import Gate
 from tests.failures.conftest import PassableGates, asked, assert_paid_once, work_until_quiet
@@ -33,14 +32,6 @@ from tests.world import World
 HOUR = timedelta(hours=1)
 #: A machine that started with a clock in 2037 or so, until somebody set it.
 YEARS = timedelta(days=4_000)
-
-
-def due(world: World) -> list[Job]:
-    moment = Moment(world.clock.now(), world.machine())
-    with world.engine.connect() as connection:
-        return [
-            source.job(row) for source in SOURCES for row in connection.execute(source.query, moment.parameters())
-        ]
 
 
 def jump(world: World, by: timedelta) -> None:
@@ -78,7 +69,7 @@ def test_a_clock_set_back_does_not_make_a_killed_workers_attempt_wait_for_it(
     jump(world, -by)
     began = world.machine()
     while world.payment(owed).state != "paid":
-        for job in due(world):
+        for job in world.due_jobs():
             if isinstance(job, SettleAttempt):
                 world.settle(job.attempt_id)
             elif isinstance(job, ChargePayment):
@@ -100,12 +91,12 @@ def test_a_clock_set_back_by_years_takes_no_attempt_from_a_living_worker(
             gates.wait_for_somebody_at(Gate.ARRIVAL)
             jump(world, -YEARS)
             (attempt,) = world.attempts(owed)
-            assert SettleAttempt(attempt.id) in due(world)
+            assert SettleAttempt(attempt.id) in world.due_jobs()
             world.settle(attempt.id)
             (attempt,) = world.attempts(owed)
             assert attempt.state == "started"
             assert attempt.lease_expires_at == world.machine() + world.runtime.lease, "a whole one from now on"
-            assert due(world) == []
+            assert world.due_jobs() == []
         charge.result(60)
     assert_paid_once(world, owed)
     assert asked(world) == 1
@@ -140,10 +131,10 @@ def test_nothing_waits_for_an_instant_that_only_a_wrong_clock_can_have_written(
         if job is ApplyStripeEvent:
             connection.execute(text(EVENT))
         connection.execute(text(sql), {"at": world.machine() + HOUR})
-    assert [one for one in due(world) if isinstance(one, job)] == [], "within what our own waits can be"
+    assert [one for one in world.due_jobs() if isinstance(one, job)] == [], "within what our own waits can be"
     with world.engine.begin() as connection:
         connection.execute(text(sql), {"at": world.machine() + YEARS})
-    assert [type(one) for one in due(world) if isinstance(one, job)] == [job]
+    assert [type(one) for one in world.due_jobs() if isinstance(one, job)] == [job]
     if job is not ApplyStripeEvent:
         world.account("A-2")
         work_until_quiet(world)
@@ -154,7 +145,7 @@ def test_an_event_that_waits_for_an_operator_is_left_to_them(world: World) -> No
     with world.engine.begin() as connection:
         connection.execute(text(EVENT))
         connection.execute(text("UPDATE stripe_events SET state = 'trouble', try_again_at = '9999-12-31T00:00Z'"))
-    assert due(world) == []
+    assert world.due_jobs() == []
 
 
 def test_our_own_waits_are_all_shorter_than_what_is_taken_for_a_wrong_clock() -> None:

@@ -24,11 +24,7 @@ from shared.gateway.stripe_version import API_VERSION
 from shared.messaging.jobs import (
     ApplyStripeEvent,
     ChargePayment,
-    GenerateInvoices,
     Job,
-    ReconcileCharges,
-    RetryPayments,
-    SettleAttempt,
 )
 from shared.runtime import Runtime
 from simulator.client import SimulatorClient
@@ -40,8 +36,8 @@ from tests.seed import default_policy
 from tests.web.conftest import web_settings
 from tests.web.serving import running
 from tests.web.stripe_words import SECRET, event_body, signature
+from tests.world import do
 from web.app import build_app
-from workers import use_cases
 
 BUSINESS_START = datetime(2026, 10, 31, 12, tzinfo=UTC)
 #: Years before business time: code that takes one clock for the other breaks at once.
@@ -150,21 +146,7 @@ class Company:
 
     def do(self, job: Job) -> None:
         """Do what a worker does with a message. Raises what a worker would log."""
-        match job:
-            case ChargePayment(payment_id):
-                use_cases.charge_payment(self.runtime, payment_id)
-            case SettleAttempt(attempt_id):
-                use_cases.settle_attempt(self.runtime, attempt_id)
-            case ApplyStripeEvent(coverage, stripe_event_id):
-                use_cases.apply_stripe_event(self.runtime, coverage, stripe_event_id)
-            case GenerateInvoices(run_id):
-                use_cases.generate_invoices(self.runtime, run_id)
-            case RetryPayments(run_id):
-                use_cases.retry_payments(self.runtime, run_id)
-            case ReconcileCharges(run_id):
-                use_cases.reconcile_charges(self.runtime, run_id)
-            case _:
-                raise AssertionError(f"nobody does {job}")
+        do(self.runtime, job)
 
     # -- the processor
 

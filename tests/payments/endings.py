@@ -8,14 +8,12 @@ import httpx
 from sqlalchemy import select
 
 from shared.db.billing_events import Cause
-from shared.db.moment import Moment
 from shared.db.tables.system import billing_events
 from shared.domain.refusals import Refused
 from shared.domain.states import PaymentState
 from shared.messaging.jobs import Job
 from shared.payments.operator.close import CloseWithdrawn, request_close, withdraw_close
 from shared.reconciliation.verify import Scope, verify
-from shared.scheduling.due_work import SOURCES
 from simulator.issuer.stories import AlwaysDeclines, Pays
 from tests.seed import Account
 from tests.world import World, api_key
@@ -54,13 +52,7 @@ def declined(world: World, account: Account) -> UUID:
 
 
 def due(world: World) -> set[Job]:
-    with world.engine.connect() as connection:
-        moment = Moment(world.clock.now(), world.machine())
-        return {
-            source.job(row)
-            for source in SOURCES
-            for row in connection.execute(source.query, moment.parameters(timedelta(0)))
-        }
+    return set(world.due_jobs(webhook_enqueues_within=timedelta(0)))
 
 
 def status_there(world: World, payment: UUID, which: int = 0) -> str:

@@ -13,22 +13,15 @@ from sqlalchemy import Engine, select
 
 from scheduler.tick import tick
 from shared.clock import machine_now
-from shared.db.moment import Moment
 from shared.db.tables.payments import payments
 from shared.domain.calendar import Period
 from shared.gateway.port import StripeEventSnapshot
 from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
 from shared.messaging.jobs import (
-    ApplyStripeEvent,
-    ChargePayment,
     GenerateInvoices,
     Job,
-    ReconcileCharges,
-    RetryPayments,
-    SettleAttempt,
 )
 from shared.runtime import Runtime
-from shared.scheduling.due_work import SOURCES
 from simulator.api.errors import Answer
 from simulator.faults.hooks import Arrival, NoFaults
 from simulator.issuer.stories import Pays
@@ -38,7 +31,7 @@ from tests.races.contender import LEASE, read_event
 from tests.races.plan import STORIES, Round
 from tests.races.racers import Batch, Bound, Deliveries, Racers
 from tests.seed import Account, add_fee
-from tests.world import MachineClock, World, api_key, make_gateways
+from tests.world import MachineClock, World, api_key, do, make_gateways
 from workers import use_cases
 
 COVERAGE = "global"
@@ -168,36 +161,14 @@ class Track:
                 if not jobs:
                     break
                 for job in jobs:
-                    self._do(job)
+                    do(self.world.runtime, job)
             else:
                 raise AssertionError(f"never quiet at {self.now}")
 
     def _due_jobs(self) -> list[Job]:
         """What was rung for and what the sweep finds, each once."""
-        enqueued = [self.world.enqueued.pop(0) for _ in range(len(self.world.enqueued))]
-        parameters = Moment(self.now, self.world.machine()).parameters(webhook_enqueues_within=timedelta(0))
-        with self.world.engine.connect() as connection:
-            for source in SOURCES:
-                enqueued += [source.job(row) for row in connection.execute(source.query, parameters)]
-        return list(dict.fromkeys(enqueued))
-
-    def _do(self, job: Job) -> None:
-        runtime = self.world.runtime
-        match job:
-            case ChargePayment(payment_id):
-                use_cases.charge_payment(runtime, payment_id)
-            case SettleAttempt(attempt_id):
-                use_cases.settle_attempt(runtime, attempt_id)
-            case ApplyStripeEvent(coverage, stripe_event_id):
-                use_cases.apply_stripe_event(runtime, coverage, stripe_event_id)
-            case GenerateInvoices(run_id):
-                use_cases.generate_invoices(runtime, run_id)
-            case RetryPayments(run_id):
-                use_cases.retry_payments(runtime, run_id)
-            case ReconcileCharges(run_id):
-                use_cases.reconcile_charges(runtime, run_id)
-            case _:
-                raise AssertionError(f"nobody does {job}")
+        found = self.world.take_enqueued() + self.world.due_jobs(webhook_enqueues_within=timedelta(0))
+        return list(dict.fromkeys(found))
 
     # -- the processor's lists
 

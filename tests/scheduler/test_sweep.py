@@ -29,6 +29,7 @@ from shared.messaging.jobs import (
     SettleAttempt,
 )
 from shared.scheduling.due_work import SOURCES
+from tests import world
 from tests.scheduler.conftest import Bell, MachineTime
 from tests.seed import Account, add_account, add_card, add_payment, add_run
 
@@ -48,13 +49,7 @@ def account(engine: Engine) -> Account:
 
 
 def due_jobs(engine: Engine, machine_now: datetime) -> set[Job]:
-    """What the sources say, without the sweep's memory."""
-    with engine.connect() as connection:
-        return {
-            source.job(row)
-            for source in SOURCES
-            for row in connection.execute(source.query, Moment(NOW, machine_now).parameters())
-        }
+    return set(world.due_jobs(engine, Moment(NOW, machine_now)))
 
 
 def add_attempt(
