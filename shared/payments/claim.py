@@ -7,13 +7,13 @@ reason (I13), so that nothing starves what is behind it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Unpack
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from shared.db.billing_events import BillingEvent, Cause, record_event
-from shared.db.rows import PaymentIntentRow, PaymentRow, SettingsRow, read_one, read_one_or_none
+from shared.db.rows import CardRow, PaymentIntentRow, PaymentRow, SettingsRow, read_one, read_one_or_none
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.domain.event_types import EventType
 from shared.domain.states import (
@@ -48,7 +48,7 @@ from shared.payments.eligibility import (
 )
 from shared.payments.locked_rows import lock_settings_and_payment
 from shared.payments.network_budgets import lock_card
-from shared.payments.state_changes import make_due_now, move_payment
+from shared.payments.state_changes import PaymentChanges, make_due_now, move_payment
 from shared.runtime import Runtime
 
 ACTOR = "worker"
@@ -105,7 +105,7 @@ class Wanted:
     """What an attempt is for: the card that is asked (none to cancel) as it is now, why, and who wants it."""
 
     kind: AttemptKind
-    card: Row[Any] | None
+    card: CardRow | None
     card_revision: int
     trigger: str
     requested_by: str | None
@@ -135,7 +135,7 @@ def claim_charge(connection: Connection, runtime: Runtime, payment_id: UUID) -> 
     if waits is not None:
         reach(Failpoint.CHARGE_PARK_BEFORE_COMMIT)
         return NotClaimed(waits)
-    claimed = _start(connection, runtime, payment, settings, look.card, now, machine_now)
+    claimed = _start(connection, runtime, payment, settings, look.charged_card, now, machine_now)
     reach(Failpoint.CHARGE_CLAIM_BEFORE_COMMIT)
     return claimed
 
@@ -164,19 +164,19 @@ def _wake(connection: Connection, payment: PaymentRow, now: datetime) -> Payment
 
 def _park(connection: Connection, payment: PaymentRow, look: Look) -> str | None:
     """Move a due payment that can't be charged to where it waits; None if it can be charged."""
-    now, card = look.facts.now, look.card
+    now = look.facts.now
     obstacle = first_that_holds(SET_ASIDE_BY, look.facts)
     if obstacle is BANK_TRANSFER:
         return _move(connection, payment, PaymentState.AWAITING_TRANSFER, now, "pays by bank transfer")
     if obstacle is not None:
         reason = "no card is registered"
         if obstacle is CARD_BLOCKED:
-            reason = f"this card must not be asked again ({card.block_reason})"
+            reason = f"this card must not be asked again ({look.block_reason})"
         revision = look.facts.card_revision
         return _move(
             connection, payment, PaymentState.NEEDS_PAYMENT_METHOD, now, reason, waiting_for_revision_after=revision
         )
-    lock_card(connection, payment.coverage, card.fingerprint)
+    lock_card(connection, payment.coverage, look.charged_card.fingerprint)
     budget = over_budget(connection, payment, look)
     if budget is not None:
         return _move(
@@ -186,7 +186,12 @@ def _park(connection: Connection, payment: PaymentRow, look: Look) -> str | None
 
 
 def _move(
-    connection: Connection, payment: PaymentRow, to: PaymentState, now: datetime, reason: str, **changes: Any
+    connection: Connection,
+    payment: PaymentRow,
+    to: PaymentState,
+    now: datetime,
+    reason: str,
+    **changes: Unpack[PaymentChanges],
 ) -> str:
     """Park the payment and record the attempt that was not made, with the next date if there is one."""
     move_payment(connection, payment, to, Cause(ACTOR, now, reason), **changes)
@@ -211,7 +216,7 @@ def _start(
     runtime: Runtime,
     payment: PaymentRow,
     settings: SettingsRow,
-    card: Row[Any],
+    card: CardRow,
     now: datetime,
     machine_now: datetime,
 ) -> Claimed:

@@ -12,13 +12,11 @@ States are literals in the SQL: a plan for any state could not use the partial i
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
-    Row,
     and_,
     bindparam,
     exists,
@@ -31,7 +29,7 @@ from sqlalchemy.dialects.postgresql import psycopg2
 from shared.clock import FARTHEST_AHEAD, has_come
 from shared.db.literals import is_, one_of
 from shared.db.moment import MACHINE_NOW, NOW, TOO_FAR
-from shared.db.rows import PaymentRow, SettingsRow
+from shared.db.rows import CardRow, PaymentRow, SettingsRow, read_first
 from shared.db.tables.accounts import card_blocks, cards, payment_settings
 from shared.db.tables.payments import payment_attempts, payments
 from shared.domain.calendar import UNTIL_RELEASED
@@ -374,17 +372,26 @@ _LOOK = (
 
 @dataclass(frozen=True)
 class Look:
-    """The facts about one payment, and the primary card's row behind them (its columns are null without a card)."""
+    """The facts about one payment, and the primary card behind them."""
 
     facts: Facts
-    card: Row[Any]
+    card: CardRow | None
+    block_reason: str | None
+
+    @property
+    def charged_card(self) -> CardRow:
+        """The card to charge. AssertionError without one: the table refuses such a payment before."""
+        if self.card is None:
+            raise AssertionError("a payment without a card is set aside or refused before its card is read")
+        return self.card
 
 
 def look_at(
     connection: Connection, payment: PaymentRow, settings: SettingsRow, now: datetime, machine_now: datetime
 ) -> Look:
     """Read the card, what blocks it and whether an attempt is open. A claim calls it under both rows' locks."""
-    card = connection.execute(_LOOK, {"payment_id": payment.id}).one()
+    found = connection.execute(_LOOK, {"payment_id": payment.id}).one()
+    card = None if found.id is None else read_first(CardRow, found)
     facts = Facts(
         now=now,
         machine_now=machine_now,
@@ -402,12 +409,12 @@ def look_at(
         card_revision=settings.card_revision,
         has_primary_card=settings.primary_card_id is not None,
         has_customer=settings.stripe_customer_id is not None,
-        has_card=card.id is not None,
-        is_card_detached=card.detached_at is not None,
-        is_card_blocked=card.block_reason is not None,
-        has_open_attempt=card.has_open_attempt,
+        has_card=card is not None,
+        is_card_detached=card is not None and card.detached_at is not None,
+        is_card_blocked=found.block_reason is not None,
+        has_open_attempt=found.has_open_attempt,
     )
-    return Look(facts, card)
+    return Look(facts, card, found.block_reason)
 
 
 def over_budget(connection: Connection, payment: PaymentRow, look: Look) -> OverBudget | None:
@@ -416,7 +423,7 @@ def over_budget(connection: Connection, payment: PaymentRow, look: Look) -> Over
     Not in the table, because it counts the attempts of other payments too. A claim calls
     `network_budgets.lock_card` first; a preview may be outdated at once.
     """
-    card = look.card
+    card = look.charged_card
     return network_budgets.over_budget(connection, payment.coverage, card.fingerprint, card.network, look.facts.now)
 
 

@@ -7,10 +7,9 @@ every attempt that was not made.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, select, update
 
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.rows import CardRow, PaymentRow, SettingsRow, read_one, read_one_or_none
@@ -87,7 +86,7 @@ def preview_charge(
     refused = _why_not(connection, payment, look)
     if refused is not None:
         return refused
-    card = look.card
+    card = look.charged_card
     return WouldCharge(
         payment.id,
         payment.amount_minor,
@@ -125,7 +124,7 @@ def request_charge(
     if refused is None and not releases_hold and HELD.holds(look.facts):
         refused = Refused(f"it is held: {payment.state_reason}", "release it first, or charge it by itself")
     if refused is None and snapshot is not None:
-        refused = _because_it_changed(connection, payment, settings, look.card, snapshot)
+        refused = _because_it_changed(connection, payment, settings, look.charged_card, snapshot)
     if refused is not None:
         _record_refusal(connection, payment, refused, cause)
         return refused
@@ -250,13 +249,13 @@ def _because_of_no_card(_connection: Connection, _payment: PaymentRow, _look: Lo
 
 def _because_card_is_blocked(_connection: Connection, _payment: PaymentRow, look: Look) -> Refused:
     return Refused(
-        f"{_named(look)} must not be asked again ({look.card.block_reason})",
+        f"{_named(look)} must not be asked again ({look.block_reason})",
         "ask the customer to register another card",
     )
 
 
 def _named(look: Look) -> str:
-    return f"{look.card.brand} ending in {look.card.last4}"
+    return f"{look.charged_card.brand} ending in {look.charged_card.last4}"
 
 
 #: What an operator's charge is refused by, in this order, and the words of the refusal.
@@ -274,14 +273,14 @@ REFUSED_BY: Mapping[Condition, Callable[[Connection, PaymentRow, Look], Refused]
 }
 
 
-def _snapshot(payment: PaymentRow, settings: SettingsRow, card: Row[Any]) -> ChargeSnapshot:
+def _snapshot(payment: PaymentRow, settings: SettingsRow, card: CardRow) -> ChargeSnapshot:
     return ChargeSnapshot(
         payment.amount_minor, payment.currency, card.id, settings.card_revision, payment.attempt_count
     )
 
 
 def _because_it_changed(
-    connection: Connection, payment: PaymentRow, settings: SettingsRow, card: Row[Any], snapshot: ChargeSnapshot
+    connection: Connection, payment: PaymentRow, settings: SettingsRow, card: CardRow, snapshot: ChargeSnapshot
 ) -> Refused | None:
     """What a person agreed to is what is done, or nothing is."""
     found = _snapshot(payment, settings, card)
