@@ -52,7 +52,7 @@ class MachineClock:
     def __call__(self) -> datetime:
         return self.now
 
-    def pass_(self, **duration: float) -> None:
+    def advance(self, **duration: float) -> None:
         self.now += timedelta(**duration)
 
 
@@ -78,11 +78,11 @@ class World:
             )
             return add_account(connection, external_id, coverage, stripe_customer_id=customer, **settings)
 
-    def card_of(
+    def add_primary_card(
         self, account: Account, card: str = "pm_card_visa", story: Story | None = None, brand: str = "visa"
     ) -> RegisteredCard:
         """Register a card at the processor and make it primary at once, without a webhook."""
-        registered = self.at_processor(account, card, story, brand)
+        registered = self.register_card(account, card, story, brand)
         with self.engine.begin() as connection:
             add_card(
                 connection,
@@ -95,7 +95,7 @@ class World:
             )
         return registered
 
-    def at_processor(
+    def register_card(
         self,
         account: Account,
         card: str = "pm_card_visa",
@@ -121,7 +121,7 @@ class World:
                 )
             )
 
-    def owes(self, account: Account, amount_minor: int = 5_00, **columns: Any) -> UUID:
+    def add_due_payment(self, account: Account, amount_minor: int = 5_00, **columns: Any) -> UUID:
         """A payment that is due now."""
         with self.engine.begin() as connection:
             columns.setdefault("next_attempt_at", self.clock.now())
@@ -181,7 +181,7 @@ class World:
                 )
             )
 
-    def trail(self, payment_id: UUID) -> list[tuple[str, str | None]]:
+    def billing_events(self, payment_id: UUID) -> list[tuple[str, str | None]]:
         with self.engine.connect() as connection:
             return [
                 (row.type, row.reason)
@@ -192,7 +192,7 @@ class World:
                 )
             ]
 
-    def charged(self, payment_id: UUID) -> list[int]:
+    def captured_amounts(self, payment_id: UUID) -> list[int]:
         """What the processor's own book says was captured for this payment, in minor units."""
         return [
             line.amount

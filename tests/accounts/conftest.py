@@ -125,7 +125,7 @@ class CardWorld:
     def waiting(self, account: Account, state: str = "needs_payment_method", **columns: Any) -> UUID:
         """A payment that waits for a card after the present revision."""
         revision = self.settings(account).card_revision
-        return self.world.owes(account, state=state, waiting_for_revision_after=revision, **columns)
+        return self.world.add_due_payment(account, state=state, waiting_for_revision_after=revision, **columns)
 
     def _new_events(self, coverage: str) -> list[dict[str, Any]]:
         url = f"{self.world.simulator.url}/v1/events?limit=100"
@@ -153,9 +153,9 @@ def cut_off(here: CardWorld) -> Runtime:
 def owe_with_a_lost_answer(here: CardWorld, account: Account) -> UUID:
     """A payment declined once and confirmed again; the card paid, and the answer came too late for us."""
     world = here.world
-    world.card_of(account, story=DeclinesThenPays(times=1))
+    world.add_primary_card(account, story=DeclinesThenPays(times=1))
     here.live()
-    owed = world.owes(account)
+    owed = world.add_due_payment(account)
     world.charge(owed)
     next_attempt_at = world.payment(owed).next_attempt_at
     assert next_attempt_at is not None

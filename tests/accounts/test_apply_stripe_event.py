@@ -21,7 +21,7 @@ def test_an_applied_event_is_done_for_good(here: CardWorld) -> None:
     assert here.apply(job) == "not ours: no payment has this PaymentIntent"
     row = here.event(job)
     assert (row.state, row.applied_at, row.try_again_at) == ("applied", here.world.machine.now, None)
-    here.world.machine.pass_(hours=1)
+    here.world.machine.advance(hours=1)
     here.apply(job)
     assert here.event(job) == row
     with here.world.engine.connect() as connection:
@@ -39,14 +39,14 @@ def test_an_event_that_another_worker_is_at_is_left_to_it(here: CardWorld) -> No
     job = here.tell("evt_1", "payment_intent.succeeded", "pi_1")
     claim_until(here, here.world.machine.now + timedelta(seconds=20))
     assert here.apply(job) is None
-    here.world.machine.pass_(seconds=21)
+    here.world.machine.advance(seconds=21)
     assert here.apply(job) is not None
 
 
 def test_a_worker_so_slow_that_another_took_over_applies_nothing_twice(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
-    world.at_processor(anna)
+    world.register_card(anna)
     (job,) = [job for job in here.arrived() if here.event(job).type == "setup_intent.succeeded"]
 
     class Slow:
@@ -57,7 +57,7 @@ def test_a_worker_so_slow_that_another_took_over_applies_nothing_twice(here: Car
 
         def retrieve_card(self, payment_method: str) -> CardSnapshot:
             card = world.runtime.gateways["global"].retrieve_card(payment_method)
-            world.machine.pass_(seconds=30)
+            world.machine.advance(seconds=30)
             assert here.apply(job) == "registered the primary card; 0 made due"
             return card
 
@@ -72,8 +72,8 @@ def test_an_outage_puts_an_event_off_ever_longer_and_it_is_applied_at_last(
     here: CardWorld, cut_off: Runtime
 ) -> None:
     anna = here.world.account("A-1")
-    owed = here.world.owes(anna)
-    here.world.at_processor(anna)
+    owed = here.world.add_due_payment(anna)
+    here.world.register_card(anna)
     (job,) = [job for job in here.arrived() if here.event(job).type == "setup_intent.succeeded"]
     waits = []
     for _ in range(30):
@@ -86,7 +86,7 @@ def test_an_outage_puts_an_event_off_ever_longer_and_it_is_applied_at_last(
     assert set(waits[9:]) == {600}
     assert here.apply(job) == "registered the primary card; 1 made due"
     here.live()
-    assert here.world.charged(owed) == [500]
+    assert here.world.captured_amounts(owed) == [500]
 
 
 def test_an_object_that_is_gone_is_applied_with_a_note(here: CardWorld) -> None:
@@ -115,7 +115,7 @@ def test_a_defect_is_noted_raised_and_after_twenty_times_left_to_an_operator(her
         if tries < MAX_TROUBLES:
             here.world.machine.now = row.try_again_at
     assert row.try_again_at == datetime(9999, 12, 31, tzinfo=UTC)
-    here.world.machine.pass_(days=365)
+    here.world.machine.advance(days=365)
     here.apply(job, keyless)
     assert here.event(job) == row
     with here.world.engine.connect() as connection:
@@ -170,7 +170,7 @@ def test_a_webhook_settles_an_attempt_whose_answer_was_lost(here: CardWorld) -> 
     assert world.payment(owed).state != "paid"
     here.live()
     assert world.payment(owed).state == "paid"
-    assert world.charged(owed) == [500]
+    assert world.captured_amounts(owed) == [500]
     assert [attempt.state for attempt in world.attempts(owed)] == ["declined", "succeeded"]
     with world.engine.connect() as connection:
         told = connection.execute(
@@ -185,7 +185,7 @@ def test_the_simulators_couriers_reach_the_receiver(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     world.simulator.add_webhook_endpoint("global", f"{here.web_url}/webhooks/stripe/global", SECRET["global"])
-    world.at_processor(anna)
+    world.register_card(anna)
 
     def is_stored() -> bool:
         with world.engine.connect() as connection:

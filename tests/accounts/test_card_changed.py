@@ -17,9 +17,9 @@ from tests.seed import Account
 def test_a_detached_primary_card_is_asked_no_more(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
-    card = world.at_processor(anna)
+    card = world.register_card(anna)
     here.live()
-    owed = world.owes(anna)
+    owed = world.add_due_payment(anna)
     before = world.payment(owed)
     here.detach("global", card.payment_method)
     here.live()
@@ -31,14 +31,14 @@ def test_a_detached_primary_card_is_asked_no_more(here: CardWorld) -> None:
     assert world.payment(owed) == before, "the payment itself isn't touched"
     world.charge(owed)
     assert world.payment(owed).state == "needs_payment_method"
-    assert world.charged(owed) == []
+    assert world.captured_amounts(owed) == []
 
 
 def test_a_detached_second_card_changes_nothing_for_the_primary_one(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
-    first = world.at_processor(anna)
-    second = world.at_processor(anna, intent="add")
+    first = world.register_card(anna)
+    second = world.register_card(anna, intent="add")
     here.live()
     here.detach("global", second.payment_method)
     here.live()
@@ -50,7 +50,7 @@ def test_a_card_detached_before_its_registration_is_applied_is_not_made_primary(
     world = here.world
     anna = world.account("A-1")
     owed = here.waiting(anna)
-    card = world.at_processor(anna)
+    card = world.register_card(anna)
     here.detach("global", card.payment_method)
     notes = {here.event(job).type: here.apply(job) for job in here.arrived()}
     assert notes["setup_intent.succeeded"] == "refused: the card is detached by now"
@@ -62,7 +62,7 @@ def test_a_card_detached_before_its_registration_is_applied_is_not_made_primary(
 def test_a_card_attached_and_detached_ends_detached_in_any_order(here: CardWorld, is_reversed: bool) -> None:
     world = here.world
     anna = world.account("A-1")
-    card = world.at_processor(anna)
+    card = world.register_card(anna)
     here.live()
     owed = here.waiting(anna)
     here.detach("global", card.payment_method)
@@ -78,7 +78,7 @@ def test_a_card_detached_while_its_registration_was_under_way_is_retired_afterwa
     """The registration looked before the detachment, and commits after its event came the first time."""
     world = here.world
     anna = world.account("A-1")
-    card = world.at_processor(anna)
+    card = world.register_card(anna)
     snapshot = world.runtime.gateways["global"].retrieve_card(card.payment_method)
     here.detach("global", card.payment_method)
     (detached,) = [job for job in here.arrived() if here.event(job).type == "payment_method.detached"]
@@ -90,7 +90,7 @@ def test_a_card_detached_while_its_registration_was_under_way_is_retired_afterwa
             register_card(connection, registration_of(here, anna, card), snapshot, None, world.clock.now()),
         )
     assert here.primary(anna) == card.payment_method
-    world.machine.pass_(seconds=130)
+    world.machine.advance(seconds=130)
     assert here.apply(detached) == "detached the primary card"
     assert here.primary(anna) is None
 
@@ -99,7 +99,7 @@ def test_a_card_of_nobody_we_know_is_let_go_after_a_while(here: CardWorld) -> No
     stranger = here.world.simulator.register_card("global", here.world.customer_id(here.world.account("A-1")))
     here.detach("global", stranger.payment_method)
     jobs = here.arrived()
-    here.world.machine.pass_(seconds=130)
+    here.world.machine.advance(seconds=130)
     notes = {here.event(job).type: here.apply(job) for job in jobs}
     assert notes["payment_method.detached"] == "not ours: the card was never stored"
 
@@ -107,7 +107,7 @@ def test_a_card_of_nobody_we_know_is_let_go_after_a_while(here: CardWorld) -> No
 def test_a_card_that_changed_while_we_looked_is_looked_at_again(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
-    card = world.at_processor(anna)
+    card = world.register_card(anna)
     here.live()
     gateway = world.runtime.gateways["global"]
     with world.engine.connect() as connection:
@@ -125,12 +125,12 @@ def test_a_card_that_changed_while_we_looked_is_looked_at_again(here: CardWorld)
 def test_a_renewed_primary_card_wakes_what_waited_for_it(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
-    card = world.at_processor(anna)
+    card = world.register_card(anna)
     here.live()
     waiting = here.waiting(anna)
     authentication = here.waiting(anna, "needs_authentication")
     later = world.clock.now().replace(day=20)
-    scheduled = world.owes(anna, state="retry_scheduled", next_attempt_at=later)
+    scheduled = world.add_due_payment(anna, state="retry_scheduled", next_attempt_at=later)
     world.simulator.automatically_update("global", card.payment_method, exp_month=1, exp_year=2039, last4="1111")
     here.live()
     row = here.card(card)
@@ -138,17 +138,17 @@ def test_a_renewed_primary_card_wakes_what_waited_for_it(here: CardWorld) -> Non
     assert (row.exp_month, row.exp_year, row.last4) == (1, 2039, "1111")
     assert here.settings(anna).card_revision == 2
     for payment in (waiting, authentication):
-        assert world.charged(payment) == [500]
+        assert world.captured_amounts(payment) == [500]
         assert world.payment(payment).lane == Lane.INTERACTIVE
     assert world.payment(scheduled).next_attempt_at == later
-    assert world.charged(scheduled) == []
+    assert world.captured_amounts(scheduled) == []
 
 
 def test_a_renewed_second_card_wakes_nothing(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
-    world.at_processor(anna)
-    second = world.at_processor(anna, intent="add")
+    world.register_card(anna)
+    second = world.register_card(anna, intent="add")
     here.live()
     waiting = here.waiting(anna)
     world.simulator.automatically_update("global", second.payment_method, exp_month=1, exp_year=2039)
@@ -163,7 +163,7 @@ def test_a_renewed_second_card_wakes_nothing(here: CardWorld) -> None:
 def test_an_update_that_changes_no_card_data_wakes_nothing(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
-    card = world.at_processor(anna)
+    card = world.register_card(anna)
     here.live()
     waiting = here.waiting(anna)
     assert here.apply(here.tell("evt_1", "payment_method.updated", card.payment_method)) == "nothing new"
@@ -174,7 +174,7 @@ def test_an_update_that_changes_no_card_data_wakes_nothing(here: CardWorld) -> N
 def test_an_update_told_twice_wakes_once(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
-    card = world.at_processor(anna)
+    card = world.register_card(anna)
     here.live()
     world.simulator.automatically_update("global", card.payment_method, exp_month=1, exp_year=2039)
     here.live()
@@ -192,14 +192,14 @@ def test_a_payment_with_an_open_attempt_is_left_to_its_record(here: CardWorld) -
     anna = world.account("A-1")
     owed = owe_with_a_lost_answer(here, anna)
     before, revision = world.payment(owed), here.settings(anna).card_revision
-    world.at_processor(anna)
+    world.register_card(anna)
     for job in here.arrived():
         if here.event(job).type == "setup_intent.succeeded":
             assert here.apply(job) == "registered the primary card; 0 made due"
     assert world.payment(owed) == before
     assert here.settings(anna).card_revision == revision + 1
     here.live()
-    assert world.charged(owed) == [500]
+    assert world.captured_amounts(owed) == [500]
 
 
 def registration_of(here: CardWorld, account: Account, card: RegisteredCard) -> Registration:
@@ -218,7 +218,7 @@ def test_a_stored_card_of_another_customer_is_refused(here: CardWorld) -> None:
     """It can't happen at Stripe; if it does, no account may charge another's card."""
     world = here.world
     anna, bob = world.account("A-1"), world.account("B-2")
-    card = world.at_processor(anna)
+    card = world.register_card(anna)
     here.live()
     snapshot = world.runtime.gateways["global"].retrieve_card(card.payment_method)
     stolen = CardSnapshot(**{**vars(snapshot), "stripe_customer_id": world.customer_id(bob)})

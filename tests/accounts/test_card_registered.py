@@ -16,29 +16,29 @@ def test_a_new_card_pays_what_one_coverage_owes_and_leaves_the_other(here: CardW
     world = here.world
     anna = world.account("A-1")
     anna_in_japan = world.account("A-1", "japan")
-    world.card_of(anna, "pm_card_chargeCustomerFail")
+    world.add_primary_card(anna, "pm_card_chargeCustomerFail")
     waiting = here.waiting(anna)
-    scheduled = world.owes(anna, state="retry_scheduled")
-    due = world.owes(anna)
+    scheduled = world.add_due_payment(anna, state="retry_scheduled")
+    due = world.add_due_payment(anna)
     in_japan = here.waiting(anna_in_japan)
 
-    new = world.at_processor(anna)
+    new = world.register_card(anna)
     here.live()
 
     assert here.primary(anna) == new.payment_method
-    assert [world.charged(payment) for payment in (waiting, scheduled, due)] == [[500], [500], [500]]
+    assert [world.captured_amounts(payment) for payment in (waiting, scheduled, due)] == [[500], [500], [500]]
     for payment in (waiting, scheduled, due):
         row = world.payment(payment)
         assert (row.state, row.lane, row.trigger) == ("paid", Lane.INTERACTIVE, Trigger.CARD_REGISTERED)
         assert row.requested_by == "customer"
     assert world.payment(in_japan).state == "needs_payment_method"
-    assert world.charged(in_japan) == []
+    assert world.captured_amounts(in_japan) == []
 
 
 def test_a_new_card_is_rung_for_on_the_interactive_lane(here: CardWorld) -> None:
     anna = here.world.account("A-1")
-    owed = here.world.owes(anna)
-    here.world.at_processor(anna)
+    owed = here.world.add_due_payment(anna)
+    here.world.register_card(anna)
     for job in here.arrived():
         here.apply(job)
     assert [job for job in here.world.enqueued if isinstance(job, ChargePayment)] == [
@@ -49,15 +49,15 @@ def test_a_new_card_is_rung_for_on_the_interactive_lane(here: CardWorld) -> None
 def test_one_registration_told_by_five_events_charges_once(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
-    owed = world.owes(anna)
-    new = world.at_processor(anna)
+    owed = world.add_due_payment(anna)
+    new = world.register_card(anna)
     told = [here.tell(f"evt_again_{n}", "setup_intent.succeeded", new.setup_intent) for n in range(4)]
     here.live()
     for job in told:
         assert here.apply(job) == "known already: this SetupIntent has registered its card"
     here.live()
     assert here.settings(anna).card_revision == 1
-    assert world.charged(owed) == [500]
+    assert world.captured_amounts(owed) == [500]
 
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["card known", "card new"])
@@ -65,8 +65,8 @@ def test_one_registration_told_by_five_events_charges_once(here: CardWorld) -> N
 def test_eight_workers_at_once_register_once(here: CardWorld, is_one_event: bool, is_known: bool) -> None:
     world = here.world
     anna = world.account("A-1")
-    owed = [world.owes(anna) for _ in range(3)]
-    new = world.at_processor(anna)
+    owed = [world.add_due_payment(anna) for _ in range(3)]
+    new = world.register_card(anna)
     if is_known:
         here.apply(here.tell("evt_attached", "payment_method.attached", new.payment_method))
     told = [
@@ -75,7 +75,7 @@ def test_eight_workers_at_once_register_once(here: CardWorld, is_one_event: bool
     ]
     with ThreadPoolExecutor(8) as workers:
         list(workers.map(here.apply, told))
-    world.machine.pass_(seconds=30)  # past the claims, for those who found the card changing under their hands
+    world.machine.advance(seconds=30)  # past the claims, for those who found the card changing under their hands
     for job in told:
         here.apply(job)
     assert {here.event(job).state for job in told} == {"applied"}
@@ -87,24 +87,24 @@ def test_eight_workers_at_once_register_once(here: CardWorld, is_one_event: bool
 def test_the_same_card_registered_again_is_charged_again(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
-    card = world.at_processor(anna)
+    card = world.register_card(anna)
     here.live()
     blocked = here.waiting(anna)
-    again = world.at_processor(anna, card.payment_method)
+    again = world.register_card(anna, card.payment_method)
     assert again.payment_method == card.payment_method
     here.live()
     assert here.settings(anna).card_revision == 2
     assert here.primary(anna) == card.payment_method
-    assert world.charged(blocked) == [500]
+    assert world.captured_amounts(blocked) == [500]
 
 
 def test_a_second_card_added_is_stored_and_not_charged(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
-    first = world.at_processor(anna)
+    first = world.register_card(anna)
     here.live()
     owed = here.waiting(anna)
-    second = world.at_processor(anna, "pm_card_mastercard", intent="add")
+    second = world.register_card(anna, "pm_card_mastercard", intent="add")
     here.live()
     assert here.primary(anna) == first.payment_method
     assert here.card(second) is not None
@@ -114,18 +114,18 @@ def test_a_second_card_added_is_stored_and_not_charged(here: CardWorld) -> None:
 
 def test_a_first_card_added_becomes_primary_and_is_charged(here: CardWorld) -> None:
     anna = here.world.account("A-1")
-    owed = here.world.owes(anna)
-    card = here.world.at_processor(anna, intent="add")
+    owed = here.world.add_due_payment(anna)
+    card = here.world.register_card(anna, intent="add")
     here.live()
     assert here.primary(anna) == card.payment_method
-    assert here.world.charged(owed) == [500]
+    assert here.world.captured_amounts(owed) == [500]
 
 
 def test_a_late_repetition_of_an_added_card_does_not_make_it_primary(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
-    first = world.at_processor(anna)
-    second = world.at_processor(anna, "pm_card_mastercard", intent="add")
+    first = world.register_card(anna)
+    second = world.register_card(anna, "pm_card_mastercard", intent="add")
     here.live()
     here.detach("global", first.payment_method)
     here.live()
@@ -137,8 +137,8 @@ def test_a_late_repetition_of_an_added_card_does_not_make_it_primary(here: CardW
 @pytest.mark.parametrize("is_reversed", [False, True], ids=["in order", "reversed"])
 def test_attached_and_registered_come_in_any_order(here: CardWorld, is_reversed: bool) -> None:
     anna = here.world.account("A-1")
-    owed = here.world.owes(anna)
-    new = here.world.at_processor(anna)
+    owed = here.world.add_due_payment(anna)
+    new = here.world.register_card(anna)
     jobs = sorted(here.arrived(), key=lambda job: here.event(job).type, reverse=is_reversed)
     assert {here.event(job).type for job in jobs} == {"payment_method.attached", "setup_intent.succeeded"}
     for job in jobs:
@@ -153,11 +153,11 @@ def test_attached_and_registered_come_in_any_order(here: CardWorld, is_reversed:
 def test_of_two_registrations_the_customers_later_choice_stands(here: CardWorld, is_reversed: bool) -> None:
     world = here.world
     anna = world.account("A-1")
-    world.at_processor(anna, intent="add")
+    world.register_card(anna, intent="add")
     world.clock.set(world.clock.now().replace(second=10))
-    world.at_processor(anna, "pm_card_visa")
+    world.register_card(anna, "pm_card_visa")
     world.clock.set(world.clock.now().replace(second=20))
-    last = world.at_processor(anna, "pm_card_mastercard")
+    last = world.register_card(anna, "pm_card_mastercard")
     jobs = sorted(here.arrived(), key=lambda job: here.event(job).stripe_created_at, reverse=is_reversed)
     for job in jobs:
         here.apply(job)
@@ -167,9 +167,9 @@ def test_of_two_registrations_the_customers_later_choice_stands(here: CardWorld,
 def test_a_chosen_card_outranks_one_that_was_only_added_later(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
-    chosen = world.at_processor(anna)
+    chosen = world.register_card(anna)
     world.clock.set(world.clock.now().replace(second=10))
-    world.at_processor(anna, "pm_card_mastercard", intent="add")
+    world.register_card(anna, "pm_card_mastercard", intent="add")
     for job in reversed(here.arrived()):
         here.apply(job)
     assert here.primary(anna) == chosen.payment_method
@@ -178,8 +178,8 @@ def test_a_chosen_card_outranks_one_that_was_only_added_later(here: CardWorld) -
 def test_a_card_merely_attached_is_stored_and_never_charged(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
-    owed = world.owes(anna)
-    new = world.at_processor(anna)
+    owed = world.add_due_payment(anna)
+    new = world.register_card(anna)
     attached = [job for job in here.arrived() if here.event(job).type == "payment_method.attached"]
     assert here.apply(attached[0]) == "stored a new card"
     card = here.card(new)
@@ -193,36 +193,36 @@ def test_an_operators_hold_outlasts_a_new_card_and_the_trail_says_so(here: CardW
     world = here.world
     anna = world.account("A-1")
     until = world.clock.now().replace(year=2027)
-    held = world.owes(anna, held_until=until)
-    expired = world.owes(anna, held_until=world.clock.now().replace(year=2025))
-    world.at_processor(anna)
+    held = world.add_due_payment(anna, held_until=until)
+    expired = world.add_due_payment(anna, held_until=world.clock.now().replace(year=2025))
+    world.register_card(anna)
     here.live()
-    assert world.charged(held) == []
+    assert world.captured_amounts(held) == []
     assert world.payment(held).held_until == until
-    assert world.trail(held) == [
+    assert world.billing_events(held) == [
         ("charge_not_attempted", "a card was registered, but an operator holds the payment")
     ]
-    assert world.charged(expired) == [500]
+    assert world.captured_amounts(expired) == [500]
 
 
 def test_orders_transfers_and_ended_payments_are_left_alone(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
-    order = world.owes(anna, kind=PaymentKind.ORDER)
-    support = world.owes(anna, kind=PaymentKind.ORDER, state="needs_support")
-    transfer = world.owes(anna, state="awaiting_transfer")
-    void = world.owes(anna, state="void")
-    world.at_processor(anna)
+    order = world.add_due_payment(anna, kind=PaymentKind.ORDER)
+    support = world.add_due_payment(anna, kind=PaymentKind.ORDER, state="needs_support")
+    transfer = world.add_due_payment(anna, state="awaiting_transfer")
+    void = world.add_due_payment(anna, state="void")
+    world.register_card(anna)
     here.live()
     for payment in (order, support, transfer, void):
-        assert world.charged(payment) == []
+        assert world.captured_amounts(payment) == []
         assert world.payment(payment).trigger == Trigger.MONTH_START
 
 
 def test_another_accounts_payments_are_left_alone(here: CardWorld) -> None:
     anna, bob = here.world.account("A-1"), here.world.account("B-2")
     bobs = here.waiting(bob)
-    here.world.at_processor(anna)
+    here.world.register_card(anna)
     here.live()
     assert here.world.payment(bobs).state == "needs_payment_method"
     assert here.settings(bob).card_revision == 0
@@ -230,7 +230,7 @@ def test_another_accounts_payments_are_left_alone(here: CardWorld) -> None:
 
 def test_the_trail_of_a_registration_names_the_card_by_id_only(here: CardWorld) -> None:
     anna = here.world.account("A-1")
-    new = here.world.at_processor(anna)
+    new = here.world.register_card(anna)
     here.live()
     with here.world.engine.connect() as connection:
         row = connection.execute(select(billing_events).where(billing_events.c.type == "card_registered")).one()
@@ -280,7 +280,7 @@ def test_a_setup_intent_that_is_not_quite_ours_makes_no_card_primary(
 
 
 def test_a_registration_is_remembered_with_the_processors_time(here: CardWorld) -> None:
-    here.world.at_processor(here.world.account("A-1"))
+    here.world.register_card(here.world.account("A-1"))
     here.live()
     with here.world.engine.connect() as connection:
         assert connection.scalar(select(card_registrations.c.registered_at)) == here.world.clock.now()

@@ -57,13 +57,13 @@ class Company:
     def owed(self, count: int) -> list[UUID]:
         for _ in range(count):
             account = self.world.account(f"A-{uuid4().hex[:8]}")
-            self.world.card_of(account)
-            self.payments.append(self.world.owes(account))
+            self.world.add_primary_card(account)
+            self.payments.append(self.world.add_due_payment(account))
         return self.payments
 
     def sweep(self, after_s: float = 0.0) -> dict[str, int]:
         """Sweep once, `after_s` seconds of machine time after the last."""
-        self.world.machine.pass_(seconds=after_s)
+        self.world.machine.advance(seconds=after_s)
         return self._sweep(Moment(self.world.clock.now(), self.world.machine()))
 
     def is_paid(self) -> bool:
@@ -71,7 +71,7 @@ class Company:
 
     def charges(self) -> list[int]:
         """How often each payment was charged, in the processor's own book."""
-        return [len(self.world.charged(payment)) for payment in self.payments]
+        return [len(self.world.captured_amounts(payment)) for payment in self.payments]
 
 
 @pytest.fixture

@@ -52,8 +52,8 @@ class Shop:
     def owed(self, count: int) -> list[UUID]:
         accounts = [self.world.account(f"A-{uuid4().hex[:8]}") for _ in range(count)]
         for account in accounts:
-            self.world.card_of(account)
-        return [self.world.owes(account) for account in accounts]
+            self.world.add_primary_card(account)
+        return [self.world.add_due_payment(account) for account in accounts]
 
     def rings_for(self, payments: list[UUID]) -> None:
         assert enqueue(self.broker, [ChargePayment(payment, Lane.BATCH) for payment in payments])
@@ -71,7 +71,7 @@ class Shop:
 
     def charges(self, payments: list[UUID]) -> list[int]:
         """How often each was charged, in the processor's own book."""
-        return [len(self.world.charged(payment)) for payment in payments]
+        return [len(self.world.captured_amounts(payment)) for payment in payments]
 
     def fetched(self) -> int:
         client: Any = self.broker.client
@@ -152,7 +152,7 @@ def test_the_sweep_does_not_fill_a_paused_lane_without_bound(
     sweep = Sweep(shop.world.engine, make_enqueue(shop.broker), lambda queue: waiting_messages(shop.broker, queue))
     depths = []
     for _ in range(6):
-        shop.world.machine.pass_(seconds=PATIENCE.total_seconds() + 1)
+        shop.world.machine.advance(seconds=PATIENCE.total_seconds() + 1)
         sweep(Moment(shop.world.clock.now(), shop.world.machine()))
         depths.append(waiting_messages(shop.broker, BATCH))
     assert depths == [6, 12, 12, 12, 12, 12], "below the mark it is filled up once more, above it never"

@@ -99,7 +99,7 @@ class Office:
         for number in range(count):
             account = self.diary.account(f"{name}-{number:03d}")
             story = stories[number] if number < len(stories) else Pays()
-            self.diary.world.at_processor(account, story=story)
+            self.diary.world.register_card(account, story=story)
             self.diary.fee(account, amount_minor + number)
             added.append(account)
         self.diary.work()

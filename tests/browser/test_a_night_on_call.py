@@ -81,7 +81,7 @@ def test_five_hundred_declined_payments_are_charged_again_by_one_decision(office
     diary = office.diary
     users = [diary.account(f"B-{number:03d}") for number in range(100)]
     outage = AlwaysDeclines(decline_code="processing_error")
-    cards = [diary.world.at_processor(user, story=outage) for user in users]
+    cards = [diary.world.register_card(user, story=outage) for user in users]
     months = [f"2026-{month:02d}" for month in range(5, 10)]
     for month in months:
         for user in users:

@@ -38,9 +38,9 @@ class Desk:
     def account(self, name: str, amounts: Sequence[int] = (), coverage: str = "global") -> Account:
         """Somebody with a card of their own, and payments of so much."""
         account = self.world.account(name, coverage)
-        self.world.card_of(account, self.world.simulator.make_card(coverage).token)
+        self.world.add_primary_card(account, self.world.simulator.make_card(coverage).token)
         for amount in amounts:
-            self.world.owes(account, amount)
+            self.world.add_due_payment(account, amount)
         return account
 
     def sees(self, action: BulkAction, ids: Select[Any] | None = None) -> Preview:

@@ -84,7 +84,7 @@ def test_each_payment_is_decided_about_as_its_own_page_does_with_name_and_reason
 def test_a_bulk_ending_cancels_what_could_still_be_paid(desk: Desk, action: BulkAction, states: list[str]) -> None:
     account = desk.account("A-1", [5_00, 7_00])
     asked = min(desk.owed())
-    desk.world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    desk.world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     desk.world.charge(asked)
     bulk_id = desk.begins(action)
     desk.applies(bulk_id)
@@ -119,7 +119,7 @@ def test_a_hold_until_a_day_that_is_over_or_far_away_is_not_begun(desk: Desk, un
 def test_what_changed_since_it_was_seen_is_not_begun_and_is_shown_anew(desk: Desk) -> None:
     account = desk.account("A-1", [5_00])
     snapshot = desk.sees(BulkAction.CHARGE)
-    desk.world.owes(account, 9_00)
+    desk.world.add_due_payment(account, 9_00)
     answer = desk.confirms(BulkAction.CHARGE, snapshot.digest)
     assert isinstance(answer, Changed)
     assert (answer.now.count, answer.now.sums) == (2, {"USD": 14_00})
@@ -137,7 +137,7 @@ def test_what_changes_between_the_look_and_the_taking_is_not_begun_either(
 
     def look_and_somebody_else_commits(*arguments: Any) -> Any:
         found = look(*arguments)
-        desk.world.owes(account, 9_00)
+        desk.world.add_due_payment(account, 9_00)
         return found
 
     monkeypatch.setattr(book, "preview", look_and_somebody_else_commits)
@@ -320,7 +320,7 @@ def test_what_another_one_has_by_then_is_left_to_it(desk: Desk) -> None:
     desk.applies(second)
     assert desk.bulk(first).state == desk.bulk(second).state == "finished"
     desk.does_what_is_rung()
-    assert desk.world.charged(one) == []
+    assert desk.world.captured_amounts(one) == []
 
 
 def test_without_a_reason_nobody_stops_or_resumes(desk: Desk) -> None:

@@ -41,7 +41,7 @@ def left_out(found: Preview) -> dict[str, int]:
 
 def with_card(world: World, name: str, coverage: str = "global") -> Account:
     account = world.account(name, coverage)
-    world.card_of(account, world.simulator.make_card(coverage).token)  # a fingerprint of its own
+    world.add_primary_card(account, world.simulator.make_card(coverage).token)  # a fingerprint of its own
     return account
 
 
@@ -74,44 +74,44 @@ def put_into_another(world: World, payment: UUID, who: str = "operator:bob") -> 
 def test_a_preview_counts_and_sums_what_would_be_charged_by_currency(world: World) -> None:
     anna, taro = with_card(world, "A-1"), with_card(world, "T-1", "japan")
     for amount in (5_00, 7_01):
-        world.owes(anna, amount)
-    world.owes(taro, 900)
+        world.add_due_payment(anna, amount)
+    world.add_due_payment(taro, 900)
     found = previewed(world, BulkAction.CHARGE)
     assert (found.count, found.sums, found.left_out) == (3, {"JPY": 900, "USD": 12_01}, ())
 
 
 def test_the_digest_stands_for_ids_and_amounts_and_for_nothing_else(world: World) -> None:
     anna = with_card(world, "A-1")
-    owed = {world.owes(anna, amount): amount for amount in (5_00, 7_01, 3)}
+    owed = {world.add_due_payment(anna, amount): amount for amount in (5_00, 7_01, 3)}
     first = previewed(world, BulkAction.CHARGE)
     lines = "\n".join(f"{payment}:{owed[payment]}" for payment in sorted(owed))
     assert first.digest == hashlib.sha256(lines.encode()).hexdigest()
     assert previewed(world, BulkAction.WRITE_OFF).digest == first.digest
-    world.owes(anna, 1)
+    world.add_due_payment(anna, 1)
     assert previewed(world, BulkAction.CHARGE).digest != first.digest
 
 
 def test_everything_that_a_charge_leaves_out_is_named_and_counted(world: World) -> None:
     anna = with_card(world, "A-1")
     now = world.clock.now()
-    world.owes(anna)
-    world.owes(anna, state=PaymentState.PAID, paid_at=now)
-    world.owes(anna, state=PaymentState.VOID)
-    world.owes(anna, held_until=now + timedelta(days=1), state_reason="disputed")
-    world.owes(anna, pending_close_as="void")
-    world.owes(anna, lane="interactive", trigger="operator", requested_by="operator:bob")
-    world.owes(anna, state=PaymentState.AWAITING_TRANSFER, state_reason="pays by bank transfer")
-    world.owes(anna, state=PaymentState.AUTHORISED)
-    put_into_another(world, world.owes(anna))
-    world.owes(world.account("no-card"))
+    world.add_due_payment(anna)
+    world.add_due_payment(anna, state=PaymentState.PAID, paid_at=now)
+    world.add_due_payment(anna, state=PaymentState.VOID)
+    world.add_due_payment(anna, held_until=now + timedelta(days=1), state_reason="disputed")
+    world.add_due_payment(anna, pending_close_as="void")
+    world.add_due_payment(anna, lane="interactive", trigger="operator", requested_by="operator:bob")
+    world.add_due_payment(anna, state=PaymentState.AWAITING_TRANSFER, state_reason="pays by bank transfer")
+    world.add_due_payment(anna, state=PaymentState.AUTHORISED)
+    put_into_another(world, world.add_due_payment(anna))
+    world.add_due_payment(world.account("no-card"))
     with world.engine.begin() as connection:
         transfer = add_account(connection, "transfer", kind="bank_transfer")
-    world.owes(transfer)
+    world.add_due_payment(transfer)
     blocked = world.account("blocked")
-    card = world.card_of(blocked, world.simulator.make_card("global").token)
-    world.owes(blocked)
+    card = world.add_primary_card(blocked, world.simulator.make_card("global").token)
+    world.add_due_payment(blocked)
     doubtful = with_card(world, "doubtful")
-    in_doubt = world.owes(doubtful)
+    in_doubt = world.add_due_payment(doubtful)
     world.runtime.gateways["global"].confirm_payment_intent = lambda *_: Answer(Outcome.UNKNOWN, "lost")
     world.charge(in_doubt)
     with world.engine.begin() as connection:
@@ -163,9 +163,9 @@ def test_each_action_leaves_out_what_it_alone_would_refuse(
     world: World, action: BulkAction, expected: dict[str, int]
 ) -> None:
     account = world.account("A-1")  # without a card: only a charge needs one
-    world.owes(account)
-    world.owes(account, held_until=UNTIL_RELEASED, state_reason="disputed")
-    world.owes(account, pending_close_as="uncollectible")
+    world.add_due_payment(account)
+    world.add_due_payment(account, held_until=UNTIL_RELEASED, state_reason="disputed")
+    world.add_due_payment(account, pending_close_as="uncollectible")
     found = previewed(world, action)
     assert left_out(found) == expected
     assert found.matching == 3
@@ -173,7 +173,7 @@ def test_each_action_leaves_out_what_it_alone_would_refuse(
 
 def test_a_hold_that_is_over_is_none(world: World) -> None:
     anna = with_card(world, "A-1")
-    world.owes(anna, held_until=world.clock.now(), state_reason="was held")
+    world.add_due_payment(anna, held_until=world.clock.now(), state_reason="was held")
     assert previewed(world, BulkAction.CHARGE).count == 1
     assert previewed(world, BulkAction.RELEASE).count == 0
 
@@ -186,7 +186,7 @@ def test_nothing_that_matches_is_a_preview_of_nothing(world: World) -> None:
 def test_more_than_the_cap_is_refused_with_what_to_do(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     anna = with_card(world, "A-1")
     for _ in range(3):
-        world.owes(anna)
+        world.add_due_payment(anna)
     monkeypatch.setattr(previewing, "CAP", 3)
     assert previewed(world, BulkAction.CHARGE).count == 3
     monkeypatch.setattr(previewing, "CAP", 2)

@@ -55,8 +55,8 @@ def lose_answers(world: World) -> None:
 
 def test_show_explains_a_decline_with_codes_and_next_step(world: World, terminal: Terminal) -> None:
     account = world.account("J-1", "japan")
-    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
-    payment = world.owes(account, 500)
+    world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    payment = world.add_due_payment(account, 500)
     world.charge(payment)
     told = shown(terminal, payment)
     (attempt,) = world.attempts(payment)
@@ -81,7 +81,7 @@ def last4(world: World) -> str:
 
 
 def test_show_explains_a_skipped_attempt(world: World, terminal: Terminal) -> None:
-    payment = world.owes(world.account("A-1"))
+    payment = world.add_due_payment(world.account("A-1"))
     world.charge(payment)
     told = shown(terminal, payment)
     assert "Not attempted: no card is registered → needs_payment_method" in told
@@ -95,8 +95,8 @@ def test_next_step_names_the_end_of_the_network_budget(world: World, terminal: T
     )
     for number in range(11):
         account = world.account(f"A-{number}")
-        world.card_of(account, card.token, brand="mastercard")
-        payment = world.owes(account)
+        world.add_primary_card(account, card.token, brand="mastercard")
+        payment = world.add_due_payment(account)
         world.charge(payment)
     told = shown(terminal, payment)
     assert "At 2026-11-02 09:00 UTC mastercard" in told
@@ -105,8 +105,8 @@ def test_next_step_names_the_end_of_the_network_budget(world: World, terminal: T
 
 def test_show_says_that_an_unknown_attempt_is_looked_up(world: World, terminal: Terminal) -> None:
     account = world.account("A-1")
-    world.card_of(account)
-    payment = world.owes(account)
+    world.add_primary_card(account)
+    payment = world.add_due_payment(account)
     lose_answers(world)
     world.charge(payment)
     told = shown(terminal, payment)
@@ -116,11 +116,11 @@ def test_show_says_that_an_unknown_attempt_is_looked_up(world: World, terminal: 
 
 def test_show_lists_both_results_of_a_settled_attempt(world: World, terminal: Terminal) -> None:
     account = world.account("A-1")
-    world.card_of(account)
-    payment = world.owes(account)
+    world.add_primary_card(account)
+    payment = world.add_due_payment(account)
     lose_answers(world)
     world.charge(payment)
-    world.machine.pass_(minutes=10)
+    world.machine.advance(minutes=10)
     world.settle(world.attempts(payment)[0].id)
     told = shown(terminal, payment)
     assert "Attempt 1 → succeeded" in told
@@ -131,7 +131,7 @@ def test_show_lists_both_results_of_a_settled_attempt(world: World, terminal: Te
 
 def test_payment_is_found_by_invoice_number_and_by_account(world: World, terminal: Terminal) -> None:
     account = world.account("A-1")
-    world.card_of(account)
+    world.add_primary_card(account)
     with world.engine.begin() as connection:
         add_fee(connection, account, 29_85)
         run_id = add_run(connection)
@@ -141,7 +141,7 @@ def test_payment_is_found_by_invoice_number_and_by_account(world: World, termina
     assert "Invoice G-2026-000001 issued: 1 line, USD 29.85" in by_number
     assert "Due now: as soon as a worker is free, visa ending in 4242 is charged." in by_number
     assert shown(terminal, "A-1") == by_number
-    world.owes(account, 1_00)
+    world.add_due_payment(account, 1_00)
     assert "G-2026-000001" in shown(terminal, "A-1")
     assert terminal("payment", "show", "nobody").exit_code == 1
     assert "no payment id, invoice number or account matches" in terminal("payment", "show", "nobody").stderr
@@ -149,8 +149,8 @@ def test_payment_is_found_by_invoice_number_and_by_account(world: World, termina
 
 def test_show_as_json_is_the_same_explanation(world: World, terminal: Terminal) -> None:
     account = world.account("A-1")
-    world.card_of(account)
-    payment = world.owes(account)
+    world.add_primary_card(account)
+    payment = world.add_due_payment(account)
     world.charge(payment)
     told: Any = terminal.json("payment", "show", str(payment))
     assert told[0]["state"] == "paid"
@@ -162,19 +162,19 @@ def test_charge_asks_for_confirmation_and_no_changes_nothing(
     world: World, terminal: Terminal, redis_url: str
 ) -> None:
     account = world.account("A-1")
-    world.card_of(account)
-    payment = world.owes(account, 29_85, next_attempt_at=world.clock.now() + timedelta(days=3))
+    world.add_primary_card(account)
+    payment = world.add_due_payment(account, 29_85, next_attempt_at=world.clock.now() + timedelta(days=3))
     result = terminal("payment", "charge", str(payment), "--reason", "she called", answer="n\n")
     assert result.exit_code == 1
     assert "Charges USD 29.85 to visa ending in 4242." in result.stderr
-    assert world.trail(payment) == []
+    assert world.billing_events(payment) == []
     assert messages(redis_url) == 0
 
 
 def test_charge_stores_actor_and_reason(world: World, terminal: Terminal, redis_url: str) -> None:
     account = world.account("A-1")
-    world.card_of(account)
-    payment = world.owes(account, 29_85, next_attempt_at=world.clock.now() + timedelta(days=3))
+    world.add_primary_card(account)
+    payment = world.add_due_payment(account, 29_85, next_attempt_at=world.clock.now() + timedelta(days=3))
     hold(world, payment)
     result = terminal("payment", "charge", str(payment), "--reason", "she called", answer="y\n")
     assert result.exit_code == 0, result.output
@@ -183,10 +183,10 @@ def test_charge_stores_actor_and_reason(world: World, terminal: Terminal, redis_
     assert (row.state, row.lane, row.trigger, row.held_until) == ("due", "interactive", "operator", None)
     assert row.requested_by.startswith("operator:")
     assert messages(redis_url) == 1
-    assert [kind for kind, _ in world.trail(payment)] == ["hold_released", "payment_rescheduled"]
-    assert [reason for _, reason in world.trail(payment)] == ["she called", "she called"]
+    assert [kind for kind, _ in world.billing_events(payment)] == ["hold_released", "payment_rescheduled"]
+    assert [reason for _, reason in world.billing_events(payment)] == ["she called", "she called"]
     world.charge(payment)
-    assert world.charged(payment) == [29_85]
+    assert world.captured_amounts(payment) == [29_85]
 
 
 def refusal(terminal: Terminal, payment: UUID) -> str:
@@ -197,8 +197,8 @@ def refusal(terminal: Terminal, payment: UUID) -> str:
 
 def test_charge_is_refused_while_an_attempt_is_unknown(world: World, terminal: Terminal, redis_url: str) -> None:
     account = world.account("A-1")
-    world.card_of(account)
-    payment = world.owes(account)
+    world.add_primary_card(account)
+    payment = world.add_due_payment(account)
     lose_answers(world)
     world.charge(payment)
     said = refusal(terminal, payment)
@@ -206,13 +206,13 @@ def test_charge_is_refused_while_an_attempt_is_unknown(world: World, terminal: T
     assert "asking again could take the money twice" in said
     assert messages(redis_url) == 0
     world.charge(payment)
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
 
 
 def test_charge_of_a_paid_payment_is_refused(world: World, terminal: Terminal) -> None:
     account = world.account("A-1")
-    world.card_of(account)
-    payment = world.owes(account)
+    world.add_primary_card(account)
+    payment = world.add_due_payment(account)
     world.charge(payment)
     assert "it was paid at 2026-11-01 09:00 UTC" in refusal(terminal, payment)
     assert world.payment(payment).state == "paid"
@@ -220,11 +220,11 @@ def test_charge_of_a_paid_payment_is_refused(world: World, terminal: Terminal) -
 
 def test_charge_of_a_blocked_card_is_refused_and_stored(world: World, terminal: Terminal) -> None:
     account = world.account("A-1")
-    world.card_of(account, story=AlwaysDeclines(decline_code="stolen_card"))
-    payment = world.owes(account)
+    world.add_primary_card(account, story=AlwaysDeclines(decline_code="stolen_card"))
+    payment = world.add_due_payment(account)
     world.charge(payment)
     assert "must not be asked again (advice code do_not_try_again" in refusal(terminal, payment)
-    assert world.trail(payment)[-1][0] == "charge_not_attempted"
+    assert world.billing_events(payment)[-1][0] == "charge_not_attempted"
     assert ": she called" in shown(terminal, payment)
 
 
@@ -233,17 +233,17 @@ def test_charge_over_the_network_budget_is_refused_with_its_end(world: World, te
         "global", AlwaysDeclines(decline_code="insufficient_funds"), brand="mastercard"
     )
     account = world.account("A-1")
-    world.card_of(account, card.token, brand="mastercard")
+    world.add_primary_card(account, card.token, brand="mastercard")
     for _ in range(10):
-        payment = world.owes(account)
+        payment = world.add_due_payment(account)
         world.charge(payment)
     assert "it may be asked again from 2026-11-02 09:00 UTC on" in refusal(terminal, payment)
 
 
 def test_charge_without_a_card_or_by_transfer_is_refused(world: World, terminal: Terminal) -> None:
-    assert "no card is registered" in refusal(terminal, world.owes(world.account("A-1")))
+    assert "no card is registered" in refusal(terminal, world.add_due_payment(world.account("A-1")))
     by_transfer = world.account("A-2", kind="bank_transfer")
-    assert "pays by bank transfer" in refusal(terminal, world.owes(by_transfer))
+    assert "pays by bank transfer" in refusal(terminal, world.add_due_payment(by_transfer))
 
 
 @pytest.mark.parametrize(
@@ -257,8 +257,8 @@ def test_charge_that_will_likely_decline_warns_but_proceeds(
     world: World, terminal: Terminal, story: Any, warning: str
 ) -> None:
     account = world.account("A-1")
-    world.card_of(account, story=story)
-    payment = world.owes(account)
+    world.add_primary_card(account, story=story)
+    payment = world.add_due_payment(account)
     world.charge(payment)
     result = terminal("payment", "charge", str(payment), "--reason", "she asked", "--yes")
     assert warning in result.stderr
@@ -267,28 +267,28 @@ def test_charge_that_will_likely_decline_warns_but_proceeds(
 
 
 def test_reason_is_required(world: World, terminal: Terminal) -> None:
-    payment = world.owes(world.account("A-1"))
+    payment = world.add_due_payment(world.account("A-1"))
     assert terminal("payment", "charge", str(payment)).exit_code == 2
     assert "a reason is required" in terminal("payment", "charge", str(payment), "--reason", " ").stderr
 
 
 def test_wait_shows_the_outcome(world: World, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     account = world.account("A-1")
-    world.card_of(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
-    payment = world.owes(account)
+    world.add_primary_card(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
+    payment = world.add_due_payment(account)
     world.charge(payment)
     monkeypatch.setattr("cli.payment_commands.time.sleep", lambda _s: world.charge(payment))  # the worker's turn
     result = terminal("payment", "charge", str(payment), "--reason", "she called", "--yes", "--wait")
     assert result.exit_code == 0, result.output
     assert "Attempt 2 → succeeded" in result.stdout
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
 
 
 def test_unknown_attempts_are_listed_and_looked_up(world: World, terminal: Terminal) -> None:
     assert "No unknown attempts" in terminal("attempts", "unknown").stdout
     account = world.account("A-77")
-    world.card_of(account)
-    payment = world.owes(account, 12_34)
+    world.add_primary_card(account)
+    payment = world.add_due_payment(account, 12_34)
     lose_answers(world)
     world.charge(payment)
     listed = terminal("attempts", "unknown").stdout
@@ -300,9 +300,9 @@ def test_unknown_attempts_are_listed_and_looked_up(world: World, terminal: Termi
     assert terminal("attempts", "look-up", str(payment), "--reason", " ").exit_code == 1
     asked = terminal("attempts", "look-up", str(payment), "--reason", "customer calls")
     assert asked.exit_code == 0, asked.output
-    world.machine.pass_(minutes=2)  # the command's clock is the real one
+    world.machine.advance(minutes=2)  # the command's clock is the real one
     world.settle(world.attempts(payment)[0].id)
-    assert (world.payment(payment).state, world.charged(payment)) == ("paid", [12_34])
+    assert (world.payment(payment).state, world.captured_amounts(payment)) == ("paid", [12_34])
     again = terminal("attempts", "look-up", str(payment), "--reason", "customer calls")
     assert again.exit_code == 1
     assert "no attempt of it is in doubt" in " ".join(again.output.split())

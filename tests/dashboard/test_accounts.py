@@ -128,8 +128,8 @@ def test_attacks_are_shown_as_text_and_change_nothing(many: Dashboard) -> None:
 def test_the_page_says_how_it_stands_pays_and_what_it_owes(dashboard: Dashboard) -> None:
     world = dashboard.world
     account = world.account("A-1", name="<script>alert(1)</script>", email="anna@example.com")
-    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
-    world.charge(world.owes(account, 29_85))
+    world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    world.charge(world.add_due_payment(account, 29_85))
     with world.engine.begin() as connection:
         in_japan = add_account(connection, "A-1", "japan", kind="bank_transfer")
         add_payment(
@@ -175,7 +175,7 @@ def test_its_payments_and_its_trail_are_paged_each_by_itself(dashboard: Dashboar
         for n in range(60):
             add_payment(connection, account, n + 1, created_at=START - timedelta(hours=n))
     for _ in range(60):
-        world.charge(world.owes(account))
+        world.charge(world.add_due_payment(account))
     browser = dashboard.as_("viewer")
 
     def above_the_trail(response: httpx.Response) -> str:

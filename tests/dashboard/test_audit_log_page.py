@@ -38,7 +38,7 @@ def subjects(page: str) -> list[str]:
 def test_what_an_operator_did_is_there_with_who_what_why_and_what_they_saw(
     dashboard: Dashboard, account: Account
 ) -> None:
-    payment = dashboard.world.owes(account, 5_00)
+    payment = dashboard.world.add_due_payment(account, 5_00)
     otto, here = dashboard.as_("operator"), f"/payments/{payment}"
     otto.post(f"{here}/hold", here, until="2026-11-20", reason="disputed <b>")
     page = dashboard.as_("viewer").get("/audit-log").text

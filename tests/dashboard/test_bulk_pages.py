@@ -22,12 +22,12 @@ from workers import use_cases
 @pytest.fixture
 def account(dashboard: Dashboard) -> Account:
     account = dashboard.world.account("A-1")
-    dashboard.world.card_of(account)
+    dashboard.world.add_primary_card(account)
     return account
 
 
 def owed(dashboard: Dashboard, account: Account, *amounts: int) -> list[UUID]:
-    return [dashboard.world.owes(account, amount) for amount in amounts]
+    return [dashboard.world.add_due_payment(account, amount) for amount in amounts]
 
 
 def book(dashboard: Dashboard) -> list[Any]:
@@ -77,7 +77,7 @@ def work(dashboard: Dashboard) -> None:
 def test_a_bulk_charge_is_previewed_confirmed_done_and_in_the_book(dashboard: Dashboard, account: Account) -> None:
     owed(dashboard, account, 5_00, 7_00)
     owed(dashboard, account, 9_00)
-    held = dashboard.world.owes(account, 1_00, held_until=None, state="void")
+    held = dashboard.world.add_due_payment(account, 1_00, held_until=None, state="void")
     otto = dashboard.as_("operator")
     page = plain(otto.get("/bulk/new?action=charge&coverage=global").text)
     assert "Charge now 3 of 4 matching payments" in page
@@ -109,7 +109,7 @@ def test_a_bulk_charge_is_previewed_confirmed_done_and_in_the_book(dashboard: Da
     )
     assert started.subject == finished.subject == str(bulk.id)
     assert (finished.action, finished.result["done"]) == (AuditAction.BULK_FINISH, 3)
-    assert dashboard.world.charged(held) == []
+    assert dashboard.world.captured_amounts(held) == []
     assert "Charge now" in plain(otto.get("/bulk").text)
 
 
@@ -287,7 +287,7 @@ def test_a_payment_is_ended_on_its_page(
     dashboard: Dashboard, account: Account, path: str, act: AuditAction, state: str
 ) -> None:
     never_asked, asked = owed(dashboard, account, 5_00, 7_00)
-    dashboard.world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    dashboard.world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     dashboard.world.charge(asked)
     otto = dashboard.as_("operator")
     for payment in (never_asked, asked):
@@ -303,7 +303,7 @@ def test_a_payment_is_ended_on_its_page(
 
 
 def test_an_ending_is_taken_back_on_its_page(dashboard: Dashboard, account: Account) -> None:
-    dashboard.world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    dashboard.world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     (payment,) = owed(dashboard, account, 5_00)
     dashboard.world.charge(payment)
     otto, here = dashboard.as_("operator"), f"/payments/{payment}"

@@ -122,8 +122,8 @@ def in_doubt(world: World, *external_ids: str) -> list[UUID]:
     """Payments that the processor took the money of, without our hearing it."""
     accounts = [world.account(external_id) for external_id in external_ids]
     for account in accounts:
-        world.card_of(account)
-    owed = [world.owes(account) for account in accounts]
+        world.add_primary_card(account)
+    owed = [world.add_due_payment(account) for account in accounts]
     lose_answers(world)
     for payment in owed:
         world.charge(payment)
@@ -150,10 +150,10 @@ def test_attempts_in_doubt_are_shown_and_looked_up_when_an_operator_asks(dashboa
     assert world.enqueued == [SettleAttempt(attempt.id)]
     world.settle(attempt.id)
     assert "No unknown attempts" in otto.get("/unknown").text
-    assert (world.payment(owed).state, world.charged(owed)) == ("paid", [5_00])
+    assert (world.payment(owed).state, world.captured_amounts(owed)) == ("paid", [5_00])
     (line,) = book(world)
     assert (line.action, line.subject, line.reason) == ("payment.look_up", str(owed), "customer calls")
-    assert "look_up_requested" in {told for told, _ in world.trail(owed)}
+    assert "look_up_requested" in {told for told, _ in world.billing_events(owed)}
 
 
 def test_all_that_are_shown_are_looked_up_and_one_known_meanwhile_is_told(dashboard: Dashboard) -> None:

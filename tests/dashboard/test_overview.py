@@ -90,8 +90,8 @@ def _month(world: World, period: date, first: datetime, days: int) -> None:
     owed = []
     for number, (coverage, amount, story) in enumerate(stories):
         account = world.account(f"{period}-{number}", coverage)
-        world.card_of(account, story=story)
-        owed.append(world.owes(account, amount, period=period))
+        world.add_primary_card(account, story=story)
+        owed.append(world.add_due_payment(account, amount, period=period))
     for day in range(days):
         world.clock.set(first + timedelta(days=day))
         for payment_id in owed:
@@ -244,9 +244,9 @@ def test_figures_are_at_most_ten_seconds_old_by_the_machines_clock(dashboard: Da
     assert "$12.34" not in browser.get().text
     with world.engine.begin() as connection:
         add_payment(connection, add_account(connection, "anna"), 12_34, period=OCTOBER)
-    world.machine.pass_(seconds=9)
+    world.machine.advance(seconds=9)
     assert "$12.34" not in browser.get().text
-    world.machine.pass_(seconds=1.5)
+    world.machine.advance(seconds=1.5)
     assert "$12.34" in browser.get().text
 
 

@@ -28,8 +28,8 @@ def account(dashboard: Dashboard) -> Account:
 
 
 def owes(dashboard: Dashboard, account: Account, story: Any = None, amount_minor: int = 5_00) -> UUID:
-    dashboard.world.card_of(account, story=story)
-    return dashboard.world.owes(account, amount_minor)
+    dashboard.world.add_primary_card(account, story=story)
+    return dashboard.world.add_due_payment(account, amount_minor)
 
 
 def words(response: httpx.Response) -> str:
@@ -92,7 +92,7 @@ def test_a_decline_is_told_with_every_code_and_what_comes_next(dashboard: Dashbo
 
 
 def test_an_attempt_not_made_is_told_with_its_reason(dashboard: Dashboard, account: Account) -> None:
-    payment = dashboard.world.owes(account)
+    payment = dashboard.world.add_due_payment(account)
     dashboard.world.charge(payment)
     said = words(dashboard.as_("viewer").get(f"/payments/{payment}"))
     assert "Not attempted needs payment method 2026-11-01 09:00 UTC: no card is registered." in said
@@ -109,7 +109,7 @@ def test_instants_are_in_the_persons_zone_with_the_business_zone_beside(dashboar
 
 
 def test_names_are_shown_as_text(dashboard: Dashboard, account: Account) -> None:
-    page = dashboard.as_("viewer").get(f"/payments/{dashboard.world.owes(account)}").text
+    page = dashboard.as_("viewer").get(f"/payments/{dashboard.world.add_due_payment(account)}").text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "<script>alert" not in page
 
@@ -134,7 +134,7 @@ def test_viewers_get_the_story_and_no_action(dashboard: Dashboard, account: Acco
     for action in ("charge", "look-up"):
         assert viewer.send(f"/payments/{payment}/{action}", reason="x").status_code == 403
     assert book(dashboard.world) == []
-    assert dashboard.world.trail(payment) == []
+    assert dashboard.world.billing_events(payment) == []
 
 
 def test_a_charge_after_a_preview_moves_money_once_and_is_in_the_book(
@@ -151,7 +151,7 @@ def test_a_charge_after_a_preview_moves_money_once_and_is_in_the_book(
     assert (row.lane, row.trigger, row.requested_by) == ("interactive", "operator", "operator:otto")
     world.charge(payment)
     world.charge(payment)
-    assert world.charged(payment) == [29_85]
+    assert world.captured_amounts(payment) == [29_85]
     with world.engine.connect() as connection:
         line = connection.execute(select(audit_log)).one()
     assert (line.action, line.actor, line.subject, line.reason, line.outcome) == (
@@ -168,7 +168,7 @@ def test_looking_changes_nothing(dashboard: Dashboard, account: Account) -> None
         dashboard.as_("operator").get(f"/payments/{payment}")
         dashboard.as_("operator").get(f"/payments/{payment}/charge")
     assert dashboard.world.payment(payment) == before
-    assert (dashboard.world.trail(payment), book(dashboard.world)) == ([], [])
+    assert (dashboard.world.billing_events(payment), book(dashboard.world)) == ([], [])
 
 
 def test_another_amount_than_the_preview_showed_is_refused_and_shown_again(
@@ -188,7 +188,7 @@ def test_another_amount_than_the_preview_showed_is_refused_and_shown_again(
     assert (world.enqueued, book(world)) == ([], [("payment.charge", "operator:otto", "refused")])
     assert confirm(operator, payment, seen_on(again)).status_code == 200
     world.charge(payment)
-    assert world.charged(payment) == [7_00]
+    assert world.captured_amounts(payment) == [7_00]
 
 
 def test_another_card_than_the_preview_showed_is_refused_and_shown_again(
@@ -197,11 +197,11 @@ def test_another_card_than_the_preview_showed_is_refused_and_shown_again(
     world, payment = dashboard.world, owes(dashboard, account)
     operator = dashboard.as_("operator")
     snapshot = seen_on(operator.get(f"/payments/{payment}/charge"))
-    world.card_of(account, "pm_card_mastercard", brand="mastercard")
+    world.add_primary_card(account, "pm_card_mastercard", brand="mastercard")
     again = confirm(operator, payment, snapshot)
     assert again.status_code == 409
     assert "the card was visa ending in 4242 and is mastercard ending in 4444 now" in words(again)
-    assert world.charged(payment) == []
+    assert world.captured_amounts(payment) == []
     assert seen_on(again)["card"] != snapshot["card"]
 
 
@@ -215,7 +215,7 @@ def test_of_two_operators_one_charges_and_the_other_is_told_who_did(dashboard: D
     assert "Not charged: operator:otto asked for it already, at 2026-11-01 09:00:00 UTC." in words(told)
     world.charge(payment)
     assert "it was paid at 2026-11-01 09:00 UTC" in words(confirm(olga, payment, snapshot[1]))
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
     done = [(actor, outcome) for _, actor, outcome in book(world)]
     assert done == [("operator:otto", "done"), ("operator:olga", "refused"), ("operator:olga", "refused")]
 
@@ -229,7 +229,7 @@ def test_a_form_sent_again_after_a_decline_asks_no_second_time(dashboard: Dashbo
     world.charge(payment)
     assert "attempt 1 was made since" in words(confirm(operator, payment, snapshot))
     world.charge(payment)
-    assert (world.charged(payment), len(world.attempts(payment))) == ([], 1)
+    assert (world.captured_amounts(payment), len(world.attempts(payment))) == ([], 1)
 
 
 def test_a_charge_needs_a_reason_and_what_was_seen(dashboard: Dashboard, account: Account) -> None:
@@ -247,7 +247,7 @@ def test_a_charge_needs_a_reason_and_what_was_seen(dashboard: Dashboard, account
         ("attempts", "٣"),
     ):
         assert confirm(operator, payment, {**snapshot, name: value}).status_code == 400, (name, value)
-    assert (dashboard.world.trail(payment), book(dashboard.world)) == ([], [])
+    assert (dashboard.world.billing_events(payment), book(dashboard.world)) == ([], [])
 
 
 def test_what_is_paid_offers_no_charge_and_says_why(dashboard: Dashboard, account: Account) -> None:
@@ -285,7 +285,7 @@ def test_an_attempt_in_doubt_is_looked_up_and_never_charged_again(dashboard: Das
     (attempt,) = world.attempts(payment)
     assert world.enqueued[-1] == SettleAttempt(attempt.id)
     world.settle(attempt.id)
-    assert (world.payment(payment).state, world.charged(payment)) == ("paid", [5_00])
+    assert (world.payment(payment).state, world.captured_amounts(payment)) == ("paid", [5_00])
     assert operator.post(f"/payments/{payment}/look-up", reason="again").status_code == 409
     assert [line[0] + " " + line[2] for line in book(world)] == [
         "payment.look_up done",
@@ -295,7 +295,7 @@ def test_an_attempt_in_doubt_is_looked_up_and_never_charged_again(dashboard: Das
 
 def test_the_invoice_is_shown_line_by_line(dashboard: Dashboard, account: Account) -> None:
     world = dashboard.world
-    world.card_of(account)
+    world.add_primary_card(account)
     with world.engine.begin() as connection:
         add_fee(connection, account, 29_85, description="<b>Calls</b>")
         run_id = add_run(connection)

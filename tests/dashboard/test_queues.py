@@ -80,8 +80,8 @@ def test_the_page_shows_each_lane_with_messages_rows_and_processes(
     dashboard: Dashboard, broker: RedisBroker, world: World
 ) -> None:
     account = world.account("A-1")
-    world.card_of(account)
-    world.owes(account)
+    world.add_primary_card(account)
+    world.add_due_payment(account)
     enqueue(broker, [ChargePayment(uuid4(), Lane.BATCH)] * 7)
     broker.do_fetch(BATCH, 3)
     kill(broker, 2, SETTLEMENT)

@@ -39,8 +39,8 @@ def test_every_renamed_path_leads_to_a_page() -> None:
 def test_an_open_form_of_an_earlier_release_still_cancels_a_pending_void(dashboard: Dashboard) -> None:
     world = dashboard.world
     account = world.account("A-1")
-    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
-    payment = world.owes(account, 5_00)
+    world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    payment = world.add_due_payment(account, 5_00)
     world.charge(payment)
     otto, page = dashboard.as_("operator"), f"/payments/{payment}"
     otto.post(f"{page}/void", page, reason="billed by mistake")

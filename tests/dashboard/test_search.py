@@ -17,7 +17,7 @@ from web.dashboard.request_context import ROOT
 @pytest.fixture
 def account(dashboard: Dashboard) -> Account:
     account = dashboard.world.account("ACME-1", name="Acme Telecom", email="billing@acme.example")
-    dashboard.world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    dashboard.world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     return account
 
 

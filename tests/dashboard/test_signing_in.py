@@ -65,12 +65,12 @@ def test_guessing_is_refused_from_one_address_and_ends_with_time(dashboard: Dash
     for _ in range(5):
         assert sign_in(browser, "anna", "a wrong password").status_code == 401
     assert sign_in(browser, "anna").status_code == 429, "even with the right one"
-    dashboard.world.machine.pass_(minutes=15, seconds=1)
+    dashboard.world.machine.advance(minutes=15, seconds=1)
     assert sign_in(browser, "anna").status_code == 303
 
 
 @pytest.mark.parametrize(
-    "wait", [lambda d: d.world.machine.pass_(seconds=IDLE_FOR.total_seconds() + 1)], ids=["idle"]
+    "wait", [lambda d: d.world.machine.advance(seconds=IDLE_FOR.total_seconds() + 1)], ids=["idle"]
 )
 def test_a_session_that_nobody_uses_ends(dashboard: Dashboard, wait: Callable[[Dashboard], None]) -> None:
     browser = dashboard.as_("viewer")
@@ -82,9 +82,9 @@ def test_a_session_that_nobody_uses_ends(dashboard: Dashboard, wait: Callable[[D
 def test_a_session_ends_after_a_week_however_much_it_is_used(dashboard: Dashboard) -> None:
     browser = dashboard.as_("viewer")
     for _ in range(int(LASTS_FOR.total_seconds() // 3600) - 1):
-        dashboard.world.machine.pass_(hours=1)
+        dashboard.world.machine.advance(hours=1)
         assert browser.get("/profile").status_code == 200
-    dashboard.world.machine.pass_(hours=1, seconds=1)
+    dashboard.world.machine.advance(hours=1, seconds=1)
     assert browser.get("/profile").status_code == 303
 
 

@@ -149,7 +149,7 @@ def test_no_page_reads_all_events_or_all_of_the_trail(dashboard: Dashboard) -> N
 def test_the_payload_is_fetched_when_an_operator_asks_masked_and_not_kept(dashboard: Dashboard) -> None:
     world = dashboard.world
     account = world.account("A-1")
-    world.card_of(account)
+    world.add_primary_card(account)
     there = last_event_there(dashboard, "payment_method.attached")
     path = store(world, there["id"], type=there["type"], stripe_object_id=there["data"]["object"]["id"])
     otto = dashboard.as_("operator")
@@ -249,7 +249,7 @@ def test_an_event_that_was_given_up_is_applied_after_an_operator_says_so(dashboa
 def test_an_applied_registration_applied_again_registers_nothing_twice(dashboard: Dashboard) -> None:
     world = dashboard.world
     account = world.account("A-1")
-    world.at_processor(account)
+    world.register_card(account)
     there = last_event_there(dashboard, "setup_intent.succeeded")
     path = store(world, there["id"], type=there["type"], stripe_object_id=there["data"]["object"]["id"])
     apply_stripe_event(world.runtime, "global", there["id"])

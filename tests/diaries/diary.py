@@ -156,7 +156,7 @@ class Diary:
         self, account: Account, card: str = "pm_card_visa", story: Story | None = None, **how: Any
     ) -> RegisteredCard:
         """The customer registers a card in their browser; webhooks tell us, and what follows is done."""
-        registered = self.world.at_processor(account, card, story, **how)
+        registered = self.world.register_card(account, card, story, **how)
         self.work()
         return registered
 
@@ -292,13 +292,16 @@ class Diary:
 
     def not_asked(self, payment_id: UUID) -> list[str | None]:
         """Why it was not asked for, each time that this was written down."""
-        return [reason for kind, reason in self.world.trail(payment_id) if kind == "charge_not_attempted"]
+        return [reason for kind, reason in self.world.billing_events(payment_id) if kind == "charge_not_attempted"]
 
     def standings(self, account: Account) -> list[tuple[str, str]]:
         """Every change of the account's standing, with its day (UTC)."""
-        return [(f"{event.at:%m-%d}", event.after["standing"]) for event in self.trail("standing_changed", account)]
+        return [
+            (f"{event.at:%m-%d}", event.after["standing"])
+            for event in self.billing_events("standing_changed", account)
+        ]
 
-    def trail(self, event_type: str, account: Account | None = None) -> list[Row[Any]]:
+    def billing_events(self, event_type: str, account: Account | None = None) -> list[Row[Any]]:
         wanted = select(billing_events).where(billing_events.c.type == event_type).order_by(billing_events.c.id)
         if account is not None:
             wanted = wanted.where(billing_events.c.account_id == account.id)
@@ -324,8 +327,8 @@ class Diary:
         with self.world.engine.connect() as connection:
             return explain_payment(connection, self.world.policy, payment_id, self.now, self.world.machine())
 
-    def kinds_of_trail(self, payment_id: UUID) -> Counter[str]:
-        return Counter(kind for kind, _ in self.world.trail(payment_id))
+    def billing_event_types(self, payment_id: UUID) -> Counter[str]:
+        return Counter(kind for kind, _ in self.world.billing_events(payment_id))
 
 
 def instant_of(moment: str) -> datetime:

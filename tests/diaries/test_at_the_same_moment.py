@@ -38,10 +38,10 @@ def test_a_card_registered_between_two_chunks_of_month_start_pays_once(diary: Di
     diary.one_chunk(run.run_id)
     diary.one_chunk(run.run_id)
     assert [row.state for row in diary.runs("monthly-invoices")] == ["running"]
-    assert diary.trail("invoice_issued", accounts[1]), "two chunks are done"
-    assert not diary.trail("invoice_issued", accounts[2])
+    assert diary.billing_events("invoice_issued", accounts[1]), "two chunks are done"
+    assert not diary.billing_events("invoice_issued", accounts[2])
 
-    diary.world.at_processor(anna)
+    diary.world.register_card(anna)
     diary.wait_for_webhooks()
     for job in diary.due_jobs():
         if isinstance(job, ApplyStripeEvent):
@@ -59,7 +59,7 @@ def test_a_card_registered_between_two_chunks_of_month_start_pays_once(diary: Di
 def test_a_card_registered_inside_an_open_chunk_of_month_start_pays_once(diary: Diary, place: int) -> None:
     anna = four_who_owe(diary)[place]
     run = october(diary)
-    diary.world.at_processor(anna)
+    diary.world.register_card(anna)
     diary.wait_for_webhooks()
     told = [job for job in diary.due_jobs() if isinstance(job, ApplyStripeEvent)]
     assert len(told) == 2
@@ -70,7 +70,7 @@ def test_a_card_registered_inside_an_open_chunk_of_month_start_pays_once(diary: 
         registering = workers.submit(diary.do_all, told)
         wait_for_waiter(diary.world.engine, "locktype IN ('transactionid', 'tuple')")
         assert not registering.done()
-        assert not diary.trail("card_registered")
+        assert not diary.billing_events("card_registered")
     invoicing.result()
     registering.result()
     diary.work()
@@ -133,13 +133,13 @@ def test_a_webhook_that_is_faster_than_the_answer_books_the_money_once(diary: Di
     with diary.charging(payment, Gate.ANSWER):
         diary.work()
         assert diary.state(payment) == "due", "the answer may come any moment: the event is asked again"
-        diary.world.machine.pass_(seconds=11)
+        diary.world.machine.advance(seconds=11)
         diary.work()
         assert diary.state(payment) == "paid", "payment_intent.succeeded was here first"
     diary.day(2)
 
     assert diary.asked(payment) == [("11-01 00:00", "succeeded")]
-    assert diary.kinds_of_trail(payment)["payment_moved"] == 1
+    assert diary.billing_event_types(payment)["payment_moved"] == 1
     assert diary.money(payment) == [("2026-11-01 00:00", 29_85)]
 
 
@@ -152,7 +152,7 @@ def test_registered_and_attached_may_come_in_any_order(diary: Diary, is_reversed
 
     order = ["payment_method.attached", "setup_intent.succeeded"]
     with diary.webhooks_held():
-        new = diary.world.at_processor(anna)
+        new = diary.world.register_card(anna)
         for event_type in reversed(order) if is_reversed else order:
             diary.deliver(event_type)
 
@@ -172,7 +172,7 @@ def test_a_card_replaced_and_its_old_one_detached_may_come_in_any_order(diary: D
 
     with diary.webhooks_held():
         diary.detaches(anna, old)
-        new = diary.world.at_processor(anna)
+        new = diary.world.register_card(anna)
         order = ["payment_method.detached", "setup_intent.succeeded"]
         for event_type in reversed(order) if is_reversed else order:
             diary.deliver(event_type)
@@ -194,12 +194,12 @@ def test_a_card_registered_and_removed_again_may_be_told_in_any_order(diary: Dia
     payment = diary.payment(anna)
 
     with diary.webhooks_held():
-        card = diary.world.at_processor(anna)
+        card = diary.world.register_card(anna)
         diary.detaches(anna, card)
         order = ["setup_intent.succeeded", "payment_method.detached"]
         for event_type in reversed(order) if is_reversed else order:
             diary.deliver(event_type)
-    diary.world.machine.pass_(minutes=5)  # what could not be understood yet is looked at again
+    diary.world.machine.advance(minutes=5)  # what could not be understood yet is looked at again
     diary.day(3)
 
     assert diary.settings(anna).primary_card_id is None
@@ -217,7 +217,7 @@ def test_a_card_removed_while_its_registration_is_being_applied_is_not_kept(diar
     payment = diary.payment(anna)
 
     with diary.webhooks_held():
-        card = diary.world.at_processor(anna)
+        card = diary.world.register_card(anna)
         diary.let_through("setup_intent.succeeded")
         (told,) = diary.due_jobs()
         with ThreadPoolExecutor(1) as worker:
@@ -229,7 +229,7 @@ def test_a_card_removed_while_its_registration_is_being_applied_is_not_kept(diar
             registering.result()
         diary.work()
         assert diary.settings(anna).primary_card_id is not None, "an old look at the card was applied last"
-        diary.world.machine.pass_(minutes=5)
+        diary.world.machine.advance(minutes=5)
         diary.work()
         assert diary.settings(anna).primary_card_id is None, "and put right"
 

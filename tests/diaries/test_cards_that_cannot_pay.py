@@ -90,7 +90,7 @@ def test_fourteen_days_without_any_card_mark_the_account(diary: Diary) -> None:
     assert diary.world.standing(anna) == "past_due"
     diary.day(15)
     assert diary.standings(anna) == [("11-02", "past_due"), ("11-15", "marked_for_suspension")]
-    assert diary.trail("standing_changed", anna)[-1].reason == "14 days past due"
+    assert diary.billing_events("standing_changed", anna)[-1].reason == "14 days past due"
     assert diary.asked(payment) == []
     assert diary.not_asked(payment) == ["no card is registered"]
     assert diary.requests("payment_intents") == 0

@@ -32,7 +32,7 @@ def test_an_empty_account_declines_twice_and_pays_on_day_three(diary: Diary) -> 
     assert diary.state(payment) == "paid"
     assert diary.standings(anna) == [("11-01", "past_due"), ("11-03", "good")]
     assert diary.money(payment) == [("2026-11-03 09:00", 29_85)]
-    assert [kind for kind, _ in diary.world.trail(payment) if kind != "stripe_event_applied"] == [
+    assert [kind for kind, _ in diary.world.billing_events(payment) if kind != "stripe_event_applied"] == [
         "invoice_issued",
         *("attempt_started", "attempt_answered", "payment_moved", "standing_changed"),
         *("payment_moved", "attempt_started", "attempt_answered", "payment_moved"),
@@ -89,7 +89,7 @@ def test_seven_declines_mark_the_account_and_the_payment_that_comes_all_the_same
 
     diary.day(9)
     assert diary.standings(anna) == [("11-01", "past_due"), ("11-07", "marked_for_suspension"), ("11-09", "good")]
-    marked, unmarked = diary.trail("standing_changed", anna)[1:]
+    marked, unmarked = diary.billing_events("standing_changed", anna)[1:]
     assert marked.reason == "7 declines of one payment"
     assert unmarked.before == {"standing": "marked_for_suspension"}
     assert diary.money(payment) == [("2026-11-09 09:00", 29_85)]

@@ -117,7 +117,7 @@ def test_two_schedulers_at_the_month_change_make_one_run_for_each_coverage(two_c
         ("reconciliation", "japan"): 1,
     }
     assert len(enqueued) == len(set(enqueued)) == 4, "and each was rung for by one of them"
-    assert len(diary.trail("run_scheduled")) == 4
+    assert len(diary.billing_events("run_scheduled")) == 4
 
     diary.day(2)
     assert diary.money(diary.payment(anna)) == [("2026-11-01 00:00", 29_85)]
@@ -155,7 +155,7 @@ def test_two_whole_schedulers_side_by_side_live_a_month_change_as_one(two_covera
                 with ThreadPoolExecutor(2) as both:
                     list(both.map(lambda app: app.sweep(), apps))
                 diary.do_all([enqueued.pop(0) for _ in range(len(enqueued))])
-                world.machine.pass_(seconds=5)
+                world.machine.advance(seconds=5)
     finally:
         for app in apps:
             app.stop()

@@ -48,12 +48,12 @@ def _first_of_november(company: Company, people: People) -> None:
     company.without_key.append("payment_method.automatically_updated")
     company.world.simulator.automatically_update("global", bert.card.payment_method, exp_month=1, exp_year=2035)
     company.mishaps.unavailable.append("/v1/setup_intents")
-    company.world.at_processor(carl.account, new_card(company))
-    anna.card = company.world.at_processor(anna.account, new_card(company))
+    company.world.register_card(carl.account, new_card(company))
+    anna.card = company.world.register_card(anna.account, new_card(company))
     company.mishaps.cut_after.append(anna.card_in_form)
     assert elsa.card is not None
     assert _confirms_on_our_page(company, elsa, elsa.card.payment_method) == "requires_action"
-    elsa.card = company.world.at_processor(elsa.account, new_card(company))
+    elsa.card = company.world.register_card(elsa.account, new_card(company))
     company.mishaps.cut_before.append(elsa.card_in_form)
     company.work()
     company.registers(elsa.account, new_card(company))

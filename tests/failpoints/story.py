@@ -102,7 +102,9 @@ def _person(company: Company, name: str, story: Story) -> Person:
     account = company.account(name)
     company.fee(account, story.expected[name].owes)
     card = story.cards[name]
-    return Person(account, None if card is None else company.world.card_of(account, new_card(company, card)))
+    return Person(
+        account, None if card is None else company.world.add_primary_card(account, new_card(company, card))
+    )
 
 
 def _assert_nobody_can_tell(company: Company, people: People, expected: Mapping[str, Expected]) -> None:

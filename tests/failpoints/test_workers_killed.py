@@ -135,7 +135,7 @@ def _people(world: World) -> dict[str, Account]:
     for name, amount in OWED.items():
         account = people[name] = world.account(name)
         token = world.simulator.make_card("global").token
-        (world.at_processor if name == "carl" else world.card_of)(account, token)
+        (world.register_card if name == "carl" else world.add_primary_card)(account, token)
         with world.engine.begin() as connection:
             add_fee(connection, account, amount, "2026-10")
     return people

@@ -55,8 +55,8 @@ def world(engine: Engine, gates: Gates) -> Iterator[World]:
 def owed(world: World) -> UUID:
     """A payment of 5.00 that is due, on a card that pays."""
     account = world.account("A-1")
-    world.card_of(account)
-    return world.owes(account)
+    world.add_primary_card(account)
+    return world.add_due_payment(account)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def work_until_quiet(world: World, rounds: int = 20) -> None:
     for _ in range(rounds):
         for job in world.due_jobs():
             do(world.runtime, job)
-        world.machine.pass_(minutes=5, seconds=1)
+        world.machine.advance(minutes=5, seconds=1)
 
 
 def asked(world: World) -> int:
@@ -82,7 +82,7 @@ def asked(world: World) -> int:
 
 def assert_paid_once(world: World, payment_id: UUID) -> None:
     """The processor's book holds one charge, ours one receipt, and nothing is open."""
-    assert world.charged(payment_id) == [5_00]
+    assert world.captured_amounts(payment_id) == [5_00]
     assert world.payment(payment_id).state == "paid"
     assert {attempt.state for attempt in world.attempts(payment_id)} <= {"succeeded", "not_sent", "declined"}
     with world.engine.connect() as connection:

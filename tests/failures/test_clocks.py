@@ -51,12 +51,12 @@ def test_an_hour_ahead_in_mid_charge_ends_its_lease_and_takes_the_money_once(
             jump(world, HOUR)
             (attempt,) = world.attempts(owed)
             world.settle(attempt.id)
-            world.machine.pass_(minutes=1)  # what is not_sent backs off
+            world.machine.advance(minutes=1)  # what is not_sent backs off
             with gates.open_for_newcomers():
                 world.charge(owed)
         charge.result(60)
     work_until_quiet(world)
-    assert world.charged(owed) == [5_00]
+    assert world.captured_amounts(owed) == [5_00]
     assert world.payment(owed).state == "paid"
     assert len(world.intents(owed)) == 1
 
@@ -74,7 +74,7 @@ def test_a_clock_set_back_does_not_make_a_killed_workers_attempt_wait_for_it(
                 world.settle(job.attempt_id)
             elif isinstance(job, ChargePayment):
                 world.charge(job.payment_id)
-        world.machine.pass_(seconds=30)
+        world.machine.advance(seconds=30)
         waited = world.machine() - began
         assert waited < timedelta(hours=1, minutes=10)
     if by == YEARS:
@@ -163,7 +163,7 @@ def test_what_was_rung_before_the_clock_was_set_back_is_rung_again(world: World,
     sweep = Sweep(world.engine, lambda jobs: bool(enqueued.extend(jobs)) or True, lambda _: 0)
     sweep(Moment(world.clock.now(), world.machine()))
     jump(world, -HOUR)
-    world.machine.pass_(seconds=PATIENCE.total_seconds())
+    world.machine.advance(seconds=PATIENCE.total_seconds())
     sweep(Moment(world.clock.now(), world.machine()))
     assert len(enqueued) == 2, "the first message was lost meanwhile"
 
@@ -236,7 +236,7 @@ def test_a_calendar_set_back_by_an_hour_delays_a_charge_and_doubles_none(world: 
     calendar = Calendar(world.clock.now() - HOUR)
     world.runtime = replace(world.runtime, clock=calendar)
     world.charge(owed)
-    assert world.charged(owed) == []
+    assert world.captured_amounts(owed) == []
     calendar.now_at += HOUR
     world.charge(owed)
     calendar.now_at -= HOUR

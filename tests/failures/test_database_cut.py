@@ -65,7 +65,7 @@ def test_a_commit_whose_confirmation_is_lost_is_not_taken_for_one_that_was_not_m
     world.charge(owed)
     assert commits.snapshot > number, "it was cut"
     if number == CLAIM:  # whose attempt it is, is known to nobody now: it waits for its lease
-        assert world.charged(owed) == []
+        assert world.captured_amounts(owed) == []
         assert [attempt.state for attempt in world.attempts(owed)] == ["started"]
     work_until_quiet(world)
     assert_paid_once(world, owed)
@@ -128,7 +128,9 @@ def test_an_answer_outlives_a_restart_of_the_database(
             charge.result(60)
             back.join()
     assert_paid_once(world, owed)
-    assert [kind for kind, _ in world.trail(owed) if kind == "attempt_became_unknown"] == [], "no lease ran out"
+    assert [kind for kind, _ in world.billing_events(owed) if kind == "attempt_became_unknown"] == [], (
+        "no lease ran out"
+    )
 
 
 def test_an_answer_that_is_lost_with_the_database_is_found_again_after_the_lease(

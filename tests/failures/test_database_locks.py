@@ -60,7 +60,7 @@ def test_an_answer_waits_for_a_lock_and_is_written_when_it_is_free(
         world.charge(owed)
         free.join()
     assert_paid_once(world, owed)
-    assert "attempt_became_unknown" not in [kind for kind, _ in world.trail(owed)]
+    assert "attempt_became_unknown" not in [kind for kind, _ in world.billing_events(owed)]
 
 
 def test_a_lock_held_for_minutes_costs_the_answer_and_no_second_charge(
@@ -84,7 +84,7 @@ def test_settlement_gives_up_a_lock_too_and_comes_back(
     monkeypatch.setattr(shared.payments.record_outcome, "WRITE_INSISTS_FOR_S", 0.5)
     with locked(another_session, ACCOUNT), pytest.raises(OperationalError):
         world.charge(owed)
-    world.machine.pass_(minutes=6)
+    world.machine.advance(minutes=6)
     (attempt,) = world.attempts(owed)
     with locked(another_session, PAYMENT):
         began = time.monotonic()
@@ -103,29 +103,29 @@ def test_a_stuck_payment_keeps_no_worker_from_the_others(
     sweep = Sweep(world.engine, make_enqueue(broker), lambda queue: waiting_messages(broker, queue))
     add_actor(broker, "charge_payment", BATCH, lambda payment_id: charge_payment(world.runtime, UUID(payment_id)))
     account = world.account("A-stuck")
-    world.card_of(account)
-    stuck = world.owes(account)
+    world.add_primary_card(account)
+    stuck = world.add_due_payment(account)
     with locked(another_session, PAYMENT), running_worker(broker, BATCH, threads=2):
         for _ in range(4):  # both threads meet it before anything else is due
             sweep(Moment(world.clock.now(), world.machine()))
-            world.machine.pass_(seconds=3)
+            world.machine.advance(seconds=3)
         others = []
         for _ in range(6):
             account = world.account(f"A-{uuid4().hex[:8]}")
-            world.card_of(account)
-            others.append(world.owes(account))
+            world.add_primary_card(account)
+            others.append(world.add_due_payment(account))
         began = time.monotonic()
 
         def are_paid() -> bool:
             sweep(Moment(world.clock.now(), world.machine()))
-            world.machine.pass_(seconds=3)
+            world.machine.advance(seconds=3)
             return all(world.payment(other).state == "paid" for other in others)
 
         eventually(are_paid, "the others are paid while the lock is held", within_s=60)
         assert time.monotonic() - began < 30
         assert world.payment(stuck).state == "due"
     world.charge(stuck)
-    assert [len(world.charged(payment)) for payment in (stuck, *others)] == [1] * 7
+    assert [len(world.captured_amounts(payment)) for payment in (stuck, *others)] == [1] * 7
 
 
 def test_no_session_of_ours_waits_or_keeps_others_waiting_for_ever(settings: Settings) -> None:

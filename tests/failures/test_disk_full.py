@@ -74,8 +74,8 @@ def test_full_at_the_record_the_money_is_found_when_there_is_room(
     with pytest.raises(OperationalError, match="No space left"):
         world.charge(owed)
     assert [attempt.state for attempt in world.attempts(owed)] == ["started"]
-    assert world.charged(owed) == [5_00]
-    world.machine.pass_(minutes=6)
+    assert world.captured_amounts(owed) == [5_00]
+    world.machine.advance(minutes=6)
     with pytest.raises(OperationalError, match="No space left"):  # a look-up that can't be written either
         world.settle(world.attempts(owed)[0].id)
     assert asked(world) == 1
@@ -91,7 +91,7 @@ def test_full_for_moments_at_the_record_costs_nothing(world: World, owed: UUID) 
     assert_paid_once(world, owed)
     with world.engine.connect() as connection:
         assert connection.scalar(text("SELECT last_value FROM commits_at_the_disk")) == 4
-    assert "attempt_became_unknown" not in [kind for kind, _ in world.trail(owed)]
+    assert "attempt_became_unknown" not in [kind for kind, _ in world.billing_events(owed)]
 
 
 def test_full_when_a_webhook_comes_stripe_is_asked_to_send_it_again(

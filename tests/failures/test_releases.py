@@ -88,7 +88,7 @@ class Upgrade:
         self.broker.enqueue(Message(BATCH, "charge_payment", args=arguments, kwargs={}, options={}))
 
     def sweep(self) -> dict[str, int]:
-        self.world.machine.pass_(seconds=PATIENCE.total_seconds())
+        self.world.machine.advance(seconds=PATIENCE.total_seconds())
         return self._sweep(Moment(self.world.clock.now(), self.world.machine()))
 
 
@@ -109,7 +109,7 @@ def test_a_newer_worker_takes_what_an_older_release_sends(upgrade: Upgrade, owed
         eventually(lambda: is_at_rest(client, BATCH), "taken")
     assert snapshot == ["none"]
     assert dead_letters(client, BATCH) == {}
-    assert upgrade.world.charged(owed) == [5_00]
+    assert upgrade.world.captured_amounts(owed) == [5_00]
 
 
 @pytest.mark.parametrize("arguments", [["{id}", "a hint"], []], ids=["an argument added", "an argument removed"])
@@ -126,11 +126,11 @@ def test_what_an_older_worker_cannot_take_is_set_aside_and_its_row_comes_back(
     with upgrade.worker_of(older) as worker:
         eventually(lambda: dead_letters(client, BATCH), "set aside")
         assert is_at_rest(client, BATCH)
-        assert upgrade.world.charged(owed) == []
+        assert upgrade.world.captured_amounts(owed) == []
         assert all(thread.is_alive() for thread in worker.workers)
         assert upgrade.sweep() == {"due payments, batch": 1}
         eventually(lambda: upgrade.world.payment(owed).state == "paid", "the row came back")
-    assert upgrade.world.charged(owed) == [5_00]
+    assert upgrade.world.captured_amounts(owed) == [5_00]
 
 
 def test_workers_of_both_releases_with_messages_of_both_charge_each_payment_once(
@@ -141,8 +141,8 @@ def test_workers_of_both_releases_with_messages_of_both_charge_each_payment_once
     owed = []
     for number in range(12):
         account = world.account(f"A-{number}")
-        world.card_of(account, story=Pays())
-        owed.append(world.owes(account))
+        world.add_primary_card(account, story=Pays())
+        owed.append(world.add_due_payment(account))
 
     def older(payment_id: str) -> None:
         charge_payment(world.runtime, UUID(payment_id))
@@ -160,4 +160,4 @@ def test_workers_of_both_releases_with_messages_of_both_charge_each_payment_once
             return all(world.payment(payment).state == "paid" for payment in owed)
 
         eventually(are_paid, "all paid", within_s=60)
-    assert [len(world.charged(payment)) for payment in owed] == [1] * len(owed)
+    assert [len(world.captured_amounts(payment)) for payment in owed] == [1] * len(owed)

@@ -92,11 +92,11 @@ class Shop:
     def owe(self, count: int) -> None:
         for _ in range(count):
             account = self.world.account(f"A-{uuid4().hex[:8]}")
-            self.world.card_of(account, story=Pays())  # one of its own: budgets are counted per card
-            self.owed.append(self.world.owes(account))
+            self.world.add_primary_card(account, story=Pays())  # one of its own: budgets are counted per card
+            self.owed.append(self.world.add_due_payment(account))
 
     def sweep(self) -> dict[str, int]:
-        self.world.machine.pass_(seconds=PATIENCE.total_seconds())
+        self.world.machine.advance(seconds=PATIENCE.total_seconds())
         return self._sweep(Moment(self.world.clock.now(), self.world.machine()))
 
     def paid(self) -> int:
@@ -111,7 +111,7 @@ class Shop:
             return self.is_paid()
 
         eventually(is_paid, "all paid", within_s=60)
-        assert [len(self.world.charged(payment)) for payment in self.owed] == [1] * len(self.owed)
+        assert [len(self.world.captured_amounts(payment)) for payment in self.owed] == [1] * len(self.owed)
 
 
 def make_impatient_broker(redis_url: str) -> RedisBroker:
@@ -196,7 +196,7 @@ def test_a_worker_told_to_stop_while_redis_is_away_finishes_its_charge_and_does_
         took_s = time.monotonic() - began
     assert took_s < 20, "of 40 s of grace"
     assert "doorbell.not_told" in {one["event"] for one in logs}
-    assert sum(len(world.charged(payment)) for payment in shop.owed) == 1, "the one in its hand"
+    assert sum(len(world.captured_amounts(payment)) for payment in shop.owed) == 1, "the one in its hand"
     line.mend()
     with running_worker(shop.broker, BATCH):
         shop.sweep_until_paid()

@@ -25,7 +25,7 @@ VOID, WRITTEN_OFF = PaymentState.VOID, PaymentState.UNCOLLECTIBLE
 
 def account_with_a_bad_card(world: World) -> Account:
     account = world.account("A-1")
-    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     return account
 
 
@@ -45,7 +45,7 @@ def end(world: World, payment: UUID) -> None:
 
 def declined(world: World, account: Account) -> UUID:
     """A payment with a live PaymentIntent that could still be paid."""
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     world.charge(payment)
     assert world.intents(payment)[0].closed_reason is None
     return payment
@@ -64,7 +64,7 @@ def status_there(world: World, payment: UUID, which: int = 0) -> str:
 
 def confirms_there(world: World, payment: UUID, account: Account) -> None:
     """The customer pays on our page with another card, and nobody tells us."""
-    card = world.at_processor(account, story=Pays())
+    card = world.register_card(account, story=Pays())
     (intent,) = world.intents(payment)
     answer = httpx.post(
         f"{world.simulator.url}/v1/payment_intents/{intent.stripe_payment_intent_id}/confirm",

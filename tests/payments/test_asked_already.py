@@ -21,7 +21,7 @@ from tests.world import World
 @pytest.fixture
 def account(world: World) -> Account:
     account = world.account("A-1")
-    world.card_of(account)
+    world.add_primary_card(account)
     return account
 
 
@@ -51,22 +51,22 @@ def refusal(answer: ChargePayment | Refused) -> str:
 
 
 def test_who_asks_second_is_told_who_did_and_when_and_money_moves_once(world: World, account: Account) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     snapshot = look(world, payment).snapshot
     assert isinstance(ask(world, payment, snapshot=snapshot), ChargePayment)
     world.clock.set(world.clock.now() + timedelta(seconds=5))
     second = ask(world, payment, "ben", snapshot)
     assert refusal(second) == "operator:anna asked for it already, at 2026-11-01 09:00:00 UTC"
-    assert world.trail(payment)[-1] == ("charge_not_attempted", refusal(second))
+    assert world.billing_events(payment)[-1] == ("charge_not_attempted", refusal(second))
     with world.engine.connect() as connection:
         assert isinstance(preview_charge(connection, payment, world.clock.now(), world.machine()), Refused)
     world.charge(payment)
     world.charge(payment)
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
 
 
 def test_after_an_outage_anybody_may_ask_anew(world: World, account: Account) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     ask(world, payment)
     with world.engine.begin() as connection:
         later = world.machine() + timedelta(hours=1)
@@ -76,12 +76,12 @@ def test_after_an_outage_anybody_may_ask_anew(world: World, account: Account) ->
 
 def test_what_a_customer_or_the_machine_made_due_is_no_persons_request(world: World, account: Account) -> None:
     for trigger in ("month_start", "customer", "card_registered"):
-        payment = world.owes(account, trigger=trigger, lane="interactive", requested_by="customer")
+        payment = world.add_due_payment(account, trigger=trigger, lane="interactive", requested_by="customer")
         assert isinstance(ask(world, payment), ChargePayment)
 
 
 def test_a_hold_after_the_request_lets_somebody_ask_for_it_again(world: World, account: Account) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     ask(world, payment)
     with world.engine.begin() as connection:
         until = world.clock.now() + timedelta(days=2)
@@ -90,7 +90,7 @@ def test_a_hold_after_the_request_lets_somebody_ask_for_it_again(world: World, a
 
 
 def test_an_attempt_under_way_names_who_asked_for_it(world: World, account: Account) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     gateway = world.runtime.gateways["global"]
     said: list[str] = []
     confirm = gateway.confirm_payment_intent
@@ -103,11 +103,11 @@ def test_an_attempt_under_way_names_who_asked_for_it(world: World, account: Acco
     ask(world, payment)
     world.charge(payment)
     assert said == ["attempt 1, begun by operator:anna at 2026-11-01 09:00:00 UTC, is under way"]
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
 
 
 def test_another_amount_than_was_seen_is_refused(world: World, account: Account) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     snapshot = look(world, payment).snapshot
     with world.engine.begin() as connection:
         connection.execute(update(payments).where(payments.c.id == payment).values(amount_minor=7_00))
@@ -118,15 +118,15 @@ def test_another_amount_than_was_seen_is_refused(world: World, account: Account)
 
 
 def test_another_card_than_was_seen_is_refused(world: World, account: Account) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     snapshot = look(world, payment).snapshot
-    world.card_of(account, "pm_card_mastercard", brand="mastercard")
+    world.add_primary_card(account, "pm_card_mastercard", brand="mastercard")
     said = refusal(ask(world, payment, snapshot=snapshot))
     assert "the card was visa ending in 4242 and is mastercard ending in 4444 now" in said
 
 
 def test_new_data_of_the_same_card_are_refused(world: World, account: Account) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     snapshot = look(world, payment).snapshot
     with world.engine.begin() as connection:
         connection.execute(update(payment_settings).values(card_revision=payment_settings.c.card_revision + 1))
@@ -135,8 +135,8 @@ def test_new_data_of_the_same_card_are_refused(world: World, account: Account) -
 
 def test_an_attempt_made_meanwhile_is_refused_so_that_a_form_sent_twice_charges_once(world: World) -> None:
     account = world.account("A-1")
-    world.card_of(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
-    payment = world.owes(account)
+    world.add_primary_card(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
+    payment = world.add_due_payment(account)
     snapshot = look(world, payment).snapshot
     ask(world, payment, snapshot=snapshot)
     world.charge(payment)

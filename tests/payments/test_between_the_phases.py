@@ -55,7 +55,7 @@ class Watched:
 @pytest.fixture
 def account(world: World) -> Account:
     account = world.account("A-1")
-    world.card_of(account)
+    world.add_primary_card(account)
     return account
 
 
@@ -76,8 +76,8 @@ def test_when_a_request_leaves_its_attempt_is_committed_and_no_transaction_is_op
     world: World, other_engine: Engine
 ) -> None:
     account = world.account("A-1")
-    world.card_of(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
-    payment = world.owes(account)
+    world.add_primary_card(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
+    payment = world.add_due_payment(account)
     snapshot: list[tuple[str, int, str | None, int]] = []
 
     def look(request: str) -> None:
@@ -98,7 +98,7 @@ def test_when_a_request_leaves_its_attempt_is_committed_and_no_transaction_is_op
         ("confirm_payment_intent", 0, "started", 1),  # its id is committed before it can move money
         ("confirm_payment_intent", 0, "started", 1),
     ]
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
 
 
 def test_a_look_at_the_processor_holds_no_transaction_open(
@@ -114,10 +114,10 @@ def test_a_look_at_the_processor_holds_no_transaction_open(
                 open_transactions.append(connection.execute(text(OPEN_TRANSACTIONS)).scalar_one())
 
     watch(world, look)
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     with pytest.raises(ConnectionError):
         world.charge(payment)
-    world.machine.pass_(minutes=5, seconds=1)
+    world.machine.advance(minutes=5, seconds=1)
     world.settle(world.attempts(payment)[0].id)
     assert open_transactions == [0]
     assert world.attempts(payment)[0].state == "not_sent"
@@ -140,8 +140,8 @@ def test_a_request_whose_answer_is_lost_is_sent_once(engine: Engine) -> None:
     counting = Counting()
     with running_world(engine, faults=counting) as world:
         account = world.account("A-1")
-        world.card_of(account)
-        payment = world.owes(account)
+        world.add_primary_card(account)
+        payment = world.add_due_payment(account)
         impatient = make_gateways(world.simulator.url, ["global"], read_timeout_s=0.3)
         world.runtime = replace(world.runtime, gateways=impatient)
         world.charge(payment)
@@ -150,7 +150,7 @@ def test_a_request_whose_answer_is_lost_is_sent_once(engine: Engine) -> None:
 
 
 def test_a_create_moves_no_money_whatever_becomes_of_its_answer(world: World, account: Account) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
 
     def stop_before_the_confirm(request: str) -> None:
         if request == "confirm_payment_intent":
@@ -160,16 +160,16 @@ def test_a_create_moves_no_money_whatever_becomes_of_its_answer(world: World, ac
     with pytest.raises(ConnectionError):
         world.charge(payment)
     assert world.simulator.health()["objects"]["payment_intents"] == 1
-    assert world.charged(payment) == []
+    assert world.captured_amounts(payment) == []
 
 
 def test_settlement_leaves_an_attempt_alone_until_its_lease_is_over(world: World, account: Account) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     claimed = claim(world, payment)
-    world.machine.pass_(minutes=4, seconds=59)
+    world.machine.advance(minutes=4, seconds=59)
     world.settle(claimed.attempt_id)
     assert world.attempts(payment)[0].state == "started"
-    world.machine.pass_(seconds=1)
+    world.machine.advance(seconds=1)
     world.settle(claimed.attempt_id)
     assert world.attempts(payment)[0].state == "not_sent"
 
@@ -177,8 +177,8 @@ def test_settlement_leaves_an_attempt_alone_until_its_lease_is_over(world: World
 def test_news_of_a_decline_leaves_a_living_attempt_alone(world: World) -> None:
     """They may speak of the attempt before: only its own answer, or settlement after the lease, may close it."""
     account = world.account("A-1")
-    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
-    payment = world.owes(account)
+    world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    payment = world.add_due_payment(account)
     world.charge(payment)
     (intent,) = world.intents(payment)
     news = world.runtime.gateways["global"].retrieve_payment_intent(intent.stripe_payment_intent_id)
@@ -197,8 +197,8 @@ def test_one_card_of_two_payments_is_counted_and_claimed_by_one_at_a_time(world:
     accounts = [world.account(f"A-{number}") for number in range(11)]
     owed = []
     for account in accounts:
-        world.card_of(account, card.token, brand="mastercard")
-        owed.append(world.owes(account))
+        world.add_primary_card(account, card.token, brand="mastercard")
+        owed.append(world.add_due_payment(account))
     for payment in owed[:9]:
         world.charge(payment)
 
@@ -217,7 +217,7 @@ def test_one_card_of_two_payments_is_counted_and_claimed_by_one_at_a_time(world:
 
 
 def test_a_second_claim_waits_for_the_first_and_finds_its_attempt(world: World, account: Account) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
 
     def claim_it(connection: Connection) -> Claimed | NotClaimed:
         return claim_charge(connection, world.runtime, payment)
@@ -234,18 +234,18 @@ def test_an_attempt_under_way_counts_in_its_cards_budget(world: World) -> None:
     card = world.simulator.make_card("global", brand="mastercard")
     for number in range(10):
         account = world.account(f"A-{number}")
-        world.card_of(account, card.token, brand="mastercard")
-        claim(world, world.owes(account))
+        world.add_primary_card(account, card.token, brand="mastercard")
+        claim(world, world.add_due_payment(account))
     last = world.account("A-last")
-    world.card_of(last, card.token, brand="mastercard")
-    payment = world.owes(last)
+    world.add_primary_card(last, card.token, brand="mastercard")
+    payment = world.add_due_payment(last)
     world.charge(payment)
     assert world.attempts(payment) == []
     assert "the network allows 10" in world.payment(payment).state_reason
 
 
 def test_a_person_is_refused_while_an_attempt_is_under_way(world: World, account: Account) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     claim(world, payment)
     with world.engine.begin() as connection:
         cause = Cause("operator:anna", world.clock.now(), "customer called")
@@ -255,7 +255,7 @@ def test_a_person_is_refused_while_an_attempt_is_under_way(world: World, account
 
 
 def test_the_loser_of_a_deadlock_repeats_its_transaction(world: World) -> None:
-    first, second = (world.owes(world.account(f"A-{number}")) for number in range(2))
+    first, second = (world.add_due_payment(world.account(f"A-{number}")) for number in range(2))
     both_hold_one = threading.Barrier(2)
 
     def lock_both(one: UUID, other: UUID) -> int:
@@ -309,7 +309,7 @@ def test_a_transaction_whose_connection_breaks_runs_again_once(engine: Engine, o
 
 def test_a_second_charge_of_a_paid_payment_is_booked_and_found(world: World, account: Account) -> None:
     """It can't come from us. If it comes all the same, the money is in our books and a person sees it."""
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     world.charge(payment)
     (intent,) = world.intents(payment)
     gateway = world.runtime.gateways["global"]
@@ -333,14 +333,14 @@ def test_a_second_charge_of_a_paid_payment_is_booked_and_found(world: World, acc
 
 def test_of_two_workers_who_both_reach_the_confirm_one_is_paid_by_it(world: World, account: Account) -> None:
     """The first stood still beyond its lease, right before its confirm; its successor is about to send its own."""
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     successors: list[Claimed] = []
 
     def stand_still(request: str) -> None:
         if request == "confirm_payment_intent" and not successors:
-            world.machine.pass_(minutes=5, seconds=1)
+            world.machine.advance(minutes=5, seconds=1)
             world.settle(world.attempts(payment)[0].id)
-            world.machine.pass_(seconds=30)
+            world.machine.advance(seconds=30)
             successors.append(claim(world, payment))
 
     watch(world, stand_still)
@@ -349,7 +349,7 @@ def test_of_two_workers_who_both_reach_the_confirm_one_is_paid_by_it(world: Worl
     assert answer is not None
     record_answer(world.runtime, successors[0].attempt_id, answer)
     assert [row.state for row in world.attempts(payment)] == ["succeeded", "not_sent"]
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
     with world.engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM receipts")) == 1
 

@@ -14,10 +14,10 @@ from tests.world import World
 
 def test_a_good_card_pays_and_everything_is_written_down(world: World) -> None:
     account = world.account("A-1")
-    world.card_of(account)
-    payment = world.owes(account, 29_85)
+    world.add_primary_card(account)
+    payment = world.add_due_payment(account, 29_85)
     world.charge(payment)
-    assert world.charged(payment) == [29_85]
+    assert world.captured_amounts(payment) == [29_85]
     row = world.payment(payment)
     assert (row.state, row.paid_at) == ("paid", world.clock.now())
     (attempt,) = world.attempts(payment)
@@ -26,13 +26,17 @@ def test_a_good_card_pays_and_everything_is_written_down(world: World) -> None:
     assert attempt.stripe_charge_id.startswith("ch_")
     (intent,) = world.intents(payment)
     assert (intent.ordinal, intent.status, intent.closed_reason) == (1, "succeeded", "succeeded")
-    assert [kind for kind, _ in world.trail(payment)] == ["attempt_started", "attempt_answered", "payment_moved"]
+    assert [kind for kind, _ in world.billing_events(payment)] == [
+        "attempt_started",
+        "attempt_answered",
+        "payment_moved",
+    ]
 
 
 def test_an_attempt_names_its_card_and_who_asked_for_it(world: World) -> None:
     account = world.account("A-1")
-    card = world.card_of(account)
-    payment = world.owes(account, requested_by="anna")
+    card = world.add_primary_card(account)
+    payment = world.add_due_payment(account, requested_by="anna")
     world.charge(payment)
     (attempt,) = world.attempts(payment)
     with world.engine.connect() as connection:
@@ -46,8 +50,8 @@ def test_an_attempt_names_its_card_and_who_asked_for_it(world: World) -> None:
 def test_a_later_attempt_may_confirm_from_its_claim_on(world: World) -> None:
     """Its PaymentIntent's id is known: whoever settles it must look, because the confirm may have been sent."""
     account = world.account("A-1")
-    world.card_of(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
-    payment = world.owes(account)
+    world.add_primary_card(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
+    payment = world.add_due_payment(account)
     world.charge(payment)
     world.clock.set(world.payment(payment).next_attempt_at)
     world.charge(payment)
@@ -56,18 +60,18 @@ def test_a_later_attempt_may_confirm_from_its_claim_on(world: World) -> None:
 
 def test_charging_twice_charges_once(world: World) -> None:
     account = world.account("A-1")
-    world.card_of(account)
-    payment = world.owes(account)
+    world.add_primary_card(account)
+    payment = world.add_due_payment(account)
     for _ in range(3):
         world.charge(payment)
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
     assert len(world.attempts(payment)) == 1
 
 
 def test_create_and_confirm_are_two_requests_with_their_own_keys(world: World) -> None:
     account = world.account("A-1")
-    world.card_of(account)
-    payment = world.owes(account)
+    world.add_primary_card(account)
+    payment = world.add_due_payment(account)
     world.charge(payment)
     sent = [snapshot for snapshot in world.simulator.requests("payment_intents") if snapshot.method == "POST"]
     assert [snapshot.path.rsplit("/", 1)[-1] for snapshot in sent] == ["payment_intents", "confirm"]
@@ -79,8 +83,8 @@ def test_create_and_confirm_are_two_requests_with_their_own_keys(world: World) -
 
 def test_the_processor_is_told_our_ids(world: World) -> None:
     account = world.account("A-1")
-    world.card_of(account)
-    payment = world.owes(account)
+    world.add_primary_card(account)
+    payment = world.add_due_payment(account)
     world.charge(payment)
     (line,) = world.simulator.ledger()
     assert line.metadata["duecourse_payment_id"] == str(payment)
@@ -88,19 +92,19 @@ def test_the_processor_is_told_our_ids(world: World) -> None:
 
 
 def test_without_a_card_nothing_is_sent(world: World) -> None:
-    payment = world.owes(world.account("A-1"))
+    payment = world.add_due_payment(world.account("A-1"))
     world.charge(payment)
     row = world.payment(payment)
     assert (row.state, row.waiting_for_revision_after) == ("needs_payment_method", 0)
     assert world.attempts(payment) == []
     assert world.simulator.requests("payment_intents") == []
-    assert ("charge_not_attempted", "no card is registered") in world.trail(payment)
+    assert ("charge_not_attempted", "no card is registered") in world.billing_events(payment)
 
 
 def test_a_soft_decline_is_asked_again_the_next_morning_in_the_coverages_zone(world: World) -> None:
     account = world.account("J-1", "japan")
-    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
-    payment = world.owes(account, 500)
+    world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    payment = world.add_due_payment(account, 500)
     world.charge(payment)
     row = world.payment(payment)
     assert row.state == "retry_scheduled"
@@ -114,7 +118,7 @@ def test_a_soft_decline_is_asked_again_the_next_morning_in_the_coverages_zone(wo
     )
     assert attempt.http_status == 402
     assert world.standing(account) == "past_due"
-    assert world.charged(payment) == []
+    assert world.captured_amounts(payment) == []
 
 
 @pytest.mark.parametrize(
@@ -130,9 +134,9 @@ def test_each_decline_goes_its_own_way(
     world: World, card: str, code: str, decline_code: str | None, state: str
 ) -> None:
     account = world.account("A-1")
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     registered = world.simulator.make_card("global", AlwaysDeclines(decline_code=decline_code or code))
-    world.card_of(account, registered.token)
+    world.add_primary_card(account, registered.token)
     world.charge(payment)
     (attempt,) = world.attempts(payment)
     assert (attempt.code, attempt.decline_code) == (code, decline_code)
@@ -141,8 +145,8 @@ def test_each_decline_goes_its_own_way(
 
 def test_authentication_is_not_a_decline(world: World) -> None:
     account = world.account("A-1")
-    world.card_of(account, story=NeedsAuthentication())
-    payment = world.owes(account)
+    world.add_primary_card(account, story=NeedsAuthentication())
+    payment = world.add_due_payment(account)
     world.charge(payment)
     row = world.payment(payment)
     assert (row.state, row.decline_count) == ("needs_authentication", 0)
@@ -153,10 +157,10 @@ def test_authentication_is_not_a_decline(world: World) -> None:
 def test_a_stolen_card_is_never_asked_again_whoever_registers_it(world: World) -> None:
     first, second = world.account("A-1"), world.account("A-2")
     stolen = world.simulator.make_card("global", AlwaysDeclines(decline_code="stolen_card"))
-    world.card_of(first, stolen.token)
-    world.charge(world.owes(first))
-    world.card_of(second, stolen.token)
-    other = world.owes(second)
+    world.add_primary_card(first, stolen.token)
+    world.charge(world.add_due_payment(first))
+    world.add_primary_card(second, stolen.token)
+    other = world.add_due_payment(second)
     world.charge(other)
     assert world.payment(other).state == "needs_payment_method"
     assert "must not be asked again" in world.payment(other).state_reason
@@ -170,8 +174,8 @@ def test_a_budget_is_counted_over_all_payments_of_a_card(world: World) -> None:
     accounts = [world.account(f"A-{number}") for number in range(11)]
     payments = []
     for account in accounts:
-        world.card_of(account, card.token, brand="mastercard")
-        payments.append(world.owes(account))
+        world.add_primary_card(account, card.token, brand="mastercard")
+        payments.append(world.add_due_payment(account))
         world.charge(payments[-1])
     assert [len(world.attempts(payment)) for payment in payments] == [1] * 10 + [0]
     row = world.payment(payments[-1])
@@ -189,12 +193,12 @@ def test_a_budget_is_counted_over_all_payments_of_a_card(world: World) -> None:
 
 def test_the_limit_cancels_the_payment_intent_and_its_successor_pays_once(world: World) -> None:
     account = world.account("A-1")
-    world.card_of(account, story=DeclinesThenPays(times=10, decline_code="insufficient_funds"))
-    payment = world.owes(account)
+    world.add_primary_card(account, story=DeclinesThenPays(times=10, decline_code="insufficient_funds"))
+    payment = world.add_due_payment(account)
     for _ in range(12):
         world.charge(payment)
         world.clock.set(world.clock.now() + timedelta(days=1))
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
     assert [row.state for row in world.attempts(payment)] == ["declined"] * 10 + ["canceled", "succeeded"]
     assert [(row.ordinal, row.closed_reason) for row in world.intents(payment)] == [
         (1, "canceled"),
@@ -204,8 +208,8 @@ def test_the_limit_cancels_the_payment_intent_and_its_successor_pays_once(world:
 
 def test_what_meets_the_cancellation_goes_on_at_once(world: World) -> None:
     account = world.account("A-1")
-    world.card_of(account, story=DeclinesThenPays(times=10, decline_code="insufficient_funds"))
-    payment = world.owes(account)
+    world.add_primary_card(account, story=DeclinesThenPays(times=10, decline_code="insufficient_funds"))
+    payment = world.add_due_payment(account)
     for _ in range(11):
         world.charge(payment)
         world.clock.set(world.clock.now() + timedelta(days=1))
@@ -220,8 +224,8 @@ def test_what_meets_the_cancellation_goes_on_at_once(world: World) -> None:
 
 def test_a_person_who_cancels_at_the_processor_is_not_overruled(world: World) -> None:
     account = world.account("A-1")
-    world.card_of(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
-    payment = world.owes(account)
+    world.add_primary_card(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
+    payment = world.add_due_payment(account)
     world.charge(payment)
     (intent,) = world.intents(payment)
     world.simulator.cancel_payment_intent("global", intent.stripe_payment_intent_id)
@@ -229,7 +233,7 @@ def test_a_person_who_cancels_at_the_processor_is_not_overruled(world: World) ->
     for _ in range(3):
         world.charge(payment)
         world.clock.set(world.clock.now() + timedelta(days=1))
-    assert world.charged(payment) == []
+    assert world.captured_amounts(payment) == []
     assert len(world.intents(payment)) == 1
     row = world.payment(payment)
     assert row.held_until.year == 9999
@@ -241,15 +245,15 @@ def test_a_person_who_cancels_at_the_processor_is_not_overruled(world: World) ->
 def test_a_card_registered_while_the_old_one_declines_is_charged(world: World) -> None:
     """I15: the attempt freezes the revision; its record re-reads it."""
     account = world.account("A-1")
-    world.card_of(account, story=AlwaysDeclines(decline_code="expired_card"))
-    payment = world.owes(account)
+    world.add_primary_card(account, story=AlwaysDeclines(decline_code="expired_card"))
+    payment = world.add_due_payment(account)
     gateway = world.runtime.gateways["global"]
     original = gateway.confirm_payment_intent
 
     def confirm_while_a_card_is_registered(*arguments: str) -> object:
         answer = original(*arguments)
         if len(world.attempts(payment)) == 1:
-            world.card_of(account)
+            world.add_primary_card(account)
         return answer
 
     gateway.confirm_payment_intent = confirm_while_a_card_is_registered
@@ -258,26 +262,26 @@ def test_a_card_registered_while_the_old_one_declines_is_charged(world: World) -
     assert (row.state, row.lane, row.trigger) == ("due", "interactive", "card_registered")
     assert ChargePayment(payment, "interactive") in world.enqueued
     world.charge(payment)
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
 
 
 def test_a_waiting_payment_is_woken_by_a_newer_card_only(world: World) -> None:
     account = world.account("A-1")
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     world.charge(payment)
     with world.engine.begin() as connection:  # the card was detached again: newer revision, no card
         connection.execute(update(payment_settings).values(card_revision=5))
     world.charge(payment)
     assert world.payment(payment).state == "needs_payment_method"
-    world.card_of(account)
+    world.add_primary_card(account)
     world.charge(payment)
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
 
 
 def test_paying_the_last_unpaid_payment_makes_the_standing_good_again(world: World) -> None:
     account = world.account("A-1")
-    world.card_of(account, story=DeclinesThenPays(times=7, decline_code="insufficient_funds"))
-    payment = world.owes(account)
+    world.add_primary_card(account, story=DeclinesThenPays(times=7, decline_code="insufficient_funds"))
+    payment = world.add_due_payment(account)
     standings = []
     for _ in range(8):
         world.charge(payment)

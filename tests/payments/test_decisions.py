@@ -32,7 +32,7 @@ WHY = "the customer disputes it"
 @pytest.fixture
 def account(world: World) -> Account:
     account = world.account("A-1")
-    world.card_of(account)
+    world.add_primary_card(account)
     return account
 
 
@@ -74,33 +74,33 @@ def comes_next(world: World, payment: UUID) -> str:
 
 def test_a_held_payment_is_not_charged_until_its_day_begins_in_its_coverage(world: World) -> None:
     taro = world.account("T-1", "japan")
-    world.card_of(taro)
-    payment = world.owes(taro, 900)
+    world.add_primary_card(taro)
+    payment = world.add_due_payment(taro, 900)
     held = hold(world, payment, date(2026, 11, 3))
     assert held == Held(payment, datetime(2026, 11, 2, 15, tzinfo=UTC)), "midnight in Tokyo"
     world.charge(payment)
     world.clock.set(datetime(2026, 11, 2, 14, 59, tzinfo=UTC))
     world.charge(payment)
-    assert world.charged(payment) == []
+    assert world.captured_amounts(payment) == []
     world.clock.set(datetime(2026, 11, 2, 15, tzinfo=UTC))
     world.charge(payment)
-    assert world.charged(payment) == [900]
+    assert world.captured_amounts(payment) == [900]
 
 
 def test_a_hold_without_a_day_lasts_until_somebody_releases_it(world: World, account: Account) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     assert hold(world, payment) == Held(payment, UNTIL_RELEASED)
     world.clock.set(world.clock.now() + timedelta(days=2_000))
     world.charge(payment)
-    assert world.charged(payment) == []
+    assert world.captured_amounts(payment) == []
     assert release(world, payment) == Released(payment, ChargePayment(payment, Lane.BATCH))
     world.charge(payment)
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
 
 
 def test_a_hold_says_who_why_until_when_and_what_was_before(world: World, account: Account) -> None:
-    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
-    payment = world.owes(account)
+    world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    payment = world.add_due_payment(account)
     world.charge(payment)
     before = world.payment(payment)
     hold(world, payment, date(2026, 11, 20))
@@ -119,8 +119,8 @@ def test_a_hold_says_who_why_until_when_and_what_was_before(world: World, accoun
 def test_a_second_hold_replaces_the_first_and_a_release_gives_back_what_was_before_both(
     world: World, account: Account
 ) -> None:
-    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
-    payment = world.owes(account)
+    world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    payment = world.add_due_payment(account)
     world.charge(payment)
     before = world.payment(payment)
     hold(world, payment, date(2026, 11, 20))
@@ -145,7 +145,7 @@ def test_a_second_hold_replaces_the_first_and_a_release_gives_back_what_was_befo
 def test_a_hold_that_is_over_already_or_lasts_for_ever_is_refused_and_written_down(
     world: World, account: Account, until: date, why: str
 ) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     before = world.payment(payment)
     refused = hold(world, payment, until)
     assert isinstance(refused, Refused)
@@ -159,13 +159,17 @@ def test_a_hold_that_is_over_already_or_lasts_for_ever_is_refused_and_written_do
 
 def test_the_first_and_the_last_day_of_a_hold_are_taken(world: World, account: Account) -> None:
     for until in (date(2026, 11, 2), date(2027, 11, 2)):
-        assert isinstance(hold(world, world.owes(account), until), Held)
+        assert isinstance(hold(world, world.add_due_payment(account), until), Held)
 
 
 def test_what_is_paid_or_being_ended_is_not_held_and_what_is_not_held_is_not_released(
     world: World, account: Account
 ) -> None:
-    paid, ending, free = world.owes(account), world.owes(account, pending_close_as="void"), world.owes(account)
+    paid, ending, free = (
+        world.add_due_payment(account),
+        world.add_due_payment(account, pending_close_as="void"),
+        world.add_due_payment(account),
+    )
     world.charge(paid)
     for payment, refused in (
         (paid, hold(world, paid)),
@@ -181,7 +185,7 @@ def test_what_is_paid_or_being_ended_is_not_held_and_what_is_not_held_is_not_rel
 def test_a_person_who_charges_by_hand_releases_a_hold_and_a_bulk_action_does_not(
     world: World, account: Account
 ) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     hold(world, payment)
     with world.engine.begin() as connection:
         refused = request_charge(
@@ -201,7 +205,7 @@ def test_a_person_who_charges_by_hand_releases_a_hold_and_a_bulk_action_does_not
 
 def in_trouble(world: World, account: Account, days: int = 20) -> UUID:
     """A payment so old that the daily run marks its account."""
-    return world.owes(
+    return world.add_due_payment(
         account,
         due_on=world.clock.now().date() - timedelta(days=days),
         next_attempt_at=world.clock.now() + timedelta(days=60),
@@ -239,7 +243,7 @@ def test_a_person_marks_an_account_by_the_machines_transition(world: World, acco
 def test_a_persons_mark_goes_like_any_other_once_nothing_in_trouble_is_unpaid(
     world: World, account: Account
 ) -> None:
-    payment = world.owes(account, due_on=date(2026, 10, 30))
+    payment = world.add_due_payment(account, due_on=date(2026, 10, 30))
     mark(world, account)
     daily_run(world, "2026-11-01")
     assert world.standing(account) == "marked_for_suspension"
@@ -263,20 +267,20 @@ def test_an_unmarking_is_not_undone_by_the_next_runs_until_its_day(world: World,
 
 def test_a_payment_of_another_invoice_does_not_undo_an_unmarking(world: World, account: Account) -> None:
     in_trouble(world, account)
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     daily_run(world, "2026-11-01")
     unmark(world, account)
     world.charge(payment)
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
     assert world.standing(account) == "past_due"
 
 
 def test_one_more_decline_is_something_new_and_marks_again(world: World, account: Account) -> None:
-    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     in_trouble(world, account)
     daily_run(world, "2026-11-01")
     unmark(world, account)
-    world.charge(world.owes(account))
+    world.charge(world.add_due_payment(account))
     assert world.standing(account) == "marked_for_suspension"
 
 

@@ -63,12 +63,12 @@ def account(world: World) -> Account:
 def test_a_payment_that_was_never_asked_for_ends_at_once(
     world: World, account: Account, as_: PaymentState, word: str
 ) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     assert ask_to_end(world, payment, as_) == Closed(payment, as_)
     row = world.payment(payment)
     assert (row.state, row.pending_close_as, row.next_attempt_at) == (as_, None, None)
     assert row.state_reason == f"{word} by operator:anna: billed by mistake"
-    assert [kind for kind, _ in world.trail(payment)] == ["ending_requested", "payment_moved"]
+    assert [kind for kind, _ in world.billing_events(payment)] == ["ending_requested", "payment_moved"]
     (moved,) = told(world, payment, "payment_moved")
     assert (moved.actor, moved.reason) == (ANNA, row.state_reason)
     world.charge(payment)
@@ -79,8 +79,8 @@ def test_a_payment_that_was_never_asked_for_ends_at_once(
 def test_a_payment_without_a_card_and_one_that_waits_for_a_transfer_end_at_once(world: World) -> None:
     account = world.account("no-card")
     waiting, transfer = (
-        world.owes(account),
-        world.owes(account, state=PaymentState.AWAITING_TRANSFER, state_reason="pays by bank transfer"),
+        world.add_due_payment(account),
+        world.add_due_payment(account, state=PaymentState.AWAITING_TRANSFER, state_reason="pays by bank transfer"),
     )
     world.charge(waiting)
     for payment in (waiting, transfer):
@@ -154,7 +154,7 @@ def test_a_payment_ends_only_when_its_payment_intent_was_seen_canceled(world: Wo
     cancel = world.attempts(payment)[-1]
     assert (intent.closed_reason, cancel.kind, cancel.state) == ("canceled", "cancel", "canceled")
     assert (cancel.requested_by, cancel.trigger, cancel.card_id) == (ANNA, "operator", None)
-    assert (world.charged(payment), due(world)) == ([], set())
+    assert (world.captured_amounts(payment), due(world)) == ([], set())
     assert_clean(world, payment)
 
 
@@ -190,7 +190,7 @@ def test_the_daily_run_leaves_it_alone(world: World, account: Account) -> None:
 
 def register(world: World, account: Account) -> None:
     """A card that pays, as the webhook of its SetupIntent brings it."""
-    registered = world.at_processor(account, story=Pays())
+    registered = world.register_card(account, story=Pays())
     card = world.runtime.gateways["global"].retrieve_card(registered.payment_method)
     with world.engine.begin() as connection:
         known = find_card(connection, "global", registered.payment_method)
@@ -209,28 +209,28 @@ def register(world: World, account: Account) -> None:
 def test_a_card_registered_meanwhile_does_not_charge_it_and_charges_it_once_it_is_taken_back(
     world: World, account: Account
 ) -> None:
-    world.card_of(account, story=AlwaysDeclines(decline_code="expired_card"))
+    world.add_primary_card(account, story=AlwaysDeclines(decline_code="expired_card"))
     payment = declined(world, account)
     assert world.payment(payment).state == "needs_payment_method"
     ask_to_end(world, payment)
     register(world, account)
     world.charge(payment)
     assert (world.payment(payment).state, due(world)) == ("needs_payment_method", {ClosePayment(payment)})
-    assert world.trail(payment)[-1] == (
+    assert world.billing_events(payment)[-1] == (
         "charge_not_attempted",
         "a card was registered, but an operator is ending the payment",
     )
     assert take_back(world, payment) == CloseWithdrawn(payment, None)
     assert ChargePayment(payment, Lane.INTERACTIVE) in due(world), "no wake-up is lost (I15)"
     world.charge(payment)
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
 
 
 def test_it_waits_for_an_attempt_that_may_be_taking_the_money(world: World, wire: Wire) -> None:
     payer = world.account("P-1")
-    world.card_of(payer)
+    world.add_primary_card(payer)
     wire.after["confirm_payment_intent"] = lose
-    payment = world.owes(payer)
+    payment = world.add_due_payment(payer)
     world.charge(payment)
     refused = ask_to_end(world, payment)
     assert isinstance(refused, Refused)
@@ -275,7 +275,7 @@ def test_money_that_came_in_first_is_booked_and_the_wish_is_over(
     end(world, payment)
     row = world.payment(payment)
     assert (row.state, row.pending_close_as) == ("paid", None)
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
     (event,) = told(world, payment, "ending_overtaken")
     assert event.reason == "the money came in before it was voided, as operator:anna wanted"
     assert isinstance(ask_to_end(world, payment), Refused)
@@ -298,7 +298,7 @@ def test_a_webhook_of_success_while_the_cancellation_is_under_way_pays_it(
     wire.before["cancel_payment_intent"] = pays_and_we_are_told
     end(world, payment)
     assert (world.payment(payment).state, world.payment(payment).pending_close_as) == ("paid", None)
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
     assert [attempt.state for attempt in world.attempts(payment)] == ["declined", "succeeded"]
     assert_clean(world, payment)
 
@@ -306,7 +306,7 @@ def test_a_webhook_of_success_while_the_cancellation_is_under_way_pays_it(
 def test_of_a_charge_and_a_request_at_once_one_comes_first_and_the_other_sees_it(
     world: World, wire: Wire, account: Account
 ) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     answers: list[Any] = []
     wire.before["confirm_payment_intent"] = lambda: answers.append(ask_to_end(world, payment))
     world.charge(payment)

@@ -71,7 +71,7 @@ def test_a_cancellation_without_an_answer_is_settled_and_the_payment_ends(
     if "before" in when:
         assert world.attempts(payment)[-1].state == "not_sent"
         assert world.payment(payment).pending_close_as == "void"
-        world.machine.pass_(seconds=30)
+        world.machine.advance(seconds=30)
         assert due(world) == {ClosePayment(payment)}
         end(world, payment)
     assert world.payment(payment).state == "void"
@@ -88,7 +88,7 @@ def test_a_processor_that_is_away_is_asked_again_after_a_pause(world: World, wir
     end(world, payment)
     assert len(world.attempts(payment)) == 2
     wire.after.clear()
-    world.machine.pass_(seconds=10)
+    world.machine.advance(seconds=10)
     assert due(world) == {ClosePayment(payment)}
     end(world, payment)
     assert world.payment(payment).state == "void"
@@ -99,7 +99,7 @@ def test_a_processor_that_is_away_is_asked_again_after_a_pause(world: World, wir
 
 
 def with_an_unanswered_create(world: World, wire: Wire, account: Account) -> UUID:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     wire.after["create_payment_intent"] = lose
     world.charge(payment)
     wire.after.clear()
@@ -138,7 +138,7 @@ def test_killed_between_that_create_and_its_cancellation_it_goes_on_by_itself(
     let_the_lease_run_out(world)
     settle_last(world, payment)
     assert world.payment(payment).pending_close_as == "void"
-    world.machine.pass_(seconds=30)
+    world.machine.advance(seconds=30)
     end(world, payment)
     assert (world.payment(payment).state, status_there(world, payment)) == ("void", "canceled")
 
@@ -148,7 +148,7 @@ def test_a_create_that_nobody_can_repeat_any_more_was_never_confirmed_and_is_giv
 ) -> None:
     payment = with_an_unanswered_create(world, wire, account)
     ask_to_end(world, payment)
-    world.machine.pass_(hours=24)
+    world.machine.advance(hours=24)
     creates = sent(world, "/v1/payment_intents")
     end(world, payment)
     assert world.payment(payment).state == "void"
@@ -210,7 +210,7 @@ def test_what_comes_next_says_that_it_is_being_ended(world: World, wire: Wire, a
     wire.after["cancel_payment_intent"] = lambda _: Answer(Outcome.NOT_SENT, "rate_limited: not now")
     end(world, payment)
     assert "The processor could not be reached" in explained()
-    world.machine.pass_(seconds=10)
+    world.machine.advance(seconds=10)
     wire.after["cancel_payment_intent"] = lose
     end(world, payment)
     assert explained().startswith("It is being written off. ")
@@ -223,7 +223,7 @@ def test_what_comes_next_says_that_it_is_being_ended(world: World, wire: Wire, a
 
 def test_a_payment_that_waits_for_authentication_ends_like_any_other(world: World) -> None:
     elsa = world.account("E-1")
-    world.card_of(elsa, story=NeedsAuthentication())
+    world.add_primary_card(elsa, story=NeedsAuthentication())
     payment = declined(world, elsa)
     assert world.payment(payment).state == "needs_authentication"
     ask_to_end(world, payment)

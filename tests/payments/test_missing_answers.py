@@ -35,7 +35,7 @@ from workers.use_cases.charge_payment import _ask, charge_payment
 @pytest.fixture
 def account(world: World) -> Account:
     account = world.account("A-1")
-    world.card_of(account)
+    world.add_primary_card(account)
     return account
 
 
@@ -47,19 +47,19 @@ def claim(world: World, payment: UUID) -> Claimed:
 
 def test_money_that_was_taken_unseen_is_found_at_the_first_look(world: World, wire: Wire, account: Account) -> None:
     wire.after["confirm_payment_intent"] = lose
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     world.charge(payment)
     assert world.attempts(payment)[0].state == "unknown"
     assert world.payment(payment).state == "due"
-    world.machine.pass_(seconds=6)
+    world.machine.advance(seconds=6)
     settle_last(world, payment)
     assert world.payment(payment).state == "paid", "evidence of money closes an attempt inside its lease too"
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
 
 
 def test_an_unknown_attempt_blocks_every_other_path(world: World, wire: Wire, account: Account) -> None:
     wire.after["confirm_payment_intent"] = lose
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     world.charge(payment)
     for _ in range(3):
         world.charge(payment)
@@ -71,11 +71,11 @@ def test_an_unknown_attempt_blocks_every_other_path(world: World, wire: Wire, ac
 
 
 def test_a_lost_decline_counts_once_and_only_after_the_lease(world: World, wire: Wire, account: Account) -> None:
-    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     wire.after["confirm_payment_intent"] = lose
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     world.charge(payment)
-    world.machine.pass_(seconds=30)
+    world.machine.advance(seconds=30)
     settle_last(world, payment)
     assert world.attempts(payment)[0].state == "unknown", "it might speak of the attempt before"
     let_the_lease_run_out(world)
@@ -89,8 +89,8 @@ def test_a_lost_decline_counts_once_and_only_after_the_lease(world: World, wire:
 def test_the_decline_of_the_attempt_before_is_not_taken_for_this_ones(
     world: World, wire: Wire, account: Account
 ) -> None:
-    world.card_of(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
-    payment = world.owes(account)
+    world.add_primary_card(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
+    payment = world.add_due_payment(account)
     world.charge(payment)
     world.clock.set(world.payment(payment).next_attempt_at)
     wire.before["confirm_payment_intent"] = kill
@@ -101,39 +101,39 @@ def test_the_decline_of_the_attempt_before_is_not_taken_for_this_ones(
     assert [row.state for row in world.attempts(payment)] == ["declined", "not_sent"]
     assert world.payment(payment).decline_count == 1
     wire.before.clear()
-    world.machine.pass_(seconds=10)
+    world.machine.advance(seconds=10)
     world.charge(payment)
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
 
 
 def test_killed_right_after_the_claim(world: World, account: Account) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     claim(world, payment)
     world.charge(payment)
-    assert world.charged(payment) == [], "the open attempt holds the place"
+    assert world.captured_amounts(payment) == [], "the open attempt holds the place"
     let_the_lease_run_out(world)
     settle_last(world, payment)
     assert world.attempts(payment)[0].state == "not_sent"
     assert world.simulator.requests("payment_intents") == []
-    world.machine.pass_(seconds=10)
+    world.machine.advance(seconds=10)
     world.charge(payment)
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
 
 
 def test_killed_after_the_create_finds_the_same_payment_intent_again(
     world: World, wire: Wire, account: Account
 ) -> None:
     wire.after["create_payment_intent"] = kill
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     with pytest.raises(KilledError):
         world.charge(payment)
     assert world.intents(payment)[0].stripe_payment_intent_id is None
     let_the_lease_run_out(world)
     settle_last(world, payment)
     wire.after.clear()
-    world.machine.pass_(seconds=10)
+    world.machine.advance(seconds=10)
     world.charge(payment)
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
     assert len(world.intents(payment)) == 1
     assert world.simulator.health()["objects"]["payment_intents"] == 1
 
@@ -142,67 +142,67 @@ def test_a_create_without_an_answer_moved_no_money_and_is_repeated_under_its_key
     world: World, wire: Wire, account: Account
 ) -> None:
     wire.after["create_payment_intent"] = lose
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     world.charge(payment)
     (attempt,) = world.attempts(payment)
     assert attempt.state == "not_sent"
     assert world.payment(payment).backoff_until > world.machine.now
     wire.after.clear()
-    world.machine.pass_(seconds=10)
+    world.machine.advance(seconds=10)
     world.charge(payment)
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
     creates = [s.idempotency_key for s in world.simulator.requests("payment_intents") if s.path.endswith("intents")]
     assert creates == [f"duecourse-create-{payment}-1"] * 2
 
 
 def test_a_create_key_older_than_23_hours_is_never_sent_again(world: World, wire: Wire, account: Account) -> None:
     wire.after["create_payment_intent"] = lose
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     world.charge(payment)
     wire.after.clear()
-    world.machine.pass_(hours=23, seconds=1)
+    world.machine.advance(hours=23, seconds=1)
     world.simulator.prune_idempotency_keys()
     world.charge(payment)
     assert [(row.ordinal, row.closed_reason) for row in world.intents(payment)] == [
         (1, "abandoned"),
         (2, "succeeded"),
     ]
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
 
 
 def test_killed_between_the_commit_of_the_id_and_the_confirm(world: World, wire: Wire, account: Account) -> None:
     wire.before["confirm_payment_intent"] = kill
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     with pytest.raises(KilledError):
         world.charge(payment)
     let_the_lease_run_out(world)
     settle_last(world, payment)
     assert world.attempts(payment)[0].state == "not_sent"
     wire.before.clear()
-    world.machine.pass_(seconds=10)
+    world.machine.advance(seconds=10)
     world.charge(payment)
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
 
 
 def test_killed_after_the_money_was_taken(world: World, wire: Wire, account: Account) -> None:
     wire.after["confirm_payment_intent"] = kill
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     with pytest.raises(KilledError):
         world.charge(payment)
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
     world.charge(payment)
     let_the_lease_run_out(world)
     settle_last(world, payment)
     assert world.payment(payment).state == "paid"
     assert world.attempts(payment)[0].state == "succeeded"
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
     with world.engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM receipts")) == 1
 
 
 def test_a_worker_that_wakes_up_after_its_lease_sends_nothing(world: World, wire: Wire, account: Account) -> None:
     """It slept between create and confirm; settlement took the attempt; its confirm must not leave."""
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     claimed = claim(world, payment)
 
     def sleep_past_the_lease(answer: Answer) -> Answer:
@@ -217,15 +217,15 @@ def test_a_worker_that_wakes_up_after_its_lease_sends_nothing(world: World, wire
 
 
 def test_nothing_leaves_when_the_lease_is_nearly_over(world: World, wire: Wire, account: Account) -> None:
-    payment = world.owes(account)
-    wire.before["create_payment_intent"] = lambda: world.machine.pass_(minutes=4, seconds=30)
+    payment = world.add_due_payment(account)
+    wire.before["create_payment_intent"] = lambda: world.machine.advance(minutes=4, seconds=30)
     world.charge(payment)
     assert sent(world, "/confirm") == 0
     assert world.attempts(payment)[0].state == "not_sent"
 
 
 def test_a_late_answer_changes_nothing_unless_it_is_money(world: World, account: Account) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     claimed = claim(world, payment)
     let_the_lease_run_out(world)
     settle_last(world, payment)
@@ -237,7 +237,7 @@ def test_a_late_answer_changes_nothing_unless_it_is_money(world: World, account:
 def test_late_money_always_wins(world: World, wire: Wire, account: Account) -> None:
     answers: list[Answer] = []
     wire.after["confirm_payment_intent"] = lambda answer: (answers.append(answer), UNANSWERED)[1]
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     world.charge(payment)
     with world.engine.begin() as connection:  # as if it had been closed on worse evidence
         connection.execute(text("UPDATE payment_attempts SET state = 'not_sent', look_up_at = NULL"))
@@ -251,7 +251,7 @@ def test_late_money_always_wins(world: World, wire: Wire, account: Account) -> N
 
 def test_money_seen_from_outside_closes_a_living_attempt(world: World, wire: Wire, account: Account) -> None:
     """A webhook is faster than the worker that sleeps on its answer."""
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
 
     def webhook(answer: Answer) -> Answer:
         record_observation(world.runtime, world.intents(payment)[0].id, answer, actor="stripe")
@@ -260,15 +260,15 @@ def test_money_seen_from_outside_closes_a_living_attempt(world: World, wire: Wir
     wire.after["confirm_payment_intent"] = webhook
     world.charge(payment)
     assert world.payment(payment).state == "paid"
-    assert [kind for kind, _ in world.trail(payment)].count("payment_moved") == 1
-    assert world.charged(payment) == [5_00]
+    assert [kind for kind, _ in world.billing_events(payment)].count("payment_moved") == 1
+    assert world.captured_amounts(payment) == [5_00]
 
 
 def test_a_processor_that_is_away_for_days_blocks_nothing_but_that_payment(
     world: World, wire: Wire, account: Account
 ) -> None:
     wire.after["confirm_payment_intent"] = lose
-    stuck, other = world.owes(account), world.owes(account)
+    stuck, other = world.add_due_payment(account), world.add_due_payment(account)
     world.charge(stuck)
     wire.after = {"retrieve_payment_intent": lose}
     waits = []
@@ -281,12 +281,12 @@ def test_a_processor_that_is_away_for_days_blocks_nothing_but_that_payment(
     assert waits[:5] == [5, 5, 10, 20, 40]
     assert max(waits) == 900
     world.charge(other)
-    assert world.charged(other) == [5_00]
+    assert world.captured_amounts(other) == [5_00]
     wire.after.clear()
-    world.machine.pass_(hours=72)
+    world.machine.advance(hours=72)
     settle_last(world, stuck)
     assert world.payment(stuck).state == "paid"
-    assert world.charged(stuck) == [5_00]
+    assert world.captured_amounts(stuck) == [5_00]
 
 
 @pytest.mark.parametrize("key", ["sk_test_wrong", "nonsense"])
@@ -297,19 +297,19 @@ def test_a_wrong_key_is_an_alarm_and_never_a_decline(world: World, account: Acco
     bad = make_gateways(world.simulator.url, ["global"])
     bad["global"]._client._requestor._options.api_key = key  # type: ignore[index]
     world.runtime = replace(world.runtime, gateways=bad)
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     world.charge(payment)
     row = world.payment(payment)
     assert (row.state, row.decline_count, row.not_sent_count) == ("due", 0, 1)
     assert world.attempts(payment)[0].http_status == 401
-    assert "attention_needed" in [kind for kind, _ in world.trail(payment)]
+    assert "attention_needed" in [kind for kind, _ in world.billing_events(payment)]
     world.runtime = good
     world.charge(payment)
-    assert world.charged(payment) == [], "it backs off"
-    world.machine.pass_(seconds=10)
+    assert world.captured_amounts(payment) == [], "it backs off"
+    world.machine.advance(seconds=10)
     world.charge(payment)
-    assert world.charged(payment) == [5_00]
-    assert api_key("global") not in str(world.trail(payment))
+    assert world.captured_amounts(payment) == [5_00]
+    assert api_key("global") not in str(world.billing_events(payment))
 
 
 def test_a_refused_connection_is_certain_not_to_have_asked(world: World, account: Account) -> None:
@@ -317,7 +317,7 @@ def test_a_refused_connection_is_certain_not_to_have_asked(world: World, account
 
     good = world.runtime
     world.runtime = replace(good, gateways=make_gateways("http://127.0.0.1:9", ["global"]))
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     waits = []
     for _ in range(4):
         world.charge(payment)
@@ -328,22 +328,22 @@ def test_a_refused_connection_is_certain_not_to_have_asked(world: World, account
     assert {row.state for row in world.attempts(payment)} == {"not_sent"}
     world.runtime = good
     world.charge(payment)
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
 
 
 def test_many_workers_on_one_payment_send_one_confirm(world: World, account: Account) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     with ThreadPoolExecutor(12) as pool:
         for done in [pool.submit(charge_payment, world.runtime, payment) for _ in range(48)]:
             done.result()
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
     assert (sent(world, "/confirm"), len(world.attempts(payment))) == (1, 1)
 
 
 def test_a_late_event_of_a_closed_payment_intent_changes_nothing(world: World, account: Account) -> None:
     """Ten declines, the limit, a successor that declines too; then Stripe tells us of the first one's end again."""
-    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
-    payment = world.owes(account)
+    world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    payment = world.add_due_payment(account)
     for _ in range(12):
         world.charge(payment)
         world.clock.set(world.clock.now() + timedelta(days=1))

@@ -25,8 +25,8 @@ def wake(world: World) -> list[UUID]:
 def backing_off(world: World) -> UUID:
     """A payment that nobody could be asked for, again and again; its next try is minutes away."""
     account = world.account("A-1")
-    world.card_of(account)
-    payment = world.owes(account)
+    world.add_primary_card(account)
+    payment = world.add_due_payment(account)
     world.simulator.add_faults([FaultRule("rate_limited", count=TIMES)])
     for _ in range(TIMES):
         world.machine.now = world.payment(payment).backoff_until or world.machine.now
@@ -38,25 +38,25 @@ def backing_off(world: World) -> UUID:
 
 def somebody_else_is_answered(world: World) -> None:
     account = world.account("A-2")
-    world.card_of(account)
-    world.charge(world.owes(account))
+    world.add_primary_card(account)
+    world.charge(world.add_due_payment(account))
 
 
 def test_while_nobody_is_answered_the_pause_stays(world: World, backing_off: UUID) -> None:
-    world.machine.pass_(minutes=5)
+    world.machine.advance(minutes=5)
     assert wake(world) == []
 
 
 def test_once_others_are_answered_it_is_tried_again_after_a_minute_at_most(world: World, backing_off: UUID) -> None:
-    world.machine.pass_(seconds=10)
+    world.machine.advance(seconds=10)
     somebody_else_is_answered(world)
     assert wake(world) == [], "a minute is what it waits in any case"
     world.machine.now += LONGEST_WHILE_OTHERS_ARE_ANSWERED
     assert wake(world) == [backing_off]
-    assert ("backoff_ended", "the processor answers others again") in world.trail(backing_off)
+    assert ("backoff_ended", "the processor answers others again") in world.billing_events(backing_off)
     world.charge(backing_off)
     assert world.payment(backing_off).state == "paid"
-    assert world.charged(backing_off) == [5_00]
+    assert world.captured_amounts(backing_off) == [5_00]
     assert wake(world) == []
 
 
@@ -64,39 +64,39 @@ def test_an_answer_from_before_the_pause_says_nothing(world: World) -> None:
     """The processor went away after it."""
     somebody_else_is_answered(world)
     account = world.account("A-1")
-    world.card_of(account)
-    payment = world.owes(account)
+    world.add_primary_card(account)
+    payment = world.add_due_payment(account)
     world.simulator.add_faults([FaultRule("rate_limited", count=TIMES)])
     for _ in range(TIMES):
         world.machine.now = world.payment(payment).backoff_until or world.machine.now + timedelta(seconds=1)
         world.charge(payment)
-    world.machine.pass_(minutes=3)
+    world.machine.advance(minutes=3)
     assert wake(world) == []
 
 
 def test_the_answers_of_one_coverage_say_nothing_of_another(world: World, backing_off: UUID) -> None:
     account = world.account("J-1", "japan")
-    world.card_of(account)
-    world.machine.pass_(seconds=10)
-    payment = world.owes(account, 500)
+    world.add_primary_card(account)
+    world.machine.advance(seconds=10)
+    payment = world.add_due_payment(account, 500)
     world.charge(payment)
     assert world.payment(payment).state == "paid"
-    world.machine.pass_(minutes=3)
+    world.machine.advance(minutes=3)
     assert wake(world) == []
 
 
 def test_a_reason_of_its_own_keeps_a_payment_backing_off_a_minute_at_a_time(
     world: World, backing_off: UUID
 ) -> None:
-    world.machine.pass_(seconds=10)
+    world.machine.advance(seconds=10)
     somebody_else_is_answered(world)
     world.machine.now += LONGEST_WHILE_OTHERS_ARE_ANSWERED
     world.simulator.add_faults([FaultRule("rate_limited", count=1)])
     assert wake(world) == [backing_off]
     world.charge(backing_off)
-    world.machine.pass_(minutes=2)
+    world.machine.advance(minutes=2)
     assert wake(world) == [], "nobody was answered since"
     somebody = world.account("A-3")
-    world.card_of(somebody)
-    world.charge(world.owes(somebody))
+    world.add_primary_card(somebody)
+    world.charge(world.add_due_payment(somebody))
     assert wake(world) == [backing_off]

@@ -10,8 +10,8 @@ from tests.world import World
 
 def test_a_person_who_gives_no_reason_changes_nothing(world: World) -> None:
     account = world.account("A-1")
-    world.card_of(account)
-    payment = world.owes(account, next_attempt_at=world.clock.now() + timedelta(days=1))
+    world.add_primary_card(account)
+    payment = world.add_due_payment(account, next_attempt_at=world.clock.now() + timedelta(days=1))
     before = world.payment(payment)
     with world.engine.begin() as connection:
         answer = request_charge(

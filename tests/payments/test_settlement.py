@@ -27,7 +27,7 @@ from tests.world import World
 @pytest.fixture
 def account(world: World) -> Account:
     account = world.account("A-1")
-    world.card_of(account)
+    world.add_primary_card(account)
     return account
 
 
@@ -61,13 +61,13 @@ def ask_to_look(world: World, payment: UUID, reason: str = "the customer calls")
 
 def waits_for_authentication(world: World, account: Account) -> UUID:
     """A payment whose PaymentIntent is left in requires_action: the next attempt cancels it first."""
-    world.card_of(account, story=NeedsAuthentication())
-    payment = world.owes(account)
+    world.add_primary_card(account, story=NeedsAuthentication())
+    payment = world.add_due_payment(account)
     world.charge(payment)
     intent = world.intents(payment)[0]
     with world.engine.begin() as connection:
         connection.execute(text("UPDATE payment_intents SET status = 'requires_action'"))
-    world.card_of(account)
+    world.add_primary_card(account)
     with world.engine.begin() as connection:
         asked = request_charge(
             connection, payment, Cause("operator:anna", world.clock.now(), "a new card"), world.machine()
@@ -93,21 +93,23 @@ def test_a_cancel_without_an_answer_is_settled_and_then_succeeded(
     cancel = world.attempts(payment)[-1]
     assert (cancel.kind, cancel.state in ("unknown", "started")) == ("cancel", True)
     world.charge(payment)
-    assert world.charged(payment) == [], "nothing is asked while it is unknown whether the first is canceled"
+    assert world.captured_amounts(payment) == [], (
+        "nothing is asked while it is unknown whether the first is canceled"
+    )
     let_the_lease_run_out(world)
     settle_last(world, payment)
     assert world.attempts(payment)[-1].state == ("not_sent" if "before" in when else "canceled")
     for _ in range(2):
-        world.machine.pass_(seconds=30)
+        world.machine.advance(seconds=30)
         world.charge(payment)
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
     closed = [row.closed_reason for row in world.intents(payment)]
     # Where the cancel never left, the look shows that there was nothing to cancel: the same one is confirmed.
     assert closed == (["succeeded"] if "before" in when else ["canceled", "succeeded"])
 
 
 def test_pending_money_is_waited_for_and_then_booked(world: World, wire: Wire, account: Account) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     in_doubt(world, wire, payment)
     wire.after["retrieve_payment_intent"] = shows("processing", latest_charge_id=None)
     for _ in range(4):
@@ -117,16 +119,16 @@ def test_pending_money_is_waited_for_and_then_booked(world: World, wire: Wire, a
         assert world.attempts(payment)[0].state == "unknown"
     assert len(world.attempts(payment)) == 1
     wire.after.clear()
-    world.machine.pass_(hours=1)
+    world.machine.advance(hours=1)
     settle_last(world, payment)
-    assert (world.payment(payment).state, world.charged(payment)) == ("paid", [5_00])
+    assert (world.payment(payment).state, world.captured_amounts(payment)) == ("paid", [5_00])
 
 
 @pytest.mark.parametrize("by", ["Stripe", "a person"])
 def test_a_cancellation_found_at_the_look_is_stripes_or_a_persons(
     world: World, wire: Wire, account: Account, by: str
 ) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     wire.before["confirm_payment_intent"] = kill
     with pytest.raises(KilledError):
         world.charge(payment)
@@ -139,17 +141,17 @@ def test_a_cancellation_found_at_the_look_is_stripes_or_a_persons(
     assert world.attempts(payment)[0].state == "canceled"
     world.charge(payment)
     if by == "Stripe":
-        assert world.charged(payment) == [5_00]
+        assert world.captured_amounts(payment) == [5_00]
         assert [row.ordinal for row in world.intents(payment)] == [1, 2]
     else:
-        assert world.charged(payment) == [], "a person canceled it: a person decides"
+        assert world.captured_amounts(payment) == [], "a person canceled it: a person decides"
         assert world.payment(payment).held_until.year == 9999
 
 
 def test_a_look_at_something_the_processor_does_not_know_leaves_it_in_doubt(
     world: World, wire: Wire, account: Account
 ) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     in_doubt(world, wire, payment)
     with world.engine.begin() as connection:
         connection.execute(text("UPDATE payment_intents SET stripe_payment_intent_id = 'pi_of_another_account'"))
@@ -167,7 +169,7 @@ def attempts_in_doubt_ids(world: World) -> list[UUID]:
 def test_an_outage_of_days_calls_for_a_person_after_an_hour_and_then_daily(
     world: World, wire: Wire, account: Account
 ) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     in_doubt(world, wire, payment)
     wire.after["retrieve_payment_intent"] = lose
     called: list[float] = []
@@ -175,16 +177,16 @@ def test_an_outage_of_days_calls_for_a_person_after_an_hour_and_then_daily(
     while world.machine.now < began + timedelta(days=3):
         world.machine.now = max(world.machine.now, world.attempts(payment)[0].look_up_at)
         settle_last(world, payment)
-        alarms = [kind for kind, _ in world.trail(payment)].count(EventType.ATTEMPT_UNKNOWN_FOR_LONG)
+        alarms = [kind for kind, _ in world.billing_events(payment)].count(EventType.ATTEMPT_UNKNOWN_FOR_LONG)
         if alarms > len(called):
             called.append((world.machine.now - began) / timedelta(hours=1))
     assert len(called) == 4
     for at, hours in zip(called, [1, 24, 48, 72], strict=True):
         assert hours <= at < hours + 0.3
     wire.after.clear()
-    world.machine.pass_(hours=1)
+    world.machine.advance(hours=1)
     settle_last(world, payment)
-    assert (world.payment(payment).state, world.charged(payment)) == ("paid", [5_00])
+    assert (world.payment(payment).state, world.captured_amounts(payment)) == ("paid", [5_00])
 
 
 @pytest.mark.parametrize(
@@ -202,7 +204,7 @@ def test_alarms_by_age(age: timedelta, alarms: int) -> None:
 
 
 def test_a_person_has_it_looked_up_and_no_money_is_asked_for(world: World, wire: Wire, account: Account) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     in_doubt(world, wire, payment)
     with world.engine.begin() as connection:  # as after a long outage
         connection.execute(update(payment_attempts).values(look_up_at=world.machine() + timedelta(minutes=15)))
@@ -213,15 +215,15 @@ def test_a_person_has_it_looked_up_and_no_money_is_asked_for(world: World, wire:
     job = ask_to_look(world, payment)
     assert job == SettleAttempt(attempt.id)
     world.settle(attempt.id)
-    assert (world.payment(payment).state, world.charged(payment)) == ("paid", [5_00])
+    assert (world.payment(payment).state, world.captured_amounts(payment)) == ("paid", [5_00])
     assert len(world.simulator.requests("/confirm")) == confirms
-    assert ("look_up_requested", "the customer calls") in world.trail(payment)
+    assert ("look_up_requested", "the customer calls") in world.billing_events(payment)
 
 
 def test_no_look_inside_the_lease_without_a_reason_or_without_doubt(
     world: World, wire: Wire, account: Account
 ) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     wire.before["confirm_payment_intent"] = kill
     with pytest.raises(KilledError):
         world.charge(payment)
@@ -241,9 +243,9 @@ def test_no_look_inside_the_lease_without_a_reason_or_without_doubt(
 def test_what_is_in_doubt_is_listed_with_its_age_until_it_is_settled(
     world: World, wire: Wire, account: Account
 ) -> None:
-    payment = world.owes(account, 12_34)
+    payment = world.add_due_payment(account, 12_34)
     in_doubt(world, wire, payment)
-    world.machine.pass_(hours=5)
+    world.machine.advance(hours=5)
     with world.engine.connect() as connection:
         (one,) = unknown_attempts(connection, world.machine())
     assert (one.payment_id, one.amount_minor, one.currency) == (payment, 12_34, "USD")
@@ -255,8 +257,8 @@ def test_what_is_in_doubt_is_listed_with_its_age_until_it_is_settled(
 def test_a_decline_of_ours_is_told_from_the_one_before_by_its_charge(
     world: World, wire: Wire, account: Account
 ) -> None:
-    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
-    payment = world.owes(account)
+    world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    payment = world.add_due_payment(account)
     world.charge(payment)
     world.clock.set(world.payment(payment).next_attempt_at)
     in_doubt(world, wire, payment)

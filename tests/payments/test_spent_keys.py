@@ -10,47 +10,47 @@ from tests.world import World
 @pytest.fixture
 def account(world: World) -> Account:
     account = world.account("A-1")
-    world.card_of(account)
+    world.add_primary_card(account)
     return account
 
 
 @pytest.mark.parametrize("kind", ["server_error", "server_error_unapplied"])
 def test_a_saved_error_of_a_create_is_not_repeated_for_a_day(world: World, account: Account, kind: str) -> None:
     """Found by chaos: each attempt met the replayed 500, and backed off for longer, until the key was forgotten."""
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     world.simulator.add_faults([FaultRule(kind, operation="create")])
     world.charge(payment)  # 500, saved under the key of the first PaymentIntent
     assert [row.closed_reason for row in world.intents(payment)] == [None], "a new 500 may be an outage: no waste"
-    world.machine.pass_(seconds=6)
+    world.machine.advance(seconds=6)
     world.charge(payment)  # the same key: replayed
     assert [row.closed_reason for row in world.intents(payment)] == ["abandoned"]
-    world.machine.pass_(seconds=11)
+    world.machine.advance(seconds=11)
     world.charge(payment)
     assert [row.closed_reason for row in world.intents(payment)] == ["abandoned", "succeeded"]
     assert [row.state for row in world.attempts(payment)] == ["not_sent", "not_sent", "succeeded"]
-    assert (world.payment(payment).state, world.charged(payment)) == ("paid", [5_00])
+    assert (world.payment(payment).state, world.captured_amounts(payment)) == ("paid", [5_00])
 
 
 def test_a_key_that_was_used_otherwise_is_given_up_at_once(world: World, account: Account) -> None:
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     world.simulator.add_faults([FaultRule("idempotency_error", operation="create")])
     world.charge(payment)
     assert [row.closed_reason for row in world.intents(payment)] == ["abandoned"]
-    world.machine.pass_(seconds=6)
+    world.machine.advance(seconds=6)
     world.charge(payment)
-    assert (world.payment(payment).state, world.charged(payment)) == ("paid", [5_00])
+    assert (world.payment(payment).state, world.captured_amounts(payment)) == ("paid", [5_00])
 
 
 def test_a_spent_key_of_a_confirm_gives_up_nothing(world: World, account: Account) -> None:
     """Its PaymentIntent is known, may have taken the money, and is looked up."""
-    payment = world.owes(account)
+    payment = world.add_due_payment(account)
     world.simulator.add_faults([FaultRule("idempotency_error", operation="confirm")])
     world.charge(payment)
     assert [row.closed_reason for row in world.intents(payment)] == [None]
     assert world.attempts(payment)[-1].state == "unknown"
-    world.machine.pass_(minutes=5, seconds=1)  # inside the lease a look at no money closes nothing
+    world.machine.advance(minutes=5, seconds=1)  # inside the lease a look at no money closes nothing
     world.settle(world.attempts(payment)[-1].id)
-    world.machine.pass_(seconds=6)
+    world.machine.advance(seconds=6)
     world.charge(payment)
     assert [row.ordinal for row in world.intents(payment)] == [1]
-    assert (world.payment(payment).state, world.charged(payment)) == ("paid", [5_00])
+    assert (world.payment(payment).state, world.captured_amounts(payment)) == ("paid", [5_00])

@@ -9,19 +9,19 @@ from tests.world import World
 
 def test_however_long_machines_run_nothing_is_due_before_its_date(world: World) -> None:
     account = world.account("A-1")
-    world.card_of(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
-    payment = world.owes(account)
+    world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    payment = world.add_due_payment(account)
     world.charge(payment)
     for _ in range(3):
-        world.machine.pass_(days=30)
+        world.machine.advance(days=30)
         world.charge(payment)
     assert [row.state for row in world.attempts(payment)] == ["declined"]
 
 
 def test_however_far_the_calendar_leaps_a_lease_lasts(world: World) -> None:
     account = world.account("A-1")
-    world.card_of(account)
-    payment = world.owes(account)
+    world.add_primary_card(account)
+    payment = world.add_due_payment(account)
     gateway: Any = world.runtime.gateways["global"]
     confirm = gateway.confirm_payment_intent
 
@@ -35,18 +35,18 @@ def test_however_far_the_calendar_leaps_a_lease_lasts(world: World) -> None:
     gateway.confirm_payment_intent = confirm_while_a_year_passes
     world.charge(payment)
     assert [row.state for row in world.attempts(payment)] == ["succeeded"]
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
 
 
 def test_a_payment_intent_of_many_days_has_no_successor_until_it_was_seen_canceled(world: World) -> None:
     """Its create key is long forgotten by Stripe; that matters only while we don't know its id."""
     account = world.account("A-1")
-    world.card_of(account, story=DeclinesThenPays(times=3, decline_code="insufficient_funds"))
-    payment = world.owes(account)
+    world.add_primary_card(account, story=DeclinesThenPays(times=3, decline_code="insufficient_funds"))
+    payment = world.add_due_payment(account)
     for _ in range(4):
         world.charge(payment)
         world.clock.set(world.clock.now() + timedelta(days=1))
-        world.machine.pass_(days=1)
-    assert world.charged(payment) == [5_00]
+        world.machine.advance(days=1)
+    assert world.captured_amounts(payment) == [5_00]
     assert [(row.ordinal, row.closed_reason) for row in world.intents(payment)] == [(1, "succeeded")]
     assert world.simulator.health()["objects"]["payment_intents"] == 1

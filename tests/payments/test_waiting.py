@@ -18,13 +18,13 @@ def test_a_message_does_not_wake_a_payment_for_the_card_that_blocked_it(
     world: World, story: Story, state: str
 ) -> None:
     account = world.account("A-1")
-    world.card_of(account, story=story)
-    payment = world.owes(account)
+    world.add_primary_card(account, story=story)
+    payment = world.add_due_payment(account)
     for _ in range(4):
         world.charge(payment)
     assert world.payment(payment).state == state
     assert len(world.attempts(payment)) == 1
-    world.card_of(account)
+    world.add_primary_card(account)
     for _ in range(2):
         world.charge(payment)
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]

@@ -20,8 +20,8 @@ from tests.world import World
 )
 def test_what_a_charge_wrote_can_not_be_changed(world: World, statement: str) -> None:
     account = world.account("A-1")
-    world.card_of(account)
-    world.charge(world.owes(account))
+    world.add_primary_card(account)
+    world.charge(world.add_due_payment(account))
     refuses(world.engine, statement)
 
 

@@ -41,7 +41,7 @@ def lose(_: Answer) -> Answer:
 
 
 def let_the_lease_run_out(world: World) -> None:
-    world.machine.pass_(minutes=5, seconds=1)
+    world.machine.advance(minutes=5, seconds=1)
 
 
 def settle_last(world: World, payment: UUID) -> None:

@@ -27,8 +27,8 @@ def test_two_workers_that_both_confirm_have_one_success(
     world: World, threads: ThreadPoolExecutor, first: int, second: int
 ) -> None:
     account = world.account("A-1")
-    world.card_of(account, story=Pays())
-    payment = world.owes(account)
+    world.add_primary_card(account, story=Pays())
+    payment = world.add_due_payment(account)
     workers = []
     for _ in range(2):
         gateway = PausingGateway(world.runtime.gateways["global"], "confirm_payment_intent", is_sent=False)
@@ -36,9 +36,9 @@ def test_two_workers_that_both_confirm_have_one_success(
         workers.append((gateway, threads.submit(charge_payment, runtime, payment)))
         assert gateway.stands.wait(PATIENCE_S)
         if len(workers) == 1:
-            world.machine.pass_(minutes=6)
+            world.machine.advance(minutes=6)
             world.settle(world.attempts(payment)[0].id)
-            world.machine.pass_(minutes=1)
+            world.machine.advance(minutes=1)
     assert [attempt.state for attempt in world.attempts(payment)] == ["not_sent", "started"]
 
     for turn in (first, second):
@@ -50,7 +50,7 @@ def test_two_workers_that_both_confirm_have_one_success(
     assert sorted(states) == ["not_sent", "succeeded"]
     assert states[first] == "succeeded"
     assert world.payment(payment).state == "paid"
-    assert world.charged(payment) == [5_00]
+    assert world.captured_amounts(payment) == [5_00]
     scope = Scope(now=world.clock.now(), machine_now=world.machine(), forgotten_after=timedelta(0))
     report = verify(world.engine, scope, gateways=None, coverages=[], checks=ATTEMPTS)
     assert [one.what for result in report.results for one in result.breaks] == []

@@ -107,7 +107,7 @@ class Track:
             if isinstance(job, GenerateInvoices):  # whatever is due waits for its round
                 use_cases.generate_invoices(self.world.runtime, job.run_id)
         setup_intents = [
-            self.world.at_processor(account, story=Pays()).setup_intent if one.has_new_card else None
+            self.world.register_card(account, story=Pays()).setup_intent if one.has_new_card else None
             for one, account in zip(rounds, accounts, strict=True)
         ]
         told = {event.stripe_object_id: event for event in self._events()}
@@ -125,7 +125,7 @@ class Track:
         account = self.world.account(f"{first:%Y-%m} {one.number}")
         with self.world.engine.begin() as connection:
             add_fee(connection, account, AMOUNT_MINOR, str(Period.of(first).previous))
-        self.world.card_of(account, story=STORIES[one.situation])
+        self.world.add_primary_card(account, story=STORIES[one.situation])
         return account
 
     def _payment_of(self, account: Account) -> UUID:

@@ -42,7 +42,7 @@ class Night:
 
     def pays(self, amount_minor: int = 5_00) -> UUID:
         """A payment that was charged, and is in order on both sides."""
-        payment = self.world.owes(self.account, amount_minor)
+        payment = self.world.add_due_payment(self.account, amount_minor)
         self.world.charge(payment)
         assert self.world.payment(payment).state == "paid"
         return payment

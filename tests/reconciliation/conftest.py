@@ -10,5 +10,5 @@ from tests.world import World
 def night(world: World) -> Night:
     account = world.account("A-1")
     token = world.simulator.make_card("global").token
-    card = world.card_of(account, token)
+    card = world.add_primary_card(account, token)
     return Night(world, account, card.payment_method)

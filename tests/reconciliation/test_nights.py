@@ -69,8 +69,8 @@ def plant_one_of_each(night: Night) -> dict[str, Any]:
     night.plant("UPDATE payments SET amount_minor = 499 WHERE id = :payment", payment=differs)
     night.charge_there(second, ordinal=2)
     night.charge_there(None)
-    night.plant(PAID_BY_HAND, payment=night.world.owes(night.account, 8_00))
-    waiting = night.world.owes(night.account, 9_00)
+    night.plant(PAID_BY_HAND, payment=night.world.add_due_payment(night.account, 8_00))
+    waiting = night.world.add_due_payment(night.account, 9_00)
     orphan = night.intent_there(waiting)
     return {"unbooked": unbooked, "waiting": waiting, "orphan": orphan.stripe_id}
 
@@ -175,19 +175,19 @@ def test_a_processor_that_gives_no_answer_leaves_the_run_unfinished_and_said(
         assert "APIConnectionError" in run.trouble
         assert not _is_due(night), "it rests"
         reconcile_charges(night.world.runtime, run_id)
-        night.world.machine.pass_(seconds=REST.total_seconds() + 1)
+        night.world.machine.advance(seconds=REST.total_seconds() + 1)
         assert _is_due(night)
         reconcile_charges(night.world.runtime, run_id)  # in trouble still
     with night.world.engine.connect() as connection:
         told = connection.scalar(text("SELECT count(*) FROM billing_events WHERE type = 'run_in_trouble'"))
     assert told == 1, "not at each repetition"
-    night.world.machine.pass_(seconds=REST.total_seconds() + 1)
+    night.world.machine.advance(seconds=REST.total_seconds() + 1)
     _assert_each_once(night, night.go_on(run_id), planted)
     assert night.run(run_id).trouble is None
 
 
 def test_an_orphan_whose_cancellation_gets_no_answer_is_canceled_later(night: Night) -> None:
-    orphan = night.intent_there(night.world.owes(night.account))
+    orphan = night.intent_there(night.world.add_due_payment(night.account))
     gateway = night.world.runtime.gateways["global"]
     cancel = gateway.cancel_payment_intent
     gateway.cancel_payment_intent = lambda *_: Answer(Outcome.UNKNOWN, "no_answer: timeout")
@@ -196,7 +196,7 @@ def test_an_orphan_whose_cancellation_gets_no_answer_is_canceled_later(night: Ni
     assert night.run(run_id).trouble is not None
     assert night.kinds() == ["orphan_payment_intent"]
     gateway.cancel_payment_intent = cancel
-    night.world.machine.pass_(seconds=REST.total_seconds() + 1)
+    night.world.machine.advance(seconds=REST.total_seconds() + 1)
     assert night.go_on(run_id)["orphans_canceled"] == 1
     assert night.findings() == []
     assert night.status_there(orphan.stripe_id) == "canceled"
@@ -209,7 +209,7 @@ def test_without_a_key_the_run_says_so_and_waits(night: Night) -> None:
     reconcile_charges(night.world.runtime, run_id)
     assert "STRIPE_API_KEYS has no key for global" in night.run(run_id).trouble
     night.world.runtime.gateways.update(gateways)
-    night.world.machine.pass_(seconds=REST.total_seconds() + 1)
+    night.world.machine.advance(seconds=REST.total_seconds() + 1)
     night.go_on(run_id)
 
 
@@ -245,7 +245,7 @@ def test_a_finding_is_not_written_on_the_lists_word_alone(night: Night) -> None:
 
 
 def test_a_charge_whose_attempt_is_open_is_on_its_way_and_is_not_touched(night: Night) -> None:
-    payment = night.world.owes(night.account)
+    payment = night.world.add_due_payment(night.account)
     gateway = night.world.runtime.gateways["global"]
     confirm = gateway.confirm_payment_intent
 
@@ -261,14 +261,14 @@ def test_a_charge_whose_attempt_is_open_is_on_its_way_and_is_not_touched(night: 
     assert counts["found"] == {}
     assert (night.world.payment(payment), night.world.attempts(payment), night.world.intents(payment)) == before
     (attempt,) = night.world.attempts(payment)
-    night.world.machine.pass_(minutes=10)
+    night.world.machine.advance(minutes=10)
     night.world.settle(attempt.id)
     assert night.world.payment(payment).state == "paid"
 
 
 def test_an_attempt_inside_its_lease_is_left_alone_by_every_phase(night: Night) -> None:
     """Money is there for a PaymentIntent that was lost, while an attempt of the payment is under way."""
-    payment = night.world.owes(night.account)
+    payment = night.world.add_due_payment(night.account)
     gateway = night.world.runtime.gateways["global"]
     confirm = gateway.confirm_payment_intent
     gateway.confirm_payment_intent = lambda *_: Answer(Outcome.UNKNOWN, "no_answer")

@@ -26,19 +26,19 @@ def test_paid_there_and_open_here_is_booked(night: Night) -> None:
     counts = night.reconcile()
     assert night.world.payment(payment).state == "paid"
     assert night.receipts(payment) == [charge]
-    assert night.world.charged(payment) == [5_00]
+    assert night.world.captured_amounts(payment) == [5_00]
     assert counts["mended"] == 1
     assert counts["found"] == {}
     assert night.findings() == []
     (mended,) = night.findings(resolved=True)
     assert (mended.kind, mended.subject, mended.resolved_by) == ("paid_there_open_here", charge, "reconciliation")
-    types = [kind for kind, _ in night.world.trail(payment)]
+    types = [kind for kind, _ in night.world.billing_events(payment)]
     assert types[-3:] == ["attempt_answered", "payment_moved", "finding_resolved"]
 
 
 def test_money_of_a_lost_payment_intent_is_booked_too(night: Night) -> None:
     """The row of the PaymentIntent went with a restore; the processor's metadata name the payment."""
-    payment = night.world.owes(night.account, 5_00)
+    payment = night.world.add_due_payment(night.account, 5_00)
     charge = night.charge_there(payment)
     counts = night.reconcile()
     assert night.world.payment(payment).state == "paid"
@@ -46,7 +46,7 @@ def test_money_of_a_lost_payment_intent_is_booked_too(night: Night) -> None:
     assert counts["mended"] == 1
     assert night.findings() == []
     night.world.charge(payment)
-    assert night.world.charged(payment) == [5_00]
+    assert night.world.captured_amounts(payment) == [5_00]
 
 
 def test_an_amount_that_differs_is_found(night: Night) -> None:
@@ -86,7 +86,7 @@ def test_a_charge_without_a_payment_is_found_and_a_strangers_only_counted(night:
 
 
 def test_paid_here_without_a_charge_there_is_found(night: Night) -> None:
-    by_receipt, by_state = night.pays(), night.world.owes(night.account, 7_00)
+    by_receipt, by_state = night.pays(), night.world.add_due_payment(night.account, 7_00)
     night.plant(
         "UPDATE receipts SET stripe_charge_id = 'ch_nobody' WHERE payment_id = :payment", payment=by_receipt
     )
@@ -125,7 +125,7 @@ def test_a_second_charge_of_a_payment_is_booked_and_found(night: Night) -> None:
 
 
 def test_two_charges_of_an_open_payment_pay_it_once_and_are_found_once(night: Night) -> None:
-    payment = night.world.owes(night.account, 5_00)
+    payment = night.world.add_due_payment(night.account, 5_00)
     charges = {night.charge_there(payment), night.charge_there(payment, ordinal=2)}
     counts = night.reconcile()
     assert night.world.payment(payment).state == "paid"
@@ -136,7 +136,7 @@ def test_two_charges_of_an_open_payment_pay_it_once_and_are_found_once(night: Ni
 
 
 def test_an_orphan_is_canceled_and_its_ordinal_used_up(night: Night) -> None:
-    payment = night.world.owes(night.account, 5_00)
+    payment = night.world.add_due_payment(night.account, 5_00)
     orphan = night.intent_there(payment)
     counts = night.reconcile()
     assert night.status_there(orphan.stripe_id) == "canceled"
@@ -148,7 +148,7 @@ def test_an_orphan_is_canceled_and_its_ordinal_used_up(night: Night) -> None:
     assert (row.ordinal, row.stripe_payment_intent_id, row.closed_reason) == (1, orphan.stripe_id, "canceled")
     night.world.charge(payment)
     assert night.world.payment(payment).state == "paid"
-    assert night.world.charged(payment) == [5_00]
+    assert night.world.captured_amounts(payment) == [5_00]
 
 
 def test_an_orphan_beside_a_paid_payment_is_canceled(night: Night) -> None:
@@ -161,11 +161,11 @@ def test_an_orphan_beside_a_paid_payment_is_canceled(night: Night) -> None:
 
 def test_what_a_lost_create_left_is_left_to_its_claim_until_that_gave_it_up(night: Night) -> None:
     """Within 23 hours the next claim sends the same create again, and gets this very PaymentIntent."""
-    payment = night.world.owes(night.account, 5_00)
+    payment = night.world.add_due_payment(night.account, 5_00)
     lost = night.lose_create(payment)
     assert night.reconcile()["payment_intents_left_to_their_claim"] == 1
     assert night.status_there(lost) == "requires_payment_method"
-    night.world.machine.pass_(hours=23, minutes=1)
+    night.world.machine.advance(hours=23, minutes=1)
     assert night.reconcile(night.next_night())["orphans_canceled"] == 1
     assert night.status_there(lost) == "canceled"
     night.world.charge(payment)
@@ -173,17 +173,17 @@ def test_what_a_lost_create_left_is_left_to_its_claim_until_that_gave_it_up(nigh
         (1, "canceled"),
         (2, "succeeded"),
     ]
-    assert night.world.charged(payment) == [5_00]
+    assert night.world.captured_amounts(payment) == [5_00]
 
 
 def test_what_a_lost_create_left_is_found_again_by_its_claim(night: Night) -> None:
-    payment = night.world.owes(night.account, 5_00)
+    payment = night.world.add_due_payment(night.account, 5_00)
     lost = night.lose_create(payment)
     night.reconcile()
-    night.world.machine.pass_(minutes=10)
+    night.world.machine.advance(minutes=10)
     night.world.charge(payment)
     assert [row.stripe_payment_intent_id for row in night.world.intents(payment)] == [lost]
-    assert night.world.charged(payment) == [5_00]
+    assert night.world.captured_amounts(payment) == [5_00]
 
 
 def test_payment_intents_of_payments_that_are_not_here_are_counted_and_left_alone(night: Night) -> None:
@@ -198,7 +198,7 @@ def test_payment_intents_of_payments_that_are_not_here_are_counted_and_left_alon
 
 def test_an_open_payment_whose_charge_can_not_be_booked_is_held(night: Night) -> None:
     """A charge that names our payment, and no PaymentIntent: nothing to look at, so a person decides."""
-    payment = night.world.owes(night.account, 5_00)
+    payment = night.world.add_due_payment(night.account, 5_00)
     charge = night.charge_there(payment)
     night.hide_intents_of_charges()
     counts = night.reconcile()
@@ -207,14 +207,14 @@ def test_an_open_payment_whose_charge_can_not_be_booked_is_held(night: Night) ->
     assert (finding.subject, finding.payment_id) == (charge, payment)
     assert night.world.payment(payment).held_until is not None
     night.world.charge(payment)
-    assert night.world.charged(payment) == [5_00], "not asked again"
+    assert night.world.captured_amounts(payment) == [5_00], "not asked again"
 
 
 def test_what_was_mended_and_canceled_leaves_books_that_the_audit_finds_clean(night: Night) -> None:
     unbooked, lost, waiting = (
         night.pays(),
-        night.world.owes(night.account, 6_00),
-        night.world.owes(night.account, 7_00),
+        night.world.add_due_payment(night.account, 6_00),
+        night.world.add_due_payment(night.account, 7_00),
     )
     night.plant(*UNBOOK, payment=unbooked)
     night.charge_there(lost, 6_00)
@@ -237,7 +237,7 @@ def test_what_was_mended_and_canceled_leaves_books_that_the_audit_finds_clean(ni
 
 
 def test_a_mended_payment_is_explained(night: Night) -> None:
-    payment = night.world.owes(night.account)
+    payment = night.world.add_due_payment(night.account)
     night.charge_there(payment)
     night.reconcile()
     world = night.world

@@ -46,7 +46,7 @@ class MachineTime:
     def __call__(self) -> datetime:
         return self._now
 
-    def pass_(self, seconds: float) -> datetime:
+    def advance(self, seconds: float) -> datetime:
         self._now += timedelta(seconds=seconds)
         return self._now
 

@@ -228,7 +228,7 @@ def test_a_long_run_rings_for_its_next_turn_and_leaves_the_mass_of_charges_to_th
         add_retry(engine, account)
 
     def slowly(jobs: Any) -> bool:
-        machine.pass_(11)
+        machine.advance(11)
         return bell.enqueue(jobs)
 
     slow = Runtime(runtime.policy, engine, runtime.clock, machine, {}, slowly, runtime.lease)

@@ -124,7 +124,7 @@ def test_an_outage_is_waited_for_in_machine_time(engine: Engine, account: Accoun
     with engine.begin() as connection:
         add_payment(connection, account, 100, backoff_until=machine() + timedelta(seconds=10))
     assert due_jobs(engine, machine()) == set()
-    assert due_jobs(engine, machine.pass_(10)) != set()
+    assert due_jobs(engine, machine.advance(10)) != set()
 
 
 def test_an_open_attempt_blocks_its_payment_until_its_lease_is_over_and_then_it_is_settled(
@@ -140,7 +140,7 @@ def test_an_open_attempt_blocks_its_payment_until_its_lease_is_over_and_then_it_
             lease_expires_at=machine() + timedelta(seconds=300),
         )
     assert due_jobs(engine, machine()) == set()
-    assert due_jobs(engine, machine.pass_(300)) == {SettleAttempt(attempt_id)}
+    assert due_jobs(engine, machine.advance(300)) == {SettleAttempt(attempt_id)}
 
 
 def test_an_unknown_attempt_is_looked_up_when_it_is_time(
@@ -152,7 +152,7 @@ def test_an_unknown_attempt_is_looked_up_when_it_is_time(
             connection, account, payment_id, AttemptState.UNKNOWN, look_up_at=machine() + timedelta(seconds=5)
         )
     assert due_jobs(engine, machine()) == set()
-    assert due_jobs(engine, machine.pass_(5)) == {SettleAttempt(attempt_id)}
+    assert due_jobs(engine, machine.advance(5)) == {SettleAttempt(attempt_id)}
 
 
 def test_a_closed_attempt_blocks_nothing(engine: Engine, account: Account, machine: MachineTime) -> None:
@@ -248,7 +248,7 @@ def test_the_daily_run_stamps_retries_before_they_are_rung_for_but_nothing_waits
         )
     first = {RetryPayments(run_id), ChargePayment(due, Lane.BATCH), ChargePayment(elsewhere, Lane.BATCH)}
     assert due_jobs(engine, machine()) == first
-    stuck_at = machine.pass_(DAILY_RUN_STAMPS_WITHIN.total_seconds() + 1)
+    stuck_at = machine.advance(DAILY_RUN_STAMPS_WITHIN.total_seconds() + 1)
     assert due_jobs(engine, stuck_at) == first | {ChargePayment(retry, Lane.BATCH)}
     with engine.begin() as connection:
         connection.execute(update(runs).values(state=RunState.FINISHED))
@@ -286,11 +286,11 @@ def test_what_was_just_rung_is_not_rung_again_while_it_probably_waits(
         add_payment(connection, account, 100)
     sweep(Moment(NOW, machine()))
     bell.waiting = {BATCH: 1}
-    assert sweep(Moment(NOW, machine.pass_(29))) == {}
-    assert sweep(Moment(NOW, machine.pass_(1))) != {}, "after half a minute it may have been lost"
+    assert sweep(Moment(NOW, machine.advance(29))) == {}
+    assert sweep(Moment(NOW, machine.advance(1))) != {}, "after half a minute it may have been lost"
     bell.waiting = {}
-    assert sweep(Moment(NOW, machine.pass_(1.9))) == {}
-    assert sweep(Moment(NOW, machine.pass_(0.1))) != {}, "nothing waits, so it was taken or lost"
+    assert sweep(Moment(NOW, machine.advance(1.9))) == {}
+    assert sweep(Moment(NOW, machine.advance(0.1))) != {}, "nothing waits, so it was taken or lost"
 
 
 def test_another_leader_without_the_memory_rings_again(
@@ -319,7 +319,7 @@ def test_the_memory_is_bounded(machine: MachineTime) -> None:
     lately = RecentlyEnqueued()
     start = machine()
     for _ in range(12):
-        lately.note([ChargePayment(uuid4(), Lane.BATCH) for _ in range(10_000)], machine.pass_(1))
+        lately.note([ChargePayment(uuid4(), Lane.BATCH) for _ in range(10_000)], machine.advance(1))
         assert len(lately) <= REMEMBER_AT_MOST
     lately.forget(start + timedelta(days=1) - PATIENCE, start + timedelta(days=1))
     assert len(lately) == 0
@@ -335,7 +335,7 @@ def test_a_flushed_redis_heals_at_the_next_sweep(
             add_payment(connection, account, 100)
     sweep(Moment(NOW, machine()))
     assert waiting_messages(broker, BATCH) == 20
-    sweep(Moment(NOW, machine.pass_(10)))
+    sweep(Moment(NOW, machine.advance(10)))
     assert waiting_messages(broker, BATCH) == 20
     redis.Redis.from_url(redis_url).flushdb()  # not flushall: the server may have other users
     sweep(Moment(NOW, machine()))

@@ -34,7 +34,7 @@ def test_what_a_person_wants_ended_is_ended_and_not_charged_whatever_its_state_a
             backoff_until=machine() + timedelta(seconds=10),
         )
     assert due_jobs(engine, machine()) == set(), "it backs off from an outage"
-    assert due_jobs(engine, machine.pass_(10)) == {ClosePayment(payment_id)}
+    assert due_jobs(engine, machine.advance(10)) == {ClosePayment(payment_id)}
     with engine.begin() as connection:
         add_attempt(connection, account, payment_id, AttemptState.STARTED, lease_expires_at=machine() + HOUR)
     assert due_jobs(engine, machine()) == set(), "its cancellation is under way"

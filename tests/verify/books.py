@@ -58,9 +58,9 @@ def make_books(world: World) -> Books:
         accounts["transfer"] = add_account(connection, "transfer", kind="bank_transfer")
     for name in ("paid", "declined", "without_card", "zero", "carried"):
         accounts[name] = world.account(name)
-    world.card_of(accounts["paid"])
-    world.card_of(accounts["carried"])
-    world.card_of(accounts["declined"], story=AlwaysDeclines(decline_code="insufficient_funds"))
+    world.add_primary_card(accounts["paid"])
+    world.add_primary_card(accounts["carried"])
+    world.add_primary_card(accounts["declined"], story=AlwaysDeclines(decline_code="insufficient_funds"))
     amounts = {"paid": 29_85, "declined": 12_00, "without_card": 7_77, "transfer": 100_00, "zero": 0, "carried": 20}
     with world.engine.begin() as connection:
         for name, amount in amounts.items():

@@ -357,14 +357,14 @@ def test_what_is_due_for_less_than_patience_is_not_forgotten(world: World) -> No
     assert books.run().is_clean
     world.clock.set(world.clock.now() + timedelta(minutes=2))
     assert books.run().is_clean, "its trail was written a moment ago, so the machine has had no time"
-    world.machine.pass_(minutes=61)
+    world.machine.advance(minutes=61)
     assert names_broken(books.run()) == ["no-payment-forgotten"]
 
 
 def test_a_charge_on_its_way_into_the_books_is_no_break(world: World) -> None:
     books = make_books(world)
     world.clock.set(world.clock.now() + timedelta(days=1))
-    world.card_of(books.accounts["declined"])
+    world.add_primary_card(books.accounts["declined"])
     confirm = world.runtime.gateways["global"].confirm_payment_intent
     snapshot: list[Report] = []
 
@@ -375,7 +375,7 @@ def test_a_charge_on_its_way_into_the_books_is_no_break(world: World) -> None:
 
     world.runtime.gateways["global"].confirm_payment_intent = confirm_and_audit
     world.charge(books.declined)
-    assert world.charged(books.declined) == [12_00]
+    assert world.captured_amounts(books.declined) == [12_00]
     assert [names_broken(report) for report in snapshot] == [[]]
     assert books.run().is_clean
 
