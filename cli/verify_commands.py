@@ -41,7 +41,7 @@ def verify_command(
     show: Annotated[int, typer.Option("--show", min=1, help="Breaks shown of each check; all are counted.")] = KEEP,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on standard output.")] = False,
 ) -> None:
-    """Check every promise over all rows, and our books against the processor's. Changes nothing.
+    """Check every invariant over all rows, and our records against the processor's. Changes nothing.
 
     Exit code 1 on any break, or if something could not be checked.
     """
@@ -149,7 +149,7 @@ def _last_lines(report: Report) -> list[Text]:
     for one in report.sums:
         theirs, ours = format_minor(one.theirs_minor, one.currency), format_minor(one.ours_minor, one.currency)
         lines.append(
-            Text(f"{one.coverage}: {one.charges:,} charges at the processor, {theirs}; in our books {ours}")
+            Text(f"{one.coverage}: {one.charges:,} charges at the processor, {theirs}; in our records {ours}")
         )
     if report.foreign_charges:
         lines.append(Text(f"{report.foreign_charges:,} charges at the processor aren't Duecourse's; left out"))

@@ -21,7 +21,7 @@ def test_verify_exits_0_if_all_checks_hold_else_1(world: World, terminal: Termin
     result = terminal("verify")
     assert result.exit_code == 0, result.output
     assert "all 37 checks hold" in result.stdout
-    assert "1 charges at the processor, USD 29.85; in our books USD 29.85" in result.stdout
+    assert "1 charges at the processor, USD 29.85; in our records USD 29.85" in result.stdout
     books.plant("UPDATE payments SET state_reason = NULL WHERE id = :without_card")
     result = terminal("verify", "--no-processor")
     assert result.exit_code == 1

@@ -129,7 +129,7 @@ FAULTS = (
     fault(
         "money-means-paid",
         A_RECEIPT.format(of="declined", charge="ch_nobody"),
-        says="is retry_scheduled, and USD 1.00 came in for it",
+        says="is retry_scheduled, and USD 1.00 was received for it",
         also=("receipt-has-charge", "sums-agree"),
     ),
     fault(
@@ -179,7 +179,7 @@ FAULTS = (
         "no-ending-forgotten",
         "UPDATE payments SET pending_close_as = 'uncollectible' WHERE id = :declined",
         SILENCE,
-        says="is retry_scheduled and is to be uncollectible; nobody cancels its PaymentIntent",
+        says="is retry_scheduled and is to be uncollectible; its PaymentIntent wasn't canceled",
     ),
     fault(
         "no-bulk-action-stuck",
@@ -204,14 +204,14 @@ FAULTS = (
         "no-payment-forgotten",
         f"UPDATE payments SET next_attempt_at = {LONG_AGO} WHERE id = :declined",
         SILENCE,
-        says="is retry_scheduled since 2026-01-01 00:00:00 UTC on the batch lane",
+        says="is retry_scheduled since 2026-01-01 00:00:00 UTC on the batch queue",
     ),
     fault(
         "no-wake-up-lost",
         "UPDATE payment_settings SET card_revision = 7, primary_card_id = gen_random_uuid() "
         "WHERE id = (SELECT settings_id FROM payments WHERE id = :without_card)",
         SILENCE,
-        says="is needs_payment_method since card revision 0; 7 is there",
+        says="is needs_payment_method since card revision 0; revision 7 exists",
     ),
     fault(
         "waiting-names-its-reason",
@@ -234,31 +234,31 @@ FAULTS = (
     fault(
         "trail-of-payments",
         "UPDATE payments SET state = 'needs_support', next_attempt_at = NULL WHERE id = :declined",
-        says="is needs_support; its trail ends at retry_scheduled",
+        says="is needs_support; its billing events end at retry_scheduled",
     ),
     fault(
         "trail-has-no-gap",
         "DELETE FROM billing_events WHERE payment_id = :paid AND type = 'payment_moved'",
         "INSERT INTO billing_events (at, type, actor, payment_id, before, after) "
         f"""VALUES ({NOW}, 'payment_moved', 'x', :paid, '{{"state": "void"}}', '{{"state": "paid"}}')""",
-        says="from void, where its trail was at due",
+        says="from void; its events were at due",
     ),
     fault(
         "trail-of-attempts",
         "DELETE FROM billing_events"
         " WHERE payment_id = :declined AND type IN ('attempt_started', 'attempt_answered')",
-        says="is declined; its trail begins it 0 times, ends started",
+        says="is declined; its events start it 0 times, end started",
     ),
     fault(
         "trail-of-invoices",
         "INSERT INTO billing_events (at, type, actor, payment_id, after) "
         f"""VALUES ({NOW}, 'invoice_issued', 'x', :transfer, '{{"state": "awaiting_transfer"}}')""",
-        says="was issued 2 times in the trail",
+        says="has 2 events of being issued",
     ),
     fault(
         "trail-of-standings",
         "UPDATE accounts SET standing = 'marked_for_suspension' WHERE external_id = 'paid'",
-        says="account paid is marked_for_suspension; its trail says good",
+        says="account paid is marked_for_suspension; its billing events say good",
     ),
     fault(
         "charge-has-receipt",
@@ -269,26 +269,26 @@ FAULTS = (
     fault(
         "receipt-has-charge",
         A_RECEIPT.format(of="zero", charge="ch_nobody"),
-        says="receipt of USD 1.00 for charge ch_nobody, unknown there",
+        says="receipt of USD 1.00 for charge ch_nobody, unknown to the processor",
         also=("paid-means-money", "sums-agree"),
     ),
     fault(
         "charge-as-booked",
         "UPDATE receipts SET payment_id = :transfer WHERE payment_id = :paid",
-        says="is booked as 2985 minor units of USD for payment",
+        says="has a receipt of 2985 minor units of USD for payment",
         also=("paid-means-money", "money-means-paid"),
     ),
     fault(
         "sums-agree",
         "UPDATE receipts SET amount_minor = 2984 WHERE payment_id = :paid",
-        says="the processor has USD 29.85, our books have USD 29.84, difference USD 0.01",
+        says="the processor has USD 29.85, our records USD 29.84, difference USD 0.01",
         also=("charge-as-booked", "paid-means-money"),
     ),
 )
 
 
 CHARGED_TWICE = fault(
-    "charged-once", says="was charged 2 times, USD 59.70 in all: ch_", also=("charge-has-receipt", "sums-agree")
+    "charged-once", says="was charged 2 times, USD 59.70 in total: ch_", also=("charge-has-receipt", "sums-agree")
 )
 
 

@@ -1,4 +1,4 @@
-"""Verification: every promise checked in SQL over all rows, and against the processor's records.
+"""Verification checks every invariant in SQL over all rows, and against the processor's records.
 
 `verify(engine, scope, …)` runs the table of checks and returns a Report. It changes nothing.
 """

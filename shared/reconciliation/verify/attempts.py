@@ -1,4 +1,4 @@
-"""Checks of attempts and PaymentIntents: never two at once, never two that succeed, and states that agree."""
+"""Checks of attempts and PaymentIntents: at most one is open, at most one succeeds, and states agree."""
 
 from shared.reconciliation.verify.check import Check
 from shared.reconciliation.verify.receipts import NEVER_BY_HAND
@@ -23,7 +23,7 @@ ATTEMPTS = (
         WHERE a.attempts > 1 OR i.intents > 1
         """,
         "payment {payment_id} of {amount_minor}: {attempts} attempts and {intents} PaymentIntents succeeded",
-        "the customer may have paid twice: look at the processor's charges, pay one back, report a defect",
+        "the customer may have paid twice: compare the processor's charges, refund one, report a defect",
     ),
     Check(
         "one-live-payment-intent",
@@ -41,7 +41,7 @@ ATTEMPTS = (
     ),
     Check(
         "successor-after-the-end",
-        "a PaymentIntent has a successor only once canceled or abandoned, and asks for its payment's amount",
+        "a PaymentIntent has a successor only once canceled or abandoned, and has its payment's amount",
         "intents",
         """
         SELECT i.id AS payment_intent_id, i.payment_id, i.ordinal, i.closed_reason, i.currency, i.amount_minor
@@ -53,7 +53,7 @@ ATTEMPTS = (
         """,
         "PaymentIntent {ordinal} of payment {payment_id} ({amount_minor}) is {closed_reason} and has a "
         "successor, or another amount than its payment",
-        "stop the workers: it may be charged beside its successor; look at both at the processor",
+        "stop the workers: it may be charged beside its successor; check both at the processor",
     ),
     Check(
         "one-open-attempt",
@@ -79,11 +79,11 @@ ATTEMPTS = (
                           WHERE i.payment_id = p.id AND i.closed_reason = 'succeeded'))
         """,
         "payment {payment_id} of {amount_minor} is {state}, although its card was charged",
-        "it must not be asked for again: stop the workers, then report a defect",
+        "it must not be charged again: stop the workers, then report a defect",
     ),
     Check(
         "ended-means-nothing-open",
-        "what left collection has no open attempt and no PaymentIntent that could still be confirmed",
+        "a payment that left collection has no open attempt and no PaymentIntent that can still be confirmed",
         "payments",
         """
         SELECT p.id AS payment_id, p.state FROM {payments} p
@@ -93,7 +93,7 @@ ATTEMPTS = (
                OR EXISTS (SELECT FROM payment_intents i WHERE i.payment_id = p.id AND i.closed_reason IS NULL))
         """,
         "payment {payment_id} is {state}, with an attempt or a PaymentIntent still open",
-        "cancel the PaymentIntent at the processor; its money would come in unasked for",
+        "cancel the PaymentIntent at the processor, or it may still take money",
     ),
     Check(
         "attempts-agree",

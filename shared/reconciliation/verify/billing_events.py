@@ -1,4 +1,4 @@
-"""Checks of the trail: played from its start it ends at what the rows say now (I10)."""
+"""Checks of billing events: replayed from the first, they lead to the current rows (I10)."""
 
 from shared.domain.event_types import STATE_EVENTS
 from shared.reconciliation.verify.check import Check
@@ -6,10 +6,10 @@ from shared.reconciliation.verify.receipts import NEVER_BY_HAND
 
 _STATE_EVENTS = "(" + ", ".join(f"'{one}'" for one in STATE_EVENTS) + ")"
 
-TRAIL = (
+BILLING_EVENTS = (
     Check(
         "trail-of-payments",
-        "a payment's trail, played from its start, ends at its state",
+        "a payment's billing events, replayed from the first, end at its state",
         "payments",
         f"""
         SELECT p.id AS payment_id, p.state, told.state AS told_state
@@ -20,12 +20,12 @@ TRAIL = (
         ) told ON true
         WHERE told.state IS DISTINCT FROM p.state
         """,  # noqa: S608  # our own constants
-        "payment {payment_id} is {state}; its trail ends at {told_state}",
-        f"its state was written past shared/payments/state_changes.py: {NEVER_BY_HAND}",
+        "payment {payment_id} is {state}; its billing events end at {told_state}",
+        f"its state was written without shared/payments/state_changes.py: {NEVER_BY_HAND}",
     ),
     Check(
         "trail-has-no-gap",
-        "each move of a payment begins where the one before it ended",
+        "each change of a payment's state starts from the state before it",
         "payments",
         f"""
         SELECT moves.payment_id, moves.event_id, moves.before_state, moves.ended_at_state
@@ -38,12 +38,12 @@ TRAIL = (
         WHERE moves.type IN ('payment_moved', 'payment_rescheduled')
           AND moves.before_state IS DISTINCT FROM moves.ended_at_state
         """,  # noqa: S608
-        "event {event_id} moves payment {payment_id} from {before_state}, where its trail was at {ended_at_state}",
+        "event {event_id} moves payment {payment_id} from {before_state}; its events were at {ended_at_state}",
         NEVER_BY_HAND,
     ),
     Check(
         "trail-of-attempts",
-        "each attempt was begun once in the trail and ended there as its row says",
+        "each attempt has one start event, and its last event has its row's state",
         "attempts",
         """
         SELECT a.payment_id, a.id AS attempt_id, a.number, a.state, told.begun, told.state AS told_state
@@ -58,12 +58,12 @@ TRAIL = (
         ) told
         WHERE told.begun <> 1 OR told.state <> a.state
         """,
-        "attempt {number} of payment {payment_id} is {state}; its trail begins it {begun} times, ends {told_state}",
+        "attempt {number} of payment {payment_id} is {state}; its events start it {begun} times, end {told_state}",
         NEVER_BY_HAND,
     ),
     Check(
         "trail-of-invoices",
-        "each invoice was issued once in the trail",
+        "each invoice has one event of being issued",
         "invoices",
         """
         SELECT i.id AS invoice_id, i.number, p.id AS payment_id, told.issued
@@ -73,12 +73,12 @@ TRAIL = (
         ) told
         WHERE told.issued <> 1
         """,
-        "invoice {number} (payment {payment_id}) was issued {issued} times in the trail",
+        "invoice {number} (payment {payment_id}) has {issued} events of being issued",
         NEVER_BY_HAND,
     ),
     Check(
         "trail-of-standings",
-        "an account's standing is the last that its trail says",
+        "an account's standing is the one in its last billing event",
         "accounts",
         """
         SELECT a.id AS account_id, a.external_id, a.standing, coalesce(told.standing, 'good') AS told_standing
@@ -89,7 +89,7 @@ TRAIL = (
         ) told ON true
         WHERE a.standing <> coalesce(told.standing, 'good')
         """,
-        "account {external_id} is {standing}; its trail says {told_standing}",
-        f"its standing was written past shared/accounts/standing.py: {NEVER_BY_HAND}",
+        "account {external_id} is {standing}; its billing events say {told_standing}",
+        f"its standing was written without shared/accounts/standing.py: {NEVER_BY_HAND}",
     ),
 )

@@ -1,4 +1,4 @@
-"""What a check is: one promise, the query for the rows that break it, and what to do about such a row."""
+"""A check: one invariant, the query for the rows that break it, and what to do about such a row."""
 
 import string
 from collections.abc import Mapping
@@ -12,14 +12,15 @@ from shared.domain.money import exponent, format_minor
 
 @dataclass(frozen=True)
 class Check:
-    """One promise.
+    """One invariant.
 
-    `breaks` selects one row for each break; `{payments}` and the like stand for the tables within the scope, and
-    `:now`, `:machine_now`, `:patience`… for its moments. `says` is filled in with a row's columns: `*_minor` are
-    written as money of the row's `currency`. `needs_processor` checks read what `seen_charges` was filled with.
+    `breaks` selects one row for each break. `{payments}` and the like stand for the tables within the scope, and
+    `:now`, `:machine_now`, `:patience`… for its instants. `says` is filled in with a row's columns; `*_minor`
+    columns are shown as money in the row's `currency`. Checks with `needs_processor` read the filled
+    `processor_charges`.
     """
 
-    name: str  # permanent: scripts know it
+    name: str  # permanent: scripts use it
     promise: str
     looks_at: str
     breaks: str
@@ -30,7 +31,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Break:
-    """One row that breaks a promise: its ids, what is wrong, what to do."""
+    """One row that breaks an invariant: its ids, what is wrong, what to do."""
 
     ids: Mapping[str, Any]
     what: str
@@ -39,7 +40,7 @@ class Break:
 
 @dataclass(frozen=True)
 class Result:
-    """A check's verdict. `breaks` are the first of `broken`; `not_checked` says what couldn't be looked at."""
+    """A check's result. `breaks` are the first of `broken`; `not_checked` says what couldn't be checked."""
 
     check: Check
     looked_at: int
@@ -54,7 +55,7 @@ class Result:
 
 
 def break_of(check: Check, row: Mapping[str, Any]) -> Break:
-    """Put a broken row into words."""
+    """Describe a broken row."""
     ids = {name: _plain(value) for name, value in row.items()}
     words = {name: _word(name, value, row.get("currency")) for name, value in row.items()}
     return Break(ids, _fill(check.says, words), _fill(check.do, words))

@@ -1,7 +1,7 @@
-"""Our books against the processor's: its charges are listed into a temporary table and compared with our receipts.
+"""Compares our records with the processor's: lists its charges into a temporary table, next to our receipts.
 
-Listed first, compared afterwards, on one snapshot: a charge whose attempt is still open is on its way into our
-books, and a receipt younger than the listing can't be in it. Neither is a break.
+It lists first and compares afterwards, on one snapshot. A charge whose attempt is still open will be recorded, and
+a receipt younger than the listing can't be in it. Neither is a break.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,13 +17,13 @@ from shared.gateway.port import ChargeReadBack, GatewayUnavailableError, Process
 from shared.reconciliation.verify.check import Check
 from shared.reconciliation.verify.scope import Scope
 
-#: Charges written at a time: ten pages of the processor's.
+#: Charges written at a time: ten pages of the processor's list.
 BATCH = 1_000
-#: Clocks of two companies differ, and a charge is made before its receipt is written.
+#: The clocks of two companies differ, and a charge is made before its receipt is written.
 MARGIN = timedelta(days=1)
 
 CREATE = """
-    CREATE TEMPORARY TABLE seen_charges (
+    CREATE TEMPORARY TABLE processor_charges (
         coverage text NOT NULL, charge_id text NOT NULL, stripe_payment_intent_id text, payment_id uuid,
         amount_minor bigint NOT NULL, currency text NOT NULL, made_at timestamptz NOT NULL,
         is_ours boolean NOT NULL,
@@ -31,13 +31,13 @@ CREATE = """
     )
 """
 _INSERT = """
-    INSERT INTO seen_charges VALUES (:coverage, :charge_id, :stripe_payment_intent_id, :payment_id, :amount_minor,
+    INSERT INTO processor_charges VALUES (:coverage, :charge_id, :stripe_payment_intent_id, :payment_id, :amount_minor,
                                      :currency, :made_at, :is_ours)
     ON CONFLICT DO NOTHING
 """
 #: A charge is ours by our metadata, or by its PaymentIntent.
-_RECOGNISE = """
-    UPDATE seen_charges s SET payment_id = coalesce(s.payment_id, i.payment_id), is_ours = true
+_RECOGNIZE = """
+    UPDATE processor_charges s SET payment_id = coalesce(s.payment_id, i.payment_id), is_ours = true
     FROM payment_intents i
     WHERE i.coverage = s.coverage AND i.stripe_payment_intent_id = s.stripe_payment_intent_id AND NOT s.is_ours
 """
@@ -45,7 +45,7 @@ _RECOGNISE = """
 
 @dataclass(frozen=True)
 class Listed:
-    """What the processor said: when we began to ask (database time), of which coverages, and why not of others."""
+    """What was listed: since when (database time), which coverages, and why the others could not be listed."""
 
     began_at: datetime
     coverages: tuple[str, ...]
@@ -61,8 +61,8 @@ def list_into_table(
     coverages: Iterable[str],
     on_charges: Callable[[int], None],
 ) -> Listed:
-    """Fill `seen_charges` with each coverage's paid charges, in bounded memory; `connection` is in autocommit."""
-    connection.execute(text("DROP TABLE IF EXISTS seen_charges"))
+    """Fill `processor_charges` with each coverage's paid charges, in bounded memory; `connection` is in autocommit."""
+    connection.execute(text("DROP TABLE IF EXISTS processor_charges"))
     connection.execute(text(CREATE))
     began_at: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     listed: list[str] = []
@@ -80,15 +80,15 @@ def list_into_table(
                 on_charges(charges)
             listed.append(coverage)
         except GatewayUnavailableError as error:
-            not_listed[coverage] = f"the processor didn't list {coverage}'s charges: {error}"
-    connection.execute(text(_RECOGNISE))
-    connection.execute(text("ANALYZE seen_charges"))
-    foreign = connection.execute(text("SELECT count(*) FROM seen_charges WHERE NOT is_ours")).scalar_one()
+            not_listed[coverage] = f"the processor didn't list the charges of {coverage}: {error}"
+    connection.execute(text(_RECOGNIZE))
+    connection.execute(text("ANALYZE processor_charges"))
+    foreign = connection.execute(text("SELECT count(*) FROM processor_charges WHERE NOT is_ours")).scalar_one()
     return Listed(began_at, tuple(listed), not_listed, charges, foreign)
 
 
 def _window(connection: Connection, scope: Scope, coverage: str) -> tuple[datetime, datetime]:
-    """From before the first attempt whose money could be in the window, until after its last (business time)."""
+    """From before the first attempt that could have charged in the window, until after its last (business time)."""
     first = connection.scalar(
         text("""
             SELECT least(CAST(:begins_at AS timestamptz), min(a.started_at))
@@ -135,7 +135,7 @@ _ON_ITS_WAY = """EXISTS (
     SELECT FROM payment_attempts a WHERE a.payment_id = s.payment_id AND a.state IN ('started', 'unknown')
 )"""
 _SAME_CHARGE = "r.coverage = s.coverage AND r.stripe_charge_id IN (s.charge_id, s.stripe_payment_intent_id)"
-#: Receipts that the listing must show: older than it, of a listed coverage, received in the window.
+#: Receipts that the listing must contain: older than it, of a listed coverage, received in the window.
 _EXPECTED = """
     r.coverage = ANY(:listed) AND r.stripe_charge_id IS NOT NULL AND r.created_at <= :listed_at
     AND (CAST(:begins_at AS timestamptz) IS NULL OR r.received_at >= :begins_at)
@@ -145,7 +145,7 @@ _EXPECTED = """
 PROCESSOR = (
     Check(
         "charge-has-receipt",
-        "every charge of ours at the processor is in our books",
+        "every charge of ours at the processor has a receipt",
         "charges",
         f"""
         SELECT s.coverage, s.charge_id, s.stripe_payment_intent_id, s.payment_id, s.currency, s.amount_minor,
@@ -153,22 +153,22 @@ PROCESSOR = (
         FROM {{charges}} s LEFT JOIN payments p ON p.id = s.payment_id
         WHERE {_IN_WINDOW} AND NOT EXISTS (SELECT FROM receipts r WHERE {_SAME_CHARGE}) AND NOT {_ON_ITS_WAY}
         """,  # noqa: S608  # our own constants
-        "{coverage} charge {charge_id} of {amount_minor} ({made_at}) isn't in our books; payment {payment_id} is "
+        "{coverage} charge {charge_id} of {amount_minor} ({made_at}) has no receipt; payment {payment_id} is "
         "{state}",
-        "money was taken that we don't know of: stop the workers, hold the payment, book the money or pay it back",
+        "money was taken without a receipt: stop the workers, hold the payment, record the money or refund it",
         needs_processor=True,
     ),
     Check(
         "receipt-has-charge",
-        "everything that our books say was paid is a charge at the processor",
+        "every receipt has a charge at the processor",
         "receipts",
         f"""
         SELECT r.coverage, r.id AS receipt_id, r.payment_id, r.stripe_charge_id, r.currency, r.amount_minor
         FROM receipts r
         WHERE {_EXPECTED} AND NOT EXISTS (SELECT FROM {{charges}} s WHERE {_SAME_CHARGE})
         """,  # noqa: S608
-        "payment {payment_id}: receipt of {amount_minor} for charge {stripe_charge_id}, unknown there",
-        "look the charge up at the processor; is this the right Stripe account and database?",
+        "payment {payment_id}: receipt of {amount_minor} for charge {stripe_charge_id}, unknown to the processor",
+        "find the charge at the processor; is this the right Stripe account and database?",
         needs_processor=True,
     ),
     Check(
@@ -182,9 +182,9 @@ PROCESSOR = (
         WHERE s.amount_minor <> r.amount_minor OR s.currency <> r.currency
            OR s.payment_id IS DISTINCT FROM r.payment_id
         """,  # noqa: S608
-        "{coverage} charge {charge_id} of {amount_minor} for payment {payment_id} is booked as {booked_units} "
+        "{coverage} charge {charge_id} of {amount_minor} for payment {payment_id} has a receipt of {booked_units} "
         "minor units of {booked_currency} for payment {booked_payment_id}",
-        "the processor's figure is the money; book the difference by hand and report a defect",
+        "the processor's amount is the money: record the difference in your accounts and report a defect",
         needs_processor=True,
     ),
     Check(
@@ -197,13 +197,13 @@ PROCESSOR = (
         FROM {charges} s WHERE s.is_ours AND s.payment_id IS NOT NULL
         GROUP BY s.coverage, s.payment_id, s.currency HAVING count(*) > 1
         """,
-        "payment {payment_id} was charged {charges} times, {charged_minor} in all: {charge_ids}",
-        "pay all but one back today, and report a defect",
+        "payment {payment_id} was charged {charges} times, {charged_minor} in total: {charge_ids}",
+        "refund all but one today, and report a defect",
         needs_processor=True,
     ),
     Check(
         "sums-agree",
-        "sums per coverage and currency are the same on both sides",
+        "sums per coverage and currency are equal on both sides",
         "charges",
         f"""
         SELECT coverage, currency, sum(theirs) AS theirs_minor, sum(ours) AS ours_minor,
@@ -221,17 +221,17 @@ PROCESSOR = (
         ) both_sides
         GROUP BY coverage, currency HAVING sum(theirs) <> sum(ours)
         """,  # noqa: S608
-        "{coverage}: the processor has {theirs_minor}, our books have {ours_minor}, difference {difference_minor}",
-        "the checks above name the charges and receipts that make the difference",
+        "{coverage}: the processor has {theirs_minor}, our records {ours_minor}, difference {difference_minor}",
+        "the checks above name the charges and receipts that differ",
         needs_processor=True,
     ),
 )
 
-#: Both sides' sums, for the report; agreeing or not.
+#: Both sides' sums for the report, equal or not.
 SUMS = f"""
     SELECT s.coverage, s.currency, count(*) AS charges, sum(s.amount_minor) AS theirs_minor,
            coalesce(sum(r.amount_minor), 0) AS ours_minor
-    FROM seen_charges s LEFT JOIN receipts r ON {_SAME_CHARGE} AND r.currency = s.currency
+    FROM processor_charges s LEFT JOIN receipts r ON {_SAME_CHARGE} AND r.currency = s.currency
     WHERE {_IN_WINDOW}
     GROUP BY s.coverage, s.currency ORDER BY s.coverage, s.currency
 """  # noqa: S608

@@ -1,4 +1,4 @@
-"""Checks that nothing is forgotten: what waits names what it waits for, and what doesn't wait gets done."""
+"""Checks that no work is forgotten: waiting work names what it waits for, and all other work gets done."""
 
 from sqlalchemy import Interval, and_, bindparam, cast
 
@@ -20,17 +20,17 @@ from shared.reconciliation.verify.check import Check
 
 LOOK = "run `duecourse doctor`: do scheduler and workers run, do Redis and the processor answer?"
 
-#: A payment's own trail has been silent for longer than patience (machine time).
+#: A payment has had no billing event for longer than patience (machine time).
 _SILENT = """NOT EXISTS (
     SELECT FROM billing_events e
     WHERE e.payment_id = payments.id AND e.created_at > :machine_now - CAST(:patience AS interval)
 )"""
 
-#: Both clocks as they stood `patience` ago; what lies too far ahead is judged by the clock of now.
+#: Both clocks as they stood `patience` ago. An instant too far ahead is judged by the current clock.
 _PATIENCE = cast(bindparam("patience", None), Interval)
 _A_WHILE_AGO = Clocks(now=NOW - _PATIENCE, machine_now=MACHINE_NOW - _PATIENCE)
 
-#: `shared.payments.eligibility` in the checks' words. A payment is `payments` there, and so it is here.
+#: `shared.payments.eligibility` as SQL for the checks. It names the table `payments`, so these checks do too.
 _DUE_FOR_LONG = as_text(
     and_(
         CHARGEABLE_STATE.sql(),
@@ -61,31 +61,31 @@ PROGRESS = (
     ),
     Check(
         "no-payment-forgotten",
-        "what is due, not held and not backing off is asked for within an hour",
+        "a payment that is due, not held and not backing off is charged within an hour",
         "payments",
         f"""
         SELECT payments.id AS payment_id, payments.state, payments.lane, payments.next_attempt_at
         FROM {{payments}} payments
         WHERE {_DUE_FOR_LONG} AND {_SILENT}
         """,  # noqa: S608  # our own constants
-        "payment {payment_id} is {state} since {next_attempt_at} on the {lane} lane, and nobody asked for it",
+        "payment {payment_id} is {state} since {next_attempt_at} on the {lane} queue, and was not charged",
         LOOK,
     ),
     Check(
         "no-ending-forgotten",
-        "what a person wants written off or voided is ended within an hour, and what has ended waits for no end",
+        "a pending write-off or void is closed within an hour, and no closed payment has one pending",
         "payments",
         f"""
         SELECT payments.id AS payment_id, payments.state, payments.pending_close_as, payments.backoff_until
         FROM {{payments}} payments
         WHERE {_IS_TO_BE_CLOSED} AND ({_HAS_ENDED} OR ({_COULD_CLOSE} AND {_SILENT}))
         """,  # noqa: S608  # our own constants
-        "payment {payment_id} is {state} and is to be {pending_close_as}; nobody cancels its PaymentIntent",
+        "payment {payment_id} is {state} and is to be {pending_close_as}; its PaymentIntent wasn't canceled",
         LOOK,
     ),
     Check(
         "no-wake-up-lost",
-        "a payment that waits for a card is woken by a newer one",
+        "a payment that waits for a card is charged after a newer one is registered",
         "payments",
         f"""
         SELECT payments.id AS payment_id, payments.state, payments.waiting_for_revision_after,
@@ -97,13 +97,13 @@ PROGRESS = (
                 AND e.type IN ('card_registered', 'card_mended')
                 AND e.created_at > :machine_now - CAST(:patience AS interval))
         """,  # noqa: S608  # our own constants
-        "payment {payment_id} is {state} since card revision {waiting_for_revision_after}; {card_revision} is "
-        "there, and nothing was asked",
+        "payment {payment_id} is {state} since card revision {waiting_for_revision_after}; revision "
+        "{card_revision} exists and was not charged",
         LOOK,
     ),
     Check(
         "waiting-names-its-reason",
-        "a payment that waits says for what, and for a card revision that exists",
+        "a waiting payment has a reason, and a card revision that exists",
         "payments",
         f"""
         SELECT payments.id AS payment_id, payments.state, payments.waiting_for_revision_after, s.card_revision
@@ -114,11 +114,11 @@ PROGRESS = (
         """,  # noqa: S608  # our own constants
         "payment {payment_id} is {state} without a reason, or waits for card revision {waiting_for_revision_after} "
         "while {card_revision} is the last",
-        "say what it waits for: `duecourse payment show {payment_id}`, then charge it or register a card",
+        "check it with `duecourse payment show {payment_id}`, then charge it or register a card",
     ),
     Check(
         "no-run-stuck",
-        "a run that may work finishes or gets on within an hour",
+        "a workable run finishes or advances within an hour",
         "runs",
         """
         SELECT r.id AS run_id, r.job, r.period, r.coverage, r.state, r.created_at FROM {runs} r
@@ -133,7 +133,7 @@ PROGRESS = (
     ),
     Check(
         "no-bulk-action-stuck",
-        "a bulk action that nobody stopped gets on within an hour",
+        "a bulk action that nobody stopped advances within an hour",
         "bulk_actions",
         """
         SELECT b.id AS bulk_id, b.action, b.requested_by, b.created_at, b.counts ->> 'waiting' AS waiting
@@ -149,7 +149,7 @@ PROGRESS = (
     ),
     Check(
         "no-stripe-event-stuck",
-        "every Stripe event that came in is applied within an hour, and none waits for an operator",
+        "every stored Stripe event is applied within an hour, and none waits for an operator",
         "stripe_events",
         """
         SELECT s.coverage, s.stripe_event_id, s.type, s.state, s.tries, s.trouble, s.created_at
@@ -158,6 +158,6 @@ PROGRESS = (
           AND (s.created_at <= :machine_now - CAST(:patience AS interval) OR s.try_again_at > '9000-01-01')
         """,
         "{coverage} event {stripe_event_id} ({type}) of {created_at} is {state} after {tries} tries: {trouble}",
-        "mend what it names; what is received or in trouble is tried again by itself",
+        "fix the error that it names; events in `received` or `trouble` are retried automatically",
     ),
 )

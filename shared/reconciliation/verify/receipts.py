@@ -1,10 +1,10 @@
-"""Checks of the books: invoices, fees, payments and receipts agree with each other to the minor unit."""
+"""Checks of our records: invoices, fees, payments and receipts agree to the minor unit."""
 
 from shared.reconciliation.verify.check import Check
 
-NEVER_BY_HAND = "don't mend rows by hand: keep a copy of the database, stop the workers, and report a defect"
+NEVER_BY_HAND = "don't change rows by hand: copy the database, stop the workers, and report a defect"
 
-BOOKS = (
+RECORDS = (
     Check(
         "one-invoice-per-month",
         "one monthly invoice per account, coverage and period",
@@ -33,7 +33,7 @@ BOOKS = (
         WHERE n.first <> 1 OR n.last <> n.invoices OR c.last_sequence IS DISTINCT FROM n.last
         """,
         "{coverage} {number_year}: {invoices} invoices numbered {first} to {last}, the counter stands at {counter}",
-        "find the missing numbers before the tax office does; an invoice was removed, or numbered by hand",
+        "find the missing numbers before the tax office does: an invoice was deleted, or numbered by hand",
     ),
     Check(
         "total-is-its-lines",
@@ -109,7 +109,7 @@ BOOKS = (
     ),
     Check(
         "void-with-its-invoice",
-        "a void payment's invoice is void, and no other is, unless its money came in after all",
+        "a void payment's invoice is void, and no other invoice is, unless its payment was paid after all",
         "payments",
         """
         SELECT p.id AS payment_id, p.state, i.number, i.voided_at
@@ -122,7 +122,7 @@ BOOKS = (
     ),
     Check(
         "carried-forward-once",
-        "what is carried forward is one fee of the same amount",
+        "a payment that is carried forward has one fee of the same amount",
         "payments",
         """
         SELECT p.id AS payment_id, p.currency, p.amount_minor, f.fees, f.fee_minor
@@ -168,18 +168,18 @@ BOOKS = (
                OR r.received_minor <> p.amount_minor OR r.first <> p.currency OR r.last <> p.currency)
         """,
         "payment {payment_id} of {amount_minor} is paid with {receipts} receipts, of {received_minor}",
-        "compare with the processor's charges of this payment; more than one receipt means: pay one back",
+        "compare with the processor's charges of this payment; if it has more than one receipt, refund one",
     ),
     Check(
         "money-means-paid",
-        "what money came in for is paid",
+        "a payment with a receipt is paid",
         "receipts",
         """
         SELECT r.payment_id, p.state, p.currency, sum(r.amount_minor) AS received_minor
         FROM {receipts} r JOIN payments p ON p.id = r.payment_id
         WHERE p.state <> 'paid' GROUP BY r.payment_id, p.state, p.currency
         """,
-        "payment {payment_id} is {state}, and {received_minor} came in for it",
-        "it must not be asked for again: stop the workers, then report a defect",
+        "payment {payment_id} is {state}, and {received_minor} was received for it",
+        "it must not be charged again: stop the workers, then report a defect",
     ),
 )

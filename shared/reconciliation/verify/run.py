@@ -1,4 +1,4 @@
-"""Runs the checks on one snapshot of the database and gathers the verdicts."""
+"""Runs the checks on one snapshot of the database and collects the results."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,16 +9,16 @@ from sqlalchemy import Connection, Engine, text
 
 from shared.gateway.port import ProcessorGateway
 from shared.reconciliation.verify.attempts import ATTEMPTS
-from shared.reconciliation.verify.billing_events import TRAIL
+from shared.reconciliation.verify.billing_events import BILLING_EVENTS
 from shared.reconciliation.verify.check import Check, Result, break_of
 from shared.reconciliation.verify.processor import PROCESSOR, SUMS, Listed, list_into_table
 from shared.reconciliation.verify.progress import PROGRESS
-from shared.reconciliation.verify.receipts import BOOKS
+from shared.reconciliation.verify.receipts import RECORDS
 from shared.reconciliation.verify.scope import Scope
 
-CHECKS: tuple[Check, ...] = (*BOOKS, *ATTEMPTS, *PROGRESS, *TRAIL, *PROCESSOR)
+CHECKS: tuple[Check, ...] = (*RECORDS, *ATTEMPTS, *PROGRESS, *BILLING_EVENTS, *PROCESSOR)
 
-#: Breaks kept of each check; all are counted. Whoever has more has one cause, and reads the first.
+#: Breaks kept per check; all are counted. More than this have one cause, and the first rows show it.
 KEEP = 20
 #: Rows fetched at a time from the server's cursor.
 FETCH = 1_000
@@ -26,7 +26,7 @@ FETCH = 1_000
 
 @dataclass(frozen=True)
 class SumOfCharges:
-    """What both sides have in one coverage and currency, in minor units."""
+    """Both sides' totals of one coverage and currency, in minor units."""
 
     coverage: str
     currency: str
@@ -37,9 +37,9 @@ class SumOfCharges:
 
 @dataclass(frozen=True)
 class Report:
-    """The verdicts, in the order of the table of checks.
+    """The results, in the order of CHECKS.
 
-    `foreign_charges` are charges at the processor that aren't Duecourse's; `open_findings` wait for a person.
+    `foreign_charges` are charges at the processor that aren't Duecourse's; `open_findings` wait for an operator.
     Neither is a break.
     """
 
@@ -50,7 +50,7 @@ class Report:
 
     @property
     def is_clean(self) -> bool:
-        """Whether every check was made and none found a break."""
+        """Whether every check ran and none found a break."""
         return all(result.holds for result in self.results)
 
 
@@ -65,10 +65,10 @@ def verify(
     on_check: Callable[[Check], None] = lambda _check: None,
     on_charges: Callable[[int], None] = lambda _count: None,
 ) -> Report:
-    """Check every promise within `scope`; with `gateways` None, our own books only.
+    """Run the checks within `scope`; with `gateways` None, only on our own records.
 
-    `coverages` are those of the policy. All SQL runs in one repeatable-read snapshot, after the processor was
-    asked; no transaction is open while it is. Raises what the database raises.
+    `coverages` are the policy's. All SQL runs in one repeatable-read snapshot, after the processor's charges are
+    listed; no transaction is open during the listing. Database errors are raised.
     """
     wanted = [code for code in coverages if scope.coverage in (None, code)]
     with engine.connect() as connection:
@@ -82,7 +82,7 @@ def verify(
                 return _run(connection, scope, listed, checks, keep, on_check)
         finally:
             connection.execution_options(isolation_level="AUTOCOMMIT")
-            connection.execute(text("DROP TABLE IF EXISTS seen_charges"))
+            connection.execute(text("DROP TABLE IF EXISTS processor_charges"))
 
 
 def _run(
@@ -151,6 +151,6 @@ def _sums(connection: Connection, parameters: Mapping[str, Any]) -> tuple[SumOfC
 
 
 def _needed(query: str, scope: Scope, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that the query names, once its relations are filled in."""
+    """The parameters that the query uses, once its relations are filled in."""
     full = query.format_map(scope.relations)
     return {name: value for name, value in parameters.items() if f":{name}" in full}

@@ -1,4 +1,4 @@
-"""Which rows an audit looks at, and the moments that it judges them by."""
+"""Which rows verification checks, and the instants it checks them against."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from typing import Any
 
 from shared.clock import FARTHEST_AHEAD
 
-#: What is due longer than this (machine time) without an attempt and without a reason is forgotten.
+#: Due work is forgotten after this long (machine time) without an attempt and without a reason to wait.
 FORGOTTEN_AFTER = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class Scope:
-    """All rows, or those of one coverage, or of invoices issued and charges made from one day to another.
+    """All rows, or those of one coverage, or those of invoices issued and charges made between two days.
 
-    `now` is business time; both days are included, in UTC. A payment without an invoice goes by its due date.
+    `now` is business time. Both days are inclusive, in UTC. A payment without an invoice counts by its due date.
     """
 
     now: datetime
@@ -32,19 +32,19 @@ class Scope:
 
     @property
     def begins_at(self) -> datetime | None:
-        """The first instant of the window, None without a bound."""
+        """The first instant of the window; None if it is unbounded."""
         return None if self.from_on is None else datetime.combine(self.from_on, datetime.min.time(), UTC)
 
     @property
     def ends_at(self) -> datetime | None:
-        """The first instant after the window, None without a bound."""
+        """The first instant after the window; None if it is unbounded."""
         if self.to_on is None:
             return None
         return datetime.combine(self.to_on, datetime.min.time(), UTC) + timedelta(days=1)
 
     @cached_property
     def relations(self) -> Mapping[str, str]:
-        """What `{payments}` and the like in a check's SQL stand for: the table itself where nothing is left out."""
+        """The SQL for `{payments}` and the like in a check: the table itself if the scope leaves out nothing."""
         if self.coverage is None and not self.has_window:
             return {**_TABLES, "accounts": "accounts"}
         mine = " AND ".join(["true"] + ([_OF_COVERAGE] if self.coverage else []))
@@ -66,8 +66,8 @@ class Scope:
             "receipts": f"(SELECT * FROM receipts WHERE {paid_for})",  # noqa: S608
             "runs": f"(SELECT * FROM runs WHERE {mine})",  # noqa: S608
             "stripe_events": f"(SELECT * FROM stripe_events WHERE {mine})",  # noqa: S608
-            "charges": "seen_charges",
-            "bulk_actions": "bulk_actions",  # of no coverage: a person's filter may be over all of them
+            "charges": "processor_charges",
+            "bulk_actions": "bulk_actions",  # of no coverage: a filter may span all of them
             "accounts": f"(SELECT * FROM accounts WHERE id IN ({settings}))",  # noqa: S608
         }
 
@@ -103,6 +103,6 @@ _TABLES = {
     "receipts": "receipts",
     "runs": "runs",
     "stripe_events": "stripe_events",
-    "charges": "seen_charges",
+    "charges": "processor_charges",
     "bulk_actions": "bulk_actions",
 }
