@@ -25,7 +25,7 @@ from shared.db.tables.accounts import payment_settings
 from shared.db.tables.system import runs
 from shared.domain.money import format_minor
 from shared.domain.states import RunState
-from shared.invoicing.bills import MEANING, SkipReason
+from shared.invoicing.bills import DESCRIPTION, SkipReason
 from shared.invoicing.counts import Counts
 from shared.invoicing.month import Month
 from shared.invoicing.preview import Preview, preview_month
@@ -317,7 +317,7 @@ def _skipped_table(preview: Preview) -> Table:
     for reason, accounts in sorted(preview.counts.skipped.items()):
         examples = preview.skipped[SkipReason(reason)][:NAMED]
         more = ", …" if accounts > len(examples) else ""
-        table.add_row(f"{accounts:,}", MEANING[SkipReason(reason)], ", ".join(examples) + more)
+        table.add_row(f"{accounts:,}", DESCRIPTION[SkipReason(reason)], ", ".join(examples) + more)
     return table
 
 

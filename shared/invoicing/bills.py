@@ -1,4 +1,4 @@
-"""What is to be billed: three SELECTs that the preview reads as CTEs and the real run keeps as temporary tables.
+"""What to bill: three SELECTs that the preview reads as CTEs and the real run stores in temporary tables.
 
 Each refers to the one before by name (`candidates`, `lines`), so that preview and run can't drift apart. They are
 text because they are read far more often as SQL than composed. The real run adds the locks.
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class SkipReason(StrEnum):
-    """Why an account gets no invoice this month. Fees stay uninvoiced and are found again by the next run."""
+    """Why an account gets no invoice this month. Its fees stay uninvoiced and the next run finds them again."""
 
     ALREADY_INVOICED = "already_invoiced"
     TRIAL = "trial"
@@ -22,23 +22,23 @@ class SkipReason(StrEnum):
     REFUSED_BY_DATABASE = "refused_by_database"
 
 
-#: Reasons that a person must mend; each becomes a finding and a row of the trail.
-TROUBLE = (
+#: Reasons that an operator must fix; each becomes a finding and a billing event.
+NEEDS_FIX = (
     SkipReason.CURRENCY_MISMATCH,
     SkipReason.AMOUNT_TOO_LARGE,
     SkipReason.NO_PAYMENT_SETTINGS,
     SkipReason.REFUSED_BY_DATABASE,
 )
 
-#: In words, for tables and findings.
-MEANING: dict[SkipReason, str] = {
-    SkipReason.ALREADY_INVOICED: "has its invoice of this period already",
-    SkipReason.TRIAL: "is on trial; its fees wait until it isn't",
+#: Descriptions, for tables and findings.
+DESCRIPTION: dict[SkipReason, str] = {
+    SkipReason.ALREADY_INVOICED: "already has its invoice of this period",
+    SkipReason.TRIAL: "is on trial; its fees wait until the trial ends",
     SkipReason.NOTHING_TO_BILL: "has no active service and no uninvoiced fee",
-    SkipReason.CURRENCY_MISMATCH: "has a fee or service in another currency than the coverage's: mend it",
-    SkipReason.AMOUNT_TOO_LARGE: "has a total above the largest amount we can hold: mend the prices",
+    SkipReason.CURRENCY_MISMATCH: "has a fee or service in a currency other than the coverage's: fix it",
+    SkipReason.AMOUNT_TOO_LARGE: "has a total above the largest supported amount: fix the prices",
     SkipReason.NO_PAYMENT_SETTINGS: "owes but has no payment settings in this coverage: import them",
-    SkipReason.REFUSED_BY_DATABASE: "was refused by the database: see its finding",
+    SkipReason.REFUSED_BY_DATABASE: "was rejected by the database: see its finding",
 }
 
 _CANDIDATES = """
@@ -81,7 +81,7 @@ _LINES = """
         SELECT account_id, 2, id, NULL, external_id, description,
                coalesce(occurred_on, late_from_on), coalesce(occurred_on, late_until_on),
                NULL, NULL, currency, amount_minor
-        FROM owed, LATERAL (  -- a late fee says which month it is of
+        FROM owed, LATERAL (  -- a late fee names the month it belongs to
             SELECT CASE WHEN period < :first_day THEN period END AS late_from_on,
                    CASE WHEN period < :first_day
                         THEN CAST(period + interval '1 month' - interval '1 day' AS date) END AS late_until_on
@@ -112,7 +112,7 @@ BILLS = """
     ) t ON t.account_id = c.account_id
 """
 
-#: Accounts that owe something in a coverage in which nobody said how they pay: never silently forgotten.
+#: Accounts that owe something in a coverage without payment settings. They are reported, never skipped silently.
 WITHOUT_SETTINGS = """
     SELECT owing.account_id
     FROM (
@@ -127,10 +127,10 @@ WITHOUT_SETTINGS = """
     )
 """
 
-#: For the preview: nothing is locked.
+#: For the preview: locks nothing.
 CANDIDATES = _CANDIDATES
 LINES = _LINES.format(lock="")
 
-#: For the real run: how an account pays can't change, nor a fee be corrected, until the chunk has committed.
+#: For the real run: payment settings and fees can't change until the chunk has committed.
 LOCKED_CANDIDATES = _CANDIDATES + "FOR SHARE OF s"
 LOCKED_LINES = _LINES.format(lock="FOR UPDATE OF f")

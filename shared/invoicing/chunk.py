@@ -1,7 +1,7 @@
-"""Issues one chunk of accounts: a handful of statements, all in the caller's transaction.
+"""Issues one chunk of accounts: a few statements, all in the caller's transaction.
 
-What a rollback undoes together belongs together: invoices, lines, payments, the fees' marks, the counter that
-numbers come from (so that no number is ever missing), the trail, and the cursor that the caller writes.
+A rollback undoes all of it together: invoices, lines, payments, the fees' marks, the counter that numbers come from
+(so no number is ever missing), the billing events, and the cursor that the caller writes.
 """
 
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from shared.failpoints import Failpoint, reach
 from shared.invoicing.bills import BILLS, LOCKED_CANDIDATES, LOCKED_LINES, SkipReason
 from shared.invoicing.counts import Counts
 from shared.invoicing.month import Month
-from shared.invoicing.skipped_accounts import report_troubled_accounts, resolve_mended_accounts
+from shared.invoicing.skipped_accounts import report_skipped_accounts, resolve_invoiced_accounts
 
-#: Why a payment is where month start put it.
+#: Why month start puts a payment into its state.
 STATE_REASON: dict[PaymentState, str] = {
     PaymentState.DUE: "invoiced at month start",
     PaymentState.AWAITING_TRANSFER: "the customer pays by bank transfer",
     PaymentState.PAID: "the total is zero: there is nothing to collect",
-    PaymentState.CARRIED_FORWARD: "below the processor's minimum: it is a fee of the next month",
+    PaymentState.CARRIED_FORWARD: "below the processor's minimum: it becomes a fee of the next month",
 }
 
 
 @dataclass(frozen=True)
 class IssuedChunk:
-    """What became of one chunk; `last_account_id` is None when no account was left."""
+    """The result of one chunk; `last_account_id` is None when no account was left."""
 
     counts: Counts
     last_account_id: UUID | None
@@ -37,7 +37,7 @@ class IssuedChunk:
 
 @dataclass(frozen=True)
 class Issuing:
-    """For whom and when a chunk is issued; `now` is business time."""
+    """What run a chunk is issued for, and when; `now` is business time."""
 
     run_id: UUID
     requested_by: str
@@ -45,7 +45,7 @@ class Issuing:
     now: datetime
 
     def parameters(self) -> dict[str, Any]:
-        """What the statements of a chunk need to know."""
+        """Bind parameters of a chunk's statements."""
         issued_on = self.month.issued_on(self.now)
         return {
             **self.month.parameters(),
@@ -64,10 +64,10 @@ class Issuing:
 
 
 def issue_chunk(connection: Connection, issuing: Issuing, after: UUID, accounts: int) -> IssuedChunk:
-    """Issue the invoices of the next `accounts` accounts behind `after`, in the order of their ids."""
+    """Issue the invoices of the next `accounts` accounts after `after`, in the order of their ids."""
     _plan_for_this_chunk(connection)
     parameters = issuing.parameters()
-    _gather(connection, {**parameters, "after": after, "accounts": accounts})
+    _load(connection, {**parameters, "after": after, "accounts": accounts})
     issued = _count(connection)
     reach(Failpoint.GENERATE_CHUNK_GATHERED)
     if issued.last_account_id is None:
@@ -79,8 +79,8 @@ def issue_chunk(connection: Connection, issuing: Issuing, after: UUID, accounts:
             connection.execute(text(statement), {**parameters, "first_sequence": first_sequence})
         if issued.counts.carried_forward:
             connection.execute(text(_CARRY_FORWARD), parameters)
-        resolve_mended_accounts(connection, parameters)
-    report_troubled_accounts(connection, parameters)
+        resolve_invoiced_accounts(connection, parameters)
+    report_skipped_accounts(connection, parameters)
     reach(Failpoint.GENERATE_CHUNK_WRITTEN)
     return issued
 
@@ -93,8 +93,8 @@ def _plan_for_this_chunk(connection: Connection) -> None:
     )
 
 
-def _gather(connection: Connection, parameters: dict[str, Any]) -> None:
-    """Lock what the invoices are made of and keep it in temporary tables, so that every statement sees the same."""
+def _load(connection: Connection, parameters: dict[str, Any]) -> None:
+    """Lock the rows to bill and copy them into temporary tables, so that every statement reads the same."""
     for table, select in (("candidates", LOCKED_CANDIDATES), ("lines", LOCKED_LINES), ("bills", _NUMBERED_BILLS)):
         connection.execute(text(f"CREATE TEMPORARY TABLE {table} ON COMMIT DROP AS {select}"), parameters)
         connection.execute(text(f"ANALYZE {table}"))
@@ -136,7 +136,7 @@ _NUMBERED_BILLS = f"""
     FROM ({BILLS}) bill
 """  # noqa: S608  # our own constant
 
-#: `lpad` cuts what is longer: the millionth invoice of a year has seven digits.
+#: `lpad` truncates longer text: the millionth invoice of a year has seven digits.
 _INVOICES = """
     INSERT INTO invoices (id, account_id, coverage, period, number, number_year, number_sequence, currency,
                           total_minor, issued_on, due_on, billing_snapshot, run_id)
@@ -175,7 +175,7 @@ _MARK_FEES = """
     WHERE b.skipped IS NULL AND f.id = l.fee_id
 """
 
-#: The one documented exception to "payments move through shared/payments": here they come to be.
+#: The one documented exception to "payments move through shared/payments": payments are created here.
 _PAYMENTS = """
     INSERT INTO payments (id, kind, account_id, settings_id, coverage, invoice_id, currency, amount_minor, state,
                           state_reason, lane, trigger, requested_by, next_attempt_at, due_on, run_id, paid_at,

@@ -1,4 +1,4 @@
-"""What a run has done so far: kept on its row, shown while it works, and equal to what the preview promised."""
+"""What a run has done so far: stored on its row, shown while it runs, and equal to the preview's counts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 from shared.domain.states import PaymentState
 from shared.invoicing.bills import SkipReason
 
-#: The states in which month start leaves a payment, with the name under which each is counted.
+#: The states in which month start leaves a payment, and the count of each.
 COUNTED_AS: dict[PaymentState, str] = {
     PaymentState.DUE: "due",
     PaymentState.AWAITING_TRANSFER: "awaiting_transfer",
@@ -20,7 +20,7 @@ COUNTED_AS: dict[PaymentState, str] = {
 class Counts:
     """Numbers of accounts, invoices and lines; amounts in minor units of the coverage's currency.
 
-    `total_minor` is the sum of all invoices; `carried_forward_minor` of it is asked for again next month.
+    `total_minor` is the sum of all invoices; of it, `carried_forward_minor` is billed again next month.
     """
 
     accounts_seen: int = 0
@@ -36,13 +36,13 @@ class Counts:
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> "Counts":
-        """Read what a run row holds; a row that hasn't started holds nothing."""
+        """Read a run row's counts; a run that hasn't started has none."""
         counts = cls(**{name: value for name, value in stored.items() if name != "skipped"})
         counts.skipped = dict(stored.get("skipped", {}))
         return counts
 
     def stored(self) -> dict[str, Any]:
-        """As JSON for the run row and the trail."""
+        """As JSON for the run row and its billing events."""
         return {**vars(self), "skipped": dict(sorted(self.skipped.items()))}
 
     def add_invoices(self, state: PaymentState, invoices: int, lines: int, total_minor: int) -> None:
@@ -58,11 +58,11 @@ class Counts:
     def add_skipped(self, reason: SkipReason, accounts: int) -> None:
         if accounts:
             self.skipped[reason] = self.skipped.get(reason, 0) + accounts
-        if reason is not SkipReason.NO_PAYMENT_SETTINGS:  # those have no settings row to be seen by
+        if reason is not SkipReason.NO_PAYMENT_SETTINGS:  # those have no settings row, so the run doesn't read them
             self.accounts_seen += accounts
 
     def add(self, other: "Counts") -> None:
-        """Add what another chunk did."""
+        """Add another chunk's counts."""
         for name, value in vars(other).items():
             if name != "skipped":
                 setattr(self, name, getattr(self, name) + value)

@@ -1,4 +1,4 @@
-"""One coverage's month, as all statements of month start see it."""
+"""One coverage's month, as the statements of month start use it."""
 
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -9,7 +9,7 @@ from shared.domain.calendar import Period, instant, local_date
 from shared.domain.states import SettingsKind
 from shared.policy import Coverage, Policy
 
-#: Before every account in keyset order: where a run starts.
+#: Sorts before every account: where a run starts.
 BEFORE_ALL = UUID(int=0)
 
 
@@ -23,19 +23,19 @@ class Month:
 
     @classmethod
     def of(cls, policy: Policy, coverage: str, period: str) -> "Month":
-        """PolicyError for a coverage that billing.toml doesn't have, ValueError for a period that isn't one."""
+        """PolicyError for a coverage that billing.toml doesn't have, ValueError for an invalid period."""
         return cls(policy.coverage(coverage), Period.parse(period), dict(policy.due_in_days))
 
     @property
     def ends_at(self) -> datetime:
-        """The instant (UTC) at which the month is over where the coverage lives."""
+        """The instant (UTC) at which the month ends in the coverage's time zone."""
         return instant(self.period.next.first_day, time(0), self.coverage.zone)
 
     def is_over(self, now: datetime) -> bool:
         return now >= self.ends_at
 
     def parameters(self) -> dict[str, Any]:
-        """What `bills.py` needs to know, whether it is previewed or issued."""
+        """Bind parameters of `bills.py`, for the preview and the real run."""
         return {
             "coverage": self.coverage.code,
             "currency": self.coverage.currency,
@@ -46,7 +46,7 @@ class Month:
         }
 
     def issued_on(self, now: datetime) -> date:
-        """The day an invoice issued at `now` bears: the real one, so that a late run dates nothing back."""
+        """The issue date of an invoice issued at `now`: the actual day, so a late run backdates nothing."""
         return local_date(now, self.coverage.zone)
 
     def due_on(self, kind: SettingsKind, issued_on: date) -> date:

@@ -1,7 +1,7 @@
 """A run of `monthly-invoices`: its row, and the chunk of accounts invoiced in the same transaction.
 
-A chunk that the database refuses is tried again smaller, until the account to blame stands alone: it is reported
-and skipped, and blocks nobody.
+A chunk that the database rejects is retried smaller, until it holds a single account. That account is reported and
+skipped, and blocks no other.
 """
 
 from datetime import datetime
@@ -27,32 +27,32 @@ from shared.scheduling.runs import finish_run, lock_workable_run, save_run_progr
 
 log = structlog.get_logger()
 
-#: So many refused accounts aren't the data's fault but ours: stop, and let a person look.
+#: So many rejected accounts point to a defect of ours, not to bad data: stop, and let an operator look.
 MAX_REFUSED = 100
 
-#: What the database says when a row of ours can't be; everything else (connections, locks, SQL) is raised.
+#: Errors by which the database rejects a row of ours; every other error (connections, locks, SQL) is raised.
 _REFUSALS = (psycopg.errors.DataError, psycopg.errors.IntegrityError)
 
 
 class TooManyRefusedError(Exception):
-    """The database refuses account after account; the run stops where it is, with nothing lost."""
+    """The database rejects too many accounts; the run stops where it is, and nothing is lost."""
 
 
 def work_on_monthly_run(
     connection: Connection, runtime: Runtime, run_id: UUID, accounts: int, now: datetime
 ) -> bool:
-    """Do one chunk; False when the run is finished, or nobody's to work on, or somebody else is on it."""
+    """Do one chunk. False if the run is finished, not workable, or locked by another worker."""
     run = lock_workable_run(connection, run_id, MONTHLY_INVOICES)
     if run is None:
         return False
     month = Month.of(runtime.policy, run.coverage, run.period)
     if not month.is_over(now):
         log.warning("invoices.too_early", run_id=str(run_id), period=run.period, ends_at=str(month.ends_at))
-        return False  # an invoice can't be taken back; the sweep asks again when the month is over
+        return False  # an invoice can't be taken back; the sweep enqueues the run again when the month is over
     start_run(connection, run, now)
     issuing = Issuing(run.id, run.requested_by, month, now)
     counts = Counts.read(run.counts)
-    chunk = _issue_or_set_aside(connection, run, issuing, accounts, counts)
+    chunk = _issue_or_skip(connection, run, issuing, accounts, counts)
     counts.add(chunk.counts)
     if chunk.last_account_id is not None:
         save_run_progress(connection, run, cursor_after(chunk.last_account_id), counts.stored())
@@ -64,10 +64,10 @@ def work_on_monthly_run(
     return False
 
 
-def _issue_or_set_aside(
+def _issue_or_skip(
     connection: Connection, run: RunRow, issuing: Issuing, accounts: int, so_far: Counts
 ) -> IssuedChunk:
-    """Issue a chunk. A single account that the database refuses is reported and passed over: it blocks nobody."""
+    """Issue a chunk. If the database rejects a single account, report it and skip it: it blocks no other."""
     after = read_cursor(run.cursor)
     if accounts > 1:
         return issue_chunk(connection, issuing, after, accounts)
@@ -81,8 +81,8 @@ def _issue_or_set_aside(
         sqlstate, constraint = refusal.sqlstate, refusal.diag.constraint_name
     if so_far.skipped.get(SkipReason.REFUSED_BY_DATABASE, 0) >= MAX_REFUSED:
         raise TooManyRefusedError(
-            f"run {run.id}: the database refused {MAX_REFUSED} accounts (SQLSTATE {sqlstate}, {constraint}); "
-            "look at the findings of kind account_not_invoiced, mend the cause, and the run goes on by itself"
+            f"run {run.id}: the database rejected {MAX_REFUSED} accounts (SQLSTATE {sqlstate}, {constraint}); "
+            "check the findings of kind account_not_invoiced and fix the cause; the run then continues by itself"
         )
     account_id: UUID = connection.execute(
         text(
@@ -98,5 +98,5 @@ def _issue_or_set_aside(
 
 
 def refusal_of(error: DBAPIError) -> psycopg.Error | None:
-    """The server's error if it refused a row of ours; None if it was away, or the fault isn't the row's."""
+    """The server's error if it rejected a row of ours; None for a lost connection or any other error."""
     return error.orig if isinstance(error.orig, _REFUSALS) else None

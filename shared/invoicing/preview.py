@@ -1,4 +1,4 @@
-"""What a month's run would do, from the very SELECTs that it would use, in a transaction that can't write."""
+"""What a month's run would do, from the same SELECTs as the run, in a read-only transaction."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +10,9 @@ from shared.invoicing.bills import BILLS, CANDIDATES, LINES, WITHOUT_SETTINGS, S
 from shared.invoicing.counts import Counts
 from shared.invoicing.month import BEFORE_ALL, Month
 
-#: As many of the largest invoices as a person reads before saying yes.
+#: As many of the largest invoices as an operator reads before confirming.
 LARGEST = 10
-#: Skipped accounts that are named per reason; the counts are of all. Keeps the answer small for a million trials.
+#: Skipped accounts named per reason; the counts cover all. Keeps the answer small for a million trials.
 EXAMPLES = 100
 
 
@@ -39,15 +39,15 @@ class LargeInvoice:
 
 @dataclass(frozen=True)
 class Preview:
-    """What would be issued. `counts` are those that the run's row would have when it has finished."""
+    """What would be issued. `counts` are those that the finished run's row would have."""
 
     month: Month
     counts: Counts
     sums: list[Sum] = field(default_factory=list)
     largest: list[LargeInvoice] = field(default_factory=list)
-    #: External ids of skipped accounts by reason, at most EXAMPLES of each: any of them, in the ids' order.
+    #: External ids of skipped accounts by reason, in the order of ids, at most EXAMPLES of each.
     skipped: dict[SkipReason, list[str]] = field(default_factory=dict)
-    #: Over accounts, totals and how they start: another one means that something else would be issued.
+    #: Over accounts, totals and initial states: a different digest means that something else would be issued.
     digest: str = ""
 
     def as_json(self) -> dict[str, Any]:
@@ -65,11 +65,11 @@ class Preview:
 
 
 def preview_month(engine: Engine, month: Month, *, limit_s: int | None = None) -> Preview:
-    """Say what the month's run would issue if it ran now, within `limit_s`. Writes nothing and locks nothing."""
+    """Return what the month's run would issue now, within `limit_s`. Writes nothing and locks nothing."""
     with engine.connect() as connection:
         connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         with connection.begin():
-            # What is billed is gone through several times; of 100,000 accounts that is some megabytes.
+            # The bills are read several times; for 100,000 accounts that is some megabytes.
             connection.execute(text("SELECT set_config('jit', 'off', true), set_config('work_mem', '64MB', true)"))
             if limit_s is not None:
                 connection.execute(text("SELECT set_config('statement_timeout', :s, true)"), {"s": f"{limit_s}s"})
@@ -131,7 +131,7 @@ _PREVIEW = f"""
                 SELECT * FROM bills WHERE skipped IS NULL ORDER BY total_minor DESC, account_id LIMIT :largest
             ) b JOIN accounts a ON a.id = b.account_id
         ) l) AS largest,
-        -- Chosen by id, and only they are looked up: of a month that is billed already, all are passed over.
+        -- Chosen by id, and only these are looked up: in a month that is already billed, all accounts are skipped.
         (SELECT jsonb_agg(p ORDER BY p.skipped) FROM (
             SELECT r.skipped, r.accounts, (
                 SELECT jsonb_agg(a.external_id ORDER BY a.external_id)

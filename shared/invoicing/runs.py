@@ -1,4 +1,4 @@
-"""Requests for a monthly run, and its cursor. The row itself belongs to `shared/scheduling/runs.py`."""
+"""Requests for a monthly run, and its cursor. `shared/scheduling/runs.py` owns the row itself."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from shared.scheduling.runs import find_run, insert_run
 
 @dataclass(frozen=True)
 class Requested:
-    """A run row, and whether it is this request that made it."""
+    """A run row, and whether this request made it."""
 
     run: RunRow
     is_new: bool
 
 
 def request_run(connection: Connection, month: Month, cause: Cause) -> Requested:
-    """Ask for a month's invoices. The unique key makes a second request find the first one's row."""
+    """Request a month's invoices. The unique key makes a second request find the first one's row."""
     key = RunKey(MONTHLY_INVOICES, str(month.period), month.coverage.code)
     due = DueRun(*key, month.ends_at, RunState.READY)
     inserted = insert_run(connection, due, cause)
@@ -37,5 +37,5 @@ def read_cursor(cursor: Mapping[str, str]) -> UUID:
 
 
 def cursor_after(account_id: UUID) -> dict[str, str]:
-    """What the row keeps so that the next chunk starts behind this account."""
+    """The cursor to store, so that the next chunk starts after this account."""
     return {"after_account_id": str(account_id)}

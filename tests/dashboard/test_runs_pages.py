@@ -133,7 +133,7 @@ def test_a_finished_month_is_gone_over_again_for_accounts_that_were_mended(dashb
     bill(world, "A-2", 7_00)
     page = browser.get("/runs/rerun", **MONTH).text
     assert "It has finished" in page
-    assert "has its invoice of this period already" in page
+    assert "already has its invoice of this period" in page
     assert confirm(browser, look(browser, MONTH)).status_code == 200
     generate_invoices(world.runtime, run_id)
     with world.engine.connect() as connection:

@@ -11,7 +11,7 @@ from shared.db.session import by_index_only
 from shared.domain.calendar import Period
 from shared.domain.schedule import RunKey
 from shared.domain.states import RunState
-from shared.invoicing.bills import MEANING, SkipReason
+from shared.invoicing.bills import DESCRIPTION, SkipReason
 from shared.invoicing.month import Month
 from shared.invoicing.preview import Preview, Sum, preview_month
 from shared.messaging.jobs import DAILY_RETRIES, MONTHLY_INVOICES, job_of_run
@@ -188,7 +188,7 @@ def _plan_of_month(context: RequestContext, found: Preview) -> Plan:
         skipped=[
             SkippedRows(
                 accounts,
-                MEANING[SkipReason(reason)],
+                DESCRIPTION[SkipReason(reason)],
                 [(name, link(name)) for name in found.skipped[SkipReason(reason)][:NAMED]],
             )
             for reason, accounts in sorted(found.counts.skipped.items())

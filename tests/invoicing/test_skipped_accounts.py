@@ -133,7 +133,7 @@ def test_when_the_database_refuses_everybody_the_run_stops_and_goes_on_once_it_i
     assert all(finding["resolved_at"] for finding in findings(engine))
 
 
-def test_the_preview_names_the_troubled_accounts(world: MonthStart) -> None:
+def test_the_preview_names_the_skipped_accounts(world: MonthStart) -> None:
     with world.engine.begin() as connection:
         seed.add_fee(connection, seed.add_account(connection, "euro"), 500, currency="EUR")
         stray = seed.add_account(connection, "stray", "japan")
