@@ -31,8 +31,8 @@ CREATE = """
     )
 """
 _INSERT = """
-    INSERT INTO processor_charges VALUES (:coverage, :charge_id, :stripe_payment_intent_id, :payment_id, :amount_minor,
-                                     :currency, :made_at, :is_ours)
+    INSERT INTO processor_charges VALUES (:coverage, :charge_id, :stripe_payment_intent_id, :payment_id,
+                                          :amount_minor, :currency, :made_at, :is_ours)
     ON CONFLICT DO NOTHING
 """
 #: A charge is ours by our metadata, or by its PaymentIntent.
@@ -61,7 +61,7 @@ def list_into_table(
     coverages: Iterable[str],
     on_charges: Callable[[int], None],
 ) -> Listed:
-    """Fill `processor_charges` with each coverage's paid charges, in bounded memory; `connection` is in autocommit."""
+    """Fill `processor_charges` with paid charges, in bounded memory; `connection` is in autocommit."""
     connection.execute(text("DROP TABLE IF EXISTS processor_charges"))
     connection.execute(text(CREATE))
     began_at: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
