@@ -15,7 +15,7 @@ from shared.db.moment import Moment
 from shared.failpoints import Failpoint, reach
 from shared.messaging.broker import Enqueue
 from shared.messaging.jobs import Job
-from shared.scheduling.due_work import SOURCES, Source
+from shared.scheduling.due_work import DUE_WORK, DueWork
 
 log = structlog.get_logger()
 
@@ -77,11 +77,11 @@ class Sweep:
         self._lately.forget(moment.machine_now - PATIENCE, moment.machine_now)
         enqueued: dict[str, int] = {}
         try:
-            depths = {queue: self._waiting_in(queue) for queue in dict.fromkeys(s.queue for s in SOURCES)}
+            depths = {queue: self._waiting_in(queue) for queue in dict.fromkeys(s.queue for s in DUE_WORK)}
         except redis.RedisError as error:
             log.warning("sweep.doorbell_unreachable", error=str(error), consequence="what is due waits for it")
             return enqueued
-        due = self._due([s for s in SOURCES if depths[s.queue] < ENQUEUE_BELOW], moment)
+        due = self._due([s for s in DUE_WORK if depths[s.queue] < ENQUEUE_BELOW], moment)
         reach(Failpoint.SWEEP_FOUND)
         for source, jobs in due:
             patience = PATIENCE if depths[source.queue] else PATIENCE_WHEN_EMPTY
@@ -92,7 +92,7 @@ class Sweep:
                 reach(Failpoint.SWEEP_RUNG)
         return enqueued
 
-    def _due(self, sources: Sequence[Source], moment: Moment) -> list[tuple[Source, list[Job]]]:
+    def _due(self, sources: Sequence[DueWork], moment: Moment) -> list[tuple[DueWork, list[Job]]]:
         parameters = moment.parameters()
         with self._engine.connect() as connection:  # and is given back before anything is rung
             return [

@@ -32,7 +32,7 @@ from shared.messaging.jobs import (
 )
 from shared.policy import Policy
 from shared.runtime import Runtime
-from shared.scheduling.due_work import SOURCES
+from shared.scheduling.due_work import DUE_WORK
 from simulator.client import RegisteredCard, SimulatorClient
 from simulator.faults.hooks import FaultHooks
 from simulator.issuer.stories import Story
@@ -229,7 +229,7 @@ def due_jobs(engine: Engine, moment: Moment, **parameters: timedelta) -> list[Jo
     with engine.connect() as connection:
         return [
             source.job(row)
-            for source in SOURCES
+            for source in DUE_WORK
             for row in connection.execute(source.query, moment.parameters(**parameters))
         ]
 

@@ -13,7 +13,7 @@ from shared.scheduling.runs import finish_run, lock_workable_run, save_run_progr
 
 
 def work_on_daily_run(connection: Connection, runtime: Runtime, run_id: UUID) -> list[Job] | None:
-    """Do one chunk; return what to enqueue, or None if the run is finished or another worker is on it."""
+    """Do one chunk; return the jobs to enqueue, or None if the run is finished or another worker holds it."""
     run = lock_workable_run(connection, run_id, DAILY_RETRIES)
     if run is None:
         return None

@@ -1,8 +1,8 @@
-"""Everything that can be due, in one table of sources: what the sweep rings for and what quiet means.
+"""All due work, in one table: what the sweep enqueues, and what counts as pending.
 
-Each source is one indexed query over the rows themselves, oldest first. Business time decides about payments,
-machine time about leases, look-ups, outages and events; both are parameters, so that a query is built once.
-States are written into the SQL as literals: a plan made for any state could not use the partial indexes.
+Each kind is one indexed query over the rows themselves, oldest first. Business time decides about payments;
+machine time decides about leases, look-ups, outages and events. Both are parameters, so each query is built once.
+States are SQL literals: a plan made for any state could not use the partial indexes.
 """
 
 from collections.abc import Callable
@@ -51,8 +51,8 @@ from shared.payments.eligibility import (
 
 
 @dataclass(frozen=True)
-class Source:
-    """One kind of due work: its query (see `Moment.parameters`), and the job that each row becomes."""
+class DueWork:
+    """One kind of due work: its query (see `Moment.parameters`), and the job for each row."""
 
     name: str
     queue: str
@@ -61,7 +61,7 @@ class Source:
 
 
 def due_payments(lane: Lane) -> Select[Any]:
-    """Payments of one lane that are to be asked for now; those a daily run is about to stamp come after it."""
+    """Payments of one lane that are to be charged now, except those that a daily run is about to stamp."""
     being_stamped = select(runs.c.coverage).where(
         is_(runs.c.job, DAILY_RETRIES),
         one_of(runs.c.state, (RunState.READY, RunState.RUNNING)),
@@ -80,35 +80,35 @@ def due_payments(lane: Lane) -> Select[Any]:
     )
 
 
-#: Payments that wait for a card although the card changed since (I15): the wake-up was lost to a race.
+#: Payments that wait for a card although the card changed since (I15): a race lost the wake-up.
 PAYMENTS_WITH_A_NEW_CARD = (
     select(payments.c.id)
     .join(payment_settings, payment_settings.c.id == payments.c.settings_id)
     .where(HAS_NEWER_CARD.sql(), *is_free())
 )
 
-#: Payments that a person wants ended, once the PaymentIntent is seen canceled (I3). A hold doesn't keep them.
+#: Payments with a pending close, to close once their PaymentIntent is canceled (I3). A hold doesn't stop that.
 PAYMENTS_TO_CLOSE = (
     select(payments.c.id)
     .where(CLOSE_PENDING.sql(), *none_of((COLLECTION_ENDED, BACKING_OFF, ATTEMPT_OPEN)))
     .order_by(payments.c.id)
 )
 
-#: Attempts whose worker is gone: whether money moved must be found out.
+#: Attempts whose worker is gone: settlement must find out whether money moved.
 EXPIRED_LEASES = (
     select(payment_attempts.c.id)
     .where(is_(payment_attempts.c.state, AttemptState.STARTED), has_come(payment_attempts.c.lease_expires_at))
     .order_by(payment_attempts.c.lease_expires_at)
 )
 
-#: Attempts that nobody knows the outcome of, when it is time to look again.
+#: Attempts with unknown outcome whose next look-up is due.
 UNKNOWN_ATTEMPTS = (
     select(payment_attempts.c.id)
     .where(is_(payment_attempts.c.state, AttemptState.UNKNOWN), has_come(payment_attempts.c.look_up_at))
     .order_by(payment_attempts.c.look_up_at)
 )
 
-#: Stored events not yet applied, and those whose fetch met trouble, when it is time to try again.
+#: Stored events not yet applied, and those whose fetch had an error and whose retry is due.
 STRIPE_EVENTS = (
     select(stripe_events.c.coverage, stripe_events.c.stripe_event_id)
     .where(
@@ -121,9 +121,9 @@ STRIPE_EVENTS = (
 
 
 def unfinished_runs(*jobs: str) -> Select[Any]:
-    """Runs that are ready or were left in the middle, unless what they need is away for now.
+    """Runs that are ready or interrupted, unless they back off.
 
-    Named by their jobs: one that only a newer release knows is left to its scheduler.
+    Selected by job name: an older release leaves the jobs that only a newer one knows to the newer scheduler.
     """
     return (
         select(runs.c.id, runs.c.job)
@@ -136,12 +136,12 @@ def unfinished_runs(*jobs: str) -> Select[Any]:
     )
 
 
-#: Runs that issue or collect; reconciliation isn't among them.
+#: Runs that issue or collect; not reconciliation.
 UNFINISHED_RUNS = unfinished_runs(MONTHLY_INVOICES, DAILY_RETRIES)
-UNFINISHED_NIGHTS = unfinished_runs(RECONCILIATION)
+UNFINISHED_RECONCILIATIONS = unfinished_runs(RECONCILIATION)
 
 
-#: What people asked for over many payments and isn't through yet, unless one of them stopped it.
+#: Unfinished bulk actions, unless an operator stopped them.
 UNFINISHED_BULK_ACTIONS = (
     select(bulk_actions.c.id).where(is_(bulk_actions.c.state, "running")).order_by(bulk_actions.c.created_at)
 )
@@ -151,20 +151,25 @@ def _charge(lane: Lane) -> Callable[[Row[Any]], Job]:
     return lambda row: ChargePayment(row.id, lane)
 
 
-#: In the order in which they are rung: first what blocks other work, last what there may be a million of.
-SOURCES: tuple[Source, ...] = (
-    Source("unfinished runs", RUNS, UNFINISHED_RUNS, lambda row: job_of_run(row.job, row.id)),
-    Source("unfinished bulk actions", RUNS, UNFINISHED_BULK_ACTIONS, lambda row: ApplyBulkAction(row.id)),
-    Source(
+#: In the order in which they are enqueued: first what blocks other work, last the kind with up to a million rows.
+DUE_WORK: tuple[DueWork, ...] = (
+    DueWork("unfinished runs", RUNS, UNFINISHED_RUNS, lambda row: job_of_run(row.job, row.id)),
+    DueWork("unfinished bulk actions", RUNS, UNFINISHED_BULK_ACTIONS, lambda row: ApplyBulkAction(row.id)),
+    DueWork(
         "stripe events", INTERACTIVE, STRIPE_EVENTS, lambda row: ApplyStripeEvent(row.coverage, row.stripe_event_id)
     ),
-    Source("payments with a new card", INTERACTIVE, PAYMENTS_WITH_A_NEW_CARD, _charge(Lane.INTERACTIVE)),
-    Source("expired leases", SETTLEMENT, EXPIRED_LEASES, lambda row: SettleAttempt(row.id)),
-    Source("unknown attempts", SETTLEMENT, UNKNOWN_ATTEMPTS, lambda row: SettleAttempt(row.id)),
-    Source("payments to be ended", SETTLEMENT, PAYMENTS_TO_CLOSE, lambda row: ClosePayment(row.id)),
+    DueWork("payments with a new card", INTERACTIVE, PAYMENTS_WITH_A_NEW_CARD, _charge(Lane.INTERACTIVE)),
+    DueWork("expired leases", SETTLEMENT, EXPIRED_LEASES, lambda row: SettleAttempt(row.id)),
+    DueWork("unknown attempts", SETTLEMENT, UNKNOWN_ATTEMPTS, lambda row: SettleAttempt(row.id)),
+    DueWork("payments to close", SETTLEMENT, PAYMENTS_TO_CLOSE, lambda row: ClosePayment(row.id)),
     *(
-        Source(f"due payments, {lane}", QUEUE_OF_LANE[lane], due_payments(lane), _charge(lane))
+        DueWork(f"due payments, {lane}", QUEUE_OF_LANE[lane], due_payments(lane), _charge(lane))
         for lane in (Lane.INTERACTIVE, Lane.BATCH)
     ),
-    Source("unfinished nights", RECONCILIATION_QUEUE, UNFINISHED_NIGHTS, lambda row: ReconcileCharges(row.id)),
+    DueWork(
+        "unfinished reconciliations",
+        RECONCILIATION_QUEUE,
+        UNFINISHED_RECONCILIATIONS,
+        lambda row: ReconcileCharges(row.id),
+    ),
 )

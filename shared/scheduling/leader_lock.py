@@ -2,17 +2,17 @@
 
 from sqlalchemy import Connection, text
 
-#: Held by the leading scheduler on its own connection for as long as it leads: a PostgreSQL advisory lock of
-#: this database. The number is the text "duecours" as eight bytes, so that nobody else takes it by accident.
+#: The leading scheduler holds this PostgreSQL advisory lock of this database on its own connection while it leads.
+#: The number is the text "duecours" as eight bytes, so that no other program takes it by accident.
 LEADER_LOCK = int.from_bytes(b"duecours", "big")
 
 
-#: Rung on when the virtual clock was moved, so that the scheduler needn't be waited for.
+#: NOTIFY channel: sent when the virtual clock moves, so that the scheduler ticks at once.
 CLOCK_CHANNEL = "duecourse_clock"
 
 
 def is_scheduler_alive(connection: Connection) -> bool:
-    """Say whether a scheduler leads at this moment: its session holds the leader's lock."""
+    """Whether a scheduler leads at this moment: its session holds the leader's lock."""
     return bool(
         connection.scalar(
             text(

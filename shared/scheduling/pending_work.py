@@ -1,4 +1,4 @@
-"""What work is pending, and whether somebody will do it: for the virtual clock, the demo and `doctor`."""
+"""Pending work, and whether some process will do it: for the virtual clock, the demo and `doctor`."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -17,12 +17,12 @@ from shared.domain.states import OPEN_ATTEMPT
 from shared.gateway.stripe_event_types import ECHO_EVENT_TYPES
 from shared.payments.eligibility import BACKING_OFF, CHARGEABLE_STATE, CLOSE_PENDING, REACHED
 from shared.policy import Policy
-from shared.scheduling.due_work import SOURCES, STRIPE_EVENTS
+from shared.scheduling.due_work import DUE_WORK, STRIPE_EVENTS
 from shared.scheduling.runs import schedule_in_force_since, schedule_of
 
-#: A back-off that ends this soon is worth waiting for: a worker was killed, or one request was lost.
+#: A back-off that ends this soon is worth waiting for: a worker was killed, or one request got no answer.
 SHORT_BACKOFF = timedelta(seconds=20)
-#: Counting stops here: who waits wants to know whether there is work, not how many hundred thousand there are.
+#: Counting stops here: the caller needs to know whether work is pending, not how many hundred thousand rows.
 COUNT_UP_TO = 1_000
 
 
@@ -33,11 +33,11 @@ def pending_work(
     machine_now: datetime,
     since: Mapping[str, datetime] | None = None,
 ) -> dict[str, int]:
-    """Return what there is to do at business time `now`, by name, each counted up to COUNT_UP_TO; {} is quiet.
+    """Return the pending work at business time `now`, by name, each counted up to COUNT_UP_TO; {} if there is none.
 
-    An outage's longer back-off, a run that awaits a person and events that echo our own requests are not pending;
-    an attempt is, until its outcome is known. With `since` (see `begin_schedule`) it is one round trip, and one
-    snapshot: work on its way from one state to the next is counted in one of them.
+    An outage's longer back-off, a run that awaits confirmation, and events that echo our own requests are not
+    pending. An attempt is pending until its outcome is known. With `since` (see `begin_schedule`) this is one round
+    trip and one snapshot: work that changes state meanwhile is counted in one state.
     """
     if since is None:
         since = schedule_in_force_since(connection)
@@ -72,14 +72,14 @@ _OPEN_ATTEMPTS = select(payment_attempts.c.id).where(one_of(payment_attempts.c.s
 #: Back-offs in force that end soon.
 _IS_SHORT_BACKOFF = BACKING_OFF.sql() & (payments.c.backoff_until <= MACHINE_NOW + SHORT_BACKOFF)
 _SHORT_BACKOFFS = select(payments.c.id).where(CHARGEABLE_STATE.sql(), REACHED.sql(), _IS_SHORT_BACKOFF)
-_SHORT_BACKOFFS_OF_ENDINGS = select(payments.c.id).where(CLOSE_PENDING.sql(), _IS_SHORT_BACKOFF)
+_SHORT_BACKOFFS_OF_CLOSES = select(payments.c.id).where(CLOSE_PENDING.sql(), _IS_SHORT_BACKOFF)
 
-#: Built once: it is asked every few milliseconds while the virtual clock waits.
+#: Built once: the virtual clock runs it every few milliseconds while it waits.
 _COUNTS = select(
     _missing_runs().label("runs not yet made"),
-    *(_count(source.query).label(source.name) for source in SOURCES if source.query is not STRIPE_EVENTS),
+    *(_count(kind.query).label(kind.name) for kind in DUE_WORK if kind.query is not STRIPE_EVENTS),
     _count(STRIPE_EVENTS.where(stripe_events.c.type.not_in(ECHO_EVENT_TYPES))).label("stripe events"),
     _count(_OPEN_ATTEMPTS).label("open attempts"),
     _count(_SHORT_BACKOFFS).label("short back-offs"),
-    _count(_SHORT_BACKOFFS_OF_ENDINGS).label("short back-offs of endings"),
+    _count(_SHORT_BACKOFFS_OF_CLOSES).label("short back-offs of closes"),
 )

@@ -1,7 +1,7 @@
-"""Running a month or a day again, by a person who saw what it would do. Who comes second is told who was first.
+"""Rerunning a month or a day after an operator saw the preview. A second operator learns who was first.
 
-A run is known by its key, and its latest event says in which life it is. Who confirms names the event that they
-saw; under the row's lock it is compared, so that of two people at once one asks for the run and the other is told.
+A run has a key, and its latest event identifies its current pass. An operator who confirms names the event on
+their page. It is compared under the row's lock, so of two operators at once, one requests the run.
 """
 
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ from shared.domain.states import RunState
 from shared.policy import Policy
 from shared.scheduling.runs import RunError, confirm_run, insert_run, reopen_run, requested_run
 
-#: Events by which somebody asked for a run.
-ASKED = (EventType.RUN_SCHEDULED, EventType.RUN_CONFIRMED, EventType.RUN_REOPENED)
-#: No run yet.
+#: Events by which somebody requested a run.
+REQUEST_EVENTS = (EventType.RUN_SCHEDULED, EventType.RUN_CONFIRMED, EventType.RUN_REOPENED)
+#: There is no run yet.
 NEVER = 0
 
 
-class AskedAlreadyError(RunError):
-    """Somebody else asked for the run meanwhile, or it is under way; the message says who and when."""
+class AlreadyRequestedError(RunError):
+    """Another operator requested the run meanwhile, or it is in progress; the message says who and when."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Who asked for a run the last time, when (business time) and why."""
+class LatestRequest:
+    """The latest request for the run: who, when (business time) and why."""
 
     actor: str
     at: datetime
@@ -40,74 +40,76 @@ class Asked:
 
 @dataclass(frozen=True)
 class RunSnapshot:
-    """How a run stands as a person sees it. `latest_event` is its life's mark: NEVER while there is no row."""
+    """A run's current state. `latest_event` identifies its current pass: NEVER while there is no row."""
 
     run: Row[Any] | None
-    asked: Asked | None
+    latest_request: LatestRequest | None
     latest_event: int
 
     @property
-    def is_under_way(self) -> bool:
+    def is_in_progress(self) -> bool:
         return self.run is not None and self.run.state in (RunState.READY, RunState.RUNNING)
 
 
 @dataclass(frozen=True)
-class RunAsked:
-    """What was done: the run, the state it was in before (None: it is new)."""
+class RerunRequested:
+    """The result: the run, and its state before (None: it is new)."""
 
     run_id: UUID
     before: RunState | None
 
 
 def read_run(connection: Connection, key: RunKey) -> RunSnapshot:
-    """Look at the run with this key, which may not exist."""
+    """Read the run with this key, if it exists."""
     run = connection.execute(
         select(runs).where(runs.c.job == key.job, runs.c.period == key.period, runs.c.coverage == key.coverage)
     ).one_or_none()
     return RunSnapshot(None, None, NEVER) if run is None else _snapshot(connection, run)
 
 
-def ask_again(connection: Connection, policy: Policy, key: RunKey, cause: Cause, latest_event: int) -> RunAsked:
-    """Make, confirm or reopen the run, in the caller's transaction. Ring after commit.
+def request_rerun(
+    connection: Connection, policy: Policy, key: RunKey, cause: Cause, latest_event: int
+) -> RerunRequested:
+    """Create, confirm or reopen the run, in the caller's transaction. Enqueue its job after the commit.
 
-    AskedAlreadyError if it isn't as it was at `latest_event`; RunError if it can't be asked for at all.
+    AlreadyRequestedError if the run changed after `latest_event`; RunError if it can't be requested.
     """
     due = requested_run(policy, key, cause.at)
     if latest_event == NEVER:
         run_id = insert_run(connection, due, cause)
         if run_id is not None:
-            return RunAsked(run_id, None)
+            return RerunRequested(run_id, None)
     run = connection.execute(
         select(runs)
         .where(runs.c.job == key.job, runs.c.period == key.period, runs.c.coverage == key.coverage)
         .with_for_update()
     ).one_or_none()
     if run is None:
-        raise RunError(f"there is no run {' '.join(key)}; look again")
+        raise RunError(f"there is no run {' '.join(key)}; reload the page")
     snapshot = _snapshot(connection, run)
-    if snapshot.latest_event != latest_event or snapshot.is_under_way:
-        raise AskedAlreadyError(tell(snapshot))
+    if snapshot.latest_event != latest_event or snapshot.is_in_progress:
+        raise AlreadyRequestedError(describe_run(snapshot))
     if run.state == RunState.AWAITING_CONFIRMATION:
         confirm_run(connection, run.id, cause)
     else:
         reopen_run(connection, run.id, cause)
-    return RunAsked(run.id, RunState(run.state))
+    return RerunRequested(run.id, RunState(run.state))
 
 
-def tell(snapshot: RunSnapshot) -> str:
-    """Say how a run stands and who asked for it, in a sentence."""
+def describe_run(snapshot: RunSnapshot) -> str:
+    """Describe a run's state and its latest request, in a sentence."""
     if snapshot.run is None:
-        return "There is no such run yet."
+        return "This run doesn't exist yet."
     how = {
-        RunState.AWAITING_CONFIRMATION: "It was late, and awaits confirmation",
+        RunState.AWAITING_CONFIRMATION: "It was late and awaits confirmation",
         RunState.READY: "It waits for a worker",
         RunState.RUNNING: "It is running",
         RunState.FINISHED: "It has finished",
     }[RunState(snapshot.run.state)]
-    if snapshot.asked is None:
-        return f"{how}; {snapshot.run.requested_by} asked for it."
-    why = f": {snapshot.asked.reason}" if snapshot.asked.reason else ""
-    return f"{how}; {snapshot.asked.actor} asked for it at {snapshot.asked.at:%Y-%m-%d %H:%M:%S} UTC{why}."
+    if snapshot.latest_request is None:
+        return f"{how}; {snapshot.run.requested_by} requested it."
+    why = f": {snapshot.asked.reason}" if snapshot.latest_request.reason else ""
+    return f"{how}; {snapshot.asked.actor} requested it at {snapshot.asked.at:%Y-%m-%d %H:%M:%S} UTC{why}."
 
 
 def _snapshot(connection: Connection, run: Row[Any]) -> RunSnapshot:
@@ -117,9 +119,11 @@ def _snapshot(connection: Connection, run: Row[Any]) -> RunSnapshot:
         .order_by(billing_events.c.id.desc())
     )
     latest = connection.execute(own.limit(1)).one_or_none()
-    asked = connection.execute(own.where(billing_events.c.type.in_(ASKED)).limit(1)).one_or_none()
+    latest_request = connection.execute(own.where(billing_events.c.type.in_(REQUEST_EVENTS)).limit(1)).one_or_none()
     return RunSnapshot(
         run,
-        None if asked is None else Asked(asked.actor, asked.at, asked.reason),
+        None
+        if latest_request is None
+        else LatestRequest(latest_request.actor, latest_request.at, latest_request.reason),
         NEVER if latest is None else latest.id,
     )

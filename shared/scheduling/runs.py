@@ -1,6 +1,6 @@
-"""Runs: made by the scheduler or a person, released by a person, found by their unique key.
+"""Runs: created by the scheduler or an operator, confirmed by an operator, found by their unique key.
 
-Inserting is idempotent, so whoever comes second learns that the run exists. Each change writes the trail.
+Inserting is idempotent: a second insert finds that the run exists. Each change writes a billing event.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,16 +21,16 @@ from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import DAILY_RETRIES, MONTHLY_INVOICES, RECONCILIATION
 from shared.policy import Coverage, Policy
 
-#: Jobs that have runs, in the order in which a night's come.
+#: Jobs that have runs, in the order of the schedule's days and nights.
 JOBS = (MONTHLY_INVOICES, RECONCILIATION, DAILY_RETRIES)
 
 
 class RunError(Exception):
-    """A run can't be made or released as asked; the message says what to do instead."""
+    """A run can't be created or confirmed as requested; the message says what to do instead."""
 
 
 def schedule_of(policy: Policy) -> tuple[ScheduleEntry, ...]:
-    """Return the whole schedule: three lines a coverage."""
+    """Return the whole schedule: three lines per coverage."""
     return tuple(
         entry
         for coverage in policy.coverages.values()
@@ -43,10 +43,10 @@ def schedule_of(policy: Policy) -> tuple[ScheduleEntry, ...]:
 
 
 def begin_schedule(connection: Connection, policy: Policy, now: datetime) -> Mapping[str, datetime]:
-    """Put the schedule in force for coverages where it isn't yet, and return since when it is in each.
+    """Start the schedule for coverages that aren't scheduled yet; return since when each one is.
 
-    It begins at the first tick, or when a virtual clock is first set, whichever is earlier. The trail
-    keeps it, because nothing else says it: rows carry machine time, and accounts may be imported years before.
+    It starts at the first tick, or when a virtual clock is first set, whichever is earlier. Billing events hold
+    that instant, because no other row does: rows carry machine time, and accounts may be imported years before.
     """
     began = schedule_in_force_since(connection)
     missing = [code for code in policy.coverages if code not in began]
@@ -57,7 +57,7 @@ def begin_schedule(connection: Connection, policy: Policy, now: datetime) -> Map
                 type=EventType.SCHEDULE_BEGAN,
                 at=now,
                 actor="scheduler",
-                reason="what was due before this moment is left to a person",
+                reason="runs due before this moment are left to an operator",
                 data={"coverage": code},
             ),
         )
@@ -65,7 +65,7 @@ def begin_schedule(connection: Connection, policy: Policy, now: datetime) -> Map
 
 
 def schedule_in_force_since(connection: Connection) -> Mapping[str, datetime]:
-    """Return since when (business time) each coverage is scheduled; one that never was isn't in it."""
+    """Return since when (business time) each coverage is scheduled, without those that never were."""
     coverage = text("data ->> 'coverage'")
     rows = connection.execute(
         select(coverage, func.min(billing_events.c.at))
@@ -89,7 +89,7 @@ def known_run_keys(connection: Connection, keys: Iterable[RunKey]) -> frozenset[
 
 
 def insert_run(connection: Connection, run: DueRun, cause: Cause) -> UUID | None:
-    """Insert a run with its trail and return its id, or None if its key is taken: then there is nothing to do."""
+    """Insert a run and its billing event; return its id, or None if its key is taken and nothing is left to do."""
     run_id: UUID | None = connection.scalar(
         insert(runs)
         .values(
@@ -121,9 +121,9 @@ def insert_run(connection: Connection, run: DueRun, cause: Cause) -> UUID | None
 
 
 def requested_run(policy: Policy, key: RunKey, now: datetime) -> DueRun:
-    """Return the run that a person asks for, ready to insert; RunError if its moment hasn't come or is no moment.
+    """Return the run that an operator requests, ready to insert; RunError if it isn't due or the key is invalid.
 
-    However late it is, it needs no confirmation: asking for it by name, with a reason, is one.
+    However late it is, it needs no confirmation: a request by name, with a reason, confirms it.
     """
     policy.coverage(key.coverage)
     entry = next(
@@ -134,7 +134,7 @@ def requested_run(policy: Policy, key: RunKey, now: datetime) -> DueRun:
     try:
         moment = moment_of(entry, key.period)
     except ValueError as error:
-        raise RunError(f"{key.job} has no period {key.period!r}: {error}") from None
+        raise RunError(f"{key.period!r} is no period of {key.job}: {error}") from None
     if moment > now:
         raise RunError(
             f"{key.job} {key.period} {key.coverage} is due at {moment:%Y-%m-%d %H:%M} UTC, and business time is "
@@ -155,14 +155,14 @@ def find_run(connection: Connection, key: RunKey) -> RunRow:
 
 
 def confirm_run(connection: Connection, run_id: UUID, cause: Cause) -> RunRow:
-    """Release a run that awaits confirmation and return it; RunError if it doesn't await any. Ring after commit."""
+    """Confirm a run that awaits confirmation, and return it; RunError if it doesn't. Enqueue after the commit."""
     if not cause.reason:
-        raise RunError("confirming a run needs a reason; it is kept in the trail")
+        raise RunError("confirming a run needs a reason; its billing event keeps it")
     run = read_one_or_none(RunRow, connection.execute(select(runs).where(runs.c.id == run_id).with_for_update()))
     if run is None:
         raise RunError(f"there is no run {run_id}; `duecourse runs list` shows all")
     if run.state != RunState.AWAITING_CONFIRMATION:
-        raise RunError(f"run {run.job} {run.period} {run.coverage} is {run.state} and awaits no confirmation")
+        raise RunError(f"run {run.job} {run.period} {run.coverage} is {run.state} and needs no confirmation")
     connection.execute(
         update(runs)
         .where(runs.c.id == run_id)
@@ -198,7 +198,7 @@ def _reconciliation(coverage: Coverage, policy: Policy) -> ScheduleEntry:
 
 
 def lock_workable_run(connection: Connection, run_id: UUID, job: str) -> RunRow | None:
-    """Lock a run to work on it; None if somebody else is on it, or if there is nothing to do."""
+    """Lock a run to work on it; None if another worker holds it, or if there is nothing to do."""
     locked = connection.execute(
         select(runs)
         .where(runs.c.id == run_id, runs.c.job == job, runs.c.state.in_((RunState.READY, RunState.RUNNING)))
@@ -211,14 +211,14 @@ def start_run(connection: Connection, run: RunRow, now: datetime) -> None:
     """Mark a locked run as running, once. `now` is business time."""
     if run.state == RunState.READY:
         connection.execute(update(runs).where(runs.c.id == run.id).values(state=RunState.RUNNING, started_at=now))
-        _tell(connection, run, EventType.RUN_STARTED, now)
+        _record(connection, run, EventType.RUN_STARTED, now)
         reach(Failpoint.RUN_STARTED)
 
 
 def save_run_progress(
     connection: Connection, run: RunRow, cursor: Mapping[str, Any], counts: Mapping[str, Any]
 ) -> None:
-    """Write how far a locked run has come, in the transaction of the chunk itself. It isn't in trouble, then."""
+    """Save a locked run's progress, in the transaction of the chunk itself. Clears the run's error."""
     connection.execute(
         update(runs)
         .where(runs.c.id == run.id)
@@ -227,13 +227,13 @@ def save_run_progress(
 
 
 def back_off_run(connection: Connection, run: RunRow, until: datetime, trouble: str, now: datetime) -> None:
-    """Let a locked run rest until `until` (machine time), because what it needs is away; it stays unfinished.
+    """Back off a locked run until `until` (machine time), because what it needs is down; it stays unfinished.
 
-    `now` is business time. The trail gets a row when the trouble begins, not at each repetition.
+    `now` is business time. Only the first error in a row writes a billing event.
     """
     connection.execute(update(runs).where(runs.c.id == run.id).values(backoff_until=until, trouble=trouble))
     if run.trouble is None:
-        _tell(connection, run, EventType.RUN_STALLED, now, reason=trouble)
+        _record(connection, run, EventType.RUN_STALLED, now, reason=trouble)
 
 
 def finish_run(connection: Connection, run: RunRow, counts: Mapping[str, Any], now: datetime) -> None:
@@ -243,11 +243,11 @@ def finish_run(connection: Connection, run: RunRow, counts: Mapping[str, Any], n
         .where(runs.c.id == run.id)
         .values(state=RunState.FINISHED, finished_at=now, counts=dict(counts), backoff_until=None, trouble=None)
     )
-    _tell(connection, run, EventType.RUN_FINISHED, now, counts)
+    _record(connection, run, EventType.RUN_FINISHED, now, counts)
     reach(Failpoint.RUN_FINISH_BEFORE_COMMIT)
 
 
-def _tell(
+def _record(
     connection: Connection,
     run: RunRow,
     what: EventType,
@@ -264,9 +264,9 @@ def _tell(
 
 
 def reopen_run(connection: Connection, run_id: UUID, cause: Cause) -> bool:
-    """Let a finished run go over all accounts once more; False if it isn't finished.
+    """Make a finished run go through all accounts again; False if it isn't finished.
 
-    For accounts that were in trouble and have been mended. Who has an invoice keeps it and gets no second one.
+    For accounts that were skipped and have been fixed. An account that has its invoice gets no second one.
     """
     run = read_one(RunRow, connection.execute(select(runs).where(runs.c.id == run_id).with_for_update()))
     if run.state != RunState.FINISHED:

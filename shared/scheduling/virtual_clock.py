@@ -1,7 +1,7 @@
-"""Moving the virtual clock: step by step, so that nothing due between is skipped.
+"""Moves the virtual clock step by step, so that nothing due in between is skipped.
 
-A step goes to the next moment at which anything is due, rings the scheduler awake and waits until all that
-follows from it is done. So two months pass as they would have, only without the waiting in between.
+A step goes to the next moment at which anything is due, wakes the scheduler, and waits until all resulting work is
+done. Two months pass exactly as in real time, without the waiting.
 """
 
 import time
@@ -23,29 +23,29 @@ from shared.scheduling.leader_lock import CLOCK_CHANNEL, is_scheduler_alive
 from shared.scheduling.pending_work import pending_work
 from shared.scheduling.runs import begin_schedule, schedule_of
 
-#: Most steps are done within some 50 ms, so the first looks come fast; where much is to do, looking would take
-#: the processors from those who do it, so they become ever rarer.
+#: Most steps are done within some 50 ms, so the first polls come fast. Where much is to do, polling would take CPU
+#: from the workers, so the polls become rarer.
 FIRST_POLL_S, LONGEST_POLL_S = 0.008, 0.15
-#: A follower needs a tick to take over from a leader that died, a starting one a second or two.
+#: A follower needs a tick to take over from a leader that died; a starting scheduler needs a second or two.
 WAIT_FOR_LEADER_S = 10.0
-#: What becomes due on the way (a month start makes payments, and leaves them to the sweep) shall not wait for
-#: the scheduler's own interval.
+#: Work that becomes due on the way (a month start creates payments, and leaves them to the sweep) must not wait
+#: for the scheduler's own interval.
 WAKE_AGAIN_EVERY_S = 0.2
-#: Whether work gets on is a second query, and matters only to who has waited for long.
+#: The progress check is a second query, and matters only after a long wait.
 LOOK_FOR_PROGRESS_EVERY_S = 0.5
-#: Nothing that works is silent for so long: a charge times out earlier.
+#: No working process makes no progress for this long: a charge times out earlier.
 STALLED_AFTER_S = 60.0
 
-NEVER_SET = "the virtual clock was never set; run `duecourse clock set 2026-10-31T00:00:00Z`"
+NEVER_SET = "the virtual clock is not set; run `duecourse clock set 2026-10-31T00:00:00Z`"
 
 
 class ClockError(Exception):
-    """The clock can't be moved as asked, or what follows from a move isn't getting done; says what to do."""
+    """The clock can't be moved as requested, or the resulting work isn't done; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step that was taken, with all that followed from it."""
+    """One step, with the work that resulted from it."""
 
     at: datetime
     target: datetime
@@ -53,20 +53,20 @@ class Step:
 
 
 def written(moment: datetime) -> str:
-    """Write an instant as the clock's commands read it: `2026-10-31T00:00:00Z`."""
+    """Format an instant as the clock's commands read it: `2026-10-31T00:00:00Z`."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def read_clock(connection: Connection) -> datetime | None:
-    """Return the virtual clock's time, None if it was never set."""
+    """Return the virtual clock's time; None if it was never set."""
     now: datetime | None = connection.scalar(select(business_clock.c.now_at))
     return now
 
 
 def set_clock(connection: Connection, to: datetime, policy: Policy) -> None:
-    """Put the clock to `to` at once, in the caller's transaction; ClockError if that is backwards.
+    """Set the clock to `to`, in the caller's transaction; ClockError if that is backwards.
 
-    Setting it for the first time puts the schedule in force: what is due from then on is made.
+    The first setting starts the schedule: runs due from then on are created.
     """
     before: datetime | None = connection.scalar(select(business_clock.c.now_at).with_for_update())
     if before is not None and to < before:
@@ -77,7 +77,9 @@ def set_clock(connection: Connection, to: datetime, policy: Policy) -> None:
     begin_schedule(connection, policy, before or to)
     if before is None:
         connection.execute(
-            insert(business_clock).values(now_at=to).on_conflict_do_nothing()  # two people at once: one sets it
+            insert(business_clock)
+            .values(now_at=to)
+            .on_conflict_do_nothing()  # of two operators at once, one sets it
         )
     else:
         connection.execute(update(business_clock).values(now_at=to))
@@ -85,7 +87,7 @@ def set_clock(connection: Connection, to: datetime, policy: Policy) -> None:
 
 
 def wake_scheduler(connection: Connection) -> None:
-    """Have the scheduler look at what is due once this transaction is committed; heard in virtual time only."""
+    """Wake the scheduler once this transaction is committed; it listens in virtual time only."""
     connection.execute(text("SELECT pg_notify(:channel, '')"), {"channel": CLOCK_CHANNEL})
 
 
@@ -99,11 +101,11 @@ def advance_clock(
     stalled_after_s: float = STALLED_AFTER_S,
     machine_now: Callable[[], datetime] = read_machine_clock,
 ) -> int:
-    """Move the virtual clock to `target` by way of every moment at which something is due; return the steps taken.
+    """Move the virtual clock to `target`, stopping at every moment at which something is due; return the steps.
 
-    With `wait`, each step waits until all work that is due is done, the first step for what is due already.
-    ClockError if the clock was never set, if `target` is past, if no scheduler leads, or if for
-    `stalled_after_s` seconds nothing gets done: the message names what is pending, and the clock stays there.
+    With `wait`, each step waits until all due work is done; the first step also waits for work already due.
+    ClockError if the clock was never set, if `target` is in the past, if no scheduler leads, or if there is no
+    progress for `stalled_after_s` seconds: the message names the pending work, and the clock stays where it is.
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as watching:
         now = read_clock(watching)
@@ -115,13 +117,13 @@ def advance_clock(
         waiting = _Waiting(watching, policy, since, stalled_after_s, machine_now)
         if wait:
             waiting.for_leader()
-            waiting.until_quiet(now)
+            waiting.until_done(now)
         steps = 0
         while now < target:
             now = next_stop(watching, policy, now, target)
             with engine.begin() as connection:
                 set_clock(connection, now, policy)
-            waited_s = waiting.until_quiet(now) if wait else 0.0
+            waited_s = waiting.until_done(now) if wait else 0.0
             steps += 1
             if on_step is not None:
                 on_step(Step(now, target, waited_s))
@@ -147,7 +149,7 @@ def next_stop(connection: Connection, policy: Policy, now: datetime, target: dat
 
 
 class _Waiting:
-    """Watches the work that a step made due, over one connection in autocommit."""
+    """Waits for the work that a step made due, over one connection in autocommit."""
 
     def __init__(
         self,
@@ -168,13 +170,13 @@ class _Waiting:
         while not is_scheduler_alive(self._connection):
             if time.monotonic() > deadline:
                 raise ClockError(
-                    "no scheduler is running, so nothing would follow from moving the clock: start `duecourse up` "
+                    "no scheduler is running, so moving the clock would have no effect: start `duecourse up` "
                     "in another terminal, or move the clock alone with --no-wait"
                 )
             time.sleep(0.1)
 
-    def until_quiet(self, now: datetime) -> float:
-        """Wait until nothing is pending; return the seconds it took. ClockError once nothing gets done."""
+    def until_done(self, now: datetime) -> float:
+        """Wait until nothing is pending; return the seconds it took. ClockError if there is no progress."""
         began = changed = looked = enqueued = time.monotonic()
         last: tuple[dict[str, int], int] | None = None
         pause_s = FIRST_POLL_S
@@ -189,7 +191,7 @@ class _Waiting:
                 wake_scheduler(self._connection)
             if answered - looked > LOOK_FOR_PROGRESS_EVERY_S:
                 looked = answered
-                progress = (pending, self._last_trail_id())
+                progress = (pending, self._last_event_id())
                 if progress != last:
                     last, changed = progress, answered
                 elif answered - changed > self._stalled_after_s:
@@ -197,7 +199,7 @@ class _Waiting:
             pause_s = min(LONGEST_POLL_S, pause_s * 1.25)
             time.sleep(max(pause_s, answered - asked))
 
-    def _last_trail_id(self) -> int:
+    def _last_event_id(self) -> int:
         return self._connection.scalar(select(func.max(billing_events.c.id))) or 0
 
     def _stalled(self, now: datetime, pending: Mapping[str, int]) -> str:
@@ -208,6 +210,6 @@ class _Waiting:
             else "No scheduler leads: start `duecourse up` and repeat the command."
         )
         return (
-            f"the clock stands at {written(now)}, and for {self._stalled_after_s:g} s nothing got done. "
+            f"the clock stands at {written(now)}, and there was no progress for {self._stalled_after_s:g} s. "
             f"Pending: {named}. {advice}"
         )

@@ -29,12 +29,12 @@ MISSES_SOURCE = {
         f"{SWEEPS}test_an_open_attempt_blocks_its_payment_until_its_lease_is_over_and_then_it_is_settled"
     ),
     "unknown attempts": f"{SWEEPS}test_an_unknown_attempt_is_looked_up_when_it_is_time",
-    "payments to be ended": (
+    "payments to close": (
         f"{CLOSES}test_what_a_person_wants_ended_is_ended_and_not_charged_whatever_its_state_and_hold"
     ),
     "due payments, interactive": f"{SWEEPS}test_a_payment_whose_time_has_come_is_rung_for_on_its_lane",
     "due payments, batch": f"{SWEEPS}test_a_payment_whose_time_has_come_is_rung_for_on_its_lane",
-    "unfinished nights": f"{SWEEPS}test_every_queue_has_a_source",
+    "unfinished reconciliations": f"{SWEEPS}test_every_queue_has_a_source",
 }
 
 ORDER = (

@@ -28,7 +28,7 @@ def test_verify_exits_0_if_all_checks_hold_else_1(world: World, terminal: Termin
     assert f"payment {books.without_card} is needs_payment_method without a reason" in " ".join(
         result.stdout.split()
     )
-    assert "to do: say what it waits for" in result.stdout
+    assert "to do: check it with" in result.stdout
     assert terminal("verify", "--coverage", "japan").exit_code == 0
     assert terminal("verify", "--to", "2026-10-31").exit_code == 0
     assert "there is no coverage 'mars'" in terminal("verify", "--coverage", "mars").stderr

@@ -71,7 +71,7 @@ def test_a_month_is_previewed_run_and_kept_in_the_book(dashboard: Dashboard) -> 
     with world.engine.begin() as connection:
         add_account(connection, "idle")
     page = browser.get("/runs/rerun", **MONTH).text
-    for said in ("$30.03", "A-2", "There is no such run yet.", "has no active service", "idle", "Start run"):
+    for said in ("$30.03", "A-2", "This run doesn't exist yet.", "has no active service", "idle", "Start run"):
         assert said in page, said
     assert run_rows(world) == [], "looking changes nothing"
     answer = confirm(browser, look(browser, MONTH))
@@ -160,7 +160,7 @@ def test_a_run_that_is_under_way_is_told_with_who_asked_for_it(dashboard: Dashbo
     bill(world, "A-1", 10_00)
     confirm(first, look(first, MONTH), "the scheduler was away")
     page = dashboard.as_("operator", "olga").get("/runs/rerun", **MONTH).text
-    assert "It waits for a worker; operator:otto asked for it at 2026-11-01 09:00:00 UTC" in page
+    assert "It waits for a worker; operator:otto requested it at 2026-11-01 09:00:00 UTC" in page
     assert "the scheduler was away" in page
     assert "already in progress" in page
     assert 'name="digest"' not in page
@@ -190,7 +190,7 @@ def test_of_two_people_who_confirm_at_once_one_runs_it_and_the_other_is_told_who
     assert sorted(statuses.values()) == [200, 409]
     winner = next(place for place, status in statuses.items() if status == 200)
     name = browsers[winner].user.name  # type: ignore[union-attr]
-    assert f"operator:{name} asked for it at 2026-11-01 09:00:00 UTC: reason {winner}" in answers[1 - winner].text
+    assert f"operator:{name} requested it at 2026-11-01 09:00:00 UTC: reason {winner}" in answers[1 - winner].text
     assert world.enqueued == [GenerateInvoices(run_id)]
     with world.engine.connect() as connection:
         reopened = connection.scalars(
@@ -210,7 +210,7 @@ def test_who_confirms_after_the_first_ones_run_has_ended_is_told_too(dashboard: 
     generate_invoices(world.runtime, run_id)
     answer = confirm(second, snapshot)
     assert answer.status_code == 409
-    assert "It has finished; operator:otto asked for it" in answer.text
+    assert "It has finished; operator:otto requested it" in answer.text
 
 
 @pytest.mark.parametrize("key", [MONTH, DAY], ids=["month", "day"])

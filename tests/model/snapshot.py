@@ -19,19 +19,19 @@ from shared.db.moment import Moment
 from shared.domain.states import OPEN_ATTEMPT
 from shared.explain.explanation import explain_payment
 from shared.messaging.jobs import Job
-from shared.scheduling.due_work import SOURCES, Source
+from shared.scheduling.due_work import DUE_WORK, DueWork
 from simulator.client import LedgerLine
 from tests.model.company import COVERAGES, Company
 
 
-def _as_sent(source: Source) -> str:
+def _as_sent(source: DueWork) -> str:
     """The sweep's own query, in the form that the driver sends."""
     any_moment = datetime(2026, 1, 1, tzinfo=UTC)
     query = source.query.params(Moment(any_moment, any_moment).parameters(webhook_enqueues_within=timedelta(0)))
     return str(query.compile(dialect=psycopg_dialect(), compile_kwargs={"render_postcompile": True}))
 
 
-_SOURCES = [(source, _as_sent(source)) for source in SOURCES]
+_SOURCES = [(source, _as_sent(source)) for source in DUE_WORK]
 _PAYMENTS = """
     SELECT p.*, a.external_id, s.card_revision, s.primary_card_id, s.stripe_customer_id,
            c.detached_at AS card_detached_at,

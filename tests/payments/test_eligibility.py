@@ -651,9 +651,9 @@ def check_pending_work(rows: Rows) -> None:
             for lane in Lane
         },
         "payments with a new card": rows.those(HAS_NEWER_CARD, none_of=STOPPED_BY),
-        "payments to be ended": rows.those(CLOSE_PENDING, none_of=(COLLECTION_ENDED, BACKING_OFF, ATTEMPT_OPEN)),
+        "payments to close": rows.those(CLOSE_PENDING, none_of=(COLLECTION_ENDED, BACKING_OFF, ATTEMPT_OPEN)),
         "short back-offs": rows.those(CHARGEABLE_STATE, REACHED, BACKING_OFF) & is_short,
-        "short back-offs of endings": rows.those(CLOSE_PENDING, BACKING_OFF) & is_short,
+        "short back-offs of closes": rows.those(CLOSE_PENDING, BACKING_OFF) & is_short,
         "open attempts": rows.those(ATTEMPT_OPEN),
     }
     assert pending == {name: len(ids) for name, ids in expected.items() if ids}

@@ -17,7 +17,7 @@ from shared.messaging.jobs import RECONCILIATION, ReconcileCharges
 from shared.reconciliation import charges as charges_phase
 from shared.reconciliation import repair, runner
 from shared.reconciliation.nightly_run import REST
-from shared.scheduling.due_work import UNFINISHED_NIGHTS
+from shared.scheduling.due_work import UNFINISHED_RECONCILIATIONS
 from shared.scheduling.runs import find_run
 from tests.reconciliation.books import NIGHT, PAID_BY_HAND, UNBOOK, Night
 from workers.use_cases.reconcile_charges import reconcile_charges
@@ -307,4 +307,4 @@ def test_a_second_worker_on_the_same_run_writes_nothing(night: Night, monkeypatc
 def _is_due(night: Night) -> bool:
     moment = Moment(night.world.clock.now(), night.world.machine())
     with night.world.engine.connect() as connection:
-        return connection.execute(UNFINISHED_NIGHTS, moment.parameters()).first() is not None
+        return connection.execute(UNFINISHED_RECONCILIATIONS, moment.parameters()).first() is not None

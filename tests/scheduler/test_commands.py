@@ -147,7 +147,7 @@ def test_a_late_run_is_released_by_a_named_person_and_rung_for(
     assert waiting_messages(make_broker(redis_url), RUNS) == 1
     again = type_(runs_commands.app, "confirm", *name, "--reason", "once more")
     assert again.exit_code == 1
-    assert "awaits no confirmation" in again.stderr
+    assert "needs no confirmation" in again.stderr
 
 
 def test_what_can_not_be_released_is_said_plainly(type_: Type, noon: None) -> None:

@@ -105,7 +105,7 @@ def test_past_the_catch_up_window_a_run_waits_for_a_named_person_with_a_reason(
     assert monthly(engine)[0] == OCTOBER[0]
     (confirmed,) = trail(engine, "run_confirmed")
     assert (confirmed.actor, confirmed.reason) == ("operator:anna", "the data centre was dark")
-    with engine.begin() as connection, pytest.raises(RunError, match="awaits no confirmation"):
+    with engine.begin() as connection, pytest.raises(RunError, match="needs no confirmation"):
         confirm_run(connection, run.id, Cause("operator:anna", clock.now(), "again"))
 
 

@@ -17,7 +17,15 @@ from shared.invoicing.preview import Preview, Sum, preview_month
 from shared.messaging.jobs import DAILY_RETRIES, MONTHLY_INVOICES, job_of_run
 from shared.operations.audit_log import AuditAction
 from shared.payments.retry_preview import MEANING_OF_SKIP, RetryPreview, preview_retries
-from shared.scheduling.rerun import NEVER, AskedAlreadyError, RunAsked, RunSnapshot, ask_again, read_run, tell
+from shared.scheduling.rerun import (
+    NEVER,
+    AlreadyRequestedError,
+    RerunRequested,
+    RunSnapshot,
+    describe_run,
+    read_run,
+    request_rerun,
+)
 from shared.scheduling.runs import RunError, requested_run
 from web.dashboard.formatting import count, money
 from web.dashboard.pages.runs import RERUN_JOBS
@@ -79,35 +87,35 @@ def submit(context: RequestContext) -> Response:
     snapshot = {"digest": context.form_text("digest"), "rows": plan.rows, "amount_minor": plan.amount_minor}
     cause = context.cause(reason)
 
-    def work(connection: Connection) -> RunAsked:
-        asked = ask_again(connection, context.policy, key, cause, _number(context, "event"))
+    def work(connection: Connection) -> RerunRequested:
+        requested = request_rerun(connection, context.policy, key, cause, _number(context, "event"))
         context.record_action(
             connection,
-            _AUDIT_ACTIONS[asked.before],
+            _AUDIT_ACTIONS[requested.before],
             subject_kind="run",
-            subject=str(asked.run_id),
+            subject=str(requested.run_id),
             reason=reason,
             snapshot=snapshot,
             result={
                 "job": key.job,
                 "period": key.period,
                 "coverage": key.coverage,
-                "before": asked.before or "none",
+                "before": requested.before or "none",
             },
         )
-        return asked
+        return requested
 
     try:
         if plan.digest != snapshot["digest"]:
             raise _ChangedError(_what_changed(context, plan))
-        asked = context.write(work)
-    except (_ChangedError, AskedAlreadyError) as error:
+        requested = context.write(work)
+    except (_ChangedError, AlreadyRequestedError) as error:
         _refuse(context, key, snapshot, reason, str(error))
         return _show(context, key, plan, changed=f"Not started. {error}", status=409)
     except RunError as error:
         raise PageError(400, "This run can't be started", f"{_sentence(error)}.") from None
-    context.site.runtime.enqueue([job_of_run(key.job, asked.run_id)])
-    return context.redirect(f"/runs/{asked.run_id}", "Run requested: a worker starts it within seconds.")
+    context.site.runtime.enqueue([job_of_run(key.job, requested.run_id)])
+    return context.redirect(f"/runs/{requested.run_id}", "Run requested: a worker starts it within seconds.")
 
 
 class _ChangedError(Exception):
@@ -147,7 +155,7 @@ def _show(context: RequestContext, key: RunKey, plan: Plan, changed: str = "", s
         coverage=key.coverage,
         plan=plan,
         snapshot=snapshot,
-        stands=tell(snapshot),
+        stands=describe_run(snapshot),
         refused=_why_not(context, key, snapshot),
         changed=changed,
         submit_label=_SUBMIT_LABELS.get(state, "Start run"),
@@ -160,7 +168,7 @@ def _why_not(context: RequestContext, key: RunKey, snapshot: RunSnapshot) -> str
         requested_run(context.policy, key, context.now)
     except RunError as error:
         return f"{_sentence(error)}."
-    return "The run is already in progress." if snapshot.is_under_way else ""
+    return "The run is already in progress." if snapshot.is_in_progress else ""
 
 
 def _plan(context: RequestContext, key: RunKey, now: datetime) -> Plan:

@@ -23,7 +23,7 @@ from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import runs, stripe_events
 from shared.domain.states import CHARGEABLE, AttemptState, Lane, RunState
 from shared.messaging.jobs import QUEUE_OF_LANE, QUEUES, RECONCILIATION, RECONCILIATION_QUEUE, RUNS, SETTLEMENT
-from shared.scheduling.due_work import SOURCES, Source
+from shared.scheduling.due_work import DUE_WORK, DueWork
 
 #: Counting stops here.
 COUNT_UP_TO = 10_000
@@ -61,7 +61,7 @@ class _Age:
 
 _AGES: dict[str, _Age] = {
     "unfinished runs": _Age(runs.c.created_at, is_machine_time=True),
-    "unfinished nights": _Age(runs.c.created_at, is_machine_time=True),
+    "unfinished reconciliations": _Age(runs.c.created_at, is_machine_time=True),
     "stripe events": _Age(stripe_events.c.created_at, is_machine_time=True),
     "expired leases": _Age(payment_attempts.c.lease_expires_at, is_machine_time=True),
     "unknown attempts": _Age(payment_attempts.c.look_up_at, is_machine_time=True),
@@ -109,8 +109,8 @@ def gather_queue_metrics(connection: Connection, now: datetime, machine_now: dat
     )
 
 
-def _of(queue: str) -> list[Source]:
-    return [source for source in SOURCES if source.queue == queue]
+def _of(queue: str) -> list[DueWork]:
+    return [source for source in DUE_WORK if source.queue == queue]
 
 
 def _capped(query: Select[Any]) -> ScalarSelect[Any]:
@@ -119,7 +119,7 @@ def _capped(query: Select[Any]) -> ScalarSelect[Any]:
     return select(func.count()).select_from(few.subquery()).scalar_subquery()
 
 
-def _oldest(source: Source) -> ScalarSelect[Any]:
+def _oldest(source: DueWork) -> ScalarSelect[Any]:
     """The first row in the source's own order, read by its index."""
     age = _AGES[source.name]
     query = source.query.with_only_columns(age.column, maintain_column_froms=True).order_by(None)
@@ -127,8 +127,8 @@ def _oldest(source: Source) -> ScalarSelect[Any]:
 
 
 _WAITING = select(
-    *(_capped(source.query).label(f"{source.name}: rows") for source in SOURCES),
-    *(_oldest(source).label(f"{source.name}: oldest") for source in SOURCES if source.name in _AGES),
+    *(_capped(source.query).label(f"{source.name}: rows") for source in DUE_WORK),
+    *(_oldest(source).label(f"{source.name}: oldest") for source in DUE_WORK if source.name in _AGES),
 )
 
 _LATER = select(
