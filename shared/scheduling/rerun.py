@@ -108,8 +108,8 @@ def describe_run(snapshot: RunSnapshot) -> str:
     }[RunState(snapshot.run.state)]
     if snapshot.latest_request is None:
         return f"{how}; {snapshot.run.requested_by} requested it."
-    why = f": {snapshot.asked.reason}" if snapshot.latest_request.reason else ""
-    return f"{how}; {snapshot.asked.actor} requested it at {snapshot.asked.at:%Y-%m-%d %H:%M:%S} UTC{why}."
+    why = f": {snapshot.latest_request.reason}" if snapshot.latest_request.reason else ""
+    return f"{how}; {snapshot.latest_request.actor} requested it at {snapshot.latest_request.at:%Y-%m-%d %H:%M:%S} UTC{why}."
 
 
 def _snapshot(connection: Connection, run: Row[Any]) -> RunSnapshot:

@@ -304,7 +304,7 @@ SWEEP = (
             f"the sweep doesn't look for {source}",
             ("I13", "I15") if source == "payments with a new card" else ("I13",),
             (test,),
-            (Wrap("shared.scheduling.due_work", "SOURCES", changes.without_source(source)),),
+            (Wrap("shared.scheduling.due_work", "DUE_WORK", changes.without_source(source)),),
         )
         for source, test in MISSES_SOURCE.items()
     ),

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine
 
 from shared.db.columns import metadata
-from shared.scheduling.due_work import SOURCES
+from shared.scheduling.due_work import DUE_WORK
 from tests.breakages.breakage import Breakage
 from tests.breakages.catalogue import BREAKAGES, MISSES_SOURCE, find
 from tests.breakages.run import ROOT, Verdict
@@ -59,7 +59,7 @@ def test_proof_names_every_breakage_and_no_other() -> None:
 
 
 def test_every_source_of_due_work_has_a_test_that_misses_it() -> None:
-    assert list(MISSES_SOURCE) == [source.name for source in SOURCES]
+    assert list(MISSES_SOURCE) == [source.name for source in DUE_WORK]
 
 
 @pytest.mark.parametrize("seam", [seam for one in BREAKAGES for seam in one.seams if isinstance(seam, Rewrite)])

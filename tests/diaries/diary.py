@@ -32,7 +32,7 @@ from shared.messaging.jobs import (
     Job,
 )
 from shared.policy import Coverage
-from shared.scheduling.due_work import SOURCES, STRIPE_EVENTS
+from shared.scheduling.due_work import DUE_WORK, STRIPE_EVENTS
 from shared.scheduling.pending_work import pending_work
 from shared.scheduling.runs import insert_run, requested_run
 from shared.scheduling.virtual_clock import next_stop
@@ -112,7 +112,7 @@ class Diary:
         pending = self.pending()  # one query instead of one for each source
         parameters = Moment(self.now, world.machine()).parameters(webhook_enqueues_within=timedelta(0))
         with world.engine.connect() as connection:
-            for source in SOURCES:
+            for source in DUE_WORK:
                 if source.name in pending or source.query is STRIPE_EVENTS:  # echoes are done, not waited for
                     enqueued += [source.job(row) for row in connection.execute(source.query, parameters)]
         return list(dict.fromkeys(enqueued))

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, text
 from benchmarks.sigterm import worker_environment
 from shared.clock import machine_now
 from shared.db.moment import Moment
-from shared.scheduling.due_work import SOURCES, STRIPE_EVENTS
+from shared.scheduling.due_work import DUE_WORK, STRIPE_EVENTS
 from tests.broker.line import Line
 from tests.web.serving import wait_until
 from tests.web.stripe_words import SECRET, event_body, signature
@@ -58,7 +58,7 @@ def is_ready(url: str) -> bool:
 
 def due_events(engine: Engine) -> list[str]:
     moment = Moment(machine_now(), machine_now())
-    (source,) = (one for one in SOURCES if one.query is STRIPE_EVENTS)
+    (source,) = (one for one in DUE_WORK if one.query is STRIPE_EVENTS)
     with engine.connect() as connection:
         return [row.stripe_event_id for row in connection.execute(source.query, moment.parameters())]
 

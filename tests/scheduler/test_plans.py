@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, Select, create_engine, event, select,
 from shared.db.moment import Moment
 from shared.db.tables.payments import payments
 from shared.policy import Policy
-from shared.scheduling.due_work import SOURCES, Source
+from shared.scheduling.due_work import DUE_WORK, DueWork
 from shared.scheduling.pending_work import pending_work
 from tests.conftest import sqlalchemy_url
 from tests.servers import Servers
@@ -66,8 +66,10 @@ def large(servers: Servers, migrated: str) -> Iterator[Engine]:
 
 
 @pytest.mark.parametrize("plan_cache_mode", ["force_custom_plan", "force_generic_plan"])
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
-def test_no_source_reads_a_large_table_from_end_to_end(large: Engine, source: Source, plan_cache_mode: str) -> None:
+@pytest.mark.parametrize("source", DUE_WORK, ids=lambda source: source.name)
+def test_no_source_reads_a_large_table_from_end_to_end(
+    large: Engine, source: DueWork, plan_cache_mode: str
+) -> None:
     query = source.query.limit(10_000)
     with large.connect() as connection:
         connection.execute(text(f"SET LOCAL plan_cache_mode = {plan_cache_mode}"))

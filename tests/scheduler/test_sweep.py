@@ -28,7 +28,7 @@ from shared.messaging.jobs import (
     RetryPayments,
     SettleAttempt,
 )
-from shared.scheduling.due_work import SOURCES
+from shared.scheduling.due_work import DUE_WORK
 from tests import world
 from tests.scheduler.conftest import Bell, MachineTime
 from tests.seed import Account, add_account, add_card, add_payment, add_run
@@ -358,4 +358,4 @@ def test_a_redis_that_is_away_is_waited_for(
 
 
 def test_every_queue_has_a_source() -> None:
-    assert {source.queue for source in SOURCES} == set(QUEUES)
+    assert {source.queue for source in DUE_WORK} == set(QUEUES)
