@@ -99,17 +99,18 @@ def request_rerun(
 def describe_run(snapshot: RunSnapshot) -> str:
     """Describe a run's state and its latest request, in a sentence."""
     if snapshot.run is None:
-        return "This run doesn't exist yet."
+        return "This run does not exist yet."
     how = {
         RunState.AWAITING_CONFIRMATION: "It was late and awaits confirmation",
         RunState.READY: "It waits for a worker",
         RunState.RUNNING: "It is running",
         RunState.FINISHED: "It has finished",
     }[RunState(snapshot.run.state)]
-    if snapshot.latest_request is None:
+    request = snapshot.latest_request
+    if request is None:
         return f"{how}; {snapshot.run.requested_by} requested it."
-    why = f": {snapshot.latest_request.reason}" if snapshot.latest_request.reason else ""
-    return f"{how}; {snapshot.latest_request.actor} requested it at {snapshot.latest_request.at:%Y-%m-%d %H:%M:%S} UTC{why}."
+    why = f": {request.reason}" if request.reason else ""
+    return f"{how}; {request.actor} requested it at {request.at:%Y-%m-%d %H:%M:%S} UTC{why}."
 
 
 def _snapshot(connection: Connection, run: Row[Any]) -> RunSnapshot:

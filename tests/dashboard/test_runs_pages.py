@@ -71,7 +71,7 @@ def test_a_month_is_previewed_run_and_kept_in_the_book(dashboard: Dashboard) -> 
     with world.engine.begin() as connection:
         add_account(connection, "idle")
     page = browser.get("/runs/rerun", **MONTH).text
-    for said in ("$30.03", "A-2", "This run doesn't exist yet.", "has no active service", "idle", "Start run"):
+    for said in ("$30.03", "A-2", "This run does not exist yet.", "has no active service", "idle", "Start run"):
         assert said in page, said
     assert run_rows(world) == [], "looking changes nothing"
     answer = confirm(browser, look(browser, MONTH))
