@@ -150,7 +150,7 @@ def cut_off(here: CardWorld) -> Runtime:
     return replace(here.world.runtime, gateways=make_gateways("http://127.0.0.1:1", here.world.policy.coverages))
 
 
-def owe_with_a_lost_answer(here: CardWorld, account: Account) -> UUID:
+def payment_with_a_lost_answer(here: CardWorld, account: Account) -> UUID:
     """A payment declined once and confirmed again; the card paid, and the answer came too late for us."""
     world = here.world
     world.add_primary_card(account, story=DeclinesThenPays(times=1))

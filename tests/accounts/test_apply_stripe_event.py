@@ -10,13 +10,13 @@ from shared.db.tables.system import billing_events, stripe_events
 from shared.gateway.port import CardSnapshot
 from shared.operations.stripe_event_processing import MAX_TROUBLES
 from shared.runtime import Runtime
-from tests.accounts.conftest import CardWorld, owe_with_a_lost_answer
+from tests.accounts.conftest import CardWorld, payment_with_a_lost_answer
 from tests.web.serving import wait_until
 from tests.web.stripe_words import SECRET
 from workers.use_cases.apply_stripe_event import apply_stripe_event
 
 
-def test_an_applied_event_is_done_for_good(here: CardWorld) -> None:
+def test_applied_event_is_not_applied_again(here: CardWorld) -> None:
     job = here.tell("evt_1", "payment_intent.succeeded", "pi_of_somebody_else")
     assert here.apply(job) == "not ours: no payment has this PaymentIntent"
     row = here.event(job)
@@ -28,14 +28,14 @@ def test_an_applied_event_is_done_for_good(here: CardWorld) -> None:
         assert connection.scalar(select(func.count()).where(billing_events.c.type == "stripe_event_applied")) == 1
 
 
-def test_an_ignored_event_and_one_that_is_not_there_are_left_alone(here: CardWorld) -> None:
+def test_ignored_or_missing_event_is_skipped(here: CardWorld) -> None:
     job = here.tell("evt_1", "invoice.created", "in_1")
     assert here.apply(job) is None
     assert here.event(job).state == "ignored"
     apply_stripe_event(here.world.runtime, "global", "evt_nowhere")
 
 
-def test_an_event_that_another_worker_is_at_is_left_to_it(here: CardWorld) -> None:
+def test_event_claimed_by_another_worker_is_skipped(here: CardWorld) -> None:
     job = here.tell("evt_1", "payment_intent.succeeded", "pi_1")
     claim_until(here, here.world.machine.now + timedelta(seconds=20))
     assert here.apply(job) is None
@@ -43,7 +43,7 @@ def test_an_event_that_another_worker_is_at_is_left_to_it(here: CardWorld) -> No
     assert here.apply(job) is not None
 
 
-def test_a_worker_so_slow_that_another_took_over_applies_nothing_twice(here: CardWorld) -> None:
+def test_slow_worker_does_not_apply_an_event_twice(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     world.register_card(anna)
@@ -68,9 +68,7 @@ def test_a_worker_so_slow_that_another_took_over_applies_nothing_twice(here: Car
     assert here.settings(anna).card_revision == 1
 
 
-def test_an_outage_puts_an_event_off_ever_longer_and_it_is_applied_at_last(
-    here: CardWorld, cut_off: Runtime
-) -> None:
+def test_outage_delays_an_event_with_growing_backoff_until_it_is_applied(here: CardWorld, cut_off: Runtime) -> None:
     anna = here.world.account("A-1")
     owed = here.world.add_due_payment(anna)
     here.world.register_card(anna)
@@ -89,21 +87,21 @@ def test_an_outage_puts_an_event_off_ever_longer_and_it_is_applied_at_last(
     assert here.world.captured_amounts(owed) == [500]
 
 
-def test_an_object_that_is_gone_is_applied_with_a_note(here: CardWorld) -> None:
+def test_event_of_a_deleted_object_is_applied_with_a_note(here: CardWorld) -> None:
     setup = here.tell("evt_1", "setup_intent.succeeded", "seti_gone")
     card = here.tell("evt_2", "payment_method.updated", "pm_gone")
     assert here.apply(setup) == "gone: the processor doesn't know the object any more"
     assert here.apply(card) == "not ours: the card was never stored"
 
 
-def test_an_event_about_no_object_asks_nobody(here: CardWorld, cut_off: Runtime) -> None:
+def test_event_without_an_object_sends_no_request(here: CardWorld, cut_off: Runtime) -> None:
     job = here.tell("evt_1", "setup_intent.succeeded", "x")
     with here.world.engine.begin() as connection:
         connection.execute(stripe_events.update().values(stripe_object_id=None))
     assert here.apply(job, cut_off) == "the event names no object"
 
 
-def test_a_defect_is_noted_raised_and_after_twenty_times_left_to_an_operator(here: CardWorld) -> None:
+def test_event_that_raises_twenty_times_is_left_to_an_operator(here: CardWorld) -> None:
     job = here.tell("evt_1", "setup_intent.succeeded", "seti_1")
     keyless = replace(here.world.runtime, gateways={})
     for tries in range(1, MAX_TROUBLES + 1):
@@ -125,7 +123,7 @@ def test_a_defect_is_noted_raised_and_after_twenty_times_left_to_an_operator(her
     assert len(noted) == MAX_TROUBLES
 
 
-def test_trouble_that_was_mended_is_applied(here: CardWorld) -> None:
+def test_event_is_applied_once_its_error_is_fixed(here: CardWorld) -> None:
     job = here.tell("evt_1", "setup_intent.succeeded", "seti_gone")
     with pytest.raises(LookupError):
         here.apply(job, replace(here.world.runtime, gateways={}))
@@ -134,7 +132,7 @@ def test_trouble_that_was_mended_is_applied(here: CardWorld) -> None:
     assert (here.event(job).state, here.event(job).trouble) == ("applied", None)
 
 
-def test_hours_of_outage_do_not_count_as_troubles(here: CardWorld, cut_off: Runtime) -> None:
+def test_outage_does_not_count_as_an_error(here: CardWorld, cut_off: Runtime) -> None:
     job = here.tell("evt_1", "setup_intent.succeeded", "seti_gone")
     for _ in range(MAX_TROUBLES + 5):
         here.apply(job, cut_off)
@@ -144,7 +142,7 @@ def test_hours_of_outage_do_not_count_as_troubles(here: CardWorld, cut_off: Runt
     assert here.event(job).try_again_at == here.world.machine.now + timedelta(seconds=5)
 
 
-def test_a_trouble_is_noted_without_secrets(here: CardWorld) -> None:
+def test_error_is_stored_without_secrets(here: CardWorld) -> None:
     class Broken(dict):  # type: ignore[type-arg]  # stands for any defect that speaks too much
         def __contains__(self, key: object) -> bool:
             raise RuntimeError("key sk_live_abc123 of anna@example.org")
@@ -155,7 +153,7 @@ def test_a_trouble_is_noted_without_secrets(here: CardWorld) -> None:
     assert here.event(job).trouble == "RuntimeError: key [redacted] of [redacted]"
 
 
-def test_a_newer_web_process_does_not_make_an_older_worker_drop_an_event(here: CardWorld) -> None:
+def test_older_worker_keeps_an_event_of_a_newer_web_process(here: CardWorld) -> None:
     job = here.tell("evt_1", "setup_intent.succeeded", "seti_1")
     with here.world.engine.begin() as connection:
         connection.execute(stripe_events.update().values(type="setup_intent.of_tomorrow"))
@@ -164,9 +162,9 @@ def test_a_newer_web_process_does_not_make_an_older_worker_drop_an_event(here: C
     assert here.event(job).state == "trouble"
 
 
-def test_a_webhook_settles_an_attempt_whose_answer_was_lost(here: CardWorld) -> None:
+def test_webhook_settles_an_attempt_with_a_lost_answer(here: CardWorld) -> None:
     world = here.world
-    owed = owe_with_a_lost_answer(here, world.account("A-1"))
+    owed = payment_with_a_lost_answer(here, world.account("A-1"))
     assert world.payment(owed).state != "paid"
     here.live()
     assert world.payment(owed).state == "paid"
@@ -181,7 +179,7 @@ def test_a_webhook_settles_an_attempt_whose_answer_was_lost(here: CardWorld) -> 
     assert "looked at the PaymentIntent: succeeded" in [row.reason for row in told]
 
 
-def test_the_simulators_couriers_reach_the_receiver(here: CardWorld) -> None:
+def test_simulator_delivers_webhooks_to_the_receiver(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     world.simulator.add_webhook_endpoint("global", f"{here.web_url}/webhooks/stripe/global", SECRET["global"])

@@ -10,11 +10,11 @@ from shared.domain.states import Lane
 from shared.gateway.port import CardSnapshot
 from shared.payments.card_changes import wake_payments
 from simulator.client import RegisteredCard
-from tests.accounts.conftest import CardWorld, owe_with_a_lost_answer
+from tests.accounts.conftest import CardWorld, payment_with_a_lost_answer
 from tests.seed import Account
 
 
-def test_a_detached_primary_card_is_asked_no_more(here: CardWorld) -> None:
+def test_detached_primary_card_is_not_charged(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     card = world.register_card(anna)
@@ -34,7 +34,7 @@ def test_a_detached_primary_card_is_asked_no_more(here: CardWorld) -> None:
     assert world.captured_amounts(owed) == []
 
 
-def test_a_detached_second_card_changes_nothing_for_the_primary_one(here: CardWorld) -> None:
+def test_detached_secondary_card_leaves_the_primary_card(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     first = world.register_card(anna)
@@ -46,7 +46,7 @@ def test_a_detached_second_card_changes_nothing_for_the_primary_one(here: CardWo
     assert here.settings(anna).card_revision == 1
 
 
-def test_a_card_detached_before_its_registration_is_applied_is_not_made_primary(here: CardWorld) -> None:
+def test_card_detached_before_its_registration_is_not_made_primary(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     owed = here.waiting(anna)
@@ -59,7 +59,7 @@ def test_a_card_detached_before_its_registration_is_applied_is_not_made_primary(
 
 
 @pytest.mark.parametrize("is_reversed", [False, True], ids=["in order", "reversed"])
-def test_a_card_attached_and_detached_ends_detached_in_any_order(here: CardWorld, is_reversed: bool) -> None:
+def test_attached_and_detached_card_ends_detached_in_any_order(here: CardWorld, is_reversed: bool) -> None:
     world = here.world
     anna = world.account("A-1")
     card = world.register_card(anna)
@@ -74,7 +74,7 @@ def test_a_card_attached_and_detached_ends_detached_in_any_order(here: CardWorld
     assert world.payment(owed).state == "needs_payment_method"
 
 
-def test_a_card_detached_while_its_registration_was_under_way_is_retired_afterwards(here: CardWorld) -> None:
+def test_card_detached_during_its_registration_is_retired(here: CardWorld) -> None:
     """The registration looked before the detachment, and commits after its event came the first time."""
     world = here.world
     anna = world.account("A-1")
@@ -95,7 +95,7 @@ def test_a_card_detached_while_its_registration_was_under_way_is_retired_afterwa
     assert here.primary(anna) is None
 
 
-def test_a_card_of_nobody_we_know_is_let_go_after_a_while(here: CardWorld) -> None:
+def test_card_of_an_unknown_customer_is_given_up_after_some_tries(here: CardWorld) -> None:
     stranger = here.world.simulator.register_card("global", here.world.customer_id(here.world.account("A-1")))
     here.detach("global", stranger.payment_method)
     jobs = here.arrived()
@@ -104,7 +104,7 @@ def test_a_card_of_nobody_we_know_is_let_go_after_a_while(here: CardWorld) -> No
     assert notes["payment_method.detached"] == "not ours: the card was never stored"
 
 
-def test_a_card_that_changed_while_we_looked_is_looked_at_again(here: CardWorld) -> None:
+def test_card_that_changes_during_the_read_is_read_again(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     card = world.register_card(anna)
@@ -122,7 +122,7 @@ def test_a_card_that_changed_while_we_looked_is_looked_at_again(here: CardWorld)
     assert row.exp_year == 2039
 
 
-def test_a_renewed_primary_card_wakes_what_waited_for_it(here: CardWorld) -> None:
+def test_renewed_primary_card_wakes_waiting_payments(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     card = world.register_card(anna)
@@ -144,7 +144,7 @@ def test_a_renewed_primary_card_wakes_what_waited_for_it(here: CardWorld) -> Non
     assert world.captured_amounts(scheduled) == []
 
 
-def test_a_renewed_second_card_wakes_nothing(here: CardWorld) -> None:
+def test_renewed_secondary_card_wakes_nothing(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     world.register_card(anna)
@@ -160,7 +160,7 @@ def test_a_renewed_second_card_wakes_nothing(here: CardWorld) -> None:
     assert world.payment(waiting).state == "needs_payment_method"
 
 
-def test_an_update_that_changes_no_card_data_wakes_nothing(here: CardWorld) -> None:
+def test_update_without_new_card_data_wakes_nothing(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     card = world.register_card(anna)
@@ -171,7 +171,7 @@ def test_an_update_that_changes_no_card_data_wakes_nothing(here: CardWorld) -> N
     assert world.payment(waiting).state == "needs_payment_method"
 
 
-def test_an_update_told_twice_wakes_once(here: CardWorld) -> None:
+def test_repeated_update_wakes_once(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     card = world.register_card(anna)
@@ -186,11 +186,11 @@ def test_an_update_told_twice_wakes_once(here: CardWorld) -> None:
     assert mended.data["changed"] == ["exp_month", "exp_year"]
 
 
-def test_a_payment_with_an_open_attempt_is_left_to_its_record(here: CardWorld) -> None:
+def test_payment_with_an_open_attempt_is_not_woken(here: CardWorld) -> None:
     """The attempt's record reads the revision again; until then nobody else may ask for the money (I2)."""
     world = here.world
     anna = world.account("A-1")
-    owed = owe_with_a_lost_answer(here, anna)
+    owed = payment_with_a_lost_answer(here, anna)
     before, revision = world.payment(owed), here.settings(anna).card_revision
     world.register_card(anna)
     for job in here.arrived():
@@ -214,7 +214,7 @@ def registration_of(here: CardWorld, account: Account, card: RegisteredCard) -> 
     )
 
 
-def test_a_stored_card_of_another_customer_is_refused(here: CardWorld) -> None:
+def test_stored_card_of_another_customer_is_refused(here: CardWorld) -> None:
     """It can't happen at Stripe; if it does, no account may charge another's card."""
     world = here.world
     anna, bob = world.account("A-1"), world.account("B-2")

@@ -12,7 +12,7 @@ from shared.messaging.jobs import ChargePayment
 from tests.accounts.conftest import CardWorld
 
 
-def test_a_new_card_pays_what_one_coverage_owes_and_leaves_the_other(here: CardWorld) -> None:
+def test_new_card_pays_only_the_payments_of_its_coverage(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     anna_in_japan = world.account("A-1", "japan")
@@ -35,7 +35,7 @@ def test_a_new_card_pays_what_one_coverage_owes_and_leaves_the_other(here: CardW
     assert world.captured_amounts(in_japan) == []
 
 
-def test_a_new_card_is_rung_for_on_the_interactive_lane(here: CardWorld) -> None:
+def test_charges_of_a_new_card_are_enqueued_on_the_interactive_queue(here: CardWorld) -> None:
     anna = here.world.account("A-1")
     owed = here.world.add_due_payment(anna)
     here.world.register_card(anna)
@@ -46,7 +46,7 @@ def test_a_new_card_is_rung_for_on_the_interactive_lane(here: CardWorld) -> None
     ]
 
 
-def test_one_registration_told_by_five_events_charges_once(here: CardWorld) -> None:
+def test_five_events_of_one_registration_charge_once(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     owed = world.add_due_payment(anna)
@@ -62,7 +62,7 @@ def test_one_registration_told_by_five_events_charges_once(here: CardWorld) -> N
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["card known", "card new"])
 @pytest.mark.parametrize("is_one_event", [True, False], ids=["one event", "eight events"])
-def test_eight_workers_at_once_register_once(here: CardWorld, is_one_event: bool, is_known: bool) -> None:
+def test_eight_concurrent_workers_register_once(here: CardWorld, is_one_event: bool, is_known: bool) -> None:
     world = here.world
     anna = world.account("A-1")
     owed = [world.add_due_payment(anna) for _ in range(3)]
@@ -84,7 +84,7 @@ def test_eight_workers_at_once_register_once(here: CardWorld, is_one_event: bool
     assert sorted(job.payment_id for job in world.enqueued if isinstance(job, ChargePayment)) == sorted(owed)
 
 
-def test_the_same_card_registered_again_is_charged_again(here: CardWorld) -> None:
+def test_card_registered_again_is_charged_again(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     card = world.register_card(anna)
@@ -98,7 +98,7 @@ def test_the_same_card_registered_again_is_charged_again(here: CardWorld) -> Non
     assert world.captured_amounts(blocked) == [500]
 
 
-def test_a_second_card_added_is_stored_and_not_charged(here: CardWorld) -> None:
+def test_added_second_card_is_stored_and_not_charged(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     first = world.register_card(anna)
@@ -112,7 +112,7 @@ def test_a_second_card_added_is_stored_and_not_charged(here: CardWorld) -> None:
     assert world.payment(owed).state == "needs_payment_method"
 
 
-def test_a_first_card_added_becomes_primary_and_is_charged(here: CardWorld) -> None:
+def test_added_first_card_becomes_primary_and_is_charged(here: CardWorld) -> None:
     anna = here.world.account("A-1")
     owed = here.world.add_due_payment(anna)
     card = here.world.register_card(anna, intent="add")
@@ -121,7 +121,7 @@ def test_a_first_card_added_becomes_primary_and_is_charged(here: CardWorld) -> N
     assert here.world.captured_amounts(owed) == [500]
 
 
-def test_a_late_repetition_of_an_added_card_does_not_make_it_primary(here: CardWorld) -> None:
+def test_late_duplicate_event_does_not_make_an_added_card_primary(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     first = world.register_card(anna)
@@ -135,7 +135,7 @@ def test_a_late_repetition_of_an_added_card_does_not_make_it_primary(here: CardW
 
 
 @pytest.mark.parametrize("is_reversed", [False, True], ids=["in order", "reversed"])
-def test_attached_and_registered_come_in_any_order(here: CardWorld, is_reversed: bool) -> None:
+def test_attached_and_registered_events_may_arrive_in_any_order(here: CardWorld, is_reversed: bool) -> None:
     anna = here.world.account("A-1")
     owed = here.world.add_due_payment(anna)
     new = here.world.register_card(anna)
@@ -150,7 +150,7 @@ def test_attached_and_registered_come_in_any_order(here: CardWorld, is_reversed:
 
 
 @pytest.mark.parametrize("is_reversed", [False, True], ids=["in order", "reversed"])
-def test_of_two_registrations_the_customers_later_choice_stands(here: CardWorld, is_reversed: bool) -> None:
+def test_later_of_two_registrations_becomes_primary(here: CardWorld, is_reversed: bool) -> None:
     world = here.world
     anna = world.account("A-1")
     world.register_card(anna, intent="add")
@@ -164,7 +164,7 @@ def test_of_two_registrations_the_customers_later_choice_stands(here: CardWorld,
     assert here.primary(anna) == last.payment_method
 
 
-def test_a_chosen_card_outranks_one_that_was_only_added_later(here: CardWorld) -> None:
+def test_chosen_card_stays_primary_when_another_is_added_later(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     chosen = world.register_card(anna)
@@ -175,7 +175,7 @@ def test_a_chosen_card_outranks_one_that_was_only_added_later(here: CardWorld) -
     assert here.primary(anna) == chosen.payment_method
 
 
-def test_a_card_merely_attached_is_stored_and_never_charged(here: CardWorld) -> None:
+def test_attached_card_is_stored_and_not_charged(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     owed = world.add_due_payment(anna)
@@ -189,7 +189,7 @@ def test_a_card_merely_attached_is_stored_and_never_charged(here: CardWorld) -> 
     assert world.payment(owed).trigger == Trigger.MONTH_START
 
 
-def test_an_operators_hold_outlasts_a_new_card_and_the_trail_says_so(here: CardWorld) -> None:
+def test_hold_outlasts_a_new_card_and_is_recorded(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     until = world.clock.now().replace(year=2027)
@@ -205,7 +205,7 @@ def test_an_operators_hold_outlasts_a_new_card_and_the_trail_says_so(here: CardW
     assert world.captured_amounts(expired) == [500]
 
 
-def test_orders_transfers_and_ended_payments_are_left_alone(here: CardWorld) -> None:
+def test_orders_transfers_and_closed_payments_are_not_charged(here: CardWorld) -> None:
     world = here.world
     anna = world.account("A-1")
     order = world.add_due_payment(anna, kind=PaymentKind.ORDER)
@@ -219,7 +219,7 @@ def test_orders_transfers_and_ended_payments_are_left_alone(here: CardWorld) -> 
         assert world.payment(payment).trigger == Trigger.MONTH_START
 
 
-def test_another_accounts_payments_are_left_alone(here: CardWorld) -> None:
+def test_payments_of_other_accounts_are_not_charged(here: CardWorld) -> None:
     anna, bob = here.world.account("A-1"), here.world.account("B-2")
     bobs = here.waiting(bob)
     here.world.register_card(anna)
@@ -228,7 +228,7 @@ def test_another_accounts_payments_are_left_alone(here: CardWorld) -> None:
     assert here.settings(bob).card_revision == 0
 
 
-def test_the_trail_of_a_registration_names_the_card_by_id_only(here: CardWorld) -> None:
+def test_billing_event_of_a_registration_names_the_card_by_id_only(here: CardWorld) -> None:
     anna = here.world.account("A-1")
     new = here.world.register_card(anna)
     here.live()
@@ -262,7 +262,7 @@ METADATA_KEYS = ("duecourse_settings_id", "duecourse_intent")
         ("anna", None, "refused: metadata duecourse_intent is neither replace nor add"),
     ],
 )
-def test_a_setup_intent_that_is_not_quite_ours_makes_no_card_primary(
+def test_foreign_setup_intent_makes_no_card_primary(
     here: CardWorld, whose: str, intent: str | None, note: str
 ) -> None:
     world = here.world
@@ -279,7 +279,7 @@ def test_a_setup_intent_that_is_not_quite_ours_makes_no_card_primary(
     assert {world.payment(payment).state for payment in owed} == {"needs_payment_method"}
 
 
-def test_a_registration_is_remembered_with_the_processors_time(here: CardWorld) -> None:
+def test_registration_is_stored_with_the_processor_time(here: CardWorld) -> None:
     here.world.register_card(here.world.account("A-1"))
     here.live()
     with here.world.engine.connect() as connection:

@@ -6,12 +6,12 @@ from tests.breakages import changes
 from tests.breakages.breakage import Breakage
 from tests.breakages.seams import Sql, Wrap, nothing, replaced, unlocked, with_entry
 
-PHASES = "payments/test_between_the_phases.py::"
+PHASES = "payments/test_charge_phases.py::"
 LOST = "payments/test_missing_answers.py::"
 CHARGES = "payments/test_charge_payment.py::"
 CLOCKS = "payments/test_two_clocks.py::"
-WRITTEN_ONCE = "payments/test_written_once.py::"
-ONE_ROW = "payments/test_one_row_only.py::test_the_database_takes_no_second_row"
+WRITTEN_ONCE = "payments/test_immutable_payments.py::"
+ONE_ROW = "payments/test_unique_keys.py::test_database_rejects_a_duplicate_row"
 MOMENTS = "diaries/test_at_the_same_moment.py::"
 SWEEPS = "scheduler/test_sweep.py::"
 CLOSES = "scheduler/test_sweep_decisions.py::"
@@ -43,8 +43,8 @@ ORDER = (
         "the confirm is sent before the PaymentIntent's id is committed",
         ("I3", "I4"),
         (
-            f"{PHASES}test_when_a_request_leaves_its_attempt_is_committed_and_no_transaction_is_open",
-            f"{LOST}test_killed_after_the_money_was_taken",
+            f"{PHASES}test_attempt_is_committed_and_no_transaction_is_open_when_a_request_leaves",
+            f"{LOST}test_kill_after_the_capture_is_recovered",
         ),
         (
             Wrap("shared.payments.claim", "claim_charge", changes.remembering),
@@ -58,8 +58,8 @@ ORDER = (
         "one request creates and confirms: if its answer is lost, the id of what took the money is unknown",
         ("I3",),
         (
-            f"{PHASES}test_a_create_moves_no_money_whatever_becomes_of_its_answer",
-            f"{LOST}test_a_create_key_older_than_23_hours_is_never_sent_again",
+            f"{PHASES}test_create_moves_no_money",
+            f"{LOST}test_create_key_older_than_23_hours_is_never_sent_again",
         ),
         (Wrap("shared.payments.claim", "claim_charge", changes.creating_confirmed),),
     ),
@@ -67,7 +67,7 @@ ORDER = (
         "create-before-the-claim-is-committed",
         "the create is sent inside the claim's transaction",
         ("I4",),
-        (f"{PHASES}test_when_a_request_leaves_its_attempt_is_committed_and_no_transaction_is_open",),
+        (f"{PHASES}test_attempt_is_committed_and_no_transaction_is_open_when_a_request_leaves",),
         (Wrap("shared.payments.claim", "claim_charge", changes.creating_inside),),
     ),
     Breakage(
@@ -75,10 +75,10 @@ ORDER = (
         "a transaction is open while settlement and webhooks look at Stripe",
         ("I4",),
         (
-            f"{PHASES}test_a_look_at_the_processor_holds_no_transaction_open",
+            f"{PHASES}test_reading_from_the_processor_holds_no_transaction_open",
             (
-                "accounts/test_looking_holds_nothing.py::"
-                "test_no_transaction_is_open_while_the_truth_behind_an_event_is_fetched"
+                "accounts/test_no_transaction_during_reads.py::"
+                "test_no_transaction_is_open_while_an_event_object_is_fetched"
             ),
         ),
         (
@@ -92,7 +92,7 @@ ORDER = (
         "successor-before-the-predecessor-is-canceled",
         "a PaymentIntent older than 23 hours gets a successor although it may still be paid",
         ("I3",),
-        (f"{CLOCKS}test_a_payment_intent_of_many_days_has_no_successor_until_it_was_seen_canceled",),
+        (f"{CLOCKS}test_old_payment_intent_has_no_successor_until_it_is_canceled",),
         (Wrap("shared.payments.claim", "is_create_key_stale", changes.stale_by_age_alone),),
     ),
     Breakage(
@@ -100,8 +100,8 @@ ORDER = (
         "a repeated request has another idempotency key",
         ("I6",),
         (
-            f"{LOST}test_killed_after_the_create_finds_the_same_payment_intent_again",
-            f"{CHARGES}test_create_and_confirm_are_two_requests_with_their_own_keys",
+            f"{LOST}test_kill_after_the_create_reuses_the_payment_intent",
+            f"{CHARGES}test_create_and_confirm_have_separate_idempotency_keys",
         ),
         (
             Wrap("shared.payments.claim", "Claimed.create_key", changes.random_property),
@@ -112,7 +112,7 @@ ORDER = (
         "no-23-hour-rule",
         "a create is repeated under a key of any age, though Stripe may have forgotten it",
         ("I6",),
-        (f"{LOST}test_a_create_key_older_than_23_hours_is_never_sent_again",),
+        (f"{LOST}test_create_key_older_than_23_hours_is_never_sent_again",),
         (Wrap("shared.payments.claim", "KEY_GOOD_FOR", lambda _: timedelta(days=365)),),
     ),
     Breakage(
@@ -129,21 +129,21 @@ CLOCKS_SWAPPED = (
         "lease-on-the-business-clock",
         "a lease counts business time, which may be virtual, stand still or leap",
         ("I5", "I11"),
-        (f"{CLOCKS}test_however_far_the_calendar_leaps_a_lease_lasts",),
+        (f"{CLOCKS}test_business_time_alone_expires_no_lease",),
         (Wrap("shared.payments.claim", "claim_charge", changes.with_runtime(changes.machine_time_from_business)),),
     ),
     Breakage(
         "due-on-the-machine-clock",
         "the claim compares a calendar date with machine time",
         ("I11",),
-        (f"{CLOCKS}test_however_long_machines_run_nothing_is_due_before_its_date",),
+        (f"{CLOCKS}test_machine_time_alone_makes_nothing_due",),
         (Wrap("shared.payments.claim", "claim_charge", changes.with_runtime(changes.business_time_from_machine)),),
     ),
     Breakage(
         "settlement-inside-the-lease",
         "settlement takes an attempt while its worker may still send the request",
         ("I5",),
-        (f"{PHASES}test_settlement_leaves_an_attempt_alone_until_its_lease_is_over",),
+        (f"{PHASES}test_settlement_skips_an_attempt_until_its_lease_expires",),
         (
             Wrap(
                 "workers.use_cases.settle_attempt", "settle_attempt", changes.with_runtime(changes.one_lease_ahead)
@@ -157,7 +157,7 @@ LOCKS = (
         "payment-not-locked",
         "two claims of one payment don't wait for each other",
         ("I4",),
-        (f"{PHASES}test_a_second_claim_waits_for_the_first_and_finds_its_attempt",),
+        (f"{PHASES}test_second_claim_waits_for_the_first_and_finds_its_attempt",),
         (unlocked("payments"),),
     ),
     Breakage(
@@ -165,7 +165,7 @@ LOCKS = (
         "advisory locks keep nobody out: two workers count one card's budget, two operators start one bulk action",
         ("I2", "I4"),
         (
-            f"{PHASES}test_one_card_of_two_payments_is_counted_and_claimed_by_one_at_a_time",
+            f"{PHASES}test_claims_on_one_card_are_serialized",
             (
                 "bulk/test_bulk_actions.py::"
                 "test_two_people_confirm_the_same_at_once_one_begins_and_the_other_sees_who_did"
@@ -195,7 +195,7 @@ LOCKS = (
         "deadlock-not-repeated",
         "the loser of a deadlock gives up",
         ("I4",),
-        (f"{PHASES}test_the_loser_of_a_deadlock_repeats_its_transaction",),
+        (f"{PHASES}test_deadlock_loser_repeats_its_transaction",),
         (Wrap("shared.db.session", "MAX_REPETITIONS", lambda _: 0),),
     ),
     Breakage(
@@ -213,9 +213,9 @@ ENTRIES = (
         "a timeout counts as a decline",
         ("I7",),
         (
-            "gateway/test_outcomes.py::test_a_missing_answer_is_never_taken_for_one",
-            f"{PHASES}test_a_request_whose_answer_is_lost_is_sent_once",
-            "accounts/test_apply_stripe_event.py::test_a_webhook_settles_an_attempt_whose_answer_was_lost",
+            "gateway/test_outcomes.py::test_missing_answer_is_never_an_outcome",
+            f"{PHASES}test_request_with_a_lost_answer_is_sent_once",
+            "accounts/test_apply_stripe_event.py::test_webhook_settles_an_attempt_with_a_lost_answer",
         ),
         (Wrap("shared.gateway.outcomes", "OUTCOMES", changes.no_answer_declined),),
     ),
@@ -224,8 +224,8 @@ ENTRIES = (
         "a request that was not sent is handled like a decline",
         ("I7",),
         (
-            f"{LOST}test_a_wrong_key_is_an_alarm_and_never_a_decline",
-            f"{LOST}test_a_refused_connection_is_certain_not_to_have_asked",
+            f"{LOST}test_wrong_api_key_raises_an_alert_and_is_not_a_decline",
+            f"{LOST}test_refused_connection_is_recorded_as_not_sent",
         ),
         (Wrap("shared.payments.outcome_handlers", "OUTCOME_HANDLERS", changes.not_sent_declined),),
     ),
@@ -234,7 +234,7 @@ ENTRIES = (
         "a card registered during the charge of the old one is not noticed when that one declines",
         ("I15",),
         (
-            f"{CHARGES}test_a_card_registered_while_the_old_one_declines_is_charged",
+            f"{CHARGES}test_card_registered_during_a_decline_is_charged",
             f"{MOMENTS}test_a_card_registered_while_the_old_one_is_asked_pays_when_that_declines",
         ),
         (Wrap("shared.payments.outcome_handlers", "OUTCOME_HANDLERS", changes.blind_to_newer_cards),),
@@ -244,9 +244,9 @@ ENTRIES = (
         "operators and new cards make a payment due although an attempt is open",
         ("I2", "I14"),
         (
-            f"{PHASES}test_a_person_is_refused_while_an_attempt_is_under_way",
-            f"{LOST}test_an_unknown_attempt_blocks_every_other_path",
-            "accounts/test_card_changed.py::test_a_payment_with_an_open_attempt_is_left_to_its_record",
+            f"{PHASES}test_operator_charge_is_refused_while_an_attempt_is_open",
+            f"{LOST}test_unknown_attempt_blocks_every_other_path",
+            "accounts/test_card_changed.py::test_payment_with_an_open_attempt_is_not_woken",
         ),
         (Wrap("shared.payments.state_changes", "open_attempt", nothing, is_only_here=True),),
     ),
@@ -255,8 +255,8 @@ ENTRIES = (
         "captured money leaves no receipt",
         ("I8",),
         (
-            f"{PHASES}test_a_second_charge_of_a_paid_payment_is_booked_and_found",
-            f"{LOST}test_killed_after_the_money_was_taken",
+            f"{PHASES}test_second_charge_of_a_paid_payment_is_booked_and_reported",
+            f"{LOST}test_kill_after_the_capture_is_recovered",
         ),
         (Wrap("shared.payments.receipts", "record_receipt", nothing),),
     ),
@@ -264,14 +264,14 @@ ENTRIES = (
         "billing-events-not-written",
         "changes leave no billing event",
         ("I10",),
-        (f"{CHARGES}test_a_good_card_pays_and_everything_is_written_down",),
+        (f"{CHARGES}test_good_card_pays_and_all_rows_are_written",),
         (Wrap("shared.db.billing_events", "record_event", nothing),),
     ),
     Breakage(
         "yen-with-two-decimals",
         "a currency without a minor unit is taken for one with cents: everything costs a hundredfold",
         ("I9",),
-        ("shared/test_money.py::test_a_plain_decimal_is_read_exactly",),
+        ("shared/test_money.py::test_decimal_is_parsed_exactly",),
         (Wrap("shared.domain.money", "EXPONENTS", with_entry("JPY", 2)),),
     ),
     Breakage(
@@ -324,9 +324,9 @@ DATABASE = (
         "billing events, receipts and issued invoices may be rewritten",
         ("I10",),
         (
-            f"{WRITTEN_ONCE}test_what_a_charge_wrote_can_not_be_changed",
-            f"{WRITTEN_ONCE}test_an_issued_invoice_can_not_be_changed",
-            f"{WRITTEN_ONCE}test_an_invoice_can_be_voided_once",
+            f"{WRITTEN_ONCE}test_rows_of_a_charge_cannot_be_changed",
+            f"{WRITTEN_ONCE}test_issued_invoice_cannot_be_changed",
+            f"{WRITTEN_ONCE}test_invoice_can_be_voided_only_once",
         ),
         (Sql(changes.DROP_HISTORY_TRIGGERS),),
         is_every_case=True,

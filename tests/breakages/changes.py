@@ -17,7 +17,7 @@ from shared.runtime import Runtime
 
 Function = Callable[..., Any]
 
-#: Every unique key but the plain ids of tables: as in `tests/payments/test_one_row_only.py`.
+#: Every unique key but the plain ids of tables: as in `tests/payments/test_unique_keys.py`.
 DROP_UNIQUE_KEYS = """
     DO $$ DECLARE key record; BEGIN
         FOR key IN

@@ -36,12 +36,12 @@ def card(decline_code: str | None, **codes: str | None) -> Decline:
 
 
 @pytest.mark.parametrize(("code", "category"), sorted(category_of_code().items()))
-def test_each_known_code_is_placed_as_the_table_says(code: str, category: DeclineCategory) -> None:
+def test_each_known_code_has_its_category(code: str, category: DeclineCategory) -> None:
     assert classify(card(code)).category is category
     assert classify(Decline(code=code)).category is category, "some codes come without a decline_code"
 
 
-def test_no_code_is_listed_twice() -> None:
+def test_codes_are_unique() -> None:
     from shared.domain.declines import facts
 
     codes = [code for group in facts()["categories"].values() for code in group["codes"]]
@@ -65,7 +65,7 @@ def test_no_code_is_listed_twice() -> None:
         (Decline(), DeclineCategory.RETRY_SPARINGLY),
     ],
 )
-def test_precedence(decline: Decline, category: DeclineCategory) -> None:
+def test_categories_follow_the_precedence(decline: Decline, category: DeclineCategory) -> None:
     assert classify(decline).category is category
 
 
@@ -165,9 +165,7 @@ MASTERCARD = {"network": "mastercard"}
         (card("processing_error"), DeclineCategory.RETRY_SOON, "decline code processing_error"),
     ],
 )
-def test_the_first_fact_that_speaks_decides_and_is_named(
-    decline: Decline, category: DeclineCategory, cause: str
-) -> None:
+def test_first_matching_fact_decides_and_is_named(decline: Decline, category: DeclineCategory, cause: str) -> None:
     known = classify(decline)
     assert (known.category, known.cause, known.is_known) == (category, cause, True)
 
@@ -180,7 +178,7 @@ def test_the_first_fact_that_speaks_decides_and_is_named(
         (Decline(), "no code"),
     ],
 )
-def test_a_code_never_seen_is_named_by_its_most_telling_word(decline: Decline, named: str) -> None:
+def test_unknown_code_is_named_by_its_most_specific_code(decline: Decline, named: str) -> None:
     assert classify(decline) == Classified(
         DeclineCategory.RETRY_SPARINGLY, f"{named}: never seen before", None, is_known=False
     )
@@ -189,7 +187,7 @@ def test_a_code_never_seen_is_named_by_its_most_telling_word(decline: Decline, n
 @pytest.mark.parametrize(
     ("advice", "hours"), [("24", 1), ("25", 24), ("26", 48), ("27", 96), ("28", 144), ("29", 192), ("30", 240)]
 )
-def test_mastercard_says_how_long_to_wait(advice: str, hours: int) -> None:
+def test_mastercard_advice_sets_the_wait(advice: str, hours: int) -> None:
     asked = card("insufficient_funds", network_advice_code=advice, **MASTERCARD)
     assert classify(asked).wait == timedelta(hours=hours)
     assert classify(card("insufficient_funds", network_advice_code=advice, **VISA)).wait is None
@@ -203,11 +201,11 @@ def test_mastercard_says_how_long_to_wait(advice: str, hours: int) -> None:
         (Decline(code="processing_error"), RetryOn(date(2026, 11, 2), "code processing_error")),
     ],
 )
-def test_soft_declines_are_asked_again_on_a_day(decline: Decline, follows: object) -> None:
+def test_soft_declines_are_retried_on_a_date(decline: Decline, follows: object) -> None:
     assert decide(decline) == follows
 
 
-def test_hard_declines_wait_for_the_customer_and_say_why() -> None:
+def test_hard_declines_wait_for_the_customer_with_a_reason() -> None:
     assert decide(Decline(code="expired_card")) == AwaitPaymentMethod(
         "code expired_card: can't work until the customer mends or replaces the card", is_never=False
     )
@@ -222,14 +220,14 @@ def test_hard_declines_wait_for_the_customer_and_say_why() -> None:
     )
 
 
-def test_a_code_never_seen_is_retried_sparingly_and_shown_to_an_operator() -> None:
+def test_unknown_code_is_retried_rarely_and_shown_to_an_operator() -> None:
     follows = decide(card("brand_new_code"))
     assert isinstance(follows, RetryOn)
     assert follows.needs_attention
     assert follows.day == date(2026, 11, 4)
 
 
-def test_orders_are_never_retried_and_monthly_fees_not_for_ever() -> None:
+def test_orders_are_never_retried_and_monthly_payments_have_a_limit() -> None:
     assert decide(card("insufficient_funds"), kind=PaymentKind.ORDER) == StopRetrying(
         "decline code insufficient_funds: orders are never retried by themselves"
     )
@@ -239,13 +237,13 @@ def test_orders_are_never_retried_and_monthly_fees_not_for_ever() -> None:
     )
 
 
-def test_an_order_that_needs_a_card_or_the_customer_says_so_instead_of_stopping() -> None:
+def test_order_that_needs_a_card_or_the_customer_waits() -> None:
     assert isinstance(decide(Decline(code="expired_card"), kind=PaymentKind.ORDER), AwaitPaymentMethod)
     assert isinstance(decide(card("authentication_required"), kind=PaymentKind.ORDER), AwaitAuthentication)
     assert isinstance(decide(Decline(code="expired_card"), declines=30), AwaitPaymentMethod)
 
 
-def test_how_often_to_ask_is_the_companys() -> None:
+def test_retry_limit_comes_from_the_policy() -> None:
     rare = DunningPolicy(
         retry_every_days={
             DeclineCategory.RETRY_SOON: 2,
@@ -260,7 +258,7 @@ def test_how_often_to_ask_is_the_companys() -> None:
     assert isinstance(decide_after_decline(card(code), PaymentKind.MONTHLY, 3, rare, NOW, TODAY), StopRetrying)
 
 
-def test_a_retry_falls_on_calendar_days_over_a_leap_day_and_a_year_end() -> None:
+def test_retry_dates_cross_leap_days_and_year_ends() -> None:
     for now, day in (
         (datetime(2028, 2, 28, 9, tzinfo=UTC), date(2028, 2, 29)),
         (datetime(2028, 2, 29, 9, tzinfo=UTC), date(2028, 3, 1)),
@@ -279,7 +277,7 @@ def test_a_retry_falls_on_calendar_days_over_a_leap_day_and_a_year_end() -> None
         ("30", NOW, date(2026, 11, 11)),
     ],
 )
-def test_mastercard_waits_are_kept(advice: str, now: datetime, day: date) -> None:
+def test_mastercard_waits_are_respected(advice: str, now: datetime, day: date) -> None:
     follows = decide(card("insufficient_funds", network="mastercard", network_advice_code=advice), now=now)
     assert isinstance(follows, RetryOn)
     assert follows.day == day
@@ -295,7 +293,7 @@ def test_mastercard_waits_are_kept(advice: str, now: datetime, day: date) -> Non
         ("2026-10-24 10:01", date(2026, 10, 26)),
     ],
 )
-def test_a_wait_of_24_hours_is_24_hours_where_clocks_change(declined_at: str, day: date) -> None:
+def test_24_hour_wait_is_24_hours_across_clock_changes(declined_at: str, day: date) -> None:
     now = datetime.fromisoformat(declined_at).replace(tzinfo=ZoneInfo("Europe/Berlin"))
     follows = decide(card("insufficient_funds", network_advice_code="25", **MASTERCARD), now=now)
     assert follows == RetryOn(day, "network advice 25")
@@ -315,7 +313,7 @@ def test_a_wait_of_24_hours_is_24_hours_where_clocks_change(declined_at: str, da
     ),
     st.integers(1, 40),
 )
-def test_whatever_comes_something_follows_and_never_is_never_softened(decline: Decline, declines: int) -> None:
+def test_every_decline_has_a_next_step_and_never_stays_never(decline: Decline, declines: int) -> None:
     follows = decide(decline, declines)
     if isinstance(follows, RetryOn):
         assert follows.day > TODAY
@@ -324,7 +322,7 @@ def test_whatever_comes_something_follows_and_never_is_never_softened(decline: D
         assert follows.is_never
 
 
-def test_the_networks_budgets_are_kept_to_the_attempt() -> None:
+def test_network_budgets_are_exact() -> None:
     asked = [NOW - timedelta(days=29, hours=hour) for hour in range(20)]
     assert check_network_budget("visa", asked[:19], NOW) is None
     over = check_network_budget("visa", asked, NOW)
@@ -334,7 +332,7 @@ def test_the_networks_budgets_are_kept_to_the_attempt() -> None:
     assert check_network_budget("mastercard", asked, NOW) is None
 
 
-def test_a_budget_says_what_was_asked_and_what_is_allowed() -> None:
+def test_budget_states_used_and_allowed_attempts() -> None:
     month = check_network_budget("visa", [NOW - timedelta(days=2)] * 21, NOW)
     assert month is not None
     assert month.reason == "visa: 21 attempts in 30 days, the network allows 20"
@@ -343,13 +341,13 @@ def test_a_budget_says_what_was_asked_and_what_is_allowed() -> None:
     assert nobodys.reason == "card: 15 attempts in 30 days, the network allows 15"
 
 
-def test_an_attempt_leaves_the_window_at_the_very_moment_it_is_as_old_as_the_window() -> None:
+def test_attempt_leaves_the_window_exactly_at_its_end() -> None:
     asked = [NOW - timedelta(days=30)] + [NOW - timedelta(days=1)] * 19
     assert check_network_budget("visa", asked, NOW) is None
     assert check_network_budget("visa", asked, NOW - timedelta(microseconds=1)) is not None
 
 
-def test_mastercard_counts_a_month_too_where_no_day_was_too_busy() -> None:
+def test_mastercard_monthly_budget_applies_below_the_daily_one() -> None:
     asked = [NOW - timedelta(hours=20 * count) for count in range(1, 36)]
     over = check_network_budget("mastercard", asked, NOW)
     assert over is not None
@@ -358,7 +356,7 @@ def test_mastercard_counts_a_month_too_where_no_day_was_too_busy() -> None:
     assert check_network_budget("mastercard", asked[:34], NOW) is None
 
 
-def test_of_two_budgets_the_one_that_lasts_longer_decides() -> None:
+def test_longer_lasting_budget_decides() -> None:
     busy_day = [NOW - timedelta(hours=1)] * 10
     old = [NOW - timedelta(days=29, hours=23, minutes=30)] * 25
     for before, free_at in (
@@ -370,7 +368,7 @@ def test_of_two_budgets_the_one_that_lasts_longer_decides() -> None:
         assert over.free_at == free_at
 
 
-def test_mastercard_allows_ten_in_a_day() -> None:
+def test_mastercard_allows_ten_attempts_a_day() -> None:
     asked = [NOW - timedelta(hours=hour) for hour in range(10)]
     over = check_network_budget("mastercard", asked, NOW)
     assert over is not None
@@ -378,14 +376,14 @@ def test_mastercard_allows_ten_in_a_day() -> None:
     assert "10" in over.reason
 
 
-def test_a_network_without_a_known_rule_gets_the_conservative_one() -> None:
+def test_unknown_network_gets_the_conservative_budget() -> None:
     asked = [NOW - timedelta(days=1)] * 15
     assert check_network_budget("jcb", asked, NOW) is not None
     assert check_network_budget(None, asked, NOW) is not None
     assert check_network_budget("jcb", asked[:14], NOW) is None
 
 
-def test_the_daily_time_is_the_companys() -> None:
+def test_daily_run_time_comes_from_the_policy() -> None:
     late = DunningPolicy(retry_at=time(18, 0))
     decline = card("insufficient_funds", network="mastercard", network_advice_code="25")
     follows = decide_after_decline(decline, PaymentKind.MONTHLY, 1, late, NOW, TODAY)

@@ -29,7 +29,7 @@ PERIODS = st.builds(Period, st.integers(2000, 2100), st.integers(1, 12))
         (date(2020, 1, 1), None, FEBRUARY, (date(2026, 2, 1), date(2026, 2, 28), 28)),
     ],
 )
-def test_active_days_are_counted_with_both_ends(
+def test_active_days_include_both_ends(
     starts_on: date, ends_on: date | None, period: Period, expected: tuple[date, date, int]
 ) -> None:
     active = active_days(starts_on, ends_on, period)
@@ -45,11 +45,11 @@ def test_active_days_are_counted_with_both_ends(
         (date(2026, 10, 10), date(2026, 10, 9)),
     ],
 )
-def test_a_month_without_a_day_of_activity_costs_nothing(starts_on: date, ends_on: date | None) -> None:
+def test_month_without_active_days_costs_nothing(starts_on: date, ends_on: date | None) -> None:
     assert active_days(starts_on, ends_on, OCTOBER) is None
 
 
-def test_a_daily_price_counts_days_whatever_the_month() -> None:
+def test_daily_price_is_multiplied_by_days() -> None:
     assert service_amount_minor(Pricing.DAILY, 99, 1, FEBRUARY) == 99
     assert service_amount_minor(Pricing.DAILY, 99, 28, FEBRUARY) == 27_72
     assert service_amount_minor(Pricing.DAILY, 99, 31, OCTOBER) == 30_69
@@ -71,17 +71,13 @@ def test_a_daily_price_counts_days_whatever_the_month() -> None:
         (0, 17, OCTOBER, 0),
     ],
 )
-def test_a_monthly_price_is_shared_out_over_the_days_of_its_month(
-    price: int, days: int, period: Period, amount: int
-) -> None:
+def test_monthly_price_is_prorated_by_days_of_the_month(price: int, days: int, period: Period, amount: int) -> None:
     assert service_amount_minor(Pricing.MONTHLY, price, days, period) == amount
 
 
 @settings(deadline=None)  # a loaded machine is slow
 @given(PERIODS, st.integers(0, 10**9), st.data())
-def test_part_of_a_month_is_the_nearest_minor_unit_and_the_whole_is_the_price(
-    period: Period, price: int, data: st.DataObject
-) -> None:
+def test_partial_month_rounds_to_the_nearest_minor_unit(period: Period, price: int, data: st.DataObject) -> None:
     days = data.draw(st.integers(1, period.days))
     amount = service_amount_minor(Pricing.MONTHLY, price, days, period)
     assert isinstance(amount, int)
@@ -92,9 +88,7 @@ def test_part_of_a_month_is_the_nearest_minor_unit_and_the_whole_is_the_price(
 
 @settings(deadline=None)  # a loaded machine is slow
 @given(PERIODS, st.integers(-40, 40), st.none() | st.integers(0, 80))
-def test_a_day_is_billed_in_exactly_the_month_that_it_lies_in(
-    period: Period, offset: int, length: int | None
-) -> None:
+def test_each_day_is_billed_in_its_own_month(period: Period, offset: int, length: int | None) -> None:
     starts_on = period.first_day + timedelta(days=offset)
     ends_on = None if length is None else starts_on + timedelta(days=length)
     active = active_days(starts_on, ends_on, period)

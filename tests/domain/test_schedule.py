@@ -48,7 +48,7 @@ def months_until(last: str) -> frozenset[RunKey]:
     return frozenset(RunKey("monthly-invoices", name, "here") for name in names if name <= last)
 
 
-def test_a_month_is_due_from_its_end_in_the_coverages_zone() -> None:
+def test_month_is_due_from_its_end_in_the_coverage_zone() -> None:
     tokyo = [monthly("Asia/Tokyo")]
     known = months_until("2026-09")
     assert due_runs(tokyo, at("2026-10-31T14:59:59"), known, EVER) == []
@@ -57,40 +57,40 @@ def test_a_month_is_due_from_its_end_in_the_coverages_zone() -> None:
     assert run.key == RunKey(job="monthly-invoices", period="2026-10", coverage="here")
 
 
-def test_a_run_that_exists_is_not_due_again() -> None:
+def test_existing_run_is_not_due_again() -> None:
     assert due_runs([monthly()], at("2026-11-01T00:00"), months_until("2026-10"), EVER) == []
 
 
-def test_a_month_missed_by_days_is_caught_up_and_by_more_awaits_confirmation() -> None:
+def test_missed_month_is_caught_up_within_days_and_later_awaits_confirmation() -> None:
     known = months_until("2026-09")
     assert keys(due_runs([monthly()], at("2026-11-08T00:00"), known, EVER)) == [("2026-10", RunState.READY)]
     late = due_runs([monthly()], at("2026-11-08T00:00:01"), known, EVER)
     assert keys(late) == [("2026-10", RunState.AWAITING_CONFIRMATION)]
 
 
-def test_each_month_of_a_long_outage_is_made_and_only_the_last_by_itself() -> None:
+def test_only_the_last_month_of_a_long_outage_needs_no_confirmation() -> None:
     missed = due_runs([monthly()], at("2027-02-02T00:00"), months_until("2026-10"), EVER)
     waits = RunState.AWAITING_CONFIRMATION
     assert keys(missed) == [("2026-11", waits), ("2026-12", waits), ("2027-01", RunState.READY)]
 
 
-def test_a_month_that_was_missed_is_found_behind_one_that_was_made() -> None:
+def test_missed_month_before_an_existing_run_is_found() -> None:
     known = months_until("2027-01") - months_until("2026-12") | months_until("2026-11")
     missed = due_runs([monthly()], at("2027-02-02T00:00"), known, EVER)
     assert keys(missed) == [("2026-12", RunState.AWAITING_CONFIRMATION)]
 
 
-def test_a_coverage_that_is_not_in_force_yet_keeps_no_other_waiting() -> None:
+def test_inactive_coverage_does_not_delay_others() -> None:
     elsewhere = replace(monthly(), coverage="elsewhere")
     runs = due_runs([elsewhere, monthly()], at("2026-11-01T00:00"), months_until("2026-09"), EVER)
     assert [(run.coverage, run.period) for run in runs] == [("here", "2026-10")]
 
 
-def test_no_more_than_a_year_is_looked_back() -> None:
+def test_schedule_looks_back_at_most_a_year() -> None:
     assert len(due_runs([monthly()], at("2026-11-02T00:00"), frozenset(), EVER)) == 12
 
 
-def test_a_fresh_install_makes_no_run_for_the_time_before_it() -> None:
+def test_fresh_install_creates_no_past_runs() -> None:
     began = {"here": at("2026-11-03T08:00")}
     schedule = [monthly(), daily()]
     assert due_runs(schedule, at("2026-11-03T08:00"), frozenset(), began) == []
@@ -98,18 +98,18 @@ def test_a_fresh_install_makes_no_run_for_the_time_before_it() -> None:
     assert due_runs(schedule, at("2026-11-03T09:00"), frozenset(), {}) == []
 
 
-def test_what_is_due_at_the_very_moment_the_schedule_begins_is_made() -> None:
+def test_run_due_at_the_start_of_the_schedule_is_created() -> None:
     first = at("2026-11-01T00:00")
     assert keys(due_runs([monthly()], first, frozenset(), {"here": first})) == [("2026-10", RunState.READY)]
 
 
-def test_after_missed_days_only_todays_daily_run_is_due() -> None:
+def test_only_todays_daily_run_is_due_after_missed_days() -> None:
     runs = due_runs([daily()], at("2026-11-04T23:00"), frozenset(), EVER)
     assert keys(runs) == [("2026-11-04", RunState.READY)]
     assert due_runs([daily()], at("2026-11-05T08:59:59"), frozenset(), EVER) == []
 
 
-def test_runs_come_oldest_first() -> None:
+def test_runs_are_sorted_oldest_first() -> None:
     runs = due_runs([daily(), monthly()], at("2026-11-01T10:00"), months_until("2026-09"), EVER)
     assert [run.job for run in runs] == ["monthly-invoices", "daily-retries"]
 
@@ -150,9 +150,7 @@ def test_each_local_day_of_the_year_has_exactly_one_daily_run(zone: str, hour: t
 
 @pytest.mark.parametrize("zone", ZONES)
 @pytest.mark.parametrize("hour", TIMES)
-def test_a_scheduler_that_looks_all_the_time_makes_one_daily_run_a_day_when_clocks_change(
-    zone: str, hour: time
-) -> None:
+def test_frequent_ticks_create_one_daily_run_a_day_across_clock_changes(zone: str, hour: time) -> None:
     entry = daily(zone, hour)
     noons = [datetime(2026, 1, 1, 12, tzinfo=entry.zone) + timedelta(days=count) for count in range(365)]
     changes = [day for day in noons if day.utcoffset() != (day - timedelta(days=1)).utcoffset()]
@@ -164,7 +162,7 @@ def test_a_scheduler_that_looks_all_the_time_makes_one_daily_run_a_day_when_cloc
         assert [period for period in lived(entry, moments) if period in days] == days
 
 
-def test_the_daily_run_keeps_its_wall_clock_time_over_daylight_saving() -> None:
+def test_daily_run_keeps_its_wall_clock_time_across_daylight_saving() -> None:
     berlin = daily("Europe/Berlin")
     assert moment_of(berlin, "2026-03-28") == at("2026-03-28T08:00")
     assert moment_of(berlin, "2026-03-29") == at("2026-03-29T07:00")
@@ -177,7 +175,7 @@ def test_the_daily_run_keeps_its_wall_clock_time_over_daylight_saving() -> None:
     assert moment_of(lord_howe, "2026-10-04") == at("2026-10-03T22:00")
 
 
-def test_a_skipped_hour_is_run_after_the_gap_and_a_doubled_one_once() -> None:
+def test_skipped_hour_runs_after_the_gap_and_doubled_hour_once() -> None:
     gap = daily("Europe/Berlin", time(2, 30))
     assert moment_of(gap, "2026-03-29") == at("2026-03-29T01:30")  # 03:30 local: 02:30 did not exist
     assert local_date(moment_of(gap, "2026-03-29"), gap.zone) == date(2026, 3, 29)
@@ -186,7 +184,7 @@ def test_a_skipped_hour_is_run_after_the_gap_and_a_doubled_one_once() -> None:
     assert next_moment([gap], doubled) == at("2026-10-26T01:30")
 
 
-def test_where_clocks_skip_over_midnight_the_days_time_is_reached_the_day_after() -> None:
+def test_run_time_skipped_over_midnight_falls_on_the_next_day() -> None:
     """In Nuuk the 28th of March 2026 ends at 23:00, and 23:30 of it is half past midnight of the 29th."""
     nuuk = daily("America/Nuuk", time(23, 30))
     saturday, sunday = moment_of(nuuk, "2026-03-28"), moment_of(nuuk, "2026-03-29")
@@ -197,12 +195,12 @@ def test_where_clocks_skip_over_midnight_the_days_time_is_reached_the_day_after(
     assert keys(late) == [("2026-03-29", RunState.READY)], "whoever missed both asks once, for today"
 
 
-def test_a_month_starts_at_local_midnight_also_where_that_is_a_daylight_saving_day() -> None:
+def test_month_starts_at_local_midnight_on_a_daylight_saving_day() -> None:
     # America/New_York leaves daylight saving on 1 November 2026: the month still starts at the first midnight.
     assert moment_of(monthly("America/New_York"), "2026-10") == at("2026-11-01T04:00")
 
 
-def test_the_next_moment_is_strictly_after_and_the_earliest_of_all_entries() -> None:
+def test_next_moment_is_the_earliest_strictly_after_now() -> None:
     schedule = [monthly("Asia/Tokyo"), daily(), monthly()]
     stops = [at("2026-10-31T10:00")]
     for _ in range(4):
@@ -215,14 +213,14 @@ def test_the_next_moment_is_strictly_after_and_the_earliest_of_all_entries() -> 
     ]
 
 
-def test_a_period_that_is_none_is_refused() -> None:
+def test_invalid_period_is_rejected() -> None:
     with pytest.raises(ValueError, match="2026-10"):
         moment_of(monthly(), "October")
     with pytest.raises(ValueError, match="does not match"):
         moment_of(daily(), "2026-13-01x")
 
 
-def test_each_entry_is_told_with_its_next_moment_and_the_soonest_first() -> None:
+def test_entries_are_listed_with_their_next_moment_soonest_first() -> None:
     schedule = [monthly("Asia/Tokyo"), daily("UTC", time(9)), daily("Asia/Tokyo", time(9))]
     coming = next_moments(schedule, at("2026-11-30T09:00:00"))
     assert [(entry.cadence, str(entry.zone), moment) for entry, moment in coming] == [

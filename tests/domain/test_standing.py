@@ -32,7 +32,9 @@ def unpaid(declines: int = 0, days_past_due: int = 0) -> UnpaidPayment:
         (Standing.MARKED_FOR_SUSPENSION, [], Standing.GOOD),
     ],
 )
-def test_standing(current: Standing, payments: list[UnpaidPayment], standing: Standing) -> None:
+def test_standing_follows_declines_and_days_past_due(
+    current: Standing, payments: list[UnpaidPayment], standing: Standing
+) -> None:
     assert decide_standing(current, payments, POLICY, TODAY).standing is standing
 
 
@@ -62,7 +64,7 @@ def test_standing(current: Standing, payments: list[UnpaidPayment], standing: St
         ),
     ],
 )
-def test_a_decision_says_why_and_which_payment(
+def test_decision_names_its_reason_and_payment(
     current: Standing, payments: list[UnpaidPayment], expected: tuple[Standing, str, str | None]
 ) -> None:
     decision = decide_standing(current, payments, POLICY, TODAY)
@@ -77,21 +79,21 @@ def test_a_decision_says_why_and_which_payment(
         ([unpaid()], (Standing.GOOD, "nothing overdue is unpaid", None)),
     ],
 )
-def test_whom_a_person_spares_is_not_marked_and_stands_as_if_it_were_early(
+def test_account_spared_by_an_operator_is_not_marked(
     payments: list[UnpaidPayment], expected: tuple[Standing, str, str | None]
 ) -> None:
     decision = decide_standing(Standing.PAST_DUE, payments, POLICY, TODAY, is_spared=True)
     assert (decision.standing, decision.reason, decision.payment_id) == expected
 
 
-def test_days_are_counted_on_the_calendar_over_a_leap_day() -> None:
+def test_days_past_due_count_leap_days() -> None:
     due = [UnpaidPayment("p", 0, date(2028, 2, 16))]
     assert decide_standing(Standing.GOOD, due, POLICY, date(2028, 2, 29)).standing is Standing.PAST_DUE  # day 13
     marked = decide_standing(Standing.GOOD, due, POLICY, date(2028, 3, 1))
     assert (marked.standing, marked.reason) == (Standing.MARKED_FOR_SUSPENSION, "14 days past due")
 
 
-def test_the_limits_are_the_companys() -> None:
+def test_limits_come_from_the_policy() -> None:
     strict = DunningPolicy(mark_after_declines=2, mark_after_days_past_due=3)
     for payments, standing in (
         ([unpaid(declines=1, days_past_due=2)], Standing.PAST_DUE),
@@ -101,5 +103,5 @@ def test_the_limits_are_the_companys() -> None:
         assert decide_standing(Standing.GOOD, payments, strict, TODAY).standing is standing
 
 
-def test_without_a_word_of_the_company_it_is_seven_declines_or_fourteen_days() -> None:
+def test_default_limits_are_seven_declines_or_fourteen_days() -> None:
     assert (POLICY.mark_after_declines, POLICY.mark_after_days_past_due) == (7, 14)

@@ -23,18 +23,18 @@ from shared.domain.states import (
 DOCUMENT = Path(__file__).parents[2] / "docs" / "states.md"
 
 
-def test_every_state_has_its_row() -> None:
+def test_every_state_has_a_row() -> None:
     assert set(PAYMENT_MOVES) == set(PaymentState)
     assert set(ATTEMPT_MOVES) == set(AttemptState)
 
 
-def test_paid_is_reachable_from_everywhere_and_left_by_nothing() -> None:
+def test_paid_is_reachable_from_every_state_and_final() -> None:
     for state in set(PaymentState) - {PaymentState.PAID}:
         assert PaymentState.PAID in PAYMENT_MOVES[state], f"money that comes in while {state} would be refused"
     assert PAYMENT_MOVES[PaymentState.PAID] == frozenset()
 
 
-def test_an_end_is_left_only_by_evidence_of_money() -> None:
+def test_closed_state_is_left_only_by_evidence_of_money() -> None:
     for state in ENDED - {PaymentState.PAID}:
         assert PAYMENT_MOVES[state] == {PaymentState.PAID}
 
@@ -47,20 +47,20 @@ def test_every_state_is_reachable_from_due() -> None:
     assert reached == set(PaymentState)
 
 
-def test_a_closed_attempt_is_changed_only_by_evidence_of_money() -> None:
+def test_closed_attempt_is_changed_only_by_evidence_of_money() -> None:
     for state in set(AttemptState) - OPEN_ATTEMPT:
         assert ATTEMPT_MOVES[state] <= {AttemptState.SUCCEEDED}
     assert ATTEMPT_MOVES[AttemptState.SUCCEEDED] == frozenset()
 
 
-def test_a_move_that_the_table_does_not_list_is_refused() -> None:
+def test_transition_outside_the_table_is_refused() -> None:
     with pytest.raises(ForbiddenMoveError, match="from paid to due"):
         check_payment_move(PaymentState.PAID, PaymentState.DUE)
     with pytest.raises(ForbiddenMoveError, match="from unknown to started"):
         check_attempt_move(AttemptState.UNKNOWN, AttemptState.STARTED)
 
 
-def test_every_move_of_the_table_and_no_other_is_allowed() -> None:
+def test_exactly_the_transitions_of_the_table_are_allowed() -> None:
     for before in PaymentState:
         for after in PaymentState:
             if after in PAYMENT_MOVES[before] or after is before:  # staying is no move: only its time changes
@@ -77,11 +77,11 @@ def test_every_move_of_the_table_and_no_other_is_allowed() -> None:
                     check_attempt_move(earlier, later)
 
 
-def test_an_attempt_never_goes_back_to_where_its_request_may_leave() -> None:
+def test_attempt_never_returns_to_a_state_that_may_send() -> None:
     assert all(AttemptState.STARTED not in moves for moves in ATTEMPT_MOVES.values())
 
 
-def test_states_are_what_the_rest_of_the_system_takes_them_for() -> None:
+def test_sets_of_states_are_pinned() -> None:
     """A word more or less in one of these sets asks for money, or forgets it."""
     assert {PaymentState.DUE, PaymentState.RETRY_SCHEDULED} == CHARGEABLE
     assert {PaymentState.NEEDS_PAYMENT_METHOD, PaymentState.NEEDS_AUTHENTICATION} == WAITING_FOR_CARD
@@ -96,7 +96,7 @@ def test_states_are_what_the_rest_of_the_system_takes_them_for() -> None:
 
 
 @pytest.mark.parametrize(("heading", "moves"), [("Payment", PAYMENT_MOVES), ("Attempt", ATTEMPT_MOVES)])
-def test_the_document_shows_the_table(heading: str, moves: dict[str, frozenset[str]]) -> None:
+def test_document_shows_the_table(heading: str, moves: dict[str, frozenset[str]]) -> None:
     section = DOCUMENT.read_text("utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", section, re.MULTILINE)
     shown = {state: frozenset(re.findall(r"`(\w+)`", after)) for state, after in rows}

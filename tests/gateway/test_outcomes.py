@@ -23,43 +23,43 @@ def snapshot(status: str, charge: str | None = None) -> PaymentIntentSnapshot:
     return PaymentIntentSnapshot("pi_1", status, 500, 0, "USD", latest_charge_id=charge)
 
 
-def test_the_table_has_a_row_for_every_pair() -> None:
+def test_table_has_a_row_for_every_pair() -> None:
     assert set(OUTCOMES) == set(PAIRS)
 
 
 @pytest.mark.parametrize(("trouble", "status"), PAIRS)
-def test_only_a_success_that_was_shown_is_one(trouble: Trouble, status: Status) -> None:
+def test_success_requires_a_succeeded_status(trouble: Trouble, status: Status) -> None:
     assert (OUTCOMES[trouble, status] is Outcome.SUCCEEDED) == (status is Status.SUCCEEDED)
 
 
 @pytest.mark.parametrize(("trouble", "status"), PAIRS)
-def test_only_a_cancellation_that_was_shown_is_one(trouble: Trouble, status: Status) -> None:
+def test_cancellation_requires_a_canceled_status(trouble: Trouble, status: Status) -> None:
     assert (OUTCOMES[trouble, status] is Outcome.CANCELED) == (status is Status.CANCELED)
 
 
 @pytest.mark.parametrize(("trouble", "status"), PAIRS)
-def test_a_decline_comes_only_from_the_card(trouble: Trouble, status: Status) -> None:
+def test_decline_requires_a_card_error(trouble: Trouble, status: Status) -> None:
     if OUTCOMES[trouble, status] is Outcome.DECLINED:
         assert trouble is Trouble.CARD or (trouble, status) == (Trouble.NONE, Status.REQUIRES_PAYMENT_METHOD)
 
 
 @pytest.mark.parametrize(("trouble", "status"), sorted(product(LEAVES_IT_OPEN, WAITS)))
-def test_a_missing_answer_is_never_taken_for_one(trouble: Trouble, status: Status) -> None:
+def test_missing_answer_is_never_an_outcome(trouble: Trouble, status: Status) -> None:
     assert OUTCOMES[trouble, status] is Outcome.UNKNOWN
 
 
 @pytest.mark.parametrize(("trouble", "status"), sorted(product(NEVER_ARRIVED, WAITS)))
-def test_an_outage_is_never_a_decline(trouble: Trouble, status: Status) -> None:
+def test_outage_is_never_a_decline(trouble: Trouble, status: Status) -> None:
     assert OUTCOMES[trouble, status] is Outcome.NOT_SENT
 
 
 @pytest.mark.parametrize("trouble", Trouble)
 @pytest.mark.parametrize("status", [Status.PROCESSING, Status.REQUIRES_CAPTURE, Status.NEVER_SEEN])
-def test_what_is_pending_stays_unknown(trouble: Trouble, status: Status) -> None:
+def test_pending_status_stays_unknown(trouble: Trouble, status: Status) -> None:
     assert OUTCOMES[trouble, status] is Outcome.UNKNOWN
 
 
-def test_a_status_that_this_release_does_not_know_has_a_column() -> None:
+def test_unknown_status_has_a_column() -> None:
     assert status_of(snapshot("requires_moon_phase")) is Status.NEVER_SEEN
     assert status_of(None) is Status.NOT_SHOWN
 
@@ -76,7 +76,7 @@ def test_a_status_that_this_release_does_not_know_has_a_column() -> None:
         ("requires_action", False, Outcome.AUTHENTICATION_NEEDED),
     ],
 )
-def test_an_observation_is_told_from_the_attempt_before_by_its_charge(
+def test_observation_is_matched_to_its_attempt_by_charge(
     status: str, is_charge_new: bool, outcome: Outcome
 ) -> None:
     assert observed_outcome(snapshot(status, "ch_1"), is_charge_new=is_charge_new) is outcome

@@ -24,20 +24,20 @@ COPIED = (*PACKAGES, "billing.toml", "docs")
 EVERYTHING = "shared/payments"
 
 PAYMENTS = (
-    "tests/payments/test_waiting.py",
+    "tests/payments/test_waiting_for_a_card.py",
     "tests/payments/test_two_clocks.py",
     "tests/payments/test_charge_payment.py",
     "tests/payments/test_spent_keys.py",
     "tests/payments/test_missing_answers.py",
-    "tests/payments/test_between_the_phases.py",
+    "tests/payments/test_charge_phases.py",
     "tests/payments/test_settlement.py",
 )
 #: An attempt that cancels: the one thing in a claim that the first five of these don't try.
-CANCEL = "tests/payments/test_settlement.py::test_a_cancel_without_an_answer_is_settled_and_then_succeeded"
-CLOSES = ("tests/payments/test_ending.py", "tests/payments/test_ending_troubles.py")
+CANCEL = "tests/payments/test_settlement.py::test_cancel_without_an_answer_is_settled_and_succeeded_by_a_new_payment_intent"
+CLOSES = ("tests/payments/test_close.py", "tests/payments/test_close_errors.py")
 OPERATORS = (
     "tests/payments/test_decisions.py",
-    "tests/payments/test_asked_already.py",
+    "tests/payments/test_charge_already_requested.py",
     "tests/payments/test_reasons.py",
 )
 #: The tests of each module: few and fast, because a mutant that survives has run all of them.
@@ -54,7 +54,7 @@ SELECTIONS = {
     "shared/payments/operator/close.py": CLOSES,
     "shared/payments/operator/hold.py": OPERATORS,
     "shared/payments/operator/refusals.py": OPERATORS,
-    "shared/payments/outages.py": ("tests/payments/test_outage_over.py",),
+    "shared/payments/outages.py": ("tests/payments/test_outage_backoff.py",),
     "shared/payments/outcome_handlers.py": PAYMENTS[2:] + CLOSES[:1],
     "shared/payments/receipts.py": PAYMENTS[4:] + CLOSES[:1],
     "shared/payments/record_outcome.py": PAYMENTS[2:],

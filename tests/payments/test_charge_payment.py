@@ -12,7 +12,7 @@ from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuth
 from tests.world import World
 
 
-def test_a_good_card_pays_and_everything_is_written_down(world: World) -> None:
+def test_good_card_pays_and_all_rows_are_written(world: World) -> None:
     account = world.account("A-1")
     world.add_primary_card(account)
     payment = world.add_due_payment(account, 29_85)
@@ -33,7 +33,7 @@ def test_a_good_card_pays_and_everything_is_written_down(world: World) -> None:
     ]
 
 
-def test_an_attempt_names_its_card_and_who_asked_for_it(world: World) -> None:
+def test_attempt_stores_its_card_and_requester(world: World) -> None:
     account = world.account("A-1")
     card = world.add_primary_card(account)
     payment = world.add_due_payment(account, requested_by="anna")
@@ -47,7 +47,7 @@ def test_an_attempt_names_its_card_and_who_asked_for_it(world: World) -> None:
     assert (attempt.stripe_payment_method_id, attempt.card_network) == (card.payment_method, "visa")
 
 
-def test_a_later_attempt_may_confirm_from_its_claim_on(world: World) -> None:
+def test_later_attempt_may_confirm_from_its_claim_on(world: World) -> None:
     """Its PaymentIntent's id is known: whoever settles it must look, because the confirm may have been sent."""
     account = world.account("A-1")
     world.add_primary_card(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
@@ -68,7 +68,7 @@ def test_charging_twice_charges_once(world: World) -> None:
     assert len(world.attempts(payment)) == 1
 
 
-def test_create_and_confirm_are_two_requests_with_their_own_keys(world: World) -> None:
+def test_create_and_confirm_have_separate_idempotency_keys(world: World) -> None:
     account = world.account("A-1")
     world.add_primary_card(account)
     payment = world.add_due_payment(account)
@@ -81,7 +81,7 @@ def test_create_and_confirm_are_two_requests_with_their_own_keys(world: World) -
     ]
 
 
-def test_the_processor_is_told_our_ids(world: World) -> None:
+def test_metadata_carries_our_ids(world: World) -> None:
     account = world.account("A-1")
     world.add_primary_card(account)
     payment = world.add_due_payment(account)
@@ -91,7 +91,7 @@ def test_the_processor_is_told_our_ids(world: World) -> None:
     assert line.customer == world.customer_id(account)
 
 
-def test_without_a_card_nothing_is_sent(world: World) -> None:
+def test_payment_without_a_card_sends_no_request(world: World) -> None:
     payment = world.add_due_payment(world.account("A-1"))
     world.charge(payment)
     row = world.payment(payment)
@@ -101,7 +101,7 @@ def test_without_a_card_nothing_is_sent(world: World) -> None:
     assert ("charge_not_attempted", "no card is registered") in world.billing_events(payment)
 
 
-def test_a_soft_decline_is_asked_again_the_next_morning_in_the_coverages_zone(world: World) -> None:
+def test_soft_decline_is_retried_next_morning_in_the_coverage_zone(world: World) -> None:
     account = world.account("J-1", "japan")
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     payment = world.add_due_payment(account, 500)
@@ -130,7 +130,7 @@ def test_a_soft_decline_is_asked_again_the_next_morning_in_the_coverages_zone(wo
         ("pm_card_visa_chargeDeclinedStolenCard", "card_declined", "stolen_card", "needs_payment_method"),
     ],
 )
-def test_each_decline_goes_its_own_way(
+def test_each_decline_leads_to_its_state(
     world: World, card: str, code: str, decline_code: str | None, state: str
 ) -> None:
     account = world.account("A-1")
@@ -143,7 +143,7 @@ def test_each_decline_goes_its_own_way(
     assert world.payment(payment).state == state
 
 
-def test_authentication_is_not_a_decline(world: World) -> None:
+def test_required_authentication_is_not_a_decline(world: World) -> None:
     account = world.account("A-1")
     world.add_primary_card(account, story=NeedsAuthentication())
     payment = world.add_due_payment(account)
@@ -154,7 +154,7 @@ def test_authentication_is_not_a_decline(world: World) -> None:
     assert world.standing(account) == "good"
 
 
-def test_a_stolen_card_is_never_asked_again_whoever_registers_it(world: World) -> None:
+def test_stolen_card_is_never_charged_again_for_any_account(world: World) -> None:
     first, second = world.account("A-1"), world.account("A-2")
     stolen = world.simulator.make_card("global", AlwaysDeclines(decline_code="stolen_card"))
     world.add_primary_card(first, stolen.token)
@@ -167,7 +167,7 @@ def test_a_stolen_card_is_never_asked_again_whoever_registers_it(world: World) -
     assert world.attempts(other) == []
 
 
-def test_a_budget_is_counted_over_all_payments_of_a_card(world: World) -> None:
+def test_budget_counts_all_payments_of_a_card(world: World) -> None:
     card = world.simulator.make_card(
         "global", AlwaysDeclines(decline_code="insufficient_funds"), brand="mastercard"
     )
@@ -191,7 +191,7 @@ def test_a_budget_is_counted_over_all_payments_of_a_card(world: World) -> None:
     assert event.data == {"next_attempt_at": row.next_attempt_at.isoformat(), "trigger": row.trigger}
 
 
-def test_the_limit_cancels_the_payment_intent_and_its_successor_pays_once(world: World) -> None:
+def test_confirmation_limit_cancels_the_payment_intent_and_its_successor_pays_once(world: World) -> None:
     account = world.account("A-1")
     world.add_primary_card(account, story=DeclinesThenPays(times=10, decline_code="insufficient_funds"))
     payment = world.add_due_payment(account)
@@ -206,7 +206,7 @@ def test_the_limit_cancels_the_payment_intent_and_its_successor_pays_once(world:
     ]
 
 
-def test_what_meets_the_cancellation_goes_on_at_once(world: World) -> None:
+def test_payment_interrupted_by_a_cancellation_is_retried_at_once(world: World) -> None:
     account = world.account("A-1")
     world.add_primary_card(account, story=DeclinesThenPays(times=10, decline_code="insufficient_funds"))
     payment = world.add_due_payment(account)
@@ -222,7 +222,7 @@ def test_what_meets_the_cancellation_goes_on_at_once(world: World) -> None:
     )
 
 
-def test_a_person_who_cancels_at_the_processor_is_not_overruled(world: World) -> None:
+def test_cancellation_in_the_stripe_dashboard_is_not_overruled(world: World) -> None:
     account = world.account("A-1")
     world.add_primary_card(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
     payment = world.add_due_payment(account)
@@ -242,7 +242,7 @@ def test_a_person_who_cancels_at_the_processor_is_not_overruled(world: World) ->
         assert connection.scalar(text("SELECT kind FROM findings")) == "canceled_by_a_person"
 
 
-def test_a_card_registered_while_the_old_one_declines_is_charged(world: World) -> None:
+def test_card_registered_during_a_decline_is_charged(world: World) -> None:
     """I15: the attempt freezes the revision; its record re-reads it."""
     account = world.account("A-1")
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="expired_card"))
@@ -265,7 +265,7 @@ def test_a_card_registered_while_the_old_one_declines_is_charged(world: World) -
     assert world.captured_amounts(payment) == [5_00]
 
 
-def test_a_waiting_payment_is_woken_by_a_newer_card_only(world: World) -> None:
+def test_waiting_payment_is_woken_only_by_a_newer_card(world: World) -> None:
     account = world.account("A-1")
     payment = world.add_due_payment(account)
     world.charge(payment)
@@ -278,7 +278,7 @@ def test_a_waiting_payment_is_woken_by_a_newer_card_only(world: World) -> None:
     assert world.captured_amounts(payment) == [5_00]
 
 
-def test_paying_the_last_unpaid_payment_makes_the_standing_good_again(world: World) -> None:
+def test_paying_the_last_unpaid_payment_restores_good_standing(world: World) -> None:
     account = world.account("A-1")
     world.add_primary_card(account, story=DeclinesThenPays(times=7, decline_code="insufficient_funds"))
     payment = world.add_due_payment(account)

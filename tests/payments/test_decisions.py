@@ -72,7 +72,7 @@ def comes_next(world: World, payment: UUID) -> str:
 # -- hold and release
 
 
-def test_a_held_payment_is_not_charged_until_its_day_begins_in_its_coverage(world: World) -> None:
+def test_held_payment_is_not_charged_until_its_day_begins_in_the_coverage_zone(world: World) -> None:
     taro = world.account("T-1", "japan")
     world.add_primary_card(taro)
     payment = world.add_due_payment(taro, 900)
@@ -87,7 +87,7 @@ def test_a_held_payment_is_not_charged_until_its_day_begins_in_its_coverage(worl
     assert world.captured_amounts(payment) == [900]
 
 
-def test_a_hold_without_a_day_lasts_until_somebody_releases_it(world: World, account: Account) -> None:
+def test_hold_without_a_date_lasts_until_it_is_released(world: World, account: Account) -> None:
     payment = world.add_due_payment(account)
     assert hold(world, payment) == Held(payment, UNTIL_RELEASED)
     world.clock.set(world.clock.now() + timedelta(days=2_000))
@@ -98,7 +98,7 @@ def test_a_hold_without_a_day_lasts_until_somebody_releases_it(world: World, acc
     assert world.captured_amounts(payment) == [5_00]
 
 
-def test_a_hold_says_who_why_until_when_and_what_was_before(world: World, account: Account) -> None:
+def test_hold_records_actor_reason_end_and_previous_state(world: World, account: Account) -> None:
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     payment = world.add_due_payment(account)
     world.charge(payment)
@@ -116,7 +116,7 @@ def test_a_hold_says_who_why_until_when_and_what_was_before(world: World, accoun
     assert event.before["state_reason"] == before.state_reason
 
 
-def test_a_second_hold_replaces_the_first_and_a_release_gives_back_what_was_before_both(
+def test_second_hold_replaces_the_first_and_release_restores_the_original_state(
     world: World, account: Account
 ) -> None:
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
@@ -142,7 +142,7 @@ def test_a_second_hold_replaces_the_first_and_a_release_gives_back_what_was_befo
         (date(2027, 11, 3), "more than 366 days away"),
     ],
 )
-def test_a_hold_that_is_over_already_or_lasts_for_ever_is_refused_and_written_down(
+def test_hold_with_invalid_end_date_is_refused_and_recorded(
     world: World, account: Account, until: date, why: str
 ) -> None:
     payment = world.add_due_payment(account)
@@ -157,12 +157,12 @@ def test_a_hold_that_is_over_already_or_lasts_for_ever_is_refused_and_written_do
     assert event.data == {"asked_for": "hold", "asked_because": WHY}
 
 
-def test_the_first_and_the_last_day_of_a_hold_are_taken(world: World, account: Account) -> None:
+def test_first_and_last_allowed_hold_dates_are_accepted(world: World, account: Account) -> None:
     for until in (date(2026, 11, 2), date(2027, 11, 2)):
         assert isinstance(hold(world, world.add_due_payment(account), until), Held)
 
 
-def test_what_is_paid_or_being_ended_is_not_held_and_what_is_not_held_is_not_released(
+def test_paid_or_closing_payment_cannot_be_held_and_unheld_payment_cannot_be_released(
     world: World, account: Account
 ) -> None:
     paid, ending, free = (
@@ -182,9 +182,7 @@ def test_what_is_paid_or_being_ended_is_not_held_and_what_is_not_held_is_not_rel
         assert isinstance(refused, Refused), payment
 
 
-def test_a_person_who_charges_by_hand_releases_a_hold_and_a_bulk_action_does_not(
-    world: World, account: Account
-) -> None:
+def test_operator_charge_releases_a_hold_and_bulk_charge_does_not(world: World, account: Account) -> None:
     payment = world.add_due_payment(account)
     hold(world, payment)
     with world.engine.begin() as connection:
@@ -223,7 +221,7 @@ def daily_run(world: World, day: str) -> None:
     raise AssertionError("the run isn't through")
 
 
-def test_a_person_marks_an_account_by_the_machines_transition(world: World, account: Account) -> None:
+def test_operator_marks_an_account_by_the_same_transition_as_the_daily_run(world: World, account: Account) -> None:
     assert mark(world, account) == Stands(account.id, Standing.MARKED_FOR_SUSPENSION)
     with world.engine.connect() as connection:
         row = connection.execute(select(accounts)).one()
@@ -240,9 +238,7 @@ def test_a_person_marks_an_account_by_the_machines_transition(world: World, acco
     assert "marked already" in refused.reason
 
 
-def test_a_persons_mark_goes_like_any_other_once_nothing_in_trouble_is_unpaid(
-    world: World, account: Account
-) -> None:
+def test_operator_mark_is_removed_once_overdue_payments_are_paid(world: World, account: Account) -> None:
     payment = world.add_due_payment(account, due_on=date(2026, 10, 30))
     mark(world, account)
     daily_run(world, "2026-11-01")
@@ -251,7 +247,7 @@ def test_a_persons_mark_goes_like_any_other_once_nothing_in_trouble_is_unpaid(
     assert world.standing(account) == "good"
 
 
-def test_an_unmarking_is_not_undone_by_the_next_runs_until_its_day(world: World, account: Account) -> None:
+def test_unmarking_holds_until_its_date(world: World, account: Account) -> None:
     in_trouble(world, account)
     daily_run(world, "2026-11-01")
     assert world.standing(account) == "marked_for_suspension"
@@ -265,7 +261,7 @@ def test_an_unmarking_is_not_undone_by_the_next_runs_until_its_day(world: World,
     assert world.standing(account) == "marked_for_suspension", "the week is over, and nothing was paid"
 
 
-def test_a_payment_of_another_invoice_does_not_undo_an_unmarking(world: World, account: Account) -> None:
+def test_payment_of_another_invoice_keeps_the_unmarking(world: World, account: Account) -> None:
     in_trouble(world, account)
     payment = world.add_due_payment(account)
     daily_run(world, "2026-11-01")
@@ -275,7 +271,7 @@ def test_a_payment_of_another_invoice_does_not_undo_an_unmarking(world: World, a
     assert world.standing(account) == "past_due"
 
 
-def test_one_more_decline_is_something_new_and_marks_again(world: World, account: Account) -> None:
+def test_new_decline_marks_the_account_again(world: World, account: Account) -> None:
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     in_trouble(world, account)
     daily_run(world, "2026-11-01")
@@ -284,7 +280,7 @@ def test_one_more_decline_is_something_new_and_marks_again(world: World, account
     assert world.standing(account) == "marked_for_suspension"
 
 
-def test_an_unmarking_counts_only_until_the_standing_changes_again(world: World, account: Account) -> None:
+def test_unmarking_ends_when_the_standing_changes(world: World, account: Account) -> None:
     old = in_trouble(world, account)
     daily_run(world, "2026-11-01")
     unmark(world, account, date(2027, 1, 1))
@@ -298,7 +294,7 @@ def test_an_unmarking_counts_only_until_the_standing_changes_again(world: World,
     assert world.standing(account) == "marked_for_suspension"
 
 
-def test_an_unmarked_account_that_owes_nothing_overdue_is_good(world: World, account: Account) -> None:
+def test_unmarked_account_without_overdue_payments_is_good(world: World, account: Account) -> None:
     mark(world, account)
     assert unmark(world, account) == Stands(account.id, Standing.GOOD)
     event = told(world, type="standing_changed")[-1]
@@ -309,9 +305,7 @@ def test_an_unmarked_account_that_owes_nothing_overdue_is_good(world: World, acc
 @pytest.mark.parametrize(
     ("days", "why"), [(0, "isn't after today"), (LONGEST_SPARED.days + 1, "more than 90 days away")]
 )
-def test_an_unmarking_of_no_day_or_of_a_year_is_refused(
-    world: World, account: Account, days: int, why: str
-) -> None:
+def test_unmarking_with_invalid_length_is_refused(world: World, account: Account, days: int, why: str) -> None:
     mark(world, account)
     refused = unmark(world, account, world.clock.now().date() + timedelta(days=days))
     assert isinstance(refused, Refused)
@@ -319,9 +313,7 @@ def test_an_unmarking_of_no_day_or_of_a_year_is_refused(
     assert world.standing(account) == "marked_for_suspension"
 
 
-def test_an_account_that_is_not_marked_or_not_there_and_a_person_without_reason_are_refused(
-    world: World, account: Account
-) -> None:
+def test_unmarking_without_mark_account_or_reason_is_refused(world: World, account: Account) -> None:
     nobody = Account(uuid4(), uuid4(), "none", "global")
     for refused in (
         unmark(world, account),
@@ -333,7 +325,7 @@ def test_an_account_that_is_not_marked_or_not_there_and_a_person_without_reason_
     assert world.standing(account) == "good"
 
 
-def test_the_machine_and_a_person_at_once_wait_for_each_other(world: World, account: Account) -> None:
+def test_daily_run_and_operator_wait_for_each_other(world: World, account: Account) -> None:
     """Both lock the account first: whoever comes second sees what the first decided."""
     in_trouble(world, account)
     with world.engine.begin() as connection:
@@ -344,7 +336,7 @@ def test_the_machine_and_a_person_at_once_wait_for_each_other(world: World, acco
     assert isinstance(refused, Refused)
 
 
-def test_ending_a_payment_in_trouble_gives_the_account_its_standing_back(world: World, account: Account) -> None:
+def test_closing_an_overdue_payment_restores_the_standing(world: World, account: Account) -> None:
     payment = in_trouble(world, account)
     daily_run(world, "2026-11-01")
     assert world.standing(account) == "marked_for_suspension"

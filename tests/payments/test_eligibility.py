@@ -726,7 +726,7 @@ CHECKS = (
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_with_one_thing_changed_the_table_and_its_users_agree(one_away: Rows, check: Any) -> None:
+def test_table_and_its_users_agree_on_one_changed_value(one_away: Rows, check: Any) -> None:
     with one_away.undone():
         check(one_away)
 
@@ -739,13 +739,13 @@ def test_with_one_thing_changed_the_table_and_its_users_agree(one_away: Rows, ch
     print_blob=True,
 )
 @given(specs=st.lists(SPECS, min_size=20, max_size=20))
-def test_with_anything_changed_the_table_and_its_users_agree(database: Engine, specs: list[Spec]) -> None:
+def test_table_and_its_users_agree_on_any_values(database: Engine, specs: list[Spec]) -> None:
     with written(database, specs) as rows:
         for check in CHECKS:
             check(rows)
 
 
-def test_each_condition_holds_for_some_rows_and_not_for_others() -> None:
+def test_each_condition_is_true_for_some_rows_and_false_for_others() -> None:
     for condition in CONDITIONS:
         assert {condition.holds(spec.facts()) for spec in ONE_AWAY} == {True, False}, condition.name
     assert len({condition.name for condition in CONDITIONS}) == len(CONDITIONS)

@@ -22,10 +22,10 @@ from tests.payments.wire import (
     KilledError,
     Wire,
     kill,
-    let_the_lease_run_out,
+    expire_lease,
     lose,
     sent,
-    settle_last,
+    settle_last_attempt,
 )
 from tests.seed import Account
 from tests.world import World, api_key
@@ -45,19 +45,19 @@ def claim(world: World, payment: UUID) -> Claimed:
     return claimed
 
 
-def test_money_that_was_taken_unseen_is_found_at_the_first_look(world: World, wire: Wire, account: Account) -> None:
+def test_captured_money_is_found_at_the_first_look_up(world: World, wire: Wire, account: Account) -> None:
     wire.after["confirm_payment_intent"] = lose
     payment = world.add_due_payment(account)
     world.charge(payment)
     assert world.attempts(payment)[0].state == "unknown"
     assert world.payment(payment).state == "due"
     world.machine.advance(seconds=6)
-    settle_last(world, payment)
+    settle_last_attempt(world, payment)
     assert world.payment(payment).state == "paid", "evidence of money closes an attempt inside its lease too"
     assert world.captured_amounts(payment) == [5_00]
 
 
-def test_an_unknown_attempt_blocks_every_other_path(world: World, wire: Wire, account: Account) -> None:
+def test_unknown_attempt_blocks_every_other_path(world: World, wire: Wire, account: Account) -> None:
     wire.after["confirm_payment_intent"] = lose
     payment = world.add_due_payment(account)
     world.charge(payment)
@@ -70,23 +70,23 @@ def test_an_unknown_attempt_blocks_every_other_path(world: World, wire: Wire, ac
     assert sent(world, "/confirm") == 1
 
 
-def test_a_lost_decline_counts_once_and_only_after_the_lease(world: World, wire: Wire, account: Account) -> None:
+def test_lost_decline_counts_once_and_only_after_the_lease(world: World, wire: Wire, account: Account) -> None:
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     wire.after["confirm_payment_intent"] = lose
     payment = world.add_due_payment(account)
     world.charge(payment)
     world.machine.advance(seconds=30)
-    settle_last(world, payment)
+    settle_last_attempt(world, payment)
     assert world.attempts(payment)[0].state == "unknown", "it might speak of the attempt before"
-    let_the_lease_run_out(world)
-    settle_last(world, payment)
-    settle_last(world, payment)
+    expire_lease(world)
+    settle_last_attempt(world, payment)
+    settle_last_attempt(world, payment)
     (attempt,) = world.attempts(payment)
     assert (attempt.state, attempt.decline_code) == ("declined", "insufficient_funds")
     assert (world.payment(payment).state, world.payment(payment).decline_count) == ("retry_scheduled", 1)
 
 
-def test_the_decline_of_the_attempt_before_is_not_taken_for_this_ones(
+def test_decline_of_the_previous_attempt_does_not_close_this_one(
     world: World, wire: Wire, account: Account
 ) -> None:
     world.add_primary_card(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
@@ -96,8 +96,8 @@ def test_the_decline_of_the_attempt_before_is_not_taken_for_this_ones(
     wire.before["confirm_payment_intent"] = kill
     with pytest.raises(KilledError):
         world.charge(payment)
-    let_the_lease_run_out(world)
-    settle_last(world, payment)
+    expire_lease(world)
+    settle_last_attempt(world, payment)
     assert [row.state for row in world.attempts(payment)] == ["declined", "not_sent"]
     assert world.payment(payment).decline_count == 1
     wire.before.clear()
@@ -106,13 +106,13 @@ def test_the_decline_of_the_attempt_before_is_not_taken_for_this_ones(
     assert world.captured_amounts(payment) == [5_00]
 
 
-def test_killed_right_after_the_claim(world: World, account: Account) -> None:
+def test_kill_after_the_claim_sends_nothing(world: World, account: Account) -> None:
     payment = world.add_due_payment(account)
     claim(world, payment)
     world.charge(payment)
     assert world.captured_amounts(payment) == [], "the open attempt holds the place"
-    let_the_lease_run_out(world)
-    settle_last(world, payment)
+    expire_lease(world)
+    settle_last_attempt(world, payment)
     assert world.attempts(payment)[0].state == "not_sent"
     assert world.simulator.requests("payment_intents") == []
     world.machine.advance(seconds=10)
@@ -120,16 +120,14 @@ def test_killed_right_after_the_claim(world: World, account: Account) -> None:
     assert world.captured_amounts(payment) == [5_00]
 
 
-def test_killed_after_the_create_finds_the_same_payment_intent_again(
-    world: World, wire: Wire, account: Account
-) -> None:
+def test_kill_after_the_create_reuses_the_payment_intent(world: World, wire: Wire, account: Account) -> None:
     wire.after["create_payment_intent"] = kill
     payment = world.add_due_payment(account)
     with pytest.raises(KilledError):
         world.charge(payment)
     assert world.intents(payment)[0].stripe_payment_intent_id is None
-    let_the_lease_run_out(world)
-    settle_last(world, payment)
+    expire_lease(world)
+    settle_last_attempt(world, payment)
     wire.after.clear()
     world.machine.advance(seconds=10)
     world.charge(payment)
@@ -138,9 +136,7 @@ def test_killed_after_the_create_finds_the_same_payment_intent_again(
     assert world.simulator.health()["objects"]["payment_intents"] == 1
 
 
-def test_a_create_without_an_answer_moved_no_money_and_is_repeated_under_its_key(
-    world: World, wire: Wire, account: Account
-) -> None:
+def test_create_without_an_answer_is_repeated_with_its_key(world: World, wire: Wire, account: Account) -> None:
     wire.after["create_payment_intent"] = lose
     payment = world.add_due_payment(account)
     world.charge(payment)
@@ -155,7 +151,7 @@ def test_a_create_without_an_answer_moved_no_money_and_is_repeated_under_its_key
     assert creates == [f"duecourse-create-{payment}-1"] * 2
 
 
-def test_a_create_key_older_than_23_hours_is_never_sent_again(world: World, wire: Wire, account: Account) -> None:
+def test_create_key_older_than_23_hours_is_never_sent_again(world: World, wire: Wire, account: Account) -> None:
     wire.after["create_payment_intent"] = lose
     payment = world.add_due_payment(account)
     world.charge(payment)
@@ -170,13 +166,13 @@ def test_a_create_key_older_than_23_hours_is_never_sent_again(world: World, wire
     assert world.captured_amounts(payment) == [5_00]
 
 
-def test_killed_between_the_commit_of_the_id_and_the_confirm(world: World, wire: Wire, account: Account) -> None:
+def test_kill_before_the_confirm_is_recovered(world: World, wire: Wire, account: Account) -> None:
     wire.before["confirm_payment_intent"] = kill
     payment = world.add_due_payment(account)
     with pytest.raises(KilledError):
         world.charge(payment)
-    let_the_lease_run_out(world)
-    settle_last(world, payment)
+    expire_lease(world)
+    settle_last_attempt(world, payment)
     assert world.attempts(payment)[0].state == "not_sent"
     wire.before.clear()
     world.machine.advance(seconds=10)
@@ -184,15 +180,15 @@ def test_killed_between_the_commit_of_the_id_and_the_confirm(world: World, wire:
     assert world.captured_amounts(payment) == [5_00]
 
 
-def test_killed_after_the_money_was_taken(world: World, wire: Wire, account: Account) -> None:
+def test_kill_after_the_capture_is_recovered(world: World, wire: Wire, account: Account) -> None:
     wire.after["confirm_payment_intent"] = kill
     payment = world.add_due_payment(account)
     with pytest.raises(KilledError):
         world.charge(payment)
     assert world.captured_amounts(payment) == [5_00]
     world.charge(payment)
-    let_the_lease_run_out(world)
-    settle_last(world, payment)
+    expire_lease(world)
+    settle_last_attempt(world, payment)
     assert world.payment(payment).state == "paid"
     assert world.attempts(payment)[0].state == "succeeded"
     assert world.captured_amounts(payment) == [5_00]
@@ -200,14 +196,14 @@ def test_killed_after_the_money_was_taken(world: World, wire: Wire, account: Acc
         assert connection.scalar(text("SELECT count(*) FROM receipts")) == 1
 
 
-def test_a_worker_that_wakes_up_after_its_lease_sends_nothing(world: World, wire: Wire, account: Account) -> None:
+def test_worker_resumed_after_its_lease_sends_nothing(world: World, wire: Wire, account: Account) -> None:
     """It slept between create and confirm; settlement took the attempt; its confirm must not leave."""
     payment = world.add_due_payment(account)
     claimed = claim(world, payment)
 
     def sleep_past_the_lease(answer: Answer) -> Answer:
-        let_the_lease_run_out(world)
-        settle_last(world, payment)
+        expire_lease(world)
+        settle_last_attempt(world, payment)
         return answer
 
     wire.after["create_payment_intent"] = sleep_past_the_lease
@@ -216,7 +212,7 @@ def test_a_worker_that_wakes_up_after_its_lease_sends_nothing(world: World, wire
     assert world.attempts(payment)[0].state == "not_sent"
 
 
-def test_nothing_leaves_when_the_lease_is_nearly_over(world: World, wire: Wire, account: Account) -> None:
+def test_no_request_is_sent_when_the_lease_is_nearly_over(world: World, wire: Wire, account: Account) -> None:
     payment = world.add_due_payment(account)
     wire.before["create_payment_intent"] = lambda: world.machine.advance(minutes=4, seconds=30)
     world.charge(payment)
@@ -224,17 +220,17 @@ def test_nothing_leaves_when_the_lease_is_nearly_over(world: World, wire: Wire, 
     assert world.attempts(payment)[0].state == "not_sent"
 
 
-def test_a_late_answer_changes_nothing_unless_it_is_money(world: World, account: Account) -> None:
+def test_late_answer_changes_nothing_unless_it_reports_money(world: World, account: Account) -> None:
     payment = world.add_due_payment(account)
     claimed = claim(world, payment)
-    let_the_lease_run_out(world)
-    settle_last(world, payment)
+    expire_lease(world)
+    settle_last_attempt(world, payment)
     record_answer(world.runtime, claimed.attempt_id, Answer(Outcome.DECLINED, "late", charge_id="ch_late"))
     assert world.attempts(payment)[0].state == "not_sent"
     assert world.payment(payment).decline_count == 0
 
 
-def test_late_money_always_wins(world: World, wire: Wire, account: Account) -> None:
+def test_late_capture_pays_a_closed_payment(world: World, wire: Wire, account: Account) -> None:
     answers: list[Answer] = []
     wire.after["confirm_payment_intent"] = lambda answer: (answers.append(answer), UNANSWERED)[1]
     payment = world.add_due_payment(account)
@@ -249,7 +245,9 @@ def test_late_money_always_wins(world: World, wire: Wire, account: Account) -> N
         assert connection.scalar(text("SELECT kind FROM findings")) == "paid_after_its_end"
 
 
-def test_money_seen_from_outside_closes_a_living_attempt(world: World, wire: Wire, account: Account) -> None:
+def test_capture_reported_by_webhook_closes_an_attempt_inside_its_lease(
+    world: World, wire: Wire, account: Account
+) -> None:
     """A webhook is faster than the worker that sleeps on its answer."""
     payment = world.add_due_payment(account)
 
@@ -264,9 +262,7 @@ def test_money_seen_from_outside_closes_a_living_attempt(world: World, wire: Wir
     assert world.captured_amounts(payment) == [5_00]
 
 
-def test_a_processor_that_is_away_for_days_blocks_nothing_but_that_payment(
-    world: World, wire: Wire, account: Account
-) -> None:
+def test_long_outage_blocks_only_the_affected_payment(world: World, wire: Wire, account: Account) -> None:
     wire.after["confirm_payment_intent"] = lose
     stuck, other = world.add_due_payment(account), world.add_due_payment(account)
     world.charge(stuck)
@@ -276,7 +272,7 @@ def test_a_processor_that_is_away_for_days_blocks_nothing_but_that_payment(
         before = world.machine.now
         world.machine.now = world.attempts(stuck)[0].look_up_at
         waits.append((world.machine.now - before).total_seconds())
-        settle_last(world, stuck)
+        settle_last_attempt(world, stuck)
     assert world.attempts(stuck)[0].state == "unknown"
     assert waits[:5] == [5, 5, 10, 20, 40]
     assert max(waits) == 900
@@ -284,13 +280,13 @@ def test_a_processor_that_is_away_for_days_blocks_nothing_but_that_payment(
     assert world.captured_amounts(other) == [5_00]
     wire.after.clear()
     world.machine.advance(hours=72)
-    settle_last(world, stuck)
+    settle_last_attempt(world, stuck)
     assert world.payment(stuck).state == "paid"
     assert world.captured_amounts(stuck) == [5_00]
 
 
 @pytest.mark.parametrize("key", ["sk_test_wrong", "nonsense"])
-def test_a_wrong_key_is_an_alarm_and_never_a_decline(world: World, account: Account, key: str) -> None:
+def test_wrong_api_key_raises_an_alert_and_is_not_a_decline(world: World, account: Account, key: str) -> None:
     from tests.world import make_gateways
 
     good = world.runtime
@@ -312,7 +308,7 @@ def test_a_wrong_key_is_an_alarm_and_never_a_decline(world: World, account: Acco
     assert api_key("global") not in str(world.billing_events(payment))
 
 
-def test_a_refused_connection_is_certain_not_to_have_asked(world: World, account: Account) -> None:
+def test_refused_connection_is_recorded_as_not_sent(world: World, account: Account) -> None:
     from tests.world import make_gateways
 
     good = world.runtime
@@ -340,7 +336,7 @@ def test_many_workers_on_one_payment_send_one_confirm(world: World, account: Acc
     assert (sent(world, "/confirm"), len(world.attempts(payment))) == (1, 1)
 
 
-def test_a_late_event_of_a_closed_payment_intent_changes_nothing(world: World, account: Account) -> None:
+def test_late_event_of_a_closed_payment_intent_changes_nothing(world: World, account: Account) -> None:
     """Ten declines, the limit, a successor that declines too; then Stripe tells us of the first one's end again."""
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     payment = world.add_due_payment(account)

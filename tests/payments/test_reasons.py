@@ -8,7 +8,7 @@ from shared.payments.operator.charge import request_charge
 from tests.world import World
 
 
-def test_a_person_who_gives_no_reason_changes_nothing(world: World) -> None:
+def test_operator_action_without_a_reason_changes_nothing(world: World) -> None:
     account = world.account("A-1")
     world.add_primary_card(account)
     payment = world.add_due_payment(account, next_attempt_at=world.clock.now() + timedelta(days=1))

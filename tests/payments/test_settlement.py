@@ -19,7 +19,7 @@ from shared.messaging.jobs import SettleAttempt
 from shared.payments.operator.charge import request_charge, request_look_up
 from shared.payments.settlement import alarms_due
 from simulator.issuer.stories import AlwaysDeclines, NeedsAuthentication
-from tests.payments.wire import KilledError, Wire, kill, let_the_lease_run_out, lose, settle_last
+from tests.payments.wire import KilledError, Wire, kill, expire_lease, lose, settle_last_attempt
 from tests.seed import Account
 from tests.world import World
 
@@ -77,7 +77,7 @@ def waits_for_authentication(world: World, account: Account) -> UUID:
 
 
 @pytest.mark.parametrize("when", ["lost after it was done", "killed before it left", "killed after it was done"])
-def test_a_cancel_without_an_answer_is_settled_and_then_succeeded(
+def test_cancel_without_an_answer_is_settled_and_succeeded_by_a_new_payment_intent(
     world: World, wire: Wire, account: Account, when: str
 ) -> None:
     payment = waits_for_authentication(world, account)
@@ -96,8 +96,8 @@ def test_a_cancel_without_an_answer_is_settled_and_then_succeeded(
     assert world.captured_amounts(payment) == [], (
         "nothing is asked while it is unknown whether the first is canceled"
     )
-    let_the_lease_run_out(world)
-    settle_last(world, payment)
+    expire_lease(world)
+    settle_last_attempt(world, payment)
     assert world.attempts(payment)[-1].state == ("not_sent" if "before" in when else "canceled")
     for _ in range(2):
         world.machine.advance(seconds=30)
@@ -108,24 +108,24 @@ def test_a_cancel_without_an_answer_is_settled_and_then_succeeded(
     assert closed == (["succeeded"] if "before" in when else ["canceled", "succeeded"])
 
 
-def test_pending_money_is_waited_for_and_then_booked(world: World, wire: Wire, account: Account) -> None:
+def test_pending_capture_is_awaited_and_booked(world: World, wire: Wire, account: Account) -> None:
     payment = world.add_due_payment(account)
     in_doubt(world, wire, payment)
     wire.after["retrieve_payment_intent"] = shows("processing", latest_charge_id=None)
     for _ in range(4):
-        let_the_lease_run_out(world)
-        settle_last(world, payment)
+        expire_lease(world)
+        settle_last_attempt(world, payment)
         world.charge(payment)
         assert world.attempts(payment)[0].state == "unknown"
     assert len(world.attempts(payment)) == 1
     wire.after.clear()
     world.machine.advance(hours=1)
-    settle_last(world, payment)
+    settle_last_attempt(world, payment)
     assert (world.payment(payment).state, world.captured_amounts(payment)) == ("paid", [5_00])
 
 
 @pytest.mark.parametrize("by", ["Stripe", "a person"])
-def test_a_cancellation_found_at_the_look_is_stripes_or_a_persons(
+def test_cancellation_found_at_look_up_is_attributed_to_stripe_or_a_user(
     world: World, wire: Wire, account: Account, by: str
 ) -> None:
     payment = world.add_due_payment(account)
@@ -136,8 +136,8 @@ def test_a_cancellation_found_at_the_look_is_stripes_or_a_persons(
     reason = "automatic" if by == "Stripe" else "requested_by_customer"
     stripe_id = world.intents(payment)[0].stripe_payment_intent_id
     world.simulator.cancel_payment_intent("global", stripe_id, reason)
-    let_the_lease_run_out(world)
-    settle_last(world, payment)
+    expire_lease(world)
+    settle_last_attempt(world, payment)
     assert world.attempts(payment)[0].state == "canceled"
     world.charge(payment)
     if by == "Stripe":
@@ -148,25 +148,25 @@ def test_a_cancellation_found_at_the_look_is_stripes_or_a_persons(
         assert world.payment(payment).held_until.year == 9999
 
 
-def test_a_look_at_something_the_processor_does_not_know_leaves_it_in_doubt(
+def test_look_up_of_an_unknown_payment_intent_leaves_the_outcome_unknown(
     world: World, wire: Wire, account: Account
 ) -> None:
     payment = world.add_due_payment(account)
     in_doubt(world, wire, payment)
     with world.engine.begin() as connection:
         connection.execute(text("UPDATE payment_intents SET stripe_payment_intent_id = 'pi_of_another_account'"))
-    let_the_lease_run_out(world)
-    settle_last(world, payment)
+    expire_lease(world)
+    settle_last_attempt(world, payment)
     assert world.attempts(payment)[0].state == "unknown"
-    assert attempts_in_doubt_ids(world) == [world.attempts(payment)[0].id]
+    assert unknown_attempt_ids(world) == [world.attempts(payment)[0].id]
 
 
-def attempts_in_doubt_ids(world: World) -> list[UUID]:
+def unknown_attempt_ids(world: World) -> list[UUID]:
     with world.engine.connect() as connection:
         return [one.attempt_id for one in unknown_attempts(connection, world.machine())]
 
 
-def test_an_outage_of_days_calls_for_a_person_after_an_hour_and_then_daily(
+def test_long_outage_raises_an_alert_after_an_hour_and_then_daily(
     world: World, wire: Wire, account: Account
 ) -> None:
     payment = world.add_due_payment(account)
@@ -176,7 +176,7 @@ def test_an_outage_of_days_calls_for_a_person_after_an_hour_and_then_daily(
     began = world.attempts(payment)[0].created_at
     while world.machine.now < began + timedelta(days=3):
         world.machine.now = max(world.machine.now, world.attempts(payment)[0].look_up_at)
-        settle_last(world, payment)
+        settle_last_attempt(world, payment)
         alarms = [kind for kind, _ in world.billing_events(payment)].count(EventType.ATTEMPT_UNKNOWN_FOR_LONG)
         if alarms > len(called):
             called.append((world.machine.now - began) / timedelta(hours=1))
@@ -185,7 +185,7 @@ def test_an_outage_of_days_calls_for_a_person_after_an_hour_and_then_daily(
         assert hours <= at < hours + 0.3
     wire.after.clear()
     world.machine.advance(hours=1)
-    settle_last(world, payment)
+    settle_last_attempt(world, payment)
     assert (world.payment(payment).state, world.captured_amounts(payment)) == ("paid", [5_00])
 
 
@@ -199,11 +199,11 @@ def test_an_outage_of_days_calls_for_a_person_after_an_hour_and_then_daily(
         (timedelta(days=2), 3),
     ],
 )
-def test_alarms_by_age(age: timedelta, alarms: int) -> None:
+def test_alerts_by_age(age: timedelta, alarms: int) -> None:
     assert alarms_due(age) == alarms
 
 
-def test_a_person_has_it_looked_up_and_no_money_is_asked_for(world: World, wire: Wire, account: Account) -> None:
+def test_operator_look_up_sends_no_charge(world: World, wire: Wire, account: Account) -> None:
     payment = world.add_due_payment(account)
     in_doubt(world, wire, payment)
     with world.engine.begin() as connection:  # as after a long outage
@@ -220,7 +220,7 @@ def test_a_person_has_it_looked_up_and_no_money_is_asked_for(world: World, wire:
     assert ("look_up_requested", "the customer calls") in world.billing_events(payment)
 
 
-def test_no_look_inside_the_lease_without_a_reason_or_without_doubt(
+def test_look_up_is_refused_inside_the_lease_without_reason_or_known_outcome(
     world: World, wire: Wire, account: Account
 ) -> None:
     payment = world.add_due_payment(account)
@@ -231,16 +231,16 @@ def test_no_look_inside_the_lease_without_a_reason_or_without_doubt(
     assert isinstance(refused, Refused)
     assert "under way" in refused.reason
     assert "the lease" not in refused.what_to_do
-    let_the_lease_run_out(world)
+    expire_lease(world)
     assert isinstance(ask_to_look(world, payment, "  "), Refused)
     assert isinstance(ask_to_look(world, payment), SettleAttempt)
-    settle_last(world, payment)
+    settle_last_attempt(world, payment)
     none_open = ask_to_look(world, payment)
     assert isinstance(none_open, Refused)
     assert none_open.reason == "no attempt of it is in doubt"
 
 
-def test_what_is_in_doubt_is_listed_with_its_age_until_it_is_settled(
+def test_unknown_attempts_are_listed_with_their_age_until_settled(
     world: World, wire: Wire, account: Account
 ) -> None:
     payment = world.add_due_payment(account, 12_34)
@@ -250,20 +250,18 @@ def test_what_is_in_doubt_is_listed_with_its_age_until_it_is_settled(
         (one,) = unknown_attempts(connection, world.machine())
     assert (one.payment_id, one.amount_minor, one.currency) == (payment, 12_34, "USD")
     assert abs(one.age - timedelta(hours=5)) < timedelta(minutes=5)
-    settle_last(world, payment)
-    assert attempts_in_doubt_ids(world) == []
+    settle_last_attempt(world, payment)
+    assert unknown_attempt_ids(world) == []
 
 
-def test_a_decline_of_ours_is_told_from_the_one_before_by_its_charge(
-    world: World, wire: Wire, account: Account
-) -> None:
+def test_decline_is_matched_to_its_attempt_by_charge_id(world: World, wire: Wire, account: Account) -> None:
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     payment = world.add_due_payment(account)
     world.charge(payment)
     world.clock.set(world.payment(payment).next_attempt_at)
     in_doubt(world, wire, payment)
-    let_the_lease_run_out(world)
-    settle_last(world, payment)
+    expire_lease(world)
+    settle_last_attempt(world, payment)
     first, second = world.attempts(payment)
     assert (first.state, second.state) == ("declined", "declined")
     assert first.stripe_charge_id != second.stripe_charge_id

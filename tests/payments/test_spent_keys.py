@@ -15,7 +15,7 @@ def account(world: World) -> Account:
 
 
 @pytest.mark.parametrize("kind", ["server_error", "server_error_unapplied"])
-def test_a_saved_error_of_a_create_is_not_repeated_for_a_day(world: World, account: Account, kind: str) -> None:
+def test_saved_create_error_is_not_replayed_for_a_day(world: World, account: Account, kind: str) -> None:
     """Found by chaos: each attempt met the replayed 500, and backed off for longer, until the key was forgotten."""
     payment = world.add_due_payment(account)
     world.simulator.add_faults([FaultRule(kind, operation="create")])
@@ -31,7 +31,7 @@ def test_a_saved_error_of_a_create_is_not_repeated_for_a_day(world: World, accou
     assert (world.payment(payment).state, world.captured_amounts(payment)) == ("paid", [5_00])
 
 
-def test_a_key_that_was_used_otherwise_is_given_up_at_once(world: World, account: Account) -> None:
+def test_key_used_with_other_parameters_is_given_up_at_once(world: World, account: Account) -> None:
     payment = world.add_due_payment(account)
     world.simulator.add_faults([FaultRule("idempotency_error", operation="create")])
     world.charge(payment)
@@ -41,7 +41,7 @@ def test_a_key_that_was_used_otherwise_is_given_up_at_once(world: World, account
     assert (world.payment(payment).state, world.captured_amounts(payment)) == ("paid", [5_00])
 
 
-def test_a_spent_key_of_a_confirm_gives_up_nothing(world: World, account: Account) -> None:
+def test_spent_confirm_key_keeps_the_payment_intent(world: World, account: Account) -> None:
     """Its PaymentIntent is known, may have taken the money, and is looked up."""
     payment = world.add_due_payment(account)
     world.simulator.add_faults([FaultRule("idempotency_error", operation="confirm")])

@@ -7,7 +7,7 @@ from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays
 from tests.world import World
 
 
-def test_however_long_machines_run_nothing_is_due_before_its_date(world: World) -> None:
+def test_machine_time_alone_makes_nothing_due(world: World) -> None:
     account = world.account("A-1")
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     payment = world.add_due_payment(account)
@@ -18,7 +18,7 @@ def test_however_long_machines_run_nothing_is_due_before_its_date(world: World) 
     assert [row.state for row in world.attempts(payment)] == ["declined"]
 
 
-def test_however_far_the_calendar_leaps_a_lease_lasts(world: World) -> None:
+def test_business_time_alone_expires_no_lease(world: World) -> None:
     account = world.account("A-1")
     world.add_primary_card(account)
     payment = world.add_due_payment(account)
@@ -38,7 +38,7 @@ def test_however_far_the_calendar_leaps_a_lease_lasts(world: World) -> None:
     assert world.captured_amounts(payment) == [5_00]
 
 
-def test_a_payment_intent_of_many_days_has_no_successor_until_it_was_seen_canceled(world: World) -> None:
+def test_old_payment_intent_has_no_successor_until_it_is_canceled(world: World) -> None:
     """Its create key is long forgotten by Stripe; that matters only while we don't know its id."""
     account = world.account("A-1")
     world.add_primary_card(account, story=DeclinesThenPays(times=3, decline_code="insufficient_funds"))

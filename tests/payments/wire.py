@@ -40,11 +40,11 @@ def lose(_: Answer) -> Answer:
     return UNANSWERED
 
 
-def let_the_lease_run_out(world: World) -> None:
+def expire_lease(world: World) -> None:
     world.machine.advance(minutes=5, seconds=1)
 
 
-def settle_last(world: World, payment: UUID) -> None:
+def settle_last_attempt(world: World, payment: UUID) -> None:
     world.settle(world.attempts(payment)[-1].id)
 
 

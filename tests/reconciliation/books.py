@@ -122,7 +122,7 @@ class Night:
         gateway.charge_page = charge_page  # type: ignore[method-assign]
         gateway.retrieve_charge = retrieve_charge  # type: ignore[method-assign]
 
-    def status_there(self, stripe_id: str) -> str:
+    def processor_status(self, stripe_id: str) -> str:
         gateway = self.world.runtime.gateways[self.account.coverage]
         snapshot = gateway.retrieve_payment_intent(stripe_id).payment_intent
         assert snapshot is not None

@@ -120,7 +120,7 @@ def test_killed_after_the_booking_and_after_the_cancellation_both_are_still_coun
     with monkeypatch.context() as patched:
         patched.setattr(gateway, "cancel_payment_intent", _then_die(gateway.cancel_payment_intent))
         killed(night, run_id)
-    assert night.status_there(planted["orphan"]) == "canceled"
+    assert night.processor_status(planted["orphan"]) == "canceled"
     _assert_each_once(night, night.go_on(run_id), planted)
 
 
@@ -130,7 +130,7 @@ def _assert_each_once(night: Night, counts: dict[str, Any], planted: dict[str, A
     assert counts["orphans_canceled"] == 1
     assert night.world.payment(planted["unbooked"]).state == "paid"
     assert len(night.receipts(planted["unbooked"])) == 1
-    assert night.status_there(planted["orphan"]) == "canceled"
+    assert night.processor_status(planted["orphan"]) == "canceled"
     with night.world.engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM listed_charges")) == 0
         doubled = connection.scalar(
@@ -199,7 +199,7 @@ def test_an_orphan_whose_cancellation_gets_no_answer_is_canceled_later(night: Ni
     night.world.machine.advance(seconds=REST.total_seconds() + 1)
     assert night.go_on(run_id)["orphans_canceled"] == 1
     assert night.findings() == []
-    assert night.status_there(orphan.stripe_id) == "canceled"
+    assert night.processor_status(orphan.stripe_id) == "canceled"
 
 
 def test_without_a_key_the_run_says_so_and_waits(night: Night) -> None:
@@ -280,7 +280,7 @@ def test_an_attempt_inside_its_lease_is_left_alone_by_every_phase(night: Night) 
     counts = night.reconcile()
     assert counts["on_their_way"] == 1
     assert counts["payment_intents_left_to_their_claim"] == 1
-    assert night.status_there(orphan.stripe_id) == "requires_payment_method"
+    assert night.processor_status(orphan.stripe_id) == "requires_payment_method"
     assert night.world.payment(payment).state == "due"
     assert [attempt.state for attempt in night.world.attempts(payment)] == ["started"]
     assert night.findings() == night.findings(resolved=True) == []

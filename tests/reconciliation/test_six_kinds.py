@@ -139,7 +139,7 @@ def test_an_orphan_is_canceled_and_its_ordinal_used_up(night: Night) -> None:
     payment = night.world.add_due_payment(night.account, 5_00)
     orphan = night.intent_there(payment)
     counts = night.reconcile()
-    assert night.status_there(orphan.stripe_id) == "canceled"
+    assert night.processor_status(orphan.stripe_id) == "canceled"
     assert counts["orphans_canceled"] == 1
     assert counts["found"] == {}
     (resolved,) = night.findings(resolved=True)
@@ -155,7 +155,7 @@ def test_an_orphan_beside_a_paid_payment_is_canceled(night: Night) -> None:
     payment = night.pays()
     orphan = night.intent_there(payment, ordinal=1)
     assert night.reconcile()["orphans_canceled"] == 1
-    assert night.status_there(orphan.stripe_id) == "canceled"
+    assert night.processor_status(orphan.stripe_id) == "canceled"
     assert [row.closed_reason for row in night.world.intents(payment)] == ["succeeded"]
 
 
@@ -164,10 +164,10 @@ def test_what_a_lost_create_left_is_left_to_its_claim_until_that_gave_it_up(nigh
     payment = night.world.add_due_payment(night.account, 5_00)
     lost = night.lose_create(payment)
     assert night.reconcile()["payment_intents_left_to_their_claim"] == 1
-    assert night.status_there(lost) == "requires_payment_method"
+    assert night.processor_status(lost) == "requires_payment_method"
     night.world.machine.advance(hours=23, minutes=1)
     assert night.reconcile(night.next_night())["orphans_canceled"] == 1
-    assert night.status_there(lost) == "canceled"
+    assert night.processor_status(lost) == "canceled"
     night.world.charge(payment)
     assert [(row.ordinal, row.closed_reason) for row in night.world.intents(payment)] == [
         (1, "canceled"),
@@ -192,7 +192,7 @@ def test_payment_intents_of_payments_that_are_not_here_are_counted_and_left_alon
     assert counts["payment_intents_of_unknown_payments"] == 1
     assert counts["payment_intents_of_others"] == 1
     for snapshot in (theirs, strangers):
-        assert night.status_there(snapshot.stripe_id) == "requires_payment_method"
+        assert night.processor_status(snapshot.stripe_id) == "requires_payment_method"
     assert night.findings() == []
 
 

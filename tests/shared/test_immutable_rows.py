@@ -7,6 +7,6 @@ from sqlalchemy.exc import DBAPIError
 
 @pytest.mark.parametrize("table", ["billing_events", "invoice_lines", "receipts", "invoices"])
 @pytest.mark.parametrize("statement", ["DELETE FROM {table}", "TRUNCATE {table} CASCADE"])
-def test_rows_that_are_forever_can_not_be_removed(engine: Engine, table: str, statement: str) -> None:
+def test_immutable_rows_cannot_be_deleted(engine: Engine, table: str, statement: str) -> None:
     with engine.connect() as connection, pytest.raises(DBAPIError, match="never changed or deleted"):
         connection.execute(text(statement.format(table=table)))

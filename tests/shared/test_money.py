@@ -25,7 +25,7 @@ from shared.domain.money import EXPONENTS, MAX_AMOUNT_MINOR, Money, MoneyError, 
         ("92233720368547758.07", "USD", MAX_AMOUNT_MINOR),
     ],
 )
-def test_a_plain_decimal_is_read_exactly(text: str, currency: str, minor: int) -> None:
+def test_decimal_is_parsed_exactly(text: str, currency: str, minor: int) -> None:
     assert parse_minor(text, currency) == minor
 
 
@@ -47,20 +47,20 @@ def test_a_plain_decimal_is_read_exactly(text: str, currency: str, minor: int) -
         ("5", "XXX", "not a currency"),
     ],
 )
-def test_anything_else_is_refused_with_its_reason(text: str, currency: str, why: str) -> None:
+def test_invalid_amount_is_rejected_with_a_reason(text: str, currency: str, why: str) -> None:
     with pytest.raises(MoneyError, match=why):
         parse_minor(text, currency)
 
 
 @given(st.integers(0, MAX_AMOUNT_MINOR), st.sampled_from(sorted(EXPONENTS)))
-def test_what_was_written_is_read_back(minor: int, currency: str) -> None:
+def test_formatted_amount_is_parsed_back(minor: int, currency: str) -> None:
     digits = exponent(currency)
     text = f"{minor // 10**digits}" + (f".{minor % 10**digits:0{digits}d}" if digits else "")
     assert parse_minor(text, currency) == minor
     assert Decimal(format_minor(minor, currency).removeprefix(f"{currency} ").replace(",", "")) == Decimal(text)
 
 
-def test_two_currencies_are_never_added() -> None:
+def test_different_currencies_cannot_be_added() -> None:
     assert Money(1, "USD") + Money(2, "USD") == Money(3, "USD")
     with pytest.raises(MoneyError, match="can't be added"):
         Money(1, "USD") + Money(2, "JPY")

@@ -45,18 +45,18 @@ def _read(hint: Any) -> tuple[type, bool]:
 
 
 @pytest.mark.parametrize("row_class", TABLE_OF, ids=lambda row_class: row_class.__name__)
-def test_fields_are_the_columns(row_class: type) -> None:
+def test_row_fields_match_the_columns(row_class: type) -> None:
     assert _fields(row_class) == _columns(TABLE_OF[row_class])
 
 
-def test_every_row_class_is_compared() -> None:
+def test_every_row_class_is_checked() -> None:
     classes = {value for value in vars(rows).values() if isinstance(value, type)}
     defined = {each for each in classes if each.__module__ == rows.__name__ and hasattr(each, "_fields")}
     assert defined == set(TABLE_OF)
 
 
 @pytest.mark.parametrize("row_class", TABLE_OF, ids=lambda row_class: row_class.__name__)
-def test_column_added_to_the_table_only_is_noticed(row_class: type) -> None:
+def test_column_missing_in_the_class_is_detected(row_class: type) -> None:
     copy = TABLE_OF[row_class].to_metadata(MetaData())
     copy.append_column(Column("added", Integer))
     assert _fields(row_class) != _columns(copy)
@@ -71,13 +71,13 @@ class _CardBlockWithField(NamedTuple):
     added: int
 
 
-def test_field_added_to_the_class_only_is_noticed() -> None:
+def test_field_missing_in_the_table_is_detected() -> None:
     assert _fields(_CardBlockWithField)[:-1] == _columns(card_blocks)
     assert _fields(_CardBlockWithField) != _columns(card_blocks)
 
 
 @pytest.mark.parametrize("wrong", [("standing", int, False), ("email", str, False), ("standing", str, True)])
-def test_other_type_or_nullability_is_noticed(wrong: tuple[str, type, bool]) -> None:
+def test_different_type_or_nullability_is_detected(wrong: tuple[str, type, bool]) -> None:
     fields = [wrong if field[0] == wrong[0] else field for field in _fields(rows.AccountRow)]
     assert fields != _columns(accounts)
 

@@ -25,19 +25,19 @@ from shared.payments.record_outcome import record_observation
 from shared.payments.retry_preview import preview_retries
 from shared.reconciliation.verify import Scope, verify
 from simulator.issuer.stories import AlwaysDeclines, Pays
-from tests.payments.endings import (
+from tests.payments.closing import (
     ANNA,
     VOID,
     WRITTEN_OFF,
-    account_with_a_bad_card,
-    ask_to_end,
+    account_with_declining_card,
+    request_close_by_operator,
     assert_clean,
-    confirms_there,
+    confirm_in_browser,
     declined,
     due,
     end,
-    status_there,
-    take_back,
+    processor_status,
+    withdraw_close_by_operator,
     told,
 )
 from tests.payments.wire import (
@@ -53,18 +53,18 @@ from workers.use_cases.retry_payments import retry_payments
 
 @pytest.fixture
 def account(world: World) -> Account:
-    return account_with_a_bad_card(world)
+    return account_with_declining_card(world)
 
 
 # -- at once
 
 
 @pytest.mark.parametrize(("as_", "word"), [(VOID, "voided"), (WRITTEN_OFF, "written off")])
-def test_a_payment_that_was_never_asked_for_ends_at_once(
+def test_payment_never_attempted_closes_at_once(
     world: World, account: Account, as_: PaymentState, word: str
 ) -> None:
     payment = world.add_due_payment(account)
-    assert ask_to_end(world, payment, as_) == Closed(payment, as_)
+    assert request_close_by_operator(world, payment, as_) == Closed(payment, as_)
     row = world.payment(payment)
     assert (row.state, row.pending_close_as, row.next_attempt_at) == (as_, None, None)
     assert row.state_reason == f"{word} by operator:anna: billed by mistake"
@@ -76,7 +76,7 @@ def test_a_payment_that_was_never_asked_for_ends_at_once(
     assert due(world) == set()
 
 
-def test_a_payment_without_a_card_and_one_that_waits_for_a_transfer_end_at_once(world: World) -> None:
+def test_payment_without_a_card_or_awaiting_transfer_closes_at_once(world: World) -> None:
     account = world.account("no-card")
     waiting, transfer = (
         world.add_due_payment(account),
@@ -84,20 +84,20 @@ def test_a_payment_without_a_card_and_one_that_waits_for_a_transfer_end_at_once(
     )
     world.charge(waiting)
     for payment in (waiting, transfer):
-        assert isinstance(ask_to_end(world, payment), Closed)
+        assert isinstance(request_close_by_operator(world, payment), Closed)
         assert world.payment(payment).state == "void"
 
 
-def test_a_held_payment_may_be_ended(world: World, account: Account) -> None:
+def test_held_payment_may_be_closed(world: World, account: Account) -> None:
     payment = declined(world, account)
     with world.engine.begin() as connection:
         hold_payment(connection, world.policy, payment, None, Cause(ANNA, world.clock.now(), "disputed"))
-    assert ask_to_end(world, payment) == ClosePayment(payment)
+    assert request_close_by_operator(world, payment) == ClosePayment(payment)
     end(world, payment)
     assert (world.payment(payment).state, world.payment(payment).held_until) == ("void", None)
 
 
-def test_void_voids_the_invoice_and_a_write_off_leaves_it(world: World) -> None:
+def test_void_voids_the_invoice_and_write_off_keeps_it(world: World) -> None:
     ids = {}
     for name in ("void", "lost"):
         account = world.account(name)
@@ -114,8 +114,8 @@ def test_void_voids_the_invoice_and_a_write_off_leaves_it(world: World) -> None:
             text("SELECT a.external_id AS name, p.id FROM payments p JOIN accounts a ON a.id = p.account_id")
         ):
             ids[row.name] = row.id
-    ask_to_end(world, ids["void"], VOID)
-    ask_to_end(world, ids["lost"], WRITTEN_OFF)
+    request_close_by_operator(world, ids["void"], VOID)
+    request_close_by_operator(world, ids["lost"], WRITTEN_OFF)
     with world.engine.connect() as connection:
         voided = {
             row.id: row.voided_at
@@ -139,14 +139,14 @@ def test_void_voids_the_invoice_and_a_write_off_leaves_it(world: World) -> None:
 # -- after the PaymentIntent was seen canceled
 
 
-def test_a_payment_ends_only_when_its_payment_intent_was_seen_canceled(world: World, account: Account) -> None:
+def test_payment_closes_only_after_its_payment_intent_is_canceled(world: World, account: Account) -> None:
     payment = declined(world, account)
-    assert ask_to_end(world, payment, WRITTEN_OFF) == ClosePayment(payment)
+    assert request_close_by_operator(world, payment, WRITTEN_OFF) == ClosePayment(payment)
     waiting = world.payment(payment)
     assert (waiting.state, waiting.pending_close_as) == ("retry_scheduled", "uncollectible")
     assert due(world) == {ClosePayment(payment)}
     end(world, payment)
-    assert status_there(world, payment) == "canceled"
+    assert processor_status(world, payment) == "canceled"
     row = world.payment(payment)
     assert (row.state, row.pending_close_as) == ("uncollectible", None)
     assert row.state_reason == "written off by operator:anna: billed by mistake"
@@ -158,10 +158,10 @@ def test_a_payment_ends_only_when_its_payment_intent_was_seen_canceled(world: Wo
     assert_clean(world, payment)
 
 
-def test_from_the_request_on_nothing_charges_it(world: World, account: Account) -> None:
+def test_payment_is_not_charged_once_its_close_is_requested(world: World, account: Account) -> None:
     payment = declined(world, account)
     world.clock.set(world.clock.now() + timedelta(days=2))
-    ask_to_end(world, payment)
+    request_close_by_operator(world, payment)
     confirms = sent(world, "/confirm")
     world.charge(payment)
     with world.engine.begin() as connection:
@@ -173,9 +173,9 @@ def test_from_the_request_on_nothing_charges_it(world: World, account: Account) 
     assert sent(world, "/confirm") == confirms
 
 
-def test_the_daily_run_leaves_it_alone(world: World, account: Account) -> None:
+def test_daily_run_skips_a_payment_with_a_pending_close(world: World, account: Account) -> None:
     payment, other = declined(world, account), declined(world, account)
-    ask_to_end(world, payment)
+    request_close_by_operator(world, payment)
     world.clock.set(world.clock.now() + timedelta(days=1))
     with world.engine.begin() as connection:
         run_id = add_run(connection, "2026-11-02", job="daily-retries")
@@ -206,13 +206,13 @@ def register(world: World, account: Account) -> None:
         wake_payments(connection, register_card(connection, registration, card, known, world.clock.now()))
 
 
-def test_a_card_registered_meanwhile_does_not_charge_it_and_charges_it_once_it_is_taken_back(
+def test_card_registered_during_a_pending_close_is_charged_only_after_withdrawal(
     world: World, account: Account
 ) -> None:
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="expired_card"))
     payment = declined(world, account)
     assert world.payment(payment).state == "needs_payment_method"
-    ask_to_end(world, payment)
+    request_close_by_operator(world, payment)
     register(world, account)
     world.charge(payment)
     assert (world.payment(payment).state, due(world)) == ("needs_payment_method", {ClosePayment(payment)})
@@ -220,19 +220,19 @@ def test_a_card_registered_meanwhile_does_not_charge_it_and_charges_it_once_it_i
         "charge_not_attempted",
         "a card was registered, but an operator is ending the payment",
     )
-    assert take_back(world, payment) == CloseWithdrawn(payment, None)
+    assert withdraw_close_by_operator(world, payment) == CloseWithdrawn(payment, None)
     assert ChargePayment(payment, Lane.INTERACTIVE) in due(world), "no wake-up is lost (I15)"
     world.charge(payment)
     assert world.captured_amounts(payment) == [5_00]
 
 
-def test_it_waits_for_an_attempt_that_may_be_taking_the_money(world: World, wire: Wire) -> None:
+def test_close_waits_for_an_open_attempt(world: World, wire: Wire) -> None:
     payer = world.account("P-1")
     world.add_primary_card(payer)
     wire.after["confirm_payment_intent"] = lose
     payment = world.add_due_payment(payer)
     world.charge(payment)
-    refused = ask_to_end(world, payment)
+    refused = request_close_by_operator(world, payment)
     assert isinstance(refused, Refused)
     assert refused.reason == "attempt 1 may be taking the money (unknown)"
     assert world.payment(payment).pending_close_as is None
@@ -241,9 +241,11 @@ def test_it_waits_for_an_attempt_that_may_be_taking_the_money(world: World, wire
 
 
 @pytest.mark.parametrize("canceled_by", ["a person at the processor", "Stripe"])
-def test_whoever_cancels_it_first_it_ends(world: World, wire: Wire, account: Account, canceled_by: str) -> None:
+def test_payment_closes_whoever_cancels_its_payment_intent(
+    world: World, wire: Wire, account: Account, canceled_by: str
+) -> None:
     payment = declined(world, account)
-    ask_to_end(world, payment)
+    request_close_by_operator(world, payment)
     (intent,) = world.intents(payment)
     wire.cancel_payment_intent(intent.stripe_payment_intent_id, "somebody-elses-key")
     answer = wire.retrieve_payment_intent(intent.stripe_payment_intent_id)
@@ -262,12 +264,12 @@ def test_whoever_cancels_it_first_it_ends(world: World, wire: Wire, account: Acc
 
 
 @pytest.mark.parametrize("seen_by", ["the cancellation", "a webhook"])
-def test_money_that_came_in_first_is_booked_and_the_wish_is_over(
+def test_money_captured_first_is_booked_and_the_close_is_dropped(
     world: World, account: Account, seen_by: str
 ) -> None:
     payment = declined(world, account)
-    ask_to_end(world, payment)
-    confirms_there(world, payment, account)
+    request_close_by_operator(world, payment)
+    confirm_in_browser(world, payment, account)
     if seen_by == "a webhook":
         (intent,) = world.intents(payment)
         answer = world.runtime.gateways["global"].retrieve_payment_intent(intent.stripe_payment_intent_id)
@@ -278,19 +280,19 @@ def test_money_that_came_in_first_is_booked_and_the_wish_is_over(
     assert world.captured_amounts(payment) == [5_00]
     (event,) = told(world, payment, "ending_overtaken")
     assert event.reason == "the money came in before it was voided, as operator:anna wanted"
-    assert isinstance(ask_to_end(world, payment), Refused)
+    assert isinstance(request_close_by_operator(world, payment), Refused)
     assert_clean(world, payment)
 
 
-def test_a_webhook_of_success_while_the_cancellation_is_under_way_pays_it(
+def test_success_webhook_during_the_cancellation_pays_the_payment(
     world: World, wire: Wire, account: Account
 ) -> None:
     payment = declined(world, account)
-    ask_to_end(world, payment)
+    request_close_by_operator(world, payment)
 
     def pays_and_we_are_told() -> None:
         wire.before.clear()
-        confirms_there(world, payment, account)
+        confirm_in_browser(world, payment, account)
         (intent,) = world.intents(payment)
         answer = wire.retrieve_payment_intent(intent.stripe_payment_intent_id)
         record_observation(world.runtime, intent.id, answer, "stripe")
@@ -303,17 +305,15 @@ def test_a_webhook_of_success_while_the_cancellation_is_under_way_pays_it(
     assert_clean(world, payment)
 
 
-def test_of_a_charge_and_a_request_at_once_one_comes_first_and_the_other_sees_it(
-    world: World, wire: Wire, account: Account
-) -> None:
+def test_concurrent_charge_and_close_request_are_serialized(world: World, wire: Wire, account: Account) -> None:
     payment = world.add_due_payment(account)
     answers: list[Any] = []
-    wire.before["confirm_payment_intent"] = lambda: answers.append(ask_to_end(world, payment))
+    wire.before["confirm_payment_intent"] = lambda: answers.append(request_close_by_operator(world, payment))
     world.charge(payment)
     (refused,) = answers
     assert isinstance(refused, Refused), "the attempt was committed before its request left"
     wire.before.clear()
-    assert isinstance(ask_to_end(world, payment), ClosePayment)
+    assert isinstance(request_close_by_operator(world, payment), ClosePayment)
     world.clock.set(world.clock.now() + timedelta(days=3))
     wire.before["cancel_payment_intent"] = lambda: world.charge(payment)
     end(world, payment)

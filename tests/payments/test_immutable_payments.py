@@ -18,7 +18,7 @@ from tests.world import World
         "DELETE FROM receipts",
     ],
 )
-def test_what_a_charge_wrote_can_not_be_changed(world: World, statement: str) -> None:
+def test_rows_of_a_charge_cannot_be_changed(world: World, statement: str) -> None:
     account = world.account("A-1")
     world.add_primary_card(account)
     world.charge(world.add_due_payment(account))
@@ -34,12 +34,12 @@ def test_what_a_charge_wrote_can_not_be_changed(world: World, statement: str) ->
         "DELETE FROM invoices",
     ],
 )
-def test_an_issued_invoice_can_not_be_changed(engine: Engine, statement: str) -> None:
+def test_issued_invoice_cannot_be_changed(engine: Engine, statement: str) -> None:
     issue_one(engine)
     refuses(engine, statement)
 
 
-def test_an_invoice_can_be_voided_once(engine: Engine) -> None:
+def test_invoice_can_be_voided_only_once(engine: Engine) -> None:
     issue_one(engine)
     with engine.begin() as connection:
         connection.execute(text("UPDATE invoices SET voided_at = now()"))

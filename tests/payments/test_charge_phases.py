@@ -72,7 +72,7 @@ def watch(world: World, before: Callable[[str], None]) -> None:
     world.runtime = replace(world.runtime, gateways={**world.runtime.gateways, "global": gateway})
 
 
-def test_when_a_request_leaves_its_attempt_is_committed_and_no_transaction_is_open(
+def test_attempt_is_committed_and_no_transaction_is_open_when_a_request_leaves(
     world: World, other_engine: Engine
 ) -> None:
     account = world.account("A-1")
@@ -101,7 +101,7 @@ def test_when_a_request_leaves_its_attempt_is_committed_and_no_transaction_is_op
     assert world.captured_amounts(payment) == [5_00]
 
 
-def test_a_look_at_the_processor_holds_no_transaction_open(
+def test_reading_from_the_processor_holds_no_transaction_open(
     world: World, account: Account, other_engine: Engine
 ) -> None:
     open_transactions: list[int] = []
@@ -135,7 +135,7 @@ class Counting(NoFaults):
             await asyncio.sleep(1)
 
 
-def test_a_request_whose_answer_is_lost_is_sent_once(engine: Engine) -> None:
+def test_request_with_a_lost_answer_is_sent_once(engine: Engine) -> None:
     """The SDK could repeat it by itself; then nobody would know how often an issuer was asked."""
     counting = Counting()
     with running_world(engine, faults=counting) as world:
@@ -149,7 +149,7 @@ def test_a_request_whose_answer_is_lost_is_sent_once(engine: Engine) -> None:
         assert counting.confirms == 1
 
 
-def test_a_create_moves_no_money_whatever_becomes_of_its_answer(world: World, account: Account) -> None:
+def test_create_moves_no_money(world: World, account: Account) -> None:
     payment = world.add_due_payment(account)
 
     def stop_before_the_confirm(request: str) -> None:
@@ -163,7 +163,7 @@ def test_a_create_moves_no_money_whatever_becomes_of_its_answer(world: World, ac
     assert world.captured_amounts(payment) == []
 
 
-def test_settlement_leaves_an_attempt_alone_until_its_lease_is_over(world: World, account: Account) -> None:
+def test_settlement_skips_an_attempt_until_its_lease_expires(world: World, account: Account) -> None:
     payment = world.add_due_payment(account)
     claimed = claim(world, payment)
     world.machine.advance(minutes=4, seconds=59)
@@ -174,7 +174,7 @@ def test_settlement_leaves_an_attempt_alone_until_its_lease_is_over(world: World
     assert world.attempts(payment)[0].state == "not_sent"
 
 
-def test_news_of_a_decline_leaves_a_living_attempt_alone(world: World) -> None:
+def test_decline_webhook_does_not_close_an_attempt_inside_its_lease(world: World) -> None:
     """They may speak of the attempt before: only its own answer, or settlement after the lease, may close it."""
     account = world.account("A-1")
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
@@ -189,7 +189,7 @@ def test_news_of_a_decline_leaves_a_living_attempt_alone(world: World) -> None:
     assert world.payment(payment).decline_count == 1
 
 
-def test_one_card_of_two_payments_is_counted_and_claimed_by_one_at_a_time(world: World) -> None:
+def test_claims_on_one_card_are_serialized(world: World) -> None:
     """Nine of ten allowed attempts are used up; two workers want the tenth at the same instant."""
     card = world.simulator.make_card(
         "global", AlwaysDeclines(decline_code="insufficient_funds"), brand="mastercard"
@@ -216,7 +216,7 @@ def test_one_card_of_two_payments_is_counted_and_claimed_by_one_at_a_time(world:
     assert world.attempts(owed[10]) == []
 
 
-def test_a_second_claim_waits_for_the_first_and_finds_its_attempt(world: World, account: Account) -> None:
+def test_second_claim_waits_for_the_first_and_finds_its_attempt(world: World, account: Account) -> None:
     payment = world.add_due_payment(account)
 
     def claim_it(connection: Connection) -> Claimed | NotClaimed:
@@ -230,7 +230,7 @@ def test_a_second_claim_waits_for_the_first_and_finds_its_attempt(world: World, 
         assert second.result(60) == NotClaimed("has an open attempt")
 
 
-def test_an_attempt_under_way_counts_in_its_cards_budget(world: World) -> None:
+def test_open_attempt_counts_in_the_card_budget(world: World) -> None:
     card = world.simulator.make_card("global", brand="mastercard")
     for number in range(10):
         account = world.account(f"A-{number}")
@@ -244,7 +244,7 @@ def test_an_attempt_under_way_counts_in_its_cards_budget(world: World) -> None:
     assert "the network allows 10" in world.payment(payment).state_reason
 
 
-def test_a_person_is_refused_while_an_attempt_is_under_way(world: World, account: Account) -> None:
+def test_operator_charge_is_refused_while_an_attempt_is_open(world: World, account: Account) -> None:
     payment = world.add_due_payment(account)
     claim(world, payment)
     with world.engine.begin() as connection:
@@ -254,7 +254,7 @@ def test_a_person_is_refused_while_an_attempt_is_under_way(world: World, account
         )
 
 
-def test_the_loser_of_a_deadlock_repeats_its_transaction(world: World) -> None:
+def test_deadlock_loser_repeats_its_transaction(world: World) -> None:
     first, second = (world.add_due_payment(world.account(f"A-{number}")) for number in range(2))
     both_hold_one = threading.Barrier(2)
 
@@ -277,7 +277,7 @@ def test_the_loser_of_a_deadlock_repeats_its_transaction(world: World) -> None:
         assert sum(one.result(60) for one in done) >= 3, "both came through, and one of them needed a second run"
 
 
-def test_a_transaction_that_always_meets_a_deadlock_is_given_up(engine: Engine) -> None:
+def test_transaction_that_always_deadlocks_is_given_up(engine: Engine) -> None:
     runs = 0
 
     def work(connection: Connection) -> None:
@@ -291,7 +291,7 @@ def test_a_transaction_that_always_meets_a_deadlock_is_given_up(engine: Engine) 
     assert runs == MAX_REPETITIONS
 
 
-def test_a_transaction_whose_connection_breaks_runs_again_once(engine: Engine, other_engine: Engine) -> None:
+def test_transaction_on_a_broken_connection_is_repeated_once(engine: Engine, other_engine: Engine) -> None:
     runs = 0
 
     def work(connection: Connection) -> int:
@@ -307,7 +307,7 @@ def test_a_transaction_whose_connection_breaks_runs_again_once(engine: Engine, o
     assert runs == 2
 
 
-def test_a_second_charge_of_a_paid_payment_is_booked_and_found(world: World, account: Account) -> None:
+def test_second_charge_of_a_paid_payment_is_booked_and_reported(world: World, account: Account) -> None:
     """It can't come from us. If it comes all the same, the money is in our books and a person sees it."""
     payment = world.add_due_payment(account)
     world.charge(payment)
@@ -331,7 +331,7 @@ def test_a_second_charge_of_a_paid_payment_is_booked_and_found(world: World, acc
     assert world.payment(payment).state == "paid"
 
 
-def test_of_two_workers_who_both_reach_the_confirm_one_is_paid_by_it(world: World, account: Account) -> None:
+def test_only_one_of_two_confirming_workers_takes_the_money(world: World, account: Account) -> None:
     """The first stood still beyond its lease, right before its confirm; its successor is about to send its own."""
     payment = world.add_due_payment(account)
     successors: list[Claimed] = []

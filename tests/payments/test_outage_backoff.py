@@ -42,12 +42,12 @@ def somebody_else_is_answered(world: World) -> None:
     world.charge(world.add_due_payment(account))
 
 
-def test_while_nobody_is_answered_the_pause_stays(world: World, backing_off: UUID) -> None:
+def test_backoff_stays_during_the_outage(world: World, backing_off: UUID) -> None:
     world.machine.advance(minutes=5)
     assert wake(world) == []
 
 
-def test_once_others_are_answered_it_is_tried_again_after_a_minute_at_most(world: World, backing_off: UUID) -> None:
+def test_backoff_ends_within_a_minute_once_other_requests_succeed(world: World, backing_off: UUID) -> None:
     world.machine.advance(seconds=10)
     somebody_else_is_answered(world)
     assert wake(world) == [], "a minute is what it waits in any case"
@@ -60,7 +60,7 @@ def test_once_others_are_answered_it_is_tried_again_after_a_minute_at_most(world
     assert wake(world) == []
 
 
-def test_an_answer_from_before_the_pause_says_nothing(world: World) -> None:
+def test_answer_from_before_the_backoff_does_not_end_it(world: World) -> None:
     """The processor went away after it."""
     somebody_else_is_answered(world)
     account = world.account("A-1")
@@ -74,7 +74,7 @@ def test_an_answer_from_before_the_pause_says_nothing(world: World) -> None:
     assert wake(world) == []
 
 
-def test_the_answers_of_one_coverage_say_nothing_of_another(world: World, backing_off: UUID) -> None:
+def test_answers_of_another_coverage_do_not_end_the_backoff(world: World, backing_off: UUID) -> None:
     account = world.account("J-1", "japan")
     world.add_primary_card(account)
     world.machine.advance(seconds=10)
@@ -85,9 +85,7 @@ def test_the_answers_of_one_coverage_say_nothing_of_another(world: World, backin
     assert wake(world) == []
 
 
-def test_a_reason_of_its_own_keeps_a_payment_backing_off_a_minute_at_a_time(
-    world: World, backing_off: UUID
-) -> None:
+def test_payment_with_its_own_error_backs_off_a_minute_at_a_time(world: World, backing_off: UUID) -> None:
     world.machine.advance(seconds=10)
     somebody_else_is_answered(world)
     world.machine.now += LONGEST_WHILE_OTHERS_ARE_ANSWERED

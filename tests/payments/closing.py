@@ -23,18 +23,22 @@ ANNA = "operator:anna"
 VOID, WRITTEN_OFF = PaymentState.VOID, PaymentState.UNCOLLECTIBLE
 
 
-def account_with_a_bad_card(world: World) -> Account:
+def account_with_declining_card(world: World) -> Account:
     account = world.account("A-1")
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     return account
 
 
-def ask_to_end(world: World, payment: UUID, as_: PaymentState = VOID, reason: str = "billed by mistake") -> Any:
+def request_close_by_operator(
+    world: World, payment: UUID, as_: PaymentState = VOID, reason: str = "billed by mistake"
+) -> Any:
     with world.engine.begin() as connection:
         return request_close(connection, world.policy, payment, as_, Cause(ANNA, world.clock.now(), reason))
 
 
-def take_back(world: World, payment: UUID, reason: str = "it was right") -> CloseWithdrawn | Refused:
+def withdraw_close_by_operator(
+    world: World, payment: UUID, reason: str = "it was right"
+) -> CloseWithdrawn | Refused:
     with world.engine.begin() as connection:
         return withdraw_close(connection, payment, Cause("operator:bob", world.clock.now(), reason))
 
@@ -55,14 +59,14 @@ def due(world: World) -> set[Job]:
     return set(world.due_jobs(webhook_enqueues_within=timedelta(0)))
 
 
-def status_there(world: World, payment: UUID, which: int = 0) -> str:
+def processor_status(world: World, payment: UUID, which: int = 0) -> str:
     intent_id = world.intents(payment)[which].stripe_payment_intent_id
     answer = world.runtime.gateways["global"].retrieve_payment_intent(intent_id)
     assert answer.payment_intent is not None
     return answer.payment_intent.status
 
 
-def confirms_there(world: World, payment: UUID, account: Account) -> None:
+def confirm_in_browser(world: World, payment: UUID, account: Account) -> None:
     """The customer pays on our page with another card, and nobody tells us."""
     card = world.register_card(account, story=Pays())
     (intent,) = world.intents(payment)

@@ -42,7 +42,7 @@ def alive(engine: Engine, at: datetime) -> list[str]:
         return [one.kind for one in processes_alive(connection, at)]
 
 
-def test_a_process_is_alive_until_three_beats_are_missed(engine: Engine, machine: Machine) -> None:
+def test_process_is_alive_until_three_heartbeats_are_missed(engine: Engine, machine: Machine) -> None:
     heartbeats_sender = Heartbeats(lambda: engine, WEB, machine_now=machine)
     heartbeats_sender.beat()
     assert alive(engine, NOW + LOST_AFTER) == [WEB]
@@ -55,7 +55,7 @@ def test_a_process_is_alive_until_three_beats_are_missed(engine: Engine, machine
     assert (row.started_at, row.seen_at) == (NOW, machine.now)
 
 
-def test_a_clean_stop_takes_its_own_row_away_and_no_other(engine: Engine) -> None:
+def test_clean_stop_deletes_only_its_own_row(engine: Engine) -> None:
     other, heartbeats_sender = Heartbeats(lambda: engine, WEB), Heartbeats(lambda: engine, WORKER)
     other.beat()
     heartbeats_sender.start(every_s=60)
@@ -64,7 +64,7 @@ def test_a_clean_stop_takes_its_own_row_away_and_no_other(engine: Engine) -> Non
     assert alive(engine, machine_now()) == [WEB]
 
 
-def test_what_killed_processes_left_is_tidied_after_a_day(engine: Engine, machine: Machine) -> None:
+def test_rows_of_killed_processes_are_deleted_after_a_day(engine: Engine, machine: Machine) -> None:
     Heartbeats(lambda: engine, WORKER, machine_now=machine).beat()
     machine.now += KEPT_FOR
     Heartbeats(lambda: engine, WEB, machine_now=machine).beat()
@@ -76,7 +76,7 @@ def test_what_killed_processes_left_is_tidied_after_a_day(engine: Engine, machin
         assert sorted(connection.scalars(select(heartbeats.c.kind))) == [WEB, WEB]
 
 
-def test_a_beat_that_cannot_be_written_is_logged_once_and_harms_nothing(engine: Engine) -> None:
+def test_heartbeat_error_is_logged_once(engine: Engine) -> None:
     engines = [create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")]
     heartbeats_sender = Heartbeats(lambda: engines[-1], WEB)
     with capture_logs() as logs:
@@ -88,7 +88,7 @@ def test_a_beat_that_cannot_be_written_is_logged_once_and_harms_nothing(engine: 
     assert alive(engine, machine_now()) == [WEB]
 
 
-def test_a_locked_row_holds_up_the_beat_and_nobody_else(engine: Engine) -> None:
+def test_locked_row_delays_only_the_heartbeat(engine: Engine) -> None:
     heartbeats_sender = Heartbeats(lambda: engine, WEB)
     heartbeats_sender.beat()
     with engine.begin() as connection:
@@ -99,7 +99,7 @@ def test_a_locked_row_holds_up_the_beat_and_nobody_else(engine: Engine) -> None:
     eventually(lambda: alive(engine, machine_now()) == [], "it goes when it can")
 
 
-def test_a_worker_says_which_queues_it_takes_from_until_its_last_message(engine: Engine, redis_url: str) -> None:
+def test_worker_reports_its_queues_until_its_last_message(engine: Engine, redis_url: str) -> None:
     broker = make_broker(redis_url, [WorkerHeartbeats(lambda: engine)])
     with running_worker(broker, BATCH, SETTLEMENT, threads=2):
         eventually(lambda: alive(engine, machine_now()) == [WORKER], "it is heard")

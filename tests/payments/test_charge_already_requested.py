@@ -50,7 +50,7 @@ def refusal(answer: ChargePayment | Refused) -> str:
     return answer.reason
 
 
-def test_who_asks_second_is_told_who_did_and_when_and_money_moves_once(world: World, account: Account) -> None:
+def test_second_charge_request_names_the_first_and_money_moves_once(world: World, account: Account) -> None:
     payment = world.add_due_payment(account)
     snapshot = look(world, payment).snapshot
     assert isinstance(ask(world, payment, snapshot=snapshot), ChargePayment)
@@ -65,7 +65,7 @@ def test_who_asks_second_is_told_who_did_and_when_and_money_moves_once(world: Wo
     assert world.captured_amounts(payment) == [5_00]
 
 
-def test_after_an_outage_anybody_may_ask_anew(world: World, account: Account) -> None:
+def test_charge_may_be_requested_again_after_an_outage(world: World, account: Account) -> None:
     payment = world.add_due_payment(account)
     ask(world, payment)
     with world.engine.begin() as connection:
@@ -74,13 +74,15 @@ def test_after_an_outage_anybody_may_ask_anew(world: World, account: Account) ->
     assert isinstance(ask(world, payment, "ben"), ChargePayment)
 
 
-def test_what_a_customer_or_the_machine_made_due_is_no_persons_request(world: World, account: Account) -> None:
+def test_payment_made_due_by_customer_or_scheduler_is_not_an_operator_request(
+    world: World, account: Account
+) -> None:
     for trigger in ("month_start", "customer", "card_registered"):
         payment = world.add_due_payment(account, trigger=trigger, lane="interactive", requested_by="customer")
         assert isinstance(ask(world, payment), ChargePayment)
 
 
-def test_a_hold_after_the_request_lets_somebody_ask_for_it_again(world: World, account: Account) -> None:
+def test_hold_after_the_request_permits_a_new_request(world: World, account: Account) -> None:
     payment = world.add_due_payment(account)
     ask(world, payment)
     with world.engine.begin() as connection:
@@ -89,7 +91,7 @@ def test_a_hold_after_the_request_lets_somebody_ask_for_it_again(world: World, a
     assert isinstance(ask(world, payment, "ben"), ChargePayment)
 
 
-def test_an_attempt_under_way_names_who_asked_for_it(world: World, account: Account) -> None:
+def test_open_attempt_names_its_requester(world: World, account: Account) -> None:
     payment = world.add_due_payment(account)
     gateway = world.runtime.gateways["global"]
     said: list[str] = []
@@ -106,7 +108,7 @@ def test_an_attempt_under_way_names_who_asked_for_it(world: World, account: Acco
     assert world.captured_amounts(payment) == [5_00]
 
 
-def test_another_amount_than_was_seen_is_refused(world: World, account: Account) -> None:
+def test_changed_amount_is_refused(world: World, account: Account) -> None:
     payment = world.add_due_payment(account)
     snapshot = look(world, payment).snapshot
     with world.engine.begin() as connection:
@@ -117,7 +119,7 @@ def test_another_amount_than_was_seen_is_refused(world: World, account: Account)
     assert isinstance(ask(world, payment, snapshot=look(world, payment).snapshot), ChargePayment)
 
 
-def test_another_card_than_was_seen_is_refused(world: World, account: Account) -> None:
+def test_changed_card_is_refused(world: World, account: Account) -> None:
     payment = world.add_due_payment(account)
     snapshot = look(world, payment).snapshot
     world.add_primary_card(account, "pm_card_mastercard", brand="mastercard")
@@ -125,7 +127,7 @@ def test_another_card_than_was_seen_is_refused(world: World, account: Account) -
     assert "the card was visa ending in 4242 and is mastercard ending in 4444 now" in said
 
 
-def test_new_data_of_the_same_card_are_refused(world: World, account: Account) -> None:
+def test_updated_data_of_the_same_card_is_refused(world: World, account: Account) -> None:
     payment = world.add_due_payment(account)
     snapshot = look(world, payment).snapshot
     with world.engine.begin() as connection:
@@ -133,7 +135,7 @@ def test_new_data_of_the_same_card_are_refused(world: World, account: Account) -
     assert refusal(ask(world, payment, snapshot=snapshot)).endswith("any more: the card's data changed")
 
 
-def test_an_attempt_made_meanwhile_is_refused_so_that_a_form_sent_twice_charges_once(world: World) -> None:
+def test_form_submitted_twice_charges_once(world: World) -> None:
     account = world.account("A-1")
     world.add_primary_card(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
     payment = world.add_due_payment(account)

@@ -109,7 +109,7 @@ UNIQUE_INDEXES = """
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
-def test_the_database_takes_no_second_row(engine: Engine, key: Key) -> None:
+def test_database_rejects_a_duplicate_row(engine: Engine, key: Key) -> None:
     table = metadata.tables[key.table]
     first = {**filled(table), **key.row}
     with engine.begin() as connection:
@@ -121,7 +121,7 @@ def test_the_database_takes_no_second_row(engine: Engine, key: Key) -> None:
     assert refused.value.orig.diag.constraint_name == key.name
 
 
-def test_every_unique_key_of_the_database_is_tried(engine: Engine) -> None:
+def test_every_unique_key_is_tested(engine: Engine) -> None:
     with engine.connect() as connection:
         assert sorted(connection.scalars(text(UNIQUE_INDEXES))) == sorted(key.name for key in KEYS)
 

@@ -14,7 +14,7 @@ OPEN_TRANSACTIONS = """
 """
 
 
-def test_no_transaction_is_open_while_the_truth_behind_an_event_is_fetched(here: CardWorld) -> None:
+def test_no_transaction_is_open_while_an_event_object_is_fetched(here: CardWorld) -> None:
     world = here.world
     world.register_card(world.account("A-1"))
     others = create_engine(world.engine.url, isolation_level="AUTOCOMMIT")

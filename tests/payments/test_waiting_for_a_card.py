@@ -14,7 +14,7 @@ from tests.world import World
     ],
     ids=["needs_authentication", "needs_payment_method"],
 )
-def test_a_message_does_not_wake_a_payment_for_the_card_that_blocked_it(
+def test_message_does_not_wake_a_payment_for_the_card_that_blocked_it(
     world: World, story: Story, state: str
 ) -> None:
     account = world.account("A-1")
