@@ -33,7 +33,7 @@ PAYMENTS = (
     "tests/payments/test_settlement.py",
 )
 #: An attempt that cancels: the one thing in a claim that the first five of these don't try.
-CANCEL = "tests/payments/test_settlement.py::test_cancel_without_an_answer_is_settled_and_succeeded_by_a_new_payment_intent"
+CANCEL = "tests/payments/test_settlement.py::test_cancel_without_an_answer_is_settled_and_replaced"
 CLOSES = ("tests/payments/test_close.py", "tests/payments/test_close_errors.py")
 OPERATORS = (
     "tests/payments/test_decisions.py",

@@ -30,15 +30,15 @@ from tests.payments.closing import (
     VOID,
     WRITTEN_OFF,
     account_with_declining_card,
-    request_close_by_operator,
     assert_clean,
     confirm_in_browser,
     declined,
     due,
     end,
     processor_status,
-    withdraw_close_by_operator,
+    request_close_by_operator,
     told,
+    withdraw_close_by_operator,
 )
 from tests.payments.wire import (
     Wire,

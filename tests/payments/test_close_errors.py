@@ -15,20 +15,20 @@ from simulator.issuer.stories import NeedsAuthentication
 from tests.payments.closing import (
     WRITTEN_OFF,
     account_with_declining_card,
-    request_close_by_operator,
     assert_clean,
     declined,
     due,
     end,
     processor_status,
-    withdraw_close_by_operator,
+    request_close_by_operator,
     told,
+    withdraw_close_by_operator,
 )
 from tests.payments.wire import (
     KilledError,
     Wire,
-    kill,
     expire_lease,
+    kill,
     lose,
     sent,
     settle_last_attempt,

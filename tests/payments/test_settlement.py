@@ -19,7 +19,7 @@ from shared.messaging.jobs import SettleAttempt
 from shared.payments.operator.charge import request_charge, request_look_up
 from shared.payments.settlement import alarms_due
 from simulator.issuer.stories import AlwaysDeclines, NeedsAuthentication
-from tests.payments.wire import KilledError, Wire, kill, expire_lease, lose, settle_last_attempt
+from tests.payments.wire import KilledError, Wire, expire_lease, kill, lose, settle_last_attempt
 from tests.seed import Account
 from tests.world import World
 
@@ -77,7 +77,7 @@ def waits_for_authentication(world: World, account: Account) -> UUID:
 
 
 @pytest.mark.parametrize("when", ["lost after it was done", "killed before it left", "killed after it was done"])
-def test_cancel_without_an_answer_is_settled_and_succeeded_by_a_new_payment_intent(
+def test_cancel_without_an_answer_is_settled_and_replaced(
     world: World, wire: Wire, account: Account, when: str
 ) -> None:
     payment = waits_for_authentication(world, account)
