@@ -67,9 +67,9 @@ class Failpoint(StrEnum):
     BULK_CHUNK_RUNG = "bulk.chunk.rung"
     BULK_RINGING = "bulk.ringing"
 
-    SETTLE_BEGUN = "settle.begun"
+    SETTLE_TURN_BEGUN = "settle.turn.begun"
     SETTLE_TURN_BEFORE_COMMIT = "settle.turn.before_commit"
-    SETTLE_TURN_TAKEN = "settle.turn_taken"
+    SETTLE_TURN_COMMITTED = "settle.turn.committed"
     SETTLE_LOOK_UP_SENDING = "settle.look_up.sending"
     SETTLE_LOOK_UP_SENT = "settle.look_up.sent"
     SETTLE_RECORDED = "settle.recorded"
@@ -103,11 +103,11 @@ class Failpoint(StrEnum):
     EVENT_STORED_CARD_SENT = "event.stored_card.sent"
     EVENT_PAYMENT_INTENT_SENDING = "event.payment_intent.sending"
     EVENT_PAYMENT_INTENT_SENT = "event.payment_intent.sent"
-    EVENT_FETCHED = "event.fetched"
+    EVENT_APPLY_BEGUN = "event.apply.begun"
     EVENT_CARD_STORED = "event.apply.card_stored"
     EVENT_CARD_MADE_PRIMARY = "event.apply.card_made_primary"
     EVENT_APPLY_BEFORE_COMMIT = "event.apply.before_commit"
-    EVENT_APPLIED = "event.applied"
+    EVENT_APPLY_COMMITTED = "event.apply.committed"
     EVENT_RUNG = "event.rung"
     EVENT_POSTPONING = "event.postpone.begun"
     EVENT_POSTPONE_BEFORE_COMMIT = "event.postpone.before_commit"
@@ -116,9 +116,9 @@ class Failpoint(StrEnum):
     EVENT_TROUBLE_BEFORE_COMMIT = "event.trouble.before_commit"
     EVENT_TROUBLE_NOTED = "event.trouble.committed"
 
-    RECONCILE_BEGUN = "reconcile.begun"
+    RECONCILE_START_BEGUN = "reconcile.start.begun"
     RECONCILE_START_BEFORE_COMMIT = "reconcile.start.before_commit"
-    RECONCILE_STARTED = "reconcile.started"
+    RECONCILE_START_COMMITTED = "reconcile.start.committed"
     RECONCILE_LOOK_SENDING = "reconcile.look.sending"
     RECONCILE_LOOK_SENT = "reconcile.look.sent"
     RECONCILE_ANNOUNCING = "reconcile.announce.begun"
@@ -127,12 +127,12 @@ class Failpoint(StrEnum):
     RECONCILE_ROW_FINDING = "reconcile.row.begun"
     RECONCILE_ROW_BEFORE_COMMIT = "reconcile.row.before_commit"
     RECONCILE_ROW_FOUND = "reconcile.row.committed"
-    RECONCILE_ABANDONING = "reconcile.abandon.begun"
+    RECONCILE_ABANDON_BEGUN = "reconcile.abandon.begun"
     RECONCILE_ABANDON_BEFORE_COMMIT = "reconcile.abandon.before_commit"
-    RECONCILE_ABANDONED = "reconcile.abandoned"
+    RECONCILE_ABANDON_COMMITTED = "reconcile.abandon.committed"
     RECONCILE_CANCEL_SENDING = "reconcile.cancel.sending"
     RECONCILE_CANCEL_SENT = "reconcile.cancel.sent"
-    RECONCILE_CHUNK_SEEN = "reconcile.chunk.seen"
+    RECONCILE_CHUNK_BEGUN = "reconcile.chunk.begun"
     RECONCILE_CHUNK_BEFORE_COMMIT = "reconcile.chunk.before_commit"
     RECONCILE_CHUNK_COMMITTED = "reconcile.chunk.committed"
     RECONCILE_RESTING = "reconcile.rest.begun"
@@ -140,9 +140,9 @@ class Failpoint(StrEnum):
     RECONCILE_RESTED = "reconcile.rest.committed"
     RECONCILE_RINGING = "reconcile.ringing"
 
-    WEBHOOK_RECEIVED = "webhook.received"
+    WEBHOOK_STORE_BEGUN = "webhook.store.begun"
     WEBHOOK_STORE_BEFORE_COMMIT = "webhook.store.before_commit"
-    WEBHOOK_STORED = "webhook.stored"
+    WEBHOOK_STORE_COMMITTED = "webhook.store.committed"
     WEBHOOK_ANSWERED = "webhook.answered"
 
     LEAD_TAKEN = "lead.taken"
@@ -168,6 +168,16 @@ class Failpoint(StrEnum):
 
 #: Names that scripts may still hold, with what they are called now.
 RENAMED: Mapping[str, str] = {
+    "settle.begun": "settle.turn.begun",
+    "settle.turn_taken": "settle.turn.committed",
+    "event.fetched": "event.apply.begun",
+    "event.applied": "event.apply.committed",
+    "reconcile.begun": "reconcile.start.begun",
+    "reconcile.started": "reconcile.start.committed",
+    "reconcile.abandoned": "reconcile.abandon.committed",
+    "reconcile.chunk.seen": "reconcile.chunk.begun",
+    "webhook.received": "webhook.store.begun",
+    "webhook.stored": "webhook.store.committed",
     "event.trouble_noted": "event.trouble.committed",
     "wake.ended": "wake.committed",
     "charge.confirm_allowed": "charge.confirm_allow.committed",

@@ -17,6 +17,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 
+from shared.db.session import in_transaction
 from shared.db.tables.system import stripe_events
 from shared.domain.states import StripeEventState
 from shared.failpoints import Failpoint, reach
@@ -129,24 +130,27 @@ class WebhookReceiver:
 def store_event(engine: Engine, coverage: str, event: StripeEventSnapshot) -> bool:
     """Store the event under Stripe's own id; False if we have it already. Types without a handler are ignored."""
     state = StripeEventState.RECEIVED if event.type in HANDLED_EVENT_TYPES else StripeEventState.IGNORED
-    reach(Failpoint.WEBHOOK_RECEIVED)
-    with engine.begin() as connection:
-        stored = connection.execute(
-            insert(stripe_events)
-            .values(
-                coverage=coverage,
-                stripe_event_id=event.stripe_event_id,
-                type=event.type,
-                stripe_object_id=event.stripe_object_id,
-                is_livemode=event.is_livemode,
-                stripe_created_at=event.created_at,
-                state=state,
-            )
-            .on_conflict_do_nothing()
-            .returning(stripe_events.c.stripe_event_id)
-        ).one_or_none()
-        reach(Failpoint.WEBHOOK_STORE_BEFORE_COMMIT)
-    reach(Failpoint.WEBHOOK_STORED)
+    insertion = (
+        insert(stripe_events)
+        .values(
+            coverage=coverage,
+            stripe_event_id=event.stripe_event_id,
+            type=event.type,
+            stripe_object_id=event.stripe_object_id,
+            is_livemode=event.is_livemode,
+            stripe_created_at=event.created_at,
+            state=state,
+        )
+        .on_conflict_do_nothing()
+        .returning(stripe_events.c.stripe_event_id)
+    )
+    # Stripe repeats a delivery that is not stored, so this waits for no lock and no outage.
+    stored = in_transaction(
+        engine,
+        lambda connection: connection.execute(insertion).one_or_none(),
+        insist_for_s=0.0,
+        step="webhook.store",
+    )
     return stored is not None
 
 

@@ -71,7 +71,6 @@ def work_on_chunk(connection: Connection, runtime: Runtime, bulk_id: UUID) -> li
     doing = doing_of(bulk, runtime.policy, runtime.clock.now(), runtime.machine_now())
     outcomes = [Outcome(payment_id, do_one(connection, payment_id, doing)) for payment_id in ids]
     _write(connection, bulk, outcomes, runtime)
-    reach(Failpoint.BULK_CHUNK_BEFORE_COMMIT)
     return [one.did.job for one in outcomes if isinstance(one.did, Did) and one.did.job is not None]
 
 

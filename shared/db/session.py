@@ -118,14 +118,16 @@ def in_transaction(
         repetition = min(repetition + 1, 10)
 
 
-def in_turn(engine: Engine, work: Callable[[Connection], Result], what: str) -> Result | None:
+def in_turn(
+    engine: Engine, work: Callable[[Connection], Result], what: str, *, step: str | None = None
+) -> Result | None:
     """Run `work` in one transaction; None if somebody else holds what it needs: the row stays due.
 
     `what` it is, for the log. For work that a sweep rings for again: waiting would keep a worker from the others.
     Otherwise as `in_transaction`.
     """
     try:
-        return in_transaction(engine, work, insist_for_s=0.0)
+        return in_transaction(engine, work, insist_for_s=0.0, step=step)
     except DBAPIError as error:
         if not is_locked(error):
             raise

@@ -14,7 +14,6 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from shared.db.rows import RunRow
-from shared.failpoints import Failpoint, reach
 from shared.invoicing.bills import SkipReason
 from shared.invoicing.chunk import IssuedChunk, Issuing, issue_chunk
 from shared.invoicing.counts import Counts
@@ -56,7 +55,6 @@ def work_on_monthly_run(
     counts.add(chunk.counts)
     if chunk.last_account_id is not None:
         save_run_progress(connection, run, cursor_after(chunk.last_account_id), counts.stored())
-        reach(Failpoint.GENERATE_CHUNK_BEFORE_COMMIT)
         return True
     without_settings = report_accounts_without_settings(connection, issuing.parameters())
     counts.add_skipped(SkipReason.NO_PAYMENT_SETTINGS, without_settings)

@@ -126,7 +126,6 @@ def apply_event(connection: Connection, event: StripeEvent, apply: Apply, at: Mo
         return None
     effect = apply(connection)
     _mark_applied(connection, event, effect, at)
-    reach(Failpoint.EVENT_APPLY_BEFORE_COMMIT)
     return effect
 
 

@@ -4,10 +4,9 @@ Evidence of money closes an attempt at any time and always wins. Evidence of no 
 own answer never closes one inside its lease: it may speak of the attempt before (I5).
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, bindparam, exists, select, update
@@ -30,12 +29,11 @@ from shared.payments.outcome_handlers import OUTCOME_HANDLERS, Locked
 from shared.payments.state_changes import open_attempt
 from shared.runtime import Runtime
 
-Result = TypeVar("Result")
-
 #: Machine time until an unknown attempt is looked up again: at first soon, then ever less often.
 LOOK_UP_BACKOFF = Backoff(first=timedelta(seconds=5), longest=timedelta(minutes=15))
-#: An answer in hand is worth waiting for the database or a lock (s). Together with both requests, 70 s at the
-#: longest, it stays within the actor's time limit of 90 s; alone it stays within a worker's 40 s of grace.
+#: How long recording an answer waits for a lock or a restarting database (s): an answer that is not recorded costs
+#: the rest of the lease and a look-up. With both requests (70 s at most) this stays within the actor's time limit
+#: of 90 s; alone it stays within a worker's shutdown grace of 40 s.
 WRITE_INSISTS_FOR_S = 20.0
 #: Outcomes after which a payment may be due at this moment: a newer card, or a successor of what was canceled.
 MAY_BE_DUE_AT_ONCE = frozenset({Outcome.DECLINED, Outcome.AUTHENTICATION_NEEDED, Outcome.CANCELED})
@@ -61,12 +59,11 @@ def record_answer(runtime: Runtime, attempt_id: UUID, answer: Answer, actor: str
     def work(connection: Connection) -> UUID:
         rows, attempt = lock_by_attempt(connection, attempt_id)
         _apply(connection, _at_this_moment(runtime, rows, attempt), answer, actor, is_own=True)
-        reach(Failpoint.RECORD_ANSWER_BEFORE_COMMIT)
         return rows.payment.id
 
-    reach(Failpoint.RECORD_ANSWER_BEGUN)
-    payment_id = _write(runtime, work)
-    reach(Failpoint.RECORD_ANSWER_COMMITTED)
+    payment_id = in_transaction(
+        runtime.engine, work, insist_for_s=WRITE_INSISTS_FOR_S, outlives_outages=True, step="record.answer"
+    )
     if answer.outcome in MAY_BE_DUE_AT_ONCE:
         enqueue_if_due(runtime, payment_id)
 
@@ -79,14 +76,13 @@ def record_observation(runtime: Runtime, payment_intent_id: UUID, answer: Answer
     if answer.payment_intent is None:
         return
 
-    def work(connection: Connection) -> tuple[ChargePayment, ...]:
-        jobs = apply_observation(connection, runtime, payment_intent_id, answer, actor)
-        reach(Failpoint.RECORD_OBSERVATION_BEFORE_COMMIT)
-        return jobs
-
-    reach(Failpoint.RECORD_OBSERVATION_BEGUN)
-    jobs = _write(runtime, work)
-    reach(Failpoint.RECORD_OBSERVATION_COMMITTED)
+    jobs = in_transaction(
+        runtime.engine,
+        lambda connection: apply_observation(connection, runtime, payment_intent_id, answer, actor),
+        insist_for_s=WRITE_INSISTS_FOR_S,
+        outlives_outages=True,
+        step="record.observation",
+    )
     runtime.enqueue(jobs)
 
 
@@ -106,11 +102,6 @@ def apply_observation(
     attempt = _attempt_observed(connection, rows.payment.id, payment_intent_id, observed)
     _apply(connection, _at_this_moment(runtime, rows, attempt), observed, actor, is_own=False)
     return _jobs_if_due(connection, runtime, rows.payment.id) if outcome in MAY_BE_DUE_AT_ONCE else ()
-
-
-def _write(runtime: Runtime, work: Callable[[Connection], Result]) -> Result:
-    """Write what we know, and outlive a restart of the database: unwritten, it costs the lease and a look-up."""
-    return in_transaction(runtime.engine, work, insist_for_s=WRITE_INSISTS_FOR_S, outlives_outages=True)
 
 
 def enqueue_if_due(runtime: Runtime, payment_id: UUID) -> None:

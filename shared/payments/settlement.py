@@ -17,7 +17,6 @@ from shared.db.tables.payments import payment_attempts, payment_intents
 from shared.db.tables.system import billing_events
 from shared.domain.event_types import EventType
 from shared.domain.states import OPEN_ATTEMPT, AttemptState
-from shared.failpoints import Failpoint, reach
 from shared.payments.locked_rows import lock_attempt, lock_payment
 from shared.payments.record_outcome import LOOK_UP_BACKOFF
 from shared.runtime import Runtime
@@ -85,7 +84,6 @@ def take_turn(connection: Connection, runtime: Runtime, attempt_id: UUID) -> Loo
     _raise_alarm(connection, runtime, payment, attempt)
     found = connection.execute(select(payment_intents).where(payment_intents.c.id == attempt.payment_intent_id))
     intent = read_one(PaymentIntentRow, found)
-    reach(Failpoint.SETTLE_TURN_BEFORE_COMMIT)
     if attempt.confirm_allowed_at is None or intent.stripe_payment_intent_id is None:
         return NeverAsked()
     return LookUp(attempt.coverage, intent.id, intent.stripe_payment_intent_id)

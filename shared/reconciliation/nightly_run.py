@@ -9,7 +9,6 @@ from shared.clock import has_come
 from shared.db.columns import instant
 from shared.db.rows import RunRow
 from shared.db.tables.system import runs
-from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import RECONCILIATION
 from shared.reconciliation.progress import Progress, begin_run
 from shared.reconciliation.window import Window, window_of_night
@@ -26,7 +25,6 @@ def begin_nightly_run(connection: Connection, runtime: Runtime, run_id: UUID) ->
     if run is None or (run.backoff_until is not None and not has_come(run.backoff_until, runtime.machine_now())):
         return None
     progress = begin_run(connection, run, _window(connection, run), runtime.clock.now())
-    reach(Failpoint.RECONCILE_START_BEFORE_COMMIT)
     return run, progress
 
 

@@ -15,7 +15,6 @@ from shared.db.session import in_transaction
 from shared.db.tables.payments import payment_intents
 from shared.domain.calendar import UNTIL_RELEASED, waits_for_operator
 from shared.domain.states import CHARGEABLE, WAITING_FOR_CARD, PaymentState
-from shared.failpoints import Failpoint, reach
 from shared.gateway.port import PaymentIntentSnapshot
 from shared.gateway.stripe_version import API_VERSION
 from shared.payments.claim import KEY_GOOD_FOR
@@ -84,12 +83,9 @@ def cancel_orphan(reconciliation: Reconciliation, orphan: Orphan, found: Found) 
         if not _abandon(connection, reconciliation, payment, orphan.snapshot):
             return False
         write_new_finding(connection, reconciliation, found)
-        reach(Failpoint.RECONCILE_ABANDON_BEFORE_COMMIT)
         return True
 
-    reach(Failpoint.RECONCILE_ABANDONING)
-    is_abandoned = in_transaction(reconciliation.runtime.engine, abandon)
-    reach(Failpoint.RECONCILE_ABANDONED)
+    is_abandoned = in_transaction(reconciliation.runtime.engine, abandon, step="reconcile.abandon")
     if not is_abandoned:
         return None
     return reconciliation.processor.cancel(orphan.snapshot.stripe_id)

@@ -9,7 +9,6 @@ from sqlalchemy.dialects.postgresql import insert
 
 from shared.db.session import in_transaction
 from shared.db.tables.system import listed_charges
-from shared.failpoints import Failpoint, reach
 from shared.payments.receipts import resolve_finding
 from shared.reconciliation.charges import compare_charges
 from shared.reconciliation.chunk import ROWS_OF_A_KIND, Chunk, Reconciliation
@@ -52,12 +51,9 @@ def run_chunk(reconciliation: Reconciliation, progress: Progress, journal: Journ
         if after.is_over:
             delete_listed_charges(connection, reconciliation.id)
         journal.save(connection, after, reconciliation.runtime.clock.now())
-        reach(Failpoint.RECONCILE_CHUNK_BEFORE_COMMIT)
         return True
 
-    reach(Failpoint.RECONCILE_CHUNK_SEEN)
-    is_saved = in_transaction(reconciliation.runtime.engine, conclude)
-    reach(Failpoint.RECONCILE_CHUNK_COMMITTED)
+    is_saved = in_transaction(reconciliation.runtime.engine, conclude, step="reconcile.chunk")
     return after if is_saved else None
 
 

@@ -61,7 +61,7 @@ def test_no_handler_of_errors_sees_a_crash() -> None:
     [
         ("charge.claimed", None, "charge.claimed, arrival 1"),
         ("charge.claimed:3", None, "charge.claimed, arrival 3"),
-        ("charge.claimed, settle.begun:2", None, "charge.claimed, settle.begun, arrival 2"),
+        ("charge.claimed, settle.turn.begun:2", None, "charge.claimed, settle.turn.begun, arrival 2"),
         ("charge.claimed", 0.25, "charge.claimed, probability 0.25"),
         ("settle.looked_up", None, "settle.look_up.sent, arrival 1"),  # renamed: scripts of drills hold the old one
         (None, 0.001, "every point, probability 0.001"),

@@ -78,10 +78,10 @@ def test_a_request_outside_the_wrapper_or_without_a_name_is_found(sent: str) -> 
 def test_a_block_is_a_transaction_and_a_wrapper_is_its_callers() -> None:
     block = """
 def store(engine):
-    reach(Failpoint.WEBHOOK_RECEIVED)
+    reach(Failpoint.WEBHOOK_STORE_BEGUN)
     with engine.begin() as connection:
         write(connection)
-    reach(Failpoint.WEBHOOK_STORED)
+    reach(Failpoint.WEBHOOK_STORE_COMMITTED)
 """
     assert [WITHIN in missing for missing in examine([Source("a.py", block)]).missing] == [True]
     wrapped = """

@@ -5,7 +5,6 @@ from uuid import UUID
 
 from shared.bulk.progress import work_on_chunk
 from shared.db.session import in_transaction
-from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import ApplyBulkAction, Job
 from shared.runtime import Runtime
 from workers.use_cases.chunks import work_in_chunks
@@ -18,9 +17,8 @@ def apply_bulk_action(runtime: Runtime, bulk_id: UUID) -> None:
     """
 
     def chunk() -> Sequence[Job] | None:
-        reach(Failpoint.BULK_CHUNK_BEGUN)
-        jobs = in_transaction(runtime.engine, lambda connection: work_on_chunk(connection, runtime, bulk_id))
-        reach(Failpoint.BULK_CHUNK_COMMITTED)
-        return jobs
+        return in_transaction(
+            runtime.engine, lambda connection: work_on_chunk(connection, runtime, bulk_id), step="bulk.chunk"
+        )
 
     work_in_chunks(runtime, chunk, ApplyBulkAction(bulk_id), step="bulk")

@@ -73,16 +73,16 @@ def _look_and_apply(runtime: Runtime, event: StripeEvent) -> Effect | None:
     """Fetch and apply; again if the card changed in between. None if another worker was faster."""
     for look in range(1, MAX_LOOKS + 1):
         apply = _fetch(runtime, event)
-        reach(Failpoint.EVENT_FETCHED)
         try:
             effect = in_transaction(
-                runtime.engine, partial(apply_event, event=event, apply=apply, at=_moment(runtime))
+                runtime.engine,
+                partial(apply_event, event=event, apply=apply, at=_moment(runtime)),
+                step="event.apply",
             )
         except CardMovedError:
             if look == MAX_LOOKS:
                 raise
             continue
-        reach(Failpoint.EVENT_APPLIED)
         return effect
     raise AssertionError("unreachable: the last look returns or raises")
 

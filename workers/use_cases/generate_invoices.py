@@ -13,7 +13,6 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from shared.db.session import in_transaction
-from shared.failpoints import Failpoint, reach
 from shared.invoicing.monthly_run import refusal_of, work_on_monthly_run
 from shared.messaging.jobs import GenerateInvoices, Job
 from shared.runtime import Runtime
@@ -39,9 +38,8 @@ def generate_invoices(runtime: Runtime, run_id: UUID, *, accounts_per_chunk: int
     def chunk() -> Sequence[Job] | None:
         nonlocal size
         work = partial(work_on_monthly_run, runtime=runtime, run_id=run_id, accounts=size, now=runtime.clock.now())
-        reach(Failpoint.GENERATE_CHUNK_BEGUN)
         try:
-            has_more = in_transaction(runtime.engine, work)
+            has_more = in_transaction(runtime.engine, work, step="generate.chunk")
         except DBAPIError as error:
             refusal = refusal_of(error)
             if refusal is None:
@@ -49,7 +47,6 @@ def generate_invoices(runtime: Runtime, run_id: UUID, *, accounts_per_chunk: int
             size = max(1, size // SMALLER)
             log.warning("invoices.chunk_refused", run_id=str(run_id), sqlstate=refusal.sqlstate, next_size=size)
             return ()
-        reach(Failpoint.GENERATE_CHUNK_COMMITTED)
         size = min(accounts_per_chunk, size * SMALLER)
         return () if has_more else None
 

@@ -10,7 +10,6 @@ from uuid import UUID
 import structlog
 
 from shared.db.session import in_transaction
-from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import Job, ReconcileCharges
 from shared.reconciliation.chunk import Reconciliation
 from shared.reconciliation.client import Processor, ProcessorUnavailableError
@@ -31,9 +30,11 @@ def reconcile_charges(runtime: Runtime, run_id: UUID) -> None:
     A processor that gives no answer leaves the run unfinished, with the trouble on its row. Raises what the
     database raises when it is away; the sweep brings the run back.
     """
-    reach(Failpoint.RECONCILE_BEGUN)
-    begun = in_transaction(runtime.engine, lambda connection: begin_nightly_run(connection, runtime, run_id))
-    reach(Failpoint.RECONCILE_STARTED)
+    begun = in_transaction(
+        runtime.engine,
+        lambda connection: begin_nightly_run(connection, runtime, run_id),
+        step="reconcile.start",
+    )
     if begun is None:
         return
     run, progress = begun

@@ -17,11 +17,12 @@ log = structlog.get_logger()
 
 def settle_attempt(runtime: Runtime, attempt_id: UUID) -> None:
     """Find out what became of an attempt. Safe to deliver twice: the first takes the look-up's turn."""
-    reach(Failpoint.SETTLE_BEGUN)
     step = in_turn(
-        runtime.engine, lambda connection: take_turn(connection, runtime, attempt_id), f"look-up of {attempt_id}"
+        runtime.engine,
+        lambda connection: take_turn(connection, runtime, attempt_id),
+        f"look-up of {attempt_id}",
+        step="settle.turn",
     )
-    reach(Failpoint.SETTLE_TURN_TAKEN)
     match step:
         case None:
             return
