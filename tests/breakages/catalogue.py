@@ -14,26 +14,20 @@ WRITTEN_ONCE = "payments/test_immutable_payments.py::"
 ONE_ROW = "payments/test_unique_keys.py::test_database_rejects_a_duplicate_row"
 MOMENTS = "diaries/test_at_the_same_moment.py::"
 SWEEPS = "scheduler/test_sweep.py::"
-CLOSES = "scheduler/test_sweep_decisions.py::"
+CLOSES = "scheduler/test_sweep_closes_and_bulk_actions.py::"
 LEADING = "scheduler/test_scheduler.py::"
 
 #: Each source of due work, and a test that misses it. A new source needs a test here.
 MISSES_SOURCE = {
-    "unfinished runs": f"{SWEEPS}test_unfinished_runs_are_rung_for_and_no_others",
-    "unfinished bulk actions": f"{CLOSES}test_a_bulk_action_is_rung_for_until_it_is_through_or_stopped",
-    "stripe events": f"{SWEEPS}test_stripe_events_are_rung_for_until_they_are_applied",
-    "payments with a new card": (
-        f"{SWEEPS}test_a_payment_whose_blocking_card_was_replaced_is_woken_although_nobody_rang"
-    ),
-    "expired leases": (
-        f"{SWEEPS}test_an_open_attempt_blocks_its_payment_until_its_lease_is_over_and_then_it_is_settled"
-    ),
-    "unknown attempts": f"{SWEEPS}test_an_unknown_attempt_is_looked_up_when_it_is_time",
-    "payments to close": (
-        f"{CLOSES}test_what_a_person_wants_ended_is_ended_and_not_charged_whatever_its_state_and_hold"
-    ),
-    "due payments, interactive": f"{SWEEPS}test_a_payment_whose_time_has_come_is_rung_for_on_its_lane",
-    "due payments, batch": f"{SWEEPS}test_a_payment_whose_time_has_come_is_rung_for_on_its_lane",
+    "unfinished runs": f"{SWEEPS}test_only_unfinished_runs_are_enqueued",
+    "unfinished bulk actions": f"{CLOSES}test_bulk_action_is_enqueued_until_finished_or_stopped",
+    "stripe events": f"{SWEEPS}test_stripe_events_are_enqueued_until_applied",
+    "payments with a new card": (f"{SWEEPS}test_payment_with_a_replaced_card_is_found_without_a_webhook"),
+    "expired leases": (f"{SWEEPS}test_open_attempt_blocks_its_payment_until_its_lease_expires_and_is_then_settled"),
+    "unknown attempts": f"{SWEEPS}test_unknown_attempt_is_looked_up_at_its_time",
+    "payments to close": (f"{CLOSES}test_payment_with_a_pending_close_is_closed_and_not_charged_in_any_state"),
+    "due payments, interactive": f"{SWEEPS}test_due_payment_is_enqueued_on_its_queue",
+    "due payments, batch": f"{SWEEPS}test_due_payment_is_enqueued_on_its_queue",
     "unfinished reconciliations": f"{SWEEPS}test_every_queue_has_a_source",
 }
 
@@ -168,7 +162,7 @@ LOCKS = (
             f"{PHASES}test_claims_on_one_card_are_serialized",
             (
                 "bulk/test_bulk_actions.py::"
-                "test_two_people_confirm_the_same_at_once_one_begins_and_the_other_sees_who_did"
+                "test_second_of_two_concurrent_confirmations_is_refused_with_the_name_of_the_first"
             ),
         ),
         (replaced(r"\bpg_advisory_xact_lock\(", "pg_advisory_xact_lock_shared("),),
@@ -177,7 +171,7 @@ LOCKS = (
         "run-not-locked",
         "two workers do the same chunk of a run",
         ("I1", "I4"),
-        ("scheduler/test_turns.py::test_a_run_that_is_being_worked_on_is_nobody_elses",),
+        ("scheduler/test_run_lock.py::test_locked_run_is_skipped_by_a_second_worker",),
         (unlocked("runs"),),
     ),
     Breakage(
@@ -185,8 +179,8 @@ LOCKS = (
         "month start reads fees and primary cards without locks",
         ("I4", "I15"),
         (
-            "invoicing/test_runs.py::test_a_change_of_how_somebody_pays_is_waited_for",
-            "invoicing/test_runs.py::test_a_fee_corrected_while_month_start_runs_is_billed_as_corrected",
+            "invoicing/test_runs.py::test_month_start_waits_for_a_change_of_payment_settings",
+            "invoicing/test_runs.py::test_fee_corrected_during_month_start_is_billed_as_corrected",
             f"{MOMENTS}test_a_card_registered_inside_an_open_chunk_of_month_start_pays_once",
         ),
         (replaced(r"\bFOR (SHARE|UPDATE) OF \w+", ""),),
@@ -202,7 +196,7 @@ LOCKS = (
         "scheduler-without-lead",
         "a scheduler ticks and sweeps without holding the leader lock",
         ("I1",),
-        (f"{LEADING}test_only_one_leads_and_everyone_can_see_whether_somebody_does",),
+        (f"{LEADING}test_only_one_scheduler_leads_and_leadership_is_visible",),
         (Wrap("scheduler.leadership", "Leadership.is_ours", lambda _: lambda _self: True),),
     ),
 )
@@ -288,14 +282,14 @@ SWEEP = (
         "sweep-off",
         "the scheduler ticks, and its sweep enqueues nothing",
         ("I13",),
-        (f"{LEADING}test_past_the_catch_up_window_a_run_waits_for_a_named_person_with_a_reason",),
+        (f"{LEADING}test_run_past_the_catch_up_window_awaits_a_named_user_with_a_reason",),
         (Wrap("scheduler.sweep", "Sweep.__call__", lambda _: lambda _self, _moment: {}),),
     ),
     Breakage(
         "outage-waited-out",
         "after an outage every payment waits for the end of its pause, up to an hour",
         ("I13",),
-        (f"{LEADING}test_a_pause_that_an_outage_made_long_ends_when_others_are_answered",),
+        (f"{LEADING}test_scheduler_ends_outage_backoffs_once_other_requests_succeed",),
         (Wrap("shared.payments.outages", "end_backoffs", nothing),),
     ),
     *(
@@ -345,7 +339,7 @@ DATABASE = (
         "run-made-twice",
         "two schedulers both insert the same run",
         ("I1",),
-        (f"{LEADING}test_two_that_both_believe_they_lead_still_make_one_run",),
+        (f"{LEADING}test_two_leaders_still_create_one_run",),
         (
             Sql("ALTER TABLE runs DROP CONSTRAINT uq_runs_job_period_coverage"),
             replaced(r"(INSERT INTO runs\b.* ON CONFLICT) \([^)]*\)", r"\1"),

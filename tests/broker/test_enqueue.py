@@ -57,9 +57,7 @@ def masked(body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("job", EVERY_JOB, ids=lambda job: f"{job.name}-{job.queue}")
-def test_ring_leaves_in_redis_what_dramatiqs_own_enqueue_leaves(
-    broker: RedisBroker, client: "redis.Redis", job: Job
-) -> None:
+def test_enqueue_writes_what_dramatiq_writes(broker: RedisBroker, client: "redis.Redis", job: Job) -> None:
     client.flushdb()  # of a Redis that was given, also the mark that says whose it is
     assert enqueue(broker, [job])
     ours, our_keys = body_of(client, job.queue), keys_and_types(client)
@@ -69,7 +67,7 @@ def test_ring_leaves_in_redis_what_dramatiqs_own_enqueue_leaves(
     assert masked(ours) == masked(body_of(client, job.queue))
 
 
-def test_dramatiqs_own_consumer_takes_and_acknowledges_what_was_rung(redis_url: str, client: "redis.Redis") -> None:
+def test_dramatiq_consumer_takes_and_acknowledges_enqueued_jobs(redis_url: str, client: "redis.Redis") -> None:
     assert enqueue(make_broker(redis_url), EVERY_JOB)
     dramatiqs = RedisBroker(url=redis_url, namespace=NAMESPACE, middleware=[])  # type: ignore[no-untyped-call]
     taken = []
@@ -83,7 +81,7 @@ def test_dramatiqs_own_consumer_takes_and_acknowledges_what_was_rung(redis_url: 
     assert sorted(taken) == sorted((job.name, job.queue, job.arguments) for job in EVERY_JOB)
 
 
-def test_ten_thousand_jobs_are_ten_round_trips_in_their_order(broker: RedisBroker, client: "redis.Redis") -> None:
+def test_ten_thousand_jobs_take_ten_round_trips_in_order(broker: RedisBroker, client: "redis.Redis") -> None:
     jobs = [ChargePayment(uuid4(), Lane.BATCH) for _ in range(10_000)]
     before = writes_of(client)
     assert enqueue(broker, jobs)
@@ -101,7 +99,7 @@ def writes_of(client: Any) -> int:
     return int(client.info("stats")["total_writes_processed"])
 
 
-def test_a_message_carries_ids_and_nothing_else(broker: RedisBroker, client: "redis.Redis") -> None:
+def test_message_carries_only_ids(broker: RedisBroker, client: "redis.Redis") -> None:
     for job in EVERY_JOB:
         client.flushdb()
         enqueue(broker, [job])
@@ -114,7 +112,7 @@ def test_a_message_carries_ids_and_nothing_else(broker: RedisBroker, client: "re
         assert all(re.fullmatch(r"[0-9a-f-]{36}|global|japan|evt_\w+", argument) for argument in message["args"])
 
 
-def test_messages_are_counted_until_a_worker_takes_them(broker: RedisBroker) -> None:
+def test_waiting_messages_are_counted_until_a_worker_takes_them(broker: RedisBroker) -> None:
     enqueue(broker, [ChargePayment(uuid4(), Lane.BATCH) for _ in range(3)] + [GenerateInvoices(ONE)])
     assert [waiting_messages(broker, queue) for queue in (INTERACTIVE, BATCH, RUNS)] == [0, 3, 1]
     consumer = broker.consume(BATCH, prefetch=2, timeout=1)
@@ -122,14 +120,14 @@ def test_messages_are_counted_until_a_worker_takes_them(broker: RedisBroker) -> 
     assert waiting_messages(broker, BATCH) == 1
 
 
-def test_counting_says_so_when_redis_is_away(line: Line) -> None:
+def test_count_reports_a_redis_outage(line: Line) -> None:
     broker = make_broker(line.url)
     line.cut()
     with pytest.raises(redis.RedisError):
         waiting_messages(broker, BATCH)
 
 
-def test_with_redis_away_ring_says_so_and_rings_again_when_it_is_back(line: Line) -> None:
+def test_enqueue_reports_a_redis_outage_and_works_again_after_it(line: Line) -> None:
     broker = make_broker(line.url)
     assert enqueue(broker, [ChargePayment(ONE, Lane.BATCH)])
     line.cut()
@@ -141,7 +139,7 @@ def test_with_redis_away_ring_says_so_and_rings_again_when_it_is_back(line: Line
     assert waiting_messages(broker, BATCH) == 2
 
 
-def test_a_redis_that_hangs_is_given_up_after_the_socket_timeout(line: Line) -> None:
+def test_hanging_redis_is_given_up_after_the_socket_timeout(line: Line) -> None:
     broker = make_broker(line.url)
     settings = broker.client.get_connection_kwargs()
     assert 0 < settings["socket_timeout"] <= 10
@@ -174,7 +172,7 @@ def test_a_redis_that_hangs_is_given_up_after_the_socket_timeout(line: Line) -> 
         b"",
     ],
 )
-def test_whatever_redis_answers_ring_never_raises(answer: bytes) -> None:
+def test_enqueue_never_raises(answer: bytes) -> None:
     with answering(answer) as url:
         broker = make_broker(url)
         broker.client.get_connection_kwargs()["socket_timeout"] = 0.2
@@ -183,13 +181,11 @@ def test_whatever_redis_answers_ring_never_raises(answer: bytes) -> None:
         assert [one["event"] for one in logs] in (["doorbell.unreachable"], ["doorbell.defect"])
 
 
-def test_nobody_is_at_the_address(client: "redis.Redis") -> None:
+def test_enqueue_to_an_unreachable_address_returns_false(client: "redis.Redis") -> None:
     assert not enqueue(make_broker("redis://nowhere.invalid:6379/0"), EVERY_JOB)
 
 
-def test_a_redis_that_is_full_takes_no_message_and_takes_them_again_when_there_is_room(
-    broker: RedisBroker, full: "redis.Redis"
-) -> None:
+def test_full_redis_takes_no_message_until_it_has_room(broker: RedisBroker, full: "redis.Redis") -> None:
     with capture_logs() as logs:
         assert not enqueue(broker, EVERY_JOB)
     assert "maxmemory" in logs[0]["error"] or "OOM" in logs[0]["error"]

@@ -67,15 +67,13 @@ def make(job_class: type[Any]) -> Any:
     return job_class(**{field.name: VALUES.get(field.name, ONE) for field in dataclasses.fields(job_class)})
 
 
-def test_every_job_has_an_actor_of_its_name_and_every_actor_a_job(actors: dict[str, dict[str, Any]]) -> None:
+def test_jobs_and_actors_have_the_same_names(actors: dict[str, dict[str, Any]]) -> None:
     assert sorted(actors) == sorted([*(job_class.name for job_class in job_classes()), *RELEASED_JOBS])
     assert {actors[name]["queue"] == actors[now]["queue"] for name, now in RELEASED_JOBS.items()} == {True}
 
 
 @pytest.mark.parametrize("job_class", job_classes(), ids=lambda one: one.name)
-def test_an_actor_takes_the_strings_that_its_job_sends(
-    actors: dict[str, dict[str, Any]], job_class: type[Any]
-) -> None:
+def test_actor_accepts_the_arguments_of_its_job(actors: dict[str, dict[str, Any]], job_class: type[Any]) -> None:
     job = make(job_class)
     assert all(type(argument) is str for argument in job.arguments)
     actor = actors[job.name]
@@ -87,12 +85,12 @@ def test_an_actor_takes_the_strings_that_its_job_sends(
     assert actor["time_limit"], "a charge that hangs must end before its lease does"
 
 
-def test_a_charge_must_end_well_before_its_lease(actors: dict[str, dict[str, Any]]) -> None:
+def test_charge_time_limit_ends_well_before_its_lease(actors: dict[str, dict[str, Any]]) -> None:
     lease_ms = Settings.model_fields["lease_s"].default * 1000
     assert actors["charge_payment"]["time_limit"] * 2 < lease_ms
 
 
-def test_jobs_go_to_queues_that_the_workers_of_the_procfile_take(redis_url: str) -> None:
+def test_every_queue_has_one_worker_line_in_the_procfile(redis_url: str) -> None:
     procfile = (ROOT / "Procfile").read_text()
     taken = [
         queue
@@ -107,16 +105,16 @@ def test_jobs_go_to_queues_that_the_workers_of_the_procfile_take(redis_url: str)
 
 
 @pytest.mark.parametrize("run_job", [MONTHLY_INVOICES, DAILY_RETRIES, RECONCILIATION])
-def test_each_kind_of_run_has_its_job(run_job: str) -> None:
+def test_each_kind_of_run_has_a_job(run_job: str) -> None:
     assert job_of_run(run_job, ONE).arguments == (str(ONE),)
 
 
-def test_a_run_of_another_name_is_refused() -> None:
+def test_run_of_an_unknown_kind_is_rejected() -> None:
     with pytest.raises(KeyError):
         job_of_run("yearly-statements", ONE)
 
 
-def test_names_and_queues_are_permanent() -> None:
+def test_job_names_and_queues_are_permanent() -> None:
     """Messages of the release before are in Redis while the next one starts: add to this list.
 
     A job may move to another queue (`settle_attempt` left `batch`): a worker finds the actor by its name, whatever

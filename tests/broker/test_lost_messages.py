@@ -87,7 +87,7 @@ def sweep_until_paid(company: Company, what: str) -> None:
     eventually(is_paid, what)
 
 
-def test_a_flushed_redis_costs_one_sweep(company: Company, client: Any) -> None:
+def test_flushed_redis_costs_one_sweep(company: Company, client: Any) -> None:
     company.owed(3)
     assert company.sweep() == {"due payments, batch": 3}
     client.flushdb()
@@ -97,9 +97,7 @@ def test_a_flushed_redis_costs_one_sweep(company: Company, client: Any) -> None:
     assert company.charges() == [1, 1, 1]
 
 
-def test_a_redis_that_is_flushed_and_away_while_workers_run_costs_no_charge_and_doubles_none(
-    world: World, line: Line, client: Any
-) -> None:
+def test_redis_flush_and_outage_lose_and_double_no_charge(world: World, line: Line, client: Any) -> None:
     company = Company(world, make_broker(line.url))
     company.owed(6)
     company.sweep()
@@ -113,7 +111,7 @@ def test_a_redis_that_is_flushed_and_away_while_workers_run_costs_no_charge_and_
     assert company.charges() == [1] * 6
 
 
-def test_what_a_killed_worker_had_fetched_is_rung_again_without_dramatiqs_maintenance(
+def test_jobs_of_a_killed_worker_are_enqueued_again_without_dramatiq_maintenance(
     company: Company, redis_url: str, client: Any
 ) -> None:
     company.broker.maintenance_chance = 0  # Dramatiq would look for dead workers once in a thousand commands
@@ -129,7 +127,7 @@ def test_what_a_killed_worker_had_fetched_is_rung_again_without_dramatiqs_mainte
     assert company.charges() == [1] * 4
 
 
-def test_messages_that_dramatiqs_maintenance_brings_back_late_cost_a_query_each(
+def test_messages_requeued_late_by_dramatiq_cost_one_query_each(
     company: Company, redis_url: str, client: Any
 ) -> None:
     payments = company.owed(2)
@@ -146,7 +144,7 @@ def test_messages_that_dramatiqs_maintenance_brings_back_late_cost_a_query_each(
     assert company.charges() == [1, 1]
 
 
-def test_an_actor_that_raises_leaves_a_dead_letter_and_its_row_comes_back(company: Company, client: Any) -> None:
+def test_raising_actor_leaves_a_dead_letter_and_its_row_is_enqueued_again(company: Company, client: Any) -> None:
     (payment,) = company.owed(1)
     company.sweep()
 
@@ -166,7 +164,7 @@ def test_an_actor_that_raises_leaves_a_dead_letter_and_its_row_comes_back(compan
     assert company.charges() == [1]
 
 
-def test_an_actor_that_raises_while_redis_is_away_loses_its_message_at_most(
+def test_raising_actor_during_a_redis_outage_loses_at_most_its_message(
     world: World, line: Line, client: Any
 ) -> None:
     company = Company(world, make_broker(line.url))
@@ -189,7 +187,7 @@ def test_an_actor_that_raises_while_redis_is_away_loses_its_message_at_most(
     assert company.charges() == [1]
 
 
-def test_dead_letters_are_bounded_and_the_newest_stay(
+def test_dead_letters_are_bounded_and_the_newest_are_kept(
     broker: RedisBroker, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared.messaging.broker, "KEEP_DEAD_LETTERS", 5)
@@ -230,7 +228,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE.keys())
-def test_a_message_that_cannot_be_read_is_set_aside_and_those_behind_it_are_done_at_once(
+def test_undecodable_message_is_dead_lettered_and_the_next_are_processed(
     company: Company, client: Any, body: bytes
 ) -> None:
     company.owed(3)
@@ -245,7 +243,7 @@ def test_a_message_that_cannot_be_read_is_set_aside_and_those_behind_it_are_done
     assert company.charges() == [1] * 3
 
 
-def test_a_message_far_too_large_is_dropped_and_those_behind_it_are_done(company: Company, client: Any) -> None:
+def test_oversized_message_is_dropped_and_the_next_are_processed(company: Company, client: Any) -> None:
     company.owed(2)
     company.sweep()
     put_in_front(client, BATCH, [json.dumps({**GOOD, **WITH_ID, "args": ["x" * 20_000_000]}).encode()])
@@ -267,9 +265,7 @@ WRONG_ARGUMENTS: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("arguments", WRONG_ARGUMENTS.values(), ids=WRONG_ARGUMENTS.keys())
-def test_wrong_arguments_harm_nothing_but_their_own_message(
-    company: Company, client: Any, arguments: list[Any]
-) -> None:
+def test_wrong_arguments_affect_only_their_own_message(company: Company, client: Any, arguments: list[Any]) -> None:
     company.owed(1)
     redis_id = str(uuid4())
     body = json.dumps({**GOOD, "args": arguments, "options": {"redis_message_id": redis_id}}).encode()
@@ -283,9 +279,7 @@ def test_wrong_arguments_harm_nothing_but_their_own_message(
     assert company.charges() == [1]
 
 
-def test_there_are_no_delayed_messages_that_a_blip_of_redis_could_strand(
-    company: Company, broker: RedisBroker, client: Any
-) -> None:
+def test_no_message_is_delayed(company: Company, broker: RedisBroker, client: Any) -> None:
     later: Message[Any] = Message(
         queue_name=BATCH, actor_name="charge_payment", args=(str(ONE),), kwargs={}, options={}
     )
@@ -296,7 +290,7 @@ def test_there_are_no_delayed_messages_that_a_blip_of_redis_could_strand(
     assert client.keys(f"{NAMESPACE}:*.DQ*") == []
 
 
-def test_dramatiq_alone_strands_a_delayed_message_when_redis_blips(line: Line, client: Any) -> None:
+def test_plain_dramatiq_strands_a_delayed_message_when_redis_reconnects(line: Line, client: Any) -> None:
     """Why DoorbellBroker has none: the worker forgets what it held, and Redis believes that it still holds it."""
     dramatiqs = RedisBroker(url=line.url, namespace=NAMESPACE, middleware=[])  # type: ignore[no-untyped-call]
     dramatiqs.declare_queue(BATCH)  # type: ignore[no-untyped-call]
@@ -320,7 +314,7 @@ def test_dramatiq_alone_strands_a_delayed_message_when_redis_blips(line: Line, c
     assert client.hlen(f"{NAMESPACE}:{BATCH}.DQ.msgs") == 1, "there it lies, and nobody has it"
 
 
-def test_dramatiq_alone_would_drop_what_it_fetched_with_an_undecodable_message(redis_url: str, client: Any) -> None:
+def test_plain_dramatiq_drops_messages_fetched_with_an_undecodable_one(redis_url: str, client: Any) -> None:
     """Why DoorbellBroker is there. If this ever fails, Dramatiq was mended, and it can go."""
     dramatiqs = RedisBroker(url=redis_url, namespace=NAMESPACE, middleware=[Retries(max_retries=0)])  # type: ignore[no-untyped-call]
     dramatiqs.declare_queue(BATCH)  # type: ignore[no-untyped-call]
@@ -334,9 +328,7 @@ def test_dramatiq_alone_would_drop_what_it_fetched_with_an_undecodable_message(r
     assert client.hlen(f"{NAMESPACE}:{BATCH}.msgs") == PREFETCH, "its batch is still there, and nobody's"
 
 
-def test_a_job_that_only_a_newer_release_knows_is_set_aside_and_hurts_nothing(
-    company: Company, client: Any
-) -> None:
+def test_job_of_a_newer_release_is_dead_lettered(company: Company, client: Any) -> None:
     company.owed(2)
     newer: Message[Any] = Message(
         queue_name=BATCH, actor_name="refund_payment", args=(str(ONE),), kwargs={}, options={}
@@ -358,7 +350,7 @@ class Objects(Middleware):
         raise PermissionError("this must not be charged")
 
 
-def test_a_middleware_cannot_stop_an_actor_so_none_of_ours_is_for_safety(redis_url: str) -> None:
+def test_middleware_cannot_stop_an_actor(redis_url: str) -> None:
     broker = make_broker(redis_url, [Objects()])
     done: list[str] = []
     add_actor(broker, "charge_payment", BATCH, done.append)
@@ -368,7 +360,7 @@ def test_a_middleware_cannot_stop_an_actor_so_none_of_ours_is_for_safety(redis_u
     assert {*map(type, make_broker(redis_url).middleware)} == {TimeLimit, Retries, KeepTraceback, DebounceSigterm}
 
 
-def test_a_message_for_the_interactive_lane_reaches_the_same_actor(company: Company) -> None:
+def test_message_on_the_interactive_queue_reaches_the_same_actor(company: Company) -> None:
     (payment,) = company.owed(1)
     enqueue(company.broker, [ChargePayment(payment, Lane.INTERACTIVE)])
     with running_worker(company.broker, INTERACTIVE):
@@ -376,7 +368,7 @@ def test_a_message_for_the_interactive_lane_reaches_the_same_actor(company: Comp
     assert company.charges() == [1]
 
 
-def test_a_payment_rung_for_twenty_times_at_once_is_charged_once(company: Company, client: Any) -> None:
+def test_payment_enqueued_twenty_times_is_charged_once(company: Company, client: Any) -> None:
     (payment,) = company.owed(1)
     enqueue(company.broker, [ChargePayment(payment, Lane.BATCH)] * 20)
     with running_worker(company.broker, BATCH):
@@ -385,7 +377,7 @@ def test_a_payment_rung_for_twenty_times_at_once_is_charged_once(company: Compan
     assert dead_letters(client, BATCH) == {}
 
 
-def test_a_redis_that_was_full_is_worked_off_when_there_is_room_again(
+def test_queue_is_processed_once_a_full_redis_has_room_again(
     company: Company, client: Any, request: pytest.FixtureRequest
 ) -> None:
     company.owed(2)

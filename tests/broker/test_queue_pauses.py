@@ -55,7 +55,7 @@ class Shop:
             self.world.add_primary_card(account)
         return [self.world.add_due_payment(account) for account in accounts]
 
-    def rings_for(self, payments: list[UUID]) -> None:
+    def enqueue_charges(self, payments: list[UUID]) -> None:
         assert enqueue(self.broker, [ChargePayment(payment, Lane.BATCH) for payment in payments])
 
     def pause(self) -> None:
@@ -83,10 +83,10 @@ def shop(world: World, redis_url: str) -> Shop:
     return Shop(world, redis_url)
 
 
-def test_what_is_rung_on_a_paused_lane_waits_and_is_charged_once_after_it_is_resumed(shop: Shop) -> None:
+def test_job_on_a_paused_queue_waits_and_is_charged_once_after_resume(shop: Shop) -> None:
     payments = shop.owed(3)
     shop.pause()
-    shop.rings_for(payments)
+    shop.enqueue_charges(payments)
     with running_worker(shop.broker, BATCH, SETTLEMENT):
         enqueue(shop.broker, [SettleAttempt(UUID(int=1))])
         eventually(lambda: shop.looked, "the worker works: another lane's message is taken")
@@ -97,12 +97,12 @@ def test_what_is_rung_on_a_paused_lane_waits_and_is_charged_once_after_it_is_res
     assert shop.charges(payments) == [1, 1, 1]
 
 
-def test_a_pause_survives_the_worker_and_holds_its_next_life(shop: Shop, redis_url: str) -> None:
+def test_pause_survives_a_worker_restart(shop: Shop, redis_url: str) -> None:
     payments = shop.owed(1)
     shop.pause()
     with running_worker(shop.broker, BATCH):
         pass
-    shop.rings_for(payments)
+    shop.enqueue_charges(payments)
     again = Shop(shop.world, redis_url)
     with running_worker(again.broker, BATCH, SETTLEMENT):
         enqueue(again.broker, [SettleAttempt(UUID(int=1))])
@@ -113,10 +113,10 @@ def test_a_pause_survives_the_worker_and_holds_its_next_life(shop: Shop, redis_u
     assert shop.charges(payments) == [1]
 
 
-def test_what_was_fetched_before_the_pause_goes_back_and_what_is_in_flight_ends(shop: Shop, client: Any) -> None:
+def test_pause_returns_fetched_jobs_and_lets_running_ones_finish(shop: Shop, client: Any) -> None:
     payments = shop.owed(4)
     shop.may_go_on.clear()
-    shop.rings_for(payments)
+    shop.enqueue_charges(payments)
     with running_worker(shop.broker, BATCH, threads=1) as worker:
         eventually(lambda: shop.begun and worker.work_queue.qsize() == 3, "one in hand, three fetched behind it")
         shop.pause()
@@ -131,7 +131,7 @@ def test_what_was_fetched_before_the_pause_goes_back_and_what_is_in_flight_ends(
     assert dead_letters(client, BATCH) == {}
 
 
-def test_a_worker_that_only_has_paused_lanes_still_says_in_redis_that_it_lives(shop: Shop, client: Any) -> None:
+def test_worker_with_only_paused_queues_keeps_its_redis_heartbeat(shop: Shop, client: Any) -> None:
     shop.pause()
 
     def beat() -> float:
@@ -143,7 +143,7 @@ def test_a_worker_that_only_has_paused_lanes_still_says_in_redis_that_it_lives(s
         eventually(lambda: beat() > first, "others would take its messages for a dead worker's")
 
 
-def test_the_sweep_does_not_fill_a_paused_lane_without_bound(
+def test_sweep_fills_a_paused_queue_only_up_to_a_bound(
     shop: Shop, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduler.sweep, "ENQUEUE_BELOW", 10)
@@ -177,7 +177,7 @@ class Database:
         return PauseWatch(self, every_s=2, monotonic=lambda: self.now)
 
 
-def test_all_lanes_are_asked_for_at_once_and_every_two_seconds() -> None:
+def test_all_pauses_are_read_in_one_query_every_two_seconds() -> None:
     database = Database()
     watch = database.watch()
     assert [watch.is_paused(queue) for queue in (BATCH, SETTLEMENT, BATCH)] == [False] * 3
@@ -189,7 +189,7 @@ def test_all_lanes_are_asked_for_at_once_and_every_two_seconds() -> None:
     assert database.asked == 2
 
 
-def test_what_was_last_known_holds_while_the_database_is_away_and_the_log_says_so_once() -> None:
+def test_last_known_pauses_hold_during_a_database_outage_and_are_logged_once() -> None:
     database = Database()
     watch = database.watch()
     database.paused = {BATCH}
@@ -207,7 +207,7 @@ def test_what_was_last_known_holds_while_the_database_is_away_and_the_log_says_s
     ]
 
 
-def test_a_worker_that_has_never_reached_the_database_takes_nothing() -> None:
+def test_worker_that_never_reached_the_database_takes_no_job() -> None:
     database = Database()
     database.error = ConnectionError("away")
     watch = database.watch()
@@ -216,7 +216,7 @@ def test_a_worker_that_has_never_reached_the_database_takes_nothing() -> None:
     assert not watch.is_paused(BATCH)
 
 
-def test_a_second_pause_and_a_second_resume_change_nothing_and_the_trail_has_one_of_each(world: World) -> None:
+def test_repeated_pause_and_resume_change_nothing(world: World) -> None:
     first, second = (Cause(f"operator:{name}", world.clock.now(), f"{name} says so") for name in ("anna", "otto"))
     with world.engine.begin() as connection:
         assert pause_queue(connection, BATCH, first)
@@ -242,7 +242,7 @@ def test_a_second_pause_and_a_second_resume_change_nothing_and_the_trail_has_one
 # -- why a letter died
 
 
-def test_a_dead_letter_says_why_it_died_without_secrets(shop: Shop, client: Any) -> None:
+def test_dead_letter_stores_its_traceback_without_secrets(shop: Shop, client: Any) -> None:
     """Dramatiq 2.2.1 alone would bury the body as it was sent."""
 
     somebody = "Erika Mustermann"
@@ -252,7 +252,7 @@ def test_a_dead_letter_says_why_it_died_without_secrets(shop: Shop, client: Any)
             connection.execute(text("SELECT 1 / 0 WHERE :name <> ''"), {"name": somebody})
 
     shop.broker.actors["charge_payment"].fn = break_
-    shop.rings_for([UUID(int=1)])
+    shop.enqueue_charges([UUID(int=1)])
     with running_worker(shop.broker, BATCH):
         eventually(lambda: list_dead_letters(shop.broker, BATCH)[0], "the dead letter")
     ((letter,), rest) = list_dead_letters(shop.broker, BATCH)
@@ -266,7 +266,7 @@ def test_a_dead_letter_says_why_it_died_without_secrets(shop: Shop, client: Any)
     assert is_at_rest(client, BATCH)
 
 
-def test_a_traceback_is_cut_at_its_beginning_and_secrets_are_cut_out() -> None:
+def test_traceback_is_truncated_at_its_start_and_redacted() -> None:
     long = "\n".join(f"frame {number} sk_live_{number:032} ü\U0001f600 a@b.example" for number in range(2_000))
     kept = bounded(f"{long}\nValueError: the end postgresql://u:geheim@h/x whsec_abc")
     assert kept.startswith("… (the beginning is cut)")
@@ -278,7 +278,7 @@ def test_a_traceback_is_cut_at_its_beginning_and_secrets_are_cut_out() -> None:
     assert len(json.dumps(bounded("\U0001f600" * 100_000))) <= LONGEST_TRACEBACK
 
 
-def test_a_letter_whose_body_is_gone_is_buried_without_leaving_a_body(shop: Shop, client: Any) -> None:
+def test_dead_letter_without_a_body_leaves_no_body(shop: Shop, client: Any) -> None:
     is_flushed = threading.Event()
 
     def break_(_payment_id: str) -> None:
@@ -287,7 +287,7 @@ def test_a_letter_whose_body_is_gone_is_buried_without_leaving_a_body(shop: Shop
         raise RuntimeError("after a flush")
 
     shop.broker.actors["charge_payment"].fn = break_
-    shop.rings_for([UUID(int=1)])
+    shop.enqueue_charges([UUID(int=1)])
     with running_worker(shop.broker, BATCH, SETTLEMENT):
         assert is_flushed.wait(20)
         enqueue(shop.broker, [SettleAttempt(UUID(int=1))])

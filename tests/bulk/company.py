@@ -90,7 +90,7 @@ class Desk:
     def applies(self, bulk_id: UUID) -> None:
         use_cases.apply_bulk_action(self.world.runtime, bulk_id)
 
-    def does_what_is_rung(self) -> None:
+    def do_enqueued(self) -> None:
         self.world.do_enqueued()
 
     # -- looking

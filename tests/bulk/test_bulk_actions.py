@@ -54,7 +54,7 @@ def test_five_hundred_payments_are_charged_once_each(desk: Desk) -> None:
     bulk_id = desk.begins(BulkAction.CHARGE)
     assert desk.bulk(bulk_id).counts == {"waiting": 500, "done": 0, "refused": 0, "stopped": 0}
     desk.world.enqueued.append(ApplyBulkAction(bulk_id))
-    desk.does_what_is_rung()
+    desk.do_enqueued()
     assert desk.charged() == {payment: [amount] for payment, amount in desk.owed().items()}
     bulk = desk.bulk(bulk_id)
     assert (bulk.state, bulk.finished_at, bulk.expected) == ("finished", desk.world.clock.now(), 500)
@@ -63,7 +63,7 @@ def test_five_hundred_payments_are_charged_once_each(desk: Desk) -> None:
     assert due(desk) == set()
 
 
-def test_each_payment_is_decided_about_as_its_own_page_does_with_name_and_reason(desk: Desk) -> None:
+def test_each_item_is_applied_like_the_single_action_with_actor_and_reason(desk: Desk) -> None:
     desk.account("A-1", [5_00])
     bulk_id = desk.begins(BulkAction.CHARGE, reason="the outage is over")
     desk.applies(bulk_id)
@@ -81,7 +81,7 @@ def test_each_payment_is_decided_about_as_its_own_page_does_with_name_and_reason
     ("action", "states"),
     [(BulkAction.WRITE_OFF, ["uncollectible"] * 2), (BulkAction.VOID, ["void"] * 2)],
 )
-def test_a_bulk_ending_cancels_what_could_still_be_paid(desk: Desk, action: BulkAction, states: list[str]) -> None:
+def test_bulk_close_cancels_live_payment_intents(desk: Desk, action: BulkAction, states: list[str]) -> None:
     account = desk.account("A-1", [5_00, 7_00])
     asked = min(desk.owed())
     desk.world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
@@ -90,12 +90,12 @@ def test_a_bulk_ending_cancels_what_could_still_be_paid(desk: Desk, action: Bulk
     desk.applies(bulk_id)
     assert desk.items(bulk_id)[asked] == ("done", "as soon as its PaymentIntent is canceled")
     assert desk.world.enqueued == [ClosePayment(asked)]
-    desk.does_what_is_rung()
+    desk.do_enqueued()
     assert desk.states() == states
     assert desk.world.intents(asked)[0].closed_reason == "canceled"
 
 
-def test_a_bulk_hold_and_its_release(desk: Desk) -> None:
+def test_bulk_hold_is_released_by_bulk_release(desk: Desk) -> None:
     desk.account("A-1", [5_00, 7_00])
     held = desk.begins(BulkAction.HOLD, until=date(2026, 11, 20))
     desk.applies(held)
@@ -109,14 +109,14 @@ def test_a_bulk_hold_and_its_release(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("until", [date(2026, 11, 1), date(2027, 11, 3)])
-def test_a_hold_until_a_day_that_is_over_or_far_away_is_not_begun(desk: Desk, until: date) -> None:
+def test_bulk_hold_with_invalid_date_is_refused(desk: Desk, until: date) -> None:
     desk.account("A-1", [5_00])
     answer = desk.confirms(BulkAction.HOLD, desk.sees(BulkAction.HOLD).digest, until=until)
     assert isinstance(answer, Refused)
     assert "isn't a day within the next 366" in answer.reason
 
 
-def test_what_changed_since_it_was_seen_is_not_begun_and_is_shown_anew(desk: Desk) -> None:
+def test_changed_preview_is_not_started_and_shown_again(desk: Desk) -> None:
     account = desk.account("A-1", [5_00])
     snapshot = desk.sees(BulkAction.CHARGE)
     desk.world.add_due_payment(account, 9_00)
@@ -128,9 +128,7 @@ def test_what_changed_since_it_was_seen_is_not_begun_and_is_shown_anew(desk: Des
     assert isinstance(desk.confirms(BulkAction.CHARGE, answer.now.digest), Begun)
 
 
-def test_what_changes_between_the_look_and_the_taking_is_not_begun_either(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_change_between_preview_and_insert_is_not_started(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The items are written by one statement: what it took is compared with what was seen."""
     account = desk.account("A-1", [5_00])
     look = book.preview
@@ -148,7 +146,7 @@ def test_what_changes_between_the_look_and_the_taking_is_not_begun_either(
             assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() == 0
 
 
-def test_nothing_to_do_and_no_reason_are_refused(desk: Desk) -> None:
+def test_empty_selection_and_missing_reason_are_refused(desk: Desk) -> None:
     assert isinstance(desk.confirms(BulkAction.CHARGE, desk.sees(BulkAction.CHARGE).digest), Refused)
     desk.account("A-1", [5_00])
     digest = desk.sees(BulkAction.CHARGE).digest
@@ -156,7 +154,7 @@ def test_nothing_to_do_and_no_reason_are_refused(desk: Desk) -> None:
     assert isinstance(desk.confirms(BulkAction.CHARGE, digest), Begun)
 
 
-def test_two_people_confirm_the_same_at_once_one_begins_and_the_other_sees_who_did(desk: Desk) -> None:
+def test_second_of_two_concurrent_confirmations_is_refused_with_the_name_of_the_first(desk: Desk) -> None:
     many(desk, 20)
     digest = desk.sees(BulkAction.CHARGE).digest
     engine = desk.world.engine
@@ -173,11 +171,11 @@ def test_two_people_confirm_the_same_at_once_one_begins_and_the_other_sees_who_d
     assert (left_out.why, left_out.count, left_out.bulk_id) == ("elsewhere", 20, begun.bulk_id)
     assert left_out.who == desk.bulk(begun.bulk_id).requested_by
     desk.applies(begun.bulk_id)
-    desk.does_what_is_rung()
+    desk.do_enqueued()
     assert desk.charged() == {payment: [amount] for payment, amount in desk.owed().items()}
 
 
-def test_what_happened_since_the_begin_is_refused_with_words_and_the_rest_is_done(desk: Desk) -> None:
+def test_items_changed_after_the_start_are_refused_and_the_rest_is_done(desk: Desk) -> None:
     account = desk.account("A-1", [5_00, 6_00, 7_00])
     desk.account("A-2", [8_00])
     bulk_id = desk.begins(BulkAction.CHARGE)
@@ -195,7 +193,7 @@ def test_what_happened_since_the_begin_is_refused_with_words_and_the_rest_is_don
     assert items.pop(held)[0] == "refused"
     assert set(items.values()) == {("done", None)}
     assert desk.bulk(bulk_id).counts == {"waiting": 0, "done": 2, "refused": 2, "stopped": 0}
-    desk.does_what_is_rung()
+    desk.do_enqueued()
     assert desk.world.payment(held).held_until is not None, "a hold isn't released by thousands"
     assert len(desk.charged()[paid]) == 1
 
@@ -203,14 +201,14 @@ def test_what_happened_since_the_begin_is_refused_with_words_and_the_rest_is_don
 # -- the worker
 
 
-def test_it_works_in_chunks_and_rings_again_when_its_time_is_up(desk: Desk) -> None:
+def test_bulk_action_works_in_chunks_and_enqueues_itself_when_time_is_up(desk: Desk) -> None:
     many(desk, CHUNK + 10)
     bulk_id = desk.begins(BulkAction.CHARGE)
     use_cases.apply_bulk_action(hasty(desk, 15), bulk_id)
     assert desk.bulk(bulk_id).counts == {"waiting": 10, "done": CHUNK, "refused": 0, "stopped": 0}
     assert desk.world.enqueued.count(ApplyBulkAction(bulk_id)) == 1
     assert ApplyBulkAction(bulk_id) in due(desk), "should that be lost, the sweep rings"
-    desk.does_what_is_rung()
+    desk.do_enqueued()
     assert desk.bulk(bulk_id).state == "finished"
 
 
@@ -232,7 +230,7 @@ def test_two_workers_on_one_bulk_action_take_turns(desk: Desk) -> None:
     "point",
     sorted(point for point in Failpoint if point.startswith("bulk.") and point is not Failpoint.BULK_RINGING),
 )
-def test_killed_anywhere_what_is_done_is_done_once_and_the_rest_goes_on(
+def test_bulk_action_killed_anywhere_applies_each_item_once(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, point: Failpoint, arrival: int
 ) -> None:
     monkeypatch.setattr(progress, "CHUNK", 5)
@@ -260,7 +258,7 @@ def test_killed_anywhere_what_is_done_is_done_once_and_the_rest_goes_on(
     assert [row.action for row in desk.book()] == [AuditAction.BULK_FINISH]
 
 
-def test_the_book_and_the_trail_say_what_was_begun_and_what_came_of_it(desk: Desk) -> None:
+def test_audit_log_and_billing_events_record_start_and_result(desk: Desk) -> None:
     desk.account("A-1", [5_00, 6_00])
     snapshot = desk.sees(BulkAction.CHARGE)
     bulk_id = desk.begins(BulkAction.CHARGE)
@@ -283,7 +281,7 @@ def test_the_book_and_the_trail_say_what_was_begun_and_what_came_of_it(desk: Des
 # -- stop and resume
 
 
-def test_a_person_stops_it_between_chunks_and_another_resumes_it(desk: Desk) -> None:
+def test_bulk_action_can_be_stopped_between_chunks_and_resumed(desk: Desk) -> None:
     many(desk, CHUNK + 10)
     bulk_id = desk.begins(BulkAction.CHARGE)
     use_cases.apply_bulk_action(hasty(desk, 15), bulk_id)
@@ -307,7 +305,7 @@ def test_a_person_stops_it_between_chunks_and_another_resumes_it(desk: Desk) -> 
     assert isinstance(desk.stops(bulk_id), Refused)
 
 
-def test_what_another_one_has_by_then_is_left_to_it(desk: Desk) -> None:
+def test_items_in_another_bulk_action_are_refused(desk: Desk) -> None:
     desk.account("A-1", [5_00, 6_00, 7_00])
     first = desk.begins(BulkAction.CHARGE)
     desk.stops(first)
@@ -319,11 +317,11 @@ def test_what_another_one_has_by_then_is_left_to_it(desk: Desk) -> None:
     desk.applies(first)
     desk.applies(second)
     assert desk.bulk(first).state == desk.bulk(second).state == "finished"
-    desk.does_what_is_rung()
+    desk.do_enqueued()
     assert desk.world.captured_amounts(one) == []
 
 
-def test_without_a_reason_nobody_stops_or_resumes(desk: Desk) -> None:
+def test_stop_and_resume_require_a_reason(desk: Desk) -> None:
     desk.account("A-1", [5_00])
     bulk_id = desk.begins(BulkAction.CHARGE)
     assert isinstance(desk.stops(bulk_id, " "), Refused)
@@ -332,7 +330,7 @@ def test_without_a_reason_nobody_stops_or_resumes(desk: Desk) -> None:
     assert desk.bulk(bulk_id).state == "stopped"
 
 
-def test_a_stop_waits_for_the_chunk_that_is_under_way(desk: Desk) -> None:
+def test_stop_waits_for_the_running_chunk(desk: Desk) -> None:
     many(desk, 2 * CHUNK)
     bulk_id = desk.begins(BulkAction.CHARGE)
     in_chunk, go_on = threading.Event(), threading.Event()

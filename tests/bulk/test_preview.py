@@ -71,7 +71,7 @@ def put_into_another(world: World, payment: UUID, who: str = "operator:bob") -> 
         )
 
 
-def test_a_preview_counts_and_sums_what_would_be_charged_by_currency(world: World) -> None:
+def test_preview_counts_and_sums_by_currency(world: World) -> None:
     anna, taro = with_card(world, "A-1"), with_card(world, "T-1", "japan")
     for amount in (5_00, 7_01):
         world.add_due_payment(anna, amount)
@@ -80,7 +80,7 @@ def test_a_preview_counts_and_sums_what_would_be_charged_by_currency(world: Worl
     assert (found.count, found.sums, found.left_out) == (3, {"JPY": 900, "USD": 12_01}, ())
 
 
-def test_the_digest_stands_for_ids_and_amounts_and_for_nothing_else(world: World) -> None:
+def test_digest_depends_only_on_ids_and_amounts(world: World) -> None:
     anna = with_card(world, "A-1")
     owed = {world.add_due_payment(anna, amount): amount for amount in (5_00, 7_01, 3)}
     first = previewed(world, BulkAction.CHARGE)
@@ -91,7 +91,7 @@ def test_the_digest_stands_for_ids_and_amounts_and_for_nothing_else(world: World
     assert previewed(world, BulkAction.CHARGE).digest != first.digest
 
 
-def test_everything_that_a_charge_leaves_out_is_named_and_counted(world: World) -> None:
+def test_every_payment_excluded_from_a_charge_is_counted_by_reason(world: World) -> None:
     anna = with_card(world, "A-1")
     now = world.clock.now()
     world.add_due_payment(anna)
@@ -159,7 +159,7 @@ def test_everything_that_a_charge_leaves_out_is_named_and_counted(world: World) 
         (BulkAction.VOID, {"being_ended": 1}),
     ],
 )
-def test_each_action_leaves_out_what_it_alone_would_refuse(
+def test_each_action_excludes_what_the_single_action_refuses(
     world: World, action: BulkAction, expected: dict[str, int]
 ) -> None:
     account = world.account("A-1")  # without a card: only a charge needs one
@@ -171,19 +171,19 @@ def test_each_action_leaves_out_what_it_alone_would_refuse(
     assert found.matching == 3
 
 
-def test_a_hold_that_is_over_is_none(world: World) -> None:
+def test_expired_hold_is_not_a_hold(world: World) -> None:
     anna = with_card(world, "A-1")
     world.add_due_payment(anna, held_until=world.clock.now(), state_reason="was held")
     assert previewed(world, BulkAction.CHARGE).count == 1
     assert previewed(world, BulkAction.RELEASE).count == 0
 
 
-def test_nothing_that_matches_is_a_preview_of_nothing(world: World) -> None:
+def test_preview_of_no_match_is_empty(world: World) -> None:
     found = previewed(world, BulkAction.CHARGE)
     assert (found.count, found.matching, found.sums, found.digest) == (0, 0, {}, previewing.NOTHING)
 
 
-def test_more_than_the_cap_is_refused_with_what_to_do(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_selection_above_the_cap_is_refused_with_advice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     anna = with_card(world, "A-1")
     for _ in range(3):
         world.add_due_payment(anna)

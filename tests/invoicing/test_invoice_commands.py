@@ -52,7 +52,7 @@ def everything(engine: Engine) -> list[dict[str, Any]]:
     return [one(engine, f"SELECT '{row['relname']}' AS name, count(*) FROM {row['relname']}") for row in tables]
 
 
-def test_the_dry_run_promises_exactly_what_the_run_then_issues(world: MonthStart) -> None:
+def test_dry_run_matches_the_issued_invoices(world: MonthStart) -> None:
     before = everything(world.engine)
     previews = answer("--period", "2026-10", "--dry-run")["previews"]
     assert everything(world.engine) == before
@@ -80,7 +80,7 @@ def test_the_dry_run_promises_exactly_what_the_run_then_issues(world: MonthStart
         assert [(row["total_minor"], row["account_external_id"]) for row in preview["largest"]] == largest
 
 
-def test_the_dry_run_is_read_by_people_too(world: MonthStart) -> None:
+def test_dry_run_prints_a_readable_summary(world: MonthStart) -> None:
     result = type_in("--period", "2026-10", "--coverage", "global", "--dry-run")
     assert result.exit_code == 0, result.output
     for words in (
@@ -95,13 +95,13 @@ def test_the_dry_run_is_read_by_people_too(world: MonthStart) -> None:
     assert "japan" not in result.stdout
 
 
-def test_a_dry_run_of_the_current_month_says_that_it_is_not_over(world: MonthStart) -> None:
+def test_dry_run_of_the_current_month_warns_that_it_is_not_over(world: MonthStart) -> None:
     result = type_in("--period", "2026-11", "--dry-run")
     assert result.exit_code == 0
     assert "The month ends at 2026-12-01 00:00 Asia/Tokyo" in result.stdout
 
 
-def test_asking_stores_the_run_with_its_reason_and_rings(world: MonthStart, redis_url: str) -> None:
+def test_run_command_stores_the_run_with_its_reason_and_enqueues_it(world: MonthStart, redis_url: str) -> None:
     (run,) = answer("--period", "2026-10", "--coverage", "global", *WHY)["runs"]
     assert (run["state"], run["is_new"]) == ("ready", True)
     stored = one(world.engine, "SELECT * FROM runs")
@@ -115,7 +115,7 @@ def test_asking_stores_the_run_with_its_reason_and_rings(world: MonthStart, redi
     assert waiting_messages(make_broker(redis_url), RUNS) == 1
 
 
-def test_asking_again_finds_what_was_issued_and_issues_nothing(world: MonthStart) -> None:
+def test_repeated_run_command_issues_nothing(world: MonthStart) -> None:
     first = answer("--period", "2026-10", *WHY)["runs"]
     for run in first:
         world.deliver(UUID(run["run_id"]))
@@ -132,7 +132,7 @@ def test_asking_again_finds_what_was_issued_and_issues_nothing(world: MonthStart
     assert one(world.engine, "SELECT count(*) FROM runs")["count"] == 2
 
 
-def test_again_goes_over_mended_accounts(world: MonthStart) -> None:
+def test_rerun_invoices_fixed_accounts(world: MonthStart) -> None:
     with world.engine.begin() as connection:
         seed.add_fee(connection, seed.add_account(connection, "euro"), 500, currency="EUR")
     (run,) = answer("--period", "2026-10", "--coverage", "global", *WHY)["runs"]
@@ -147,7 +147,7 @@ def test_again_goes_over_mended_accounts(world: MonthStart) -> None:
     assert issued(world.engine)["euro"]["total_minor"] == 500
 
 
-def test_waiting_ends_when_a_worker_has_finished(world: MonthStart) -> None:
+def test_wait_ends_when_a_worker_has_finished(world: MonthStart) -> None:
     def work() -> None:
         while not (found := rows(world.engine, "SELECT id FROM runs")):
             stopped.wait(0.02)
@@ -161,14 +161,14 @@ def test_waiting_ends_when_a_worker_has_finished(world: MonthStart) -> None:
     assert (run["state"], run["counts"]["invoices"]) == ("finished", 25)
 
 
-def test_waiting_without_any_worker_ends_and_says_what_to_start(world: MonthStart) -> None:
+def test_wait_without_a_worker_ends_and_says_what_to_start(world: MonthStart) -> None:
     result = type_in("--period", "2026-10", "--coverage", "global", "--wait", "--patience", "0", *WHY)
     assert result.exit_code == 1
     assert "worker-batch" in result.stdout
     assert one(world.engine, "SELECT state FROM runs")["state"] == "ready"
 
 
-def test_a_late_run_is_left_to_a_person_who_confirms_it(world: MonthStart) -> None:
+def test_late_run_awaits_confirmation(world: MonthStart) -> None:
     with world.engine.begin() as connection:
         seed.add_run(connection, state="awaiting_confirmation")
     result = type_in("--period", "2026-10", "--coverage", "global", "--no-wait", *WHY)
@@ -186,7 +186,7 @@ def test_a_late_run_is_left_to_a_person_who_confirms_it(world: MonthStart) -> No
         (["--period", "2026-10", "--coverage", "jpan", *WHY], "billing.toml has: global, japan"),
     ],
 )
-def test_what_can_not_be_done_is_refused_before_anything_is_written(
+def test_invalid_arguments_are_refused_before_anything_is_written(
     world: MonthStart, arguments: list[str], words: str
 ) -> None:
     before = everything(world.engine)
@@ -196,7 +196,7 @@ def test_what_can_not_be_done_is_refused_before_anything_is_written(
     assert everything(world.engine) == before
 
 
-def test_one_coverage_whose_month_is_not_over_holds_back_all(world: MonthStart) -> None:
+def test_coverage_with_an_unfinished_month_blocks_the_command(world: MonthStart) -> None:
     with world.engine.begin() as connection:
         connection.execute(text("UPDATE business_clock SET now_at = '2026-10-31T16:00:00Z'"))
     assert type_in("--period", "2026-10", *WHY).exit_code == 1

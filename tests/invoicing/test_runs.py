@@ -91,7 +91,7 @@ def assert_complete(world: MonthStart, run_id: UUID, expected: dict[str, object]
     }
 
 
-def test_a_run_invoices_everybody_once_and_counts(world: MonthStart) -> None:
+def test_run_invoices_each_account_once_and_counts(world: MonthStart) -> None:
     expected = promised(world)
     run_id = world.run()
     assert_complete(world, run_id, expected)
@@ -100,13 +100,13 @@ def test_a_run_invoices_everybody_once_and_counts(world: MonthStart) -> None:
     assert (expected["zero_paid"], expected["awaiting_transfer"]) == (10, 10)
 
 
-def test_numbers_follow_the_accounts_from_chunk_to_chunk(world: MonthStart) -> None:
+def test_invoice_numbers_follow_the_accounts_across_chunks(world: MonthStart) -> None:
     world.run()
     found = rows(world.engine, "SELECT number FROM invoices ORDER BY account_id")
     assert [row["number"] for row in found] == [f"G-2026-{n:06d}" for n in range(1, INVOICES + 1)]
 
 
-def test_the_millionth_invoice_of_a_year_has_seven_digits(world: MonthStart) -> None:
+def test_millionth_invoice_of_a_year_has_seven_digits(world: MonthStart) -> None:
     with world.engine.begin() as connection:
         connection.execute(text("INSERT INTO invoice_counters VALUES ('global', 2026, 999998)"))
     world.run()
@@ -114,7 +114,7 @@ def test_the_millionth_invoice_of_a_year_has_seven_digits(world: MonthStart) -> 
     assert [row["number"] for row in found] == ["G-2026-999999", "G-2026-1000000", "G-2026-1000001"]
 
 
-def test_messages_that_come_again_change_nothing(world: MonthStart) -> None:
+def test_repeated_messages_change_nothing(world: MonthStart) -> None:
     expected = promised(world)
     run_id = world.run()
     for _ in range(3):
@@ -122,7 +122,7 @@ def test_messages_that_come_again_change_nothing(world: MonthStart) -> None:
     assert_complete(world, run_id, expected)
 
 
-def test_going_over_a_finished_run_again_issues_nothing_new(world: MonthStart) -> None:
+def test_rerun_of_a_finished_run_issues_nothing_new(world: MonthStart) -> None:
     run_id = world.run()
     with world.engine.begin() as connection:
         assert reopen_run(connection, run_id, Cause("operator:ann", NOVEMBER, "to be sure"))
@@ -132,14 +132,14 @@ def test_going_over_a_finished_run_again_issues_nothing_new(world: MonthStart) -
     assert (counts["invoices"], counts["skipped"]["already_invoiced"]) == (0, INVOICES)
 
 
-def test_a_run_that_awaits_confirmation_is_not_touched(world: MonthStart) -> None:
+def test_run_awaiting_confirmation_is_not_worked_on(world: MonthStart) -> None:
     run_id = add_run(world, state=RunState.AWAITING_CONFIRMATION)
     world.deliver(run_id)
     assert one(world.engine, "SELECT state FROM runs")["state"] == "awaiting_confirmation"
     assert issued(world.engine) == {}
 
 
-def test_a_run_that_somebody_is_on_is_left_to_them(world: MonthStart) -> None:
+def test_locked_run_is_skipped(world: MonthStart) -> None:
     run_id = add_run(world)
     with world.engine.begin() as somebody:
         somebody.execute(text("SELECT 1 FROM runs WHERE id = :id FOR UPDATE"), {"id": run_id})
@@ -148,7 +148,7 @@ def test_a_run_that_somebody_is_on_is_left_to_them(world: MonthStart) -> None:
     assert world.enqueued == []
 
 
-def test_after_its_time_a_message_rings_for_the_next_one(world: MonthStart) -> None:
+def test_run_enqueues_itself_when_its_time_is_up(world: MonthStart) -> None:
     began, looks = machine_now(), iter(range(100))
     world.machine_now = lambda: began + timedelta(seconds=8 * next(looks))  # two chunks fit into 20 s
     run_id = add_run(world)
@@ -161,7 +161,7 @@ def test_after_its_time_a_message_rings_for_the_next_one(world: MonthStart) -> N
 
 
 @pytest.mark.parametrize("sequence", [1, 8, 23, 50])
-def test_a_connection_lost_in_mid_chunk_loses_no_number(world: MonthStart, sequence: int) -> None:
+def test_connection_lost_inside_a_chunk_loses_no_number(world: MonthStart, sequence: int) -> None:
     expected, run_id = promised(world), add_run(world)
     with stopping_at(world.engine, sequence) as wait:
         lost = in_background(lambda: world.deliver(run_id))
@@ -172,7 +172,7 @@ def test_a_connection_lost_in_mid_chunk_loses_no_number(world: MonthStart, seque
     assert_complete(world, run_id, expected)
 
 
-def test_a_worker_killed_three_times_ends_with_the_same_invoices(world: MonthStart) -> None:
+def test_worker_killed_three_times_issues_the_same_invoices(world: MonthStart) -> None:
     expected, run_id = promised(world), add_run(world)
     url = world.engine.url.render_as_string(hide_password=False)
     for sequence in (5, 21, 44):
@@ -197,7 +197,7 @@ def test_two_workers_on_one_run_take_turns(world: MonthStart) -> None:
     assert_complete(world, run_id, expected)
 
 
-def test_two_coverages_at_once_each_have_gapless_numbers(world: MonthStart) -> None:
+def test_concurrent_coverages_each_have_gapless_numbers(world: MonthStart) -> None:
     with world.engine.begin() as connection:
         add_mixed_accounts(connection, ACCOUNTS, "japan")
     world.accounts_per_chunk = 5
@@ -209,7 +209,7 @@ def test_two_coverages_at_once_each_have_gapless_numbers(world: MonthStart) -> N
         assert_complete(world, run_id, expected)
 
 
-def test_two_months_of_one_coverage_at_once_share_its_numbers(world: MonthStart) -> None:
+def test_concurrent_months_of_one_coverage_share_its_numbers(world: MonthStart) -> None:
     world.clock.set(datetime(2026, 12, 1, tzinfo=NOVEMBER.tzinfo))
     with world.engine.begin() as connection:
         november = seed.add_run(connection, "2026-11")
@@ -225,7 +225,7 @@ def test_two_months_of_one_coverage_at_once_share_its_numbers(world: MonthStart)
     }
 
 
-def test_a_card_registered_while_month_start_runs_finds_the_new_payment(engine: Engine) -> None:
+def test_card_registered_during_month_start_finds_the_new_payment(engine: Engine) -> None:
     world = MonthStart(engine)
     with engine.begin() as connection:
         anna = seed.add_account(connection, "anna")
@@ -246,7 +246,7 @@ def test_a_card_registered_while_month_start_runs_finds_the_new_payment(engine: 
     assert registration.result(timeout=20) == [issued(engine)["anna"]["payment_id"]]
 
 
-def test_a_change_of_how_somebody_pays_is_waited_for(engine: Engine) -> None:
+def test_month_start_waits_for_a_change_of_payment_settings(engine: Engine) -> None:
     world = MonthStart(engine)
     with engine.begin() as connection:
         seed.add_fee(connection, seed.add_account(connection, "anna"), 29_85)
@@ -259,7 +259,7 @@ def test_a_change_of_how_somebody_pays_is_waited_for(engine: Engine) -> None:
     assert issued(engine)["anna"]["state"] == "awaiting_transfer"
 
 
-def test_a_fee_corrected_while_month_start_runs_is_billed_as_corrected(engine: Engine) -> None:
+def test_fee_corrected_during_month_start_is_billed_as_corrected(engine: Engine) -> None:
     world = MonthStart(engine)
     with engine.begin() as connection:
         anna = seed.add_account(connection, "anna")
@@ -274,7 +274,7 @@ def test_a_fee_corrected_while_month_start_runs_is_billed_as_corrected(engine: E
     assert issued(engine)["anna"]["total_minor"] == 31_00
 
 
-def test_a_fee_that_arrives_while_month_start_runs_is_on_this_invoice_or_the_next(engine: Engine) -> None:
+def test_fee_added_during_month_start_is_on_this_or_the_next_invoice(engine: Engine) -> None:
     world = MonthStart(engine)
     with engine.begin() as connection:
         anna = seed.add_account(connection, "anna")

@@ -34,7 +34,7 @@ def run_again(world: MonthStart, run_id: UUID) -> None:
     world.deliver(run_id)
 
 
-def test_a_sum_that_overflows_is_reported_and_stops_nobody(world: MonthStart) -> None:
+def test_overflowing_total_is_reported_and_skipped(world: MonthStart) -> None:
     with world.engine.begin() as connection:
         big = seed.add_account(connection, "big")
         seed.add_fee(connection, big, MAX_AMOUNT_MINOR, external_id="huge")
@@ -57,7 +57,7 @@ def test_a_sum_that_overflows_is_reported_and_stops_nobody(world: MonthStart) ->
     assert (told["type"], told["reason"].partition(":")[0]) == ("invoice_not_issued", "amount_too_large")
 
 
-def test_a_fee_in_another_currency_is_reported_and_billed_when_it_is_mended(world: MonthStart) -> None:
+def test_fee_in_another_currency_is_reported_and_billed_once_fixed(world: MonthStart) -> None:
     with world.engine.begin() as connection:
         anna = seed.add_account(connection, "anna")
         seed.add_fee(connection, anna, 29_85)
@@ -79,7 +79,7 @@ def test_a_fee_in_another_currency_is_reported_and_billed_when_it_is_mended(worl
     assert_gapless(world.engine, "global", 25 + 1)
 
 
-def test_an_account_without_payment_settings_is_not_forgotten(world: MonthStart) -> None:
+def test_account_without_payment_settings_is_reported(world: MonthStart) -> None:
     with world.engine.begin() as connection:
         fees_only = seed.add_account(connection, "fees-only", "japan")
         seed.add_fee(connection, seed.Account(fees_only.id, fees_only.settings_id, "fees-only", "global"), 29_85)
@@ -95,7 +95,7 @@ def test_an_account_without_payment_settings_is_not_forgotten(world: MonthStart)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 1_000])
-def test_an_account_that_the_database_refuses_stands_alone(world: MonthStart, chunk: int) -> None:
+def test_account_rejected_by_the_database_is_skipped_alone(world: MonthStart, chunk: int) -> None:
     with world.engine.begin() as connection:
         connection.execute(
             text("""
@@ -115,7 +115,7 @@ def test_an_account_that_the_database_refuses_stands_alone(world: MonthStart, ch
     assert "Account" not in str(findings(world.engine))  # PostgreSQL's own text would show the whole row
 
 
-def test_when_the_database_refuses_everybody_the_run_stops_and_goes_on_once_it_is_mended(engine: Engine) -> None:
+def test_run_stops_when_the_database_rejects_all_and_resumes_once_fixed(engine: Engine) -> None:
     world = MonthStart(engine)
     with engine.begin() as connection:
         for index in range(MAX_REFUSED + 5):

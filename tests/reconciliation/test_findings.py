@@ -52,7 +52,7 @@ def reconcile(terminal: Terminal, *more: str) -> Result:
     return terminal("reconcile", "--from", "2026-11-01", "--to", "2026-11-01", *more)
 
 
-def test_reconcile_says_that_the_books_agree(night: Night, terminal: Terminal) -> None:
+def test_reconcile_reports_no_differences(night: Night, terminal: Terminal) -> None:
     night.pays()
     result = reconcile(terminal)
     assert result.exit_code == 0, result.output
@@ -61,7 +61,7 @@ def test_reconcile_says_that_the_books_agree(night: Night, terminal: Terminal) -
     assert (japan["coverage"], japan["is_clean"], japan["unfinished"]) == ("japan", True, None)
 
 
-def test_reconcile_mends_in_the_name_of_who_typed_it(night: Night, terminal: Terminal) -> None:
+def test_reconcile_fixes_in_the_name_of_its_user(night: Night, terminal: Terminal) -> None:
     payment = night.pays()
     night.plant(*UNBOOK, payment=payment)
     result = reconcile(terminal, "--coverage", "global")
@@ -76,7 +76,7 @@ def test_reconcile_mends_in_the_name_of_who_typed_it(night: Night, terminal: Ter
     assert str(actor).startswith("operator:")
 
 
-def test_what_is_found_is_listed_with_its_meaning_and_resolved_by_name(night: Night, terminal: Terminal) -> None:
+def test_finding_is_listed_with_its_description_and_resolved_by_name(night: Night, terminal: Terminal) -> None:
     charge = night.charge_there(None)
     result = reconcile(terminal)
     assert result.exit_code == 1
@@ -105,19 +105,19 @@ def test_what_is_found_is_listed_with_its_meaning_and_resolved_by_name(night: Ni
     assert terminal.json("findings", "list") == [], "and not shown again"
 
 
-def test_a_finding_that_is_not_there_is_refused(night: Night, terminal: Terminal) -> None:
+def test_unknown_finding_is_rejected(night: Night, terminal: Terminal) -> None:
     assert night.findings() == []
     result = terminal("findings", "resolve", str(uuid4()), "--reason", "why not")
     assert result.exit_code == 1
     assert "there is no finding" in result.output
 
 
-def test_days_that_have_not_been_are_refused(terminal: Terminal) -> None:
+def test_future_days_are_rejected(terminal: Terminal) -> None:
     assert terminal("reconcile", "--from", "2027-01-01", "--to", "2027-01-02").exit_code == 1
     assert terminal("reconcile", "--from", "2026-10-02", "--to", "2026-10-01").exit_code == 1
 
 
-def test_a_processor_that_is_away_makes_reconcile_unfinished(
+def test_reconcile_stays_unfinished_during_an_outage(
     night: Night, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert night.findings() == []
@@ -128,7 +128,7 @@ def test_a_processor_that_is_away_makes_reconcile_unfinished(
     assert "agree" not in result.stdout.replace("agrees", "")
 
 
-def test_a_resolved_finding_comes_back_only_with_other_facts(night: Night) -> None:
+def test_resolved_finding_reopens_only_with_new_facts(night: Night) -> None:
     def write(received_minor: int) -> None:
         found = Finding("amount_differs", "global", "ch_1", {"received_minor": received_minor, "currency": "USD"})
         cause = Cause("reconciliation", night.world.clock.now(), "a test")
@@ -157,7 +157,7 @@ def test_a_resolved_finding_comes_back_only_with_other_facts(night: Night) -> No
     assert told == ["finding_opened", "finding_reopened", "finding_changed", "finding_reopened"]
 
 
-def test_every_kind_of_finding_has_a_meaning_and_something_to_do() -> None:
+def test_every_finding_kind_has_a_description_and_an_action() -> None:
     written = {str(kind) for kind in Kind}
     for source in sorted(SHARED.rglob("*.py")):
         code = source.read_text()

@@ -37,7 +37,7 @@ def die(*_arguments: object, **_options: object) -> Any:
     raise KilledError
 
 
-def test_the_tick_makes_each_nights_run_and_the_next_one_catches_up(night: Night) -> None:
+def test_tick_creates_each_run_and_the_next_one_catches_up(night: Night) -> None:
     world = night.world
     tick(world.engine, world.policy, world.clock.now())  # from here on the schedule is in force
     world.clock.set(NIGHT)
@@ -94,7 +94,7 @@ KILLED_AT: tuple[tuple[Any, str], ...] = (
 
 
 @pytest.mark.parametrize(("module", "name"), KILLED_AT, ids=[name for _, name in KILLED_AT])
-def test_killed_anywhere_it_is_resumed_and_counts_everything_once(
+def test_reconciliation_killed_anywhere_resumes_and_counts_once(
     night: Night, module: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planted = plant_one_of_each(night)
@@ -106,9 +106,7 @@ def test_killed_anywhere_it_is_resumed_and_counts_everything_once(
     _assert_each_once(night, night.go_on(run_id), planted)
 
 
-def test_killed_after_the_booking_and_after_the_cancellation_both_are_still_counted(
-    night: Night, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fixes_made_before_a_kill_are_still_counted(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     planted = plant_one_of_each(night)
     run_id = night.ask()
     with monkeypatch.context() as patched:
@@ -147,7 +145,7 @@ def _then_die(do: Callable[..., Any]) -> Callable[..., Any]:
     return do_and_die
 
 
-def test_reconciling_twice_finds_the_same_things_once(night: Night) -> None:
+def test_second_reconciliation_adds_no_findings(night: Night) -> None:
     plant_one_of_each(night)
     first = night.reconcile()
     rows = night.findings()
@@ -158,7 +156,7 @@ def test_reconciling_twice_finds_the_same_things_once(night: Night) -> None:
 
 
 @pytest.mark.parametrize("method", ["charge_page", "retrieve_charge", "payment_intent_page"])
-def test_a_processor_that_gives_no_answer_leaves_the_run_unfinished_and_said(
+def test_run_without_answers_stays_unfinished_with_its_error(
     night: Night, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planted = plant_one_of_each(night)
@@ -186,7 +184,7 @@ def test_a_processor_that_gives_no_answer_leaves_the_run_unfinished_and_said(
     assert night.run(run_id).trouble is None
 
 
-def test_an_orphan_whose_cancellation_gets_no_answer_is_canceled_later(night: Night) -> None:
+def test_orphan_with_an_unanswered_cancellation_is_canceled_later(night: Night) -> None:
     orphan = night.intent_there(night.world.add_due_payment(night.account))
     gateway = night.world.runtime.gateways["global"]
     cancel = gateway.cancel_payment_intent
@@ -202,7 +200,7 @@ def test_an_orphan_whose_cancellation_gets_no_answer_is_canceled_later(night: Ni
     assert night.processor_status(orphan.stripe_id) == "canceled"
 
 
-def test_without_a_key_the_run_says_so_and_waits(night: Night) -> None:
+def test_run_without_an_api_key_reports_it_and_waits(night: Night) -> None:
     run_id = night.ask()
     gateways = dict(night.world.runtime.gateways)
     night.world.runtime.gateways.clear()
@@ -213,9 +211,7 @@ def test_without_a_key_the_run_says_so_and_waits(night: Night) -> None:
     night.go_on(run_id)
 
 
-def test_a_list_that_lags_and_clocks_that_differ_make_no_findings(
-    night: Night, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lagging_list_and_clock_skew_make_no_findings(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     """The list shows nothing of what was made lately; each is looked at, and is there."""
     paid = night.pays()
     unbooked = night.pays()
@@ -230,7 +226,7 @@ def test_a_list_that_lags_and_clocks_that_differ_make_no_findings(
     assert night.world.payment(unbooked).state == "paid"
 
 
-def test_a_finding_is_not_written_on_the_lists_word_alone(night: Night) -> None:
+def test_finding_is_verified_against_the_charge_itself(night: Night) -> None:
     """The list shows another amount than the charge itself, as a stale copy might."""
     night.pays()
     gateway = night.world.runtime.gateways["global"]
@@ -244,7 +240,7 @@ def test_a_finding_is_not_written_on_the_lists_word_alone(night: Night) -> None:
     assert night.reconcile()["found"] == {}
 
 
-def test_a_charge_whose_attempt_is_open_is_on_its_way_and_is_not_touched(night: Night) -> None:
+def test_charge_of_an_open_attempt_is_skipped(night: Night) -> None:
     payment = night.world.add_due_payment(night.account)
     gateway = night.world.runtime.gateways["global"]
     confirm = gateway.confirm_payment_intent
@@ -266,7 +262,7 @@ def test_a_charge_whose_attempt_is_open_is_on_its_way_and_is_not_touched(night: 
     assert night.world.payment(payment).state == "paid"
 
 
-def test_an_attempt_inside_its_lease_is_left_alone_by_every_phase(night: Night) -> None:
+def test_every_phase_skips_an_attempt_inside_its_lease(night: Night) -> None:
     """Money is there for a PaymentIntent that was lost, while an attempt of the payment is under way."""
     payment = night.world.add_due_payment(night.account)
     gateway = night.world.runtime.gateways["global"]
@@ -286,7 +282,7 @@ def test_an_attempt_inside_its_lease_is_left_alone_by_every_phase(night: Night) 
     assert night.findings() == night.findings(resolved=True) == []
 
 
-def test_a_second_worker_on_the_same_run_writes_nothing(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_worker_on_the_same_run_writes_nothing(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     plant_one_of_each(night)
     run_id = night.ask()
     gateway = night.world.runtime.gateways["global"]

@@ -9,7 +9,7 @@ from shared.reconciliation.verify.processor import PROCESSOR
 from tests.reconciliation.books import UNBOOK, Night
 
 
-def test_a_day_in_order_gives_nothing(night: Night) -> None:
+def test_consistent_day_has_no_findings(night: Night) -> None:
     for amount in (5_00, 7_50, 9_99):
         night.pays(amount)
     counts = night.reconcile()
@@ -18,7 +18,7 @@ def test_a_day_in_order_gives_nothing(night: Night) -> None:
     assert night.findings() == night.findings(resolved=True) == []
 
 
-def test_paid_there_and_open_here_is_booked(night: Night) -> None:
+def test_charge_missing_in_our_records_is_booked(night: Night) -> None:
     payment = night.pays()
     (charge,) = night.receipts(payment)
     night.plant(*UNBOOK, payment=payment)
@@ -36,7 +36,7 @@ def test_paid_there_and_open_here_is_booked(night: Night) -> None:
     assert types[-3:] == ["attempt_answered", "payment_moved", "finding_resolved"]
 
 
-def test_money_of_a_lost_payment_intent_is_booked_too(night: Night) -> None:
+def test_charge_of_a_lost_payment_intent_row_is_booked(night: Night) -> None:
     """The row of the PaymentIntent went with a restore; the processor's metadata name the payment."""
     payment = night.world.add_due_payment(night.account, 5_00)
     charge = night.charge_there(payment)
@@ -49,7 +49,7 @@ def test_money_of_a_lost_payment_intent_is_booked_too(night: Night) -> None:
     assert night.world.captured_amounts(payment) == [5_00]
 
 
-def test_an_amount_that_differs_is_found(night: Night) -> None:
+def test_different_amount_is_found(night: Night) -> None:
     asked_less, booked_more = night.pays(5_00), night.pays(6_00)
     night.plant("UPDATE payments SET amount_minor = 499 WHERE id = :payment", payment=asked_less)
     night.plant("UPDATE receipts SET amount_minor = 601 WHERE payment_id = :payment", payment=booked_more)
@@ -66,13 +66,13 @@ def test_an_amount_that_differs_is_found(night: Night) -> None:
     }
 
 
-def test_a_currency_that_differs_is_found(night: Night) -> None:
+def test_different_currency_is_found(night: Night) -> None:
     payment = night.pays()
     night.plant("UPDATE payments SET currency = 'EUR' WHERE id = :payment", payment=payment)
     assert night.reconcile()["found"] == {"amount_differs": 1}
 
 
-def test_a_charge_without_a_payment_is_found_and_a_strangers_only_counted(night: Night) -> None:
+def test_charge_without_a_payment_is_found_and_foreign_charge_is_counted(night: Night) -> None:
     unknown = uuid4()
     of_unknown_payment = night.charge_there(unknown)
     on_our_customer = night.charge_there(None)
@@ -85,7 +85,7 @@ def test_a_charge_without_a_payment_is_found_and_a_strangers_only_counted(night:
     assert subjects[of_unknown_payment]["payment_id_there"] == str(unknown)
 
 
-def test_paid_here_without_a_charge_there_is_found(night: Night) -> None:
+def test_paid_payment_without_a_charge_is_found(night: Night) -> None:
     by_receipt, by_state = night.pays(), night.world.add_due_payment(night.account, 7_00)
     night.plant(
         "UPDATE receipts SET stripe_charge_id = 'ch_nobody' WHERE payment_id = :payment", payment=by_receipt
@@ -103,7 +103,7 @@ def test_paid_here_without_a_charge_there_is_found(night: Night) -> None:
     assert counts["found"]["paid_without_charge"] == 2
 
 
-def test_a_payment_that_lost_its_receipt_gets_it_back(night: Night) -> None:
+def test_missing_receipt_is_restored(night: Night) -> None:
     payment = night.pays()
     (charge,) = night.receipts(payment)
     night.plant("DELETE FROM receipts WHERE payment_id = :payment", payment=payment)
@@ -112,7 +112,7 @@ def test_a_payment_that_lost_its_receipt_gets_it_back(night: Night) -> None:
     assert night.findings() == []
 
 
-def test_a_second_charge_of_a_payment_is_booked_and_found(night: Night) -> None:
+def test_second_charge_of_a_payment_is_booked_and_found(night: Night) -> None:
     payment = night.pays()
     second = night.charge_there(payment, ordinal=2)
     counts = night.reconcile()
@@ -124,7 +124,7 @@ def test_a_second_charge_of_a_payment_is_booked_and_found(night: Night) -> None:
     assert len(night.findings()) == 1
 
 
-def test_two_charges_of_an_open_payment_pay_it_once_and_are_found_once(night: Night) -> None:
+def test_two_charges_of_an_open_payment_pay_it_once_with_one_finding(night: Night) -> None:
     payment = night.world.add_due_payment(night.account, 5_00)
     charges = {night.charge_there(payment), night.charge_there(payment, ordinal=2)}
     counts = night.reconcile()
@@ -135,7 +135,7 @@ def test_two_charges_of_an_open_payment_pay_it_once_and_are_found_once(night: Ni
     assert finding.subject == night.receipts(payment)[1]
 
 
-def test_an_orphan_is_canceled_and_its_ordinal_used_up(night: Night) -> None:
+def test_orphan_is_canceled_and_its_ordinal_is_used_up(night: Night) -> None:
     payment = night.world.add_due_payment(night.account, 5_00)
     orphan = night.intent_there(payment)
     counts = night.reconcile()
@@ -151,7 +151,7 @@ def test_an_orphan_is_canceled_and_its_ordinal_used_up(night: Night) -> None:
     assert night.world.captured_amounts(payment) == [5_00]
 
 
-def test_an_orphan_beside_a_paid_payment_is_canceled(night: Night) -> None:
+def test_orphan_of_a_paid_payment_is_canceled(night: Night) -> None:
     payment = night.pays()
     orphan = night.intent_there(payment, ordinal=1)
     assert night.reconcile()["orphans_canceled"] == 1
@@ -159,7 +159,7 @@ def test_an_orphan_beside_a_paid_payment_is_canceled(night: Night) -> None:
     assert [row.closed_reason for row in night.world.intents(payment)] == ["succeeded"]
 
 
-def test_what_a_lost_create_left_is_left_to_its_claim_until_that_gave_it_up(night: Night) -> None:
+def test_payment_intent_of_an_unanswered_create_is_skipped_until_its_claim_gives_up(night: Night) -> None:
     """Within 23 hours the next claim sends the same create again, and gets this very PaymentIntent."""
     payment = night.world.add_due_payment(night.account, 5_00)
     lost = night.lose_create(payment)
@@ -176,7 +176,7 @@ def test_what_a_lost_create_left_is_left_to_its_claim_until_that_gave_it_up(nigh
     assert night.world.captured_amounts(payment) == [5_00]
 
 
-def test_what_a_lost_create_left_is_found_again_by_its_claim(night: Night) -> None:
+def test_payment_intent_of_an_unanswered_create_is_reused_by_its_claim(night: Night) -> None:
     payment = night.world.add_due_payment(night.account, 5_00)
     lost = night.lose_create(payment)
     night.reconcile()
@@ -186,7 +186,7 @@ def test_what_a_lost_create_left_is_found_again_by_its_claim(night: Night) -> No
     assert night.world.captured_amounts(payment) == [5_00]
 
 
-def test_payment_intents_of_payments_that_are_not_here_are_counted_and_left_alone(night: Night) -> None:
+def test_payment_intents_of_unknown_payments_are_counted_and_skipped(night: Night) -> None:
     theirs, strangers = night.intent_there(uuid4()), night.intent_there(None)
     counts = night.reconcile()
     assert counts["payment_intents_of_unknown_payments"] == 1
@@ -196,7 +196,7 @@ def test_payment_intents_of_payments_that_are_not_here_are_counted_and_left_alon
     assert night.findings() == []
 
 
-def test_an_open_payment_whose_charge_can_not_be_booked_is_held(night: Night) -> None:
+def test_open_payment_with_an_unbookable_charge_is_held(night: Night) -> None:
     """A charge that names our payment, and no PaymentIntent: nothing to look at, so a person decides."""
     payment = night.world.add_due_payment(night.account, 5_00)
     charge = night.charge_there(payment)
@@ -210,7 +210,7 @@ def test_an_open_payment_whose_charge_can_not_be_booked_is_held(night: Night) ->
     assert night.world.captured_amounts(payment) == [5_00], "not asked again"
 
 
-def test_what_was_mended_and_canceled_leaves_books_that_the_audit_finds_clean(night: Night) -> None:
+def test_verify_is_clean_after_fixes_and_cancellations(night: Night) -> None:
     unbooked, lost, waiting = (
         night.pays(),
         night.world.add_due_payment(night.account, 6_00),
@@ -236,7 +236,7 @@ def test_what_was_mended_and_canceled_leaves_books_that_the_audit_finds_clean(ni
     assert report.open_findings == 0
 
 
-def test_a_mended_payment_is_explained(night: Night) -> None:
+def test_fixed_payment_is_explained(night: Night) -> None:
     payment = night.world.add_due_payment(night.account)
     night.charge_there(payment)
     night.reconcile()

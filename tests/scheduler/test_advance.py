@@ -102,7 +102,7 @@ def start_clock(engine: Engine, policy: Policy, at: datetime = START) -> None:
         set_clock(connection, at, policy)
 
 
-def test_two_months_pass_stop_by_stop_and_nothing_due_between_is_skipped(
+def test_advance_stops_at_everything_due_within_two_months(
     engine: Engine, policy: Policy, living: SchedulerApp
 ) -> None:
     start_clock(engine, policy)
@@ -127,7 +127,7 @@ def test_two_months_pass_stop_by_stop_and_nothing_due_between_is_skipped(
     assert late == [], "each run was finished before the clock went on"
 
 
-def test_a_stop_is_made_where_a_payment_is_next_due_or_a_hold_ends(engine: Engine, policy: Policy) -> None:
+def test_advance_stops_where_a_payment_is_due_or_a_hold_ends(engine: Engine, policy: Policy) -> None:
     with engine.begin() as connection:
         set_clock(connection, START, policy)
         account = add_account(connection, "A-1")
@@ -144,7 +144,7 @@ def test_a_stop_is_made_where_a_payment_is_next_due_or_a_hold_ends(engine: Engin
     assert [(stop - START) / timedelta(hours=1) for stop in stops] == [0, 2, 3, 4, 9, 12]
 
 
-def test_a_payment_due_between_is_asked_for_at_its_time(
+def test_payment_due_during_the_advance_is_charged_at_its_time(
     engine: Engine, policy: Policy, living: SchedulerApp
 ) -> None:
     start_clock(engine, policy)
@@ -157,7 +157,7 @@ def test_a_payment_due_between_is_asked_for_at_its_time(
     assert paid_at == due_at
 
 
-def test_what_a_month_start_makes_due_is_asked_for_at_that_stop(
+def test_payments_of_a_month_start_are_charged_at_that_stop(
     engine: Engine, policy: Policy, living: SchedulerApp
 ) -> None:
     """The run leaves its payments to the sweep, which is a minute away: waiting has to wake it again."""
@@ -171,7 +171,7 @@ def test_what_a_month_start_makes_due_is_asked_for_at_that_stop(
         assert connection.scalars(select(payments.c.paid_at)).all() == [START + DAY]
 
 
-def test_the_clock_only_moves_forward(engine: Engine, policy: Policy) -> None:
+def test_clock_only_moves_forward(engine: Engine, policy: Policy) -> None:
     start_clock(engine, policy)
     with engine.begin() as connection, pytest.raises(ClockError, match="only moves forward"):
         set_clock(connection, START - timedelta(seconds=1), policy)
@@ -179,12 +179,12 @@ def test_the_clock_only_moves_forward(engine: Engine, policy: Policy) -> None:
         assert read_clock(connection) == START
 
 
-def test_a_clock_that_was_never_set_can_not_be_advanced(engine: Engine, policy: Policy) -> None:
+def test_unset_clock_cannot_be_advanced(engine: Engine, policy: Policy) -> None:
     with pytest.raises(ClockError, match="clock set"):
         advance_clock(engine, policy, START)
 
 
-def test_without_a_scheduler_the_clock_stays_and_the_error_says_what_to_start(
+def test_advance_without_a_scheduler_reports_what_to_start(
     engine: Engine, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.scheduling.virtual_clock.WAIT_FOR_LEADER_S", 0.0)
@@ -198,7 +198,7 @@ def test_without_a_scheduler_the_clock_stays_and_the_error_says_what_to_start(
         assert read_clock(connection) == START + DAY
 
 
-def test_work_that_nobody_does_is_named_and_the_clock_stays_at_its_stop(
+def test_undone_work_is_named_and_the_clock_stays_at_its_stop(
     database_url: str, engine: Engine, policy: Policy
 ) -> None:
     app = SchedulerApp(
@@ -219,7 +219,7 @@ def test_work_that_nobody_does_is_named_and_the_clock_stays_at_its_stop(
         app.stop()
 
 
-def test_what_was_scheduled_before_the_clock_was_set_is_left_to_a_person(
+def test_runs_from_before_the_clock_was_set_await_confirmation(
     engine: Engine, policy: Policy, living: SchedulerApp
 ) -> None:
     start_clock(engine, policy, datetime(2026, 10, 15, 12, tzinfo=UTC))
@@ -228,7 +228,7 @@ def test_what_was_scheduled_before_the_clock_was_set_is_left_to_a_person(
     assert {event.at for event in trail(engine, "schedule_began")} == {datetime(2026, 10, 15, 12, tzinfo=UTC)}
 
 
-def test_quiet_means_that_nothing_is_left_to_do(engine: Engine, policy: Policy) -> None:
+def test_pending_work_counts_everything_left_to_do(engine: Engine, policy: Policy) -> None:
     def pending(connection: Connection, **clock: Any) -> dict[str, int]:
         return pending_work(connection, policy, clock.get("now", START), machine_now())
 

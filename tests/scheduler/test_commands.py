@@ -50,7 +50,7 @@ def noon(engine: Engine, policy: Policy) -> None:
         set_clock(connection, NOON, policy)
 
 
-def test_the_clock_is_set_once_and_then_only_forward(type_: Type, engine: Engine) -> None:
+def test_clock_is_set_once_and_then_only_forward(type_: Type, engine: Engine) -> None:
     assert "clock set" in type_(clock_commands.app, "show").stderr
     assert type_(clock_commands.app, "set", "2026-10-31T09:00:00+09:00").stdout == "2026-10-31T00:00:00Z\n"
     assert type_(clock_commands.app, "show").stdout == "2026-10-31T00:00:00Z\n"
@@ -63,7 +63,7 @@ def test_the_clock_is_set_once_and_then_only_forward(type_: Type, engine: Engine
         assert read_clock(connection) == datetime(2026, 11, 2, tzinfo=UTC)
 
 
-def test_the_machines_clock_is_not_moved_and_the_error_says_how_to_get_one_that_is(
+def test_machine_clock_cannot_be_moved_and_the_error_says_how_to_get_a_virtual_one(
     type_: Type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DUECOURSE_CLOCK", "system")
@@ -74,7 +74,7 @@ def test_the_machines_clock_is_not_moved_and_the_error_says_how_to_get_one_that_
     assert type_(clock_commands.app, "show").exit_code == 0
 
 
-def test_a_live_key_and_a_virtual_clock_are_refused_together(type_: Type, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_live_key_with_a_virtual_clock_is_refused(type_: Type, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRIPE_API_KEYS", '{"global": "sk_live_1"}')
     refused = type_(clock_commands.app, "advance", "1d")
     assert refused.exit_code == 1
@@ -82,7 +82,7 @@ def test_a_live_key_and_a_virtual_clock_are_refused_together(type_: Type, monkey
     assert "sk_live_1" not in refused.output
 
 
-def test_moving_a_clock_that_nobody_acts_on_says_what_to_start(
+def test_clock_command_without_a_scheduler_says_what_to_start(
     type_: Type, noon: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.scheduling.virtual_clock.WAIT_FOR_LEADER_S", 0.0)
@@ -100,18 +100,18 @@ def test_moving_a_clock_that_nobody_acts_on_says_what_to_start(
         ("90m", timedelta(hours=1.5)),
     ],
 )
-def test_durations_are_read(text: str, duration: timedelta) -> None:
+def test_durations_are_parsed(text: str, duration: timedelta) -> None:
     assert parse_duration(text) == duration
 
 
 @pytest.mark.parametrize("text", ["", "1", "d", "-1d", "1.5d", "1d 2h", "1y", "0d", "99999999999d"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
+def test_invalid_duration_is_rejected(text: str) -> None:
     with pytest.raises(ClockError):
         parse_duration(text)
 
 
 @pytest.mark.parametrize("text", ["", "tomorrow", "2026-10-31T00:00:00", "2026-13-01T00:00:00Z"])
-def test_what_is_no_instant_is_refused(text: str) -> None:
+def test_invalid_instant_is_rejected(text: str) -> None:
     with pytest.raises(ClockError):
         parse_moment(text)
 
@@ -129,7 +129,7 @@ def test_runs_are_listed_as_a_table_and_as_json(type_: Type, engine: Engine) -> 
 
 
 @pytest.mark.parametrize("by_name", [True, False])
-def test_a_late_run_is_released_by_a_named_person_and_rung_for(
+def test_late_run_is_released_by_a_named_user_and_enqueued(
     type_: Type, engine: Engine, noon: None, redis_url: str, by_name: bool
 ) -> None:
     with engine.begin() as connection:
@@ -150,7 +150,7 @@ def test_a_late_run_is_released_by_a_named_person_and_rung_for(
     assert "needs no confirmation" in again.stderr
 
 
-def test_what_can_not_be_released_is_said_plainly(type_: Type, noon: None) -> None:
+def test_unreleasable_run_is_refused_with_a_reason(type_: Type, noon: None) -> None:
     for words, said in (
         (("00000000-0000-0000-0000-000000000000",), "runs list"),
         (("--job", "monthly-invoices", "--period", "2026-10", "--coverage", "global"), "runs list"),
@@ -161,7 +161,9 @@ def test_what_can_not_be_released_is_said_plainly(type_: Type, noon: None) -> No
         assert said in refused.stderr
 
 
-def test_a_days_retries_are_asked_for_by_hand_once(type_: Type, engine: Engine, noon: None, redis_url: str) -> None:
+def test_daily_retries_can_be_requested_once_by_hand(
+    type_: Type, engine: Engine, noon: None, redis_url: str
+) -> None:
     words = ("run", "--date", "2026-11-03", "--coverage", "japan", "--reason", "the scheduler was off")
     assert "asked for" in type_(runs_commands.retries_app, *words).stdout
     assert all_runs(engine) == [(DAILY_RETRIES, "2026-11-03", "japan", "ready")]
@@ -182,7 +184,7 @@ def test_a_days_retries_are_asked_for_by_hand_once(type_: Type, engine: Engine, 
         ("2026-11-04", "mars", "global, japan"),
     ],
 )
-def test_a_day_that_is_none_or_has_not_come_is_refused(
+def test_invalid_or_future_day_is_rejected(
     type_: Type, engine: Engine, noon: None, date: str, coverage: str, said: str
 ) -> None:
     refused = type_(runs_commands.retries_app, "run", "--date", date, "--coverage", coverage, "--reason", "x")

@@ -78,7 +78,7 @@ def move_clock(engine: Engine, policy: Policy, to: datetime) -> None:
         set_clock(connection, to, policy)
 
 
-def test_two_processes_make_each_run_once_and_the_second_takes_over_when_the_first_is_killed(
+def test_two_schedulers_create_each_run_once_and_the_follower_takes_over_after_a_kill(
     engine: Engine, policy: Policy, start: Start
 ) -> None:
     move_clock(engine, policy, OCTOBER_ENDS - timedelta(days=1))
@@ -100,7 +100,7 @@ def test_two_processes_make_each_run_once_and_the_second_takes_over_when_the_fir
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_stops_cleanly_and_long_before_its_grace_is_over(
+def test_scheduler_stops_cleanly_within_its_grace_period(
     engine: Engine, policy: Policy, start: Start, number: signal.Signals
 ) -> None:
     move_clock(engine, policy, OCTOBER_ENDS)
@@ -114,7 +114,7 @@ def test_it_stops_cleanly_and_long_before_its_grace_is_over(
     wait_until(lambda: leader(engine) is None, 5)
 
 
-def test_it_survives_that_all_its_sessions_are_ended(engine: Engine, policy: Policy, start: Start) -> None:
+def test_scheduler_survives_the_end_of_all_its_sessions(engine: Engine, policy: Policy, start: Start) -> None:
     move_clock(engine, policy, OCTOBER_ENDS - timedelta(days=1))
     process = start()
     wait_until(lambda: leader(engine) is not None)
@@ -130,7 +130,7 @@ def test_it_survives_that_all_its_sessions_are_ended(engine: Engine, policy: Pol
     assert process.poll() is None
 
 
-def test_without_settings_it_says_which_are_missing() -> None:
+def test_missing_settings_are_named() -> None:
     environment = {"PATH": os.environ["PATH"]}
     ended = subprocess.run(
         [sys.executable, "-m", "scheduler"],

@@ -77,7 +77,7 @@ def standing(engine: Engine, account: Account) -> str:
 
 
 @pytest.mark.parametrize("lane", list(Lane))
-def test_what_is_scheduled_for_today_becomes_due_in_the_runs_name_and_is_rung_for(
+def test_retries_of_today_become_due_and_are_enqueued(
     engine: Engine, runtime: Runtime, run_id: UUID, account: Account, bell: Bell, lane: Lane
 ) -> None:
     payment_id = add_retry(engine, account, lane=lane)
@@ -95,7 +95,7 @@ def test_what_is_scheduled_for_today_becomes_due_in_the_runs_name_and_is_rung_fo
     assert finished.data["counts"] == done.counts
 
 
-def test_what_is_not_its_to_retry_stays_as_it_is(
+def test_daily_run_changes_no_other_payment(
     engine: Engine, runtime: Runtime, run_id: UUID, account: Account, bell: Bell
 ) -> None:
     with engine.begin() as connection:
@@ -114,7 +114,7 @@ def test_what_is_not_its_to_retry_stays_as_it_is(
     assert run_row(engine, run_id).counts["retried"] == 0
 
 
-def test_an_outages_back_off_survives_the_daily_run(
+def test_backoff_of_an_outage_survives_the_daily_run(
     engine: Engine, runtime: Runtime, run_id: UUID, account: Account, machine: MachineTime
 ) -> None:
     until = machine() + timedelta(minutes=3)
@@ -123,7 +123,7 @@ def test_an_outages_back_off_survives_the_daily_run(
     assert payment(engine, payment_id).backoff_until == until
 
 
-def test_a_second_message_for_a_finished_run_changes_nothing(
+def test_second_message_of_a_finished_run_changes_nothing(
     engine: Engine, runtime: Runtime, run_id: UUID, account: Account, bell: Bell, clock: ManualClock
 ) -> None:
     retry_payments(runtime, run_id)
@@ -135,9 +135,7 @@ def test_a_second_message_for_a_finished_run_changes_nothing(
     assert bell.taken() == []
 
 
-def test_a_run_that_awaits_confirmation_is_not_worked_on(
-    engine: Engine, runtime: Runtime, account: Account
-) -> None:
+def test_run_that_awaits_confirmation_is_not_worked_on(engine: Engine, runtime: Runtime, account: Account) -> None:
     payment_id = add_retry(engine, account)
     with engine.begin() as connection:
         run_id = add_run(connection, "2026-11-03", job=DAILY_RETRIES, state=RunState.AWAITING_CONFIRMATION)
@@ -146,7 +144,7 @@ def test_a_run_that_awaits_confirmation_is_not_worked_on(
 
 
 @pytest.mark.parametrize(("moved", "looked_at"), [(1, 1), (3, 3), (7, 2), (2, 1000), (1000, 1000)])
-def test_a_run_killed_after_any_chunk_and_started_again_ends_the_same(
+def test_run_killed_after_any_chunk_resumes_to_the_same_result(
     engine: Engine,
     runtime: Runtime,
     run_id: UUID,
@@ -213,7 +211,7 @@ def test_two_workers_on_one_run_take_turns(
     assert len(trail(engine, "run_finished")) == 1
 
 
-def test_a_long_run_rings_for_its_next_turn_and_leaves_the_mass_of_charges_to_the_sweep(
+def test_long_run_enqueues_itself_and_leaves_its_charges_to_the_sweep(
     engine: Engine,
     runtime: Runtime,
     run_id: UUID,
@@ -242,7 +240,7 @@ def test_a_long_run_rings_for_its_next_turn_and_leaves_the_mass_of_charges_to_th
     assert len([job for job in bell.taken() if isinstance(job, ChargePayment)]) == 4
 
 
-def test_days_past_due_count_without_any_attempt(
+def test_days_past_due_count_without_attempts(
     engine: Engine, runtime: Runtime, account: Account, clock: ManualClock
 ) -> None:
     """Due on 1 November, no card ever: past due on the 2nd, marked for suspension on the 15th."""
@@ -288,7 +286,7 @@ def test_days_past_due_count_without_any_attempt(
     assert len(trail(engine, "charge_not_attempted")) == 1, "said once, not each day"
 
 
-def test_the_day_is_the_coverages_own(engine: Engine, runtime: Runtime, clock: ManualClock) -> None:
+def test_day_is_taken_in_the_coverage_zone(engine: Engine, runtime: Runtime, clock: ManualClock) -> None:
     """At 00:30 in Tokyo a payment due yesterday is overdue, although it is still yesterday in UTC."""
     with engine.begin() as connection:
         japan = add_account(connection, "A-1", "japan")
@@ -299,7 +297,7 @@ def test_the_day_is_the_coverages_own(engine: Engine, runtime: Runtime, clock: M
     assert standing(engine, japan) == Standing.PAST_DUE
 
 
-def test_each_charge_not_made_is_explained_once_per_reason_with_its_next_date(
+def test_each_skipped_charge_is_explained_once_per_reason_with_its_next_date(
     engine: Engine, runtime: Runtime, account: Account, run_id: UUID, clock: ManualClock
 ) -> None:
     released_at = datetime(2026, 11, 20, 23, tzinfo=UTC)

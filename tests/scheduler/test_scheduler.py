@@ -33,7 +33,7 @@ def monthly(engine: Engine) -> list[tuple[str, str, str, str]]:
     return [run for run in all_runs(engine) if run[0] == "monthly-invoices"]
 
 
-def test_two_schedulers_and_a_month_change_make_one_run_per_coverage(
+def test_two_schedulers_create_one_run_per_coverage_at_month_change(
     engine: Engine, make_app: MakeApp, clock: ManualClock, bell: Bell
 ) -> None:
     apps = [make_app(), make_app()]
@@ -50,7 +50,7 @@ def test_two_schedulers_and_a_month_change_make_one_run_per_coverage(
     assert len(trail(engine, "run_scheduled")) == len(all_runs(engine))
 
 
-def test_two_that_both_believe_they_lead_still_make_one_run(engine: Engine, policy: Policy) -> None:
+def test_two_leaders_still_create_one_run(engine: Engine, policy: Policy) -> None:
     tick(engine, policy, OCTOBER_ENDS - timedelta(days=1))
     together = threading.Barrier(4)
 
@@ -65,7 +65,7 @@ def test_two_that_both_believe_they_lead_still_make_one_run(engine: Engine, poli
     assert len(trail(engine, "run_scheduled")) == len(all_runs(engine))
 
 
-def test_stopped_on_31_october_and_started_on_3_november_octobers_run_is_made_once(
+def test_scheduler_down_over_month_change_creates_the_run_once(
     engine: Engine, make_app: MakeApp, clock: ManualClock
 ) -> None:
     first = make_app()
@@ -84,7 +84,7 @@ def test_stopped_on_31_october_and_started_on_3_november_octobers_run_is_made_on
     ]
 
 
-def test_past_the_catch_up_window_a_run_waits_for_a_named_person_with_a_reason(
+def test_run_past_the_catch_up_window_awaits_a_named_user_with_a_reason(
     engine: Engine, make_app: MakeApp, clock: ManualClock, bell: Bell
 ) -> None:
     app = make_app()
@@ -109,7 +109,7 @@ def test_past_the_catch_up_window_a_run_waits_for_a_named_person_with_a_reason(
         confirm_run(connection, run.id, Cause("operator:anna", clock.now(), "again"))
 
 
-def test_the_schedule_begins_with_the_first_tick_and_a_restart_does_not_move_it(
+def test_schedule_begins_with_the_first_tick_and_survives_a_restart(
     engine: Engine, make_app: MakeApp, clock: ManualClock
 ) -> None:
     first_at = clock.now()
@@ -122,7 +122,7 @@ def test_the_schedule_begins_with_the_first_tick_and_a_restart_does_not_move_it(
     }
 
 
-def test_only_one_leads_and_everyone_can_see_whether_somebody_does(
+def test_only_one_scheduler_leads_and_leadership_is_visible(
     engine: Engine, make_app: MakeApp, clock: ManualClock, bell: Bell
 ) -> None:
     leader, follower = make_app(), make_app()
@@ -141,7 +141,7 @@ def test_only_one_leads_and_everyone_can_see_whether_somebody_does(
     assert monthly(engine) == OCTOBER
 
 
-def test_a_leader_whose_connection_is_gone_does_not_act_and_the_follower_takes_over(
+def test_leader_without_its_connection_stops_acting_and_the_follower_takes_over(
     engine: Engine, make_app: MakeApp, clock: ManualClock
 ) -> None:
     leader, follower = make_app(), make_app()
@@ -155,7 +155,7 @@ def test_a_leader_whose_connection_is_gone_does_not_act_and_the_follower_takes_o
     assert monthly(engine) == OCTOBER
 
 
-def test_a_scheduler_outlives_an_outage_of_the_database(
+def test_scheduler_survives_a_database_outage(
     engine: Engine, database_url: str, make_app: MakeApp, clock: ManualClock
 ) -> None:
     app = make_app()
@@ -177,7 +177,7 @@ def test_a_scheduler_outlives_an_outage_of_the_database(
     assert monthly(engine) == OCTOBER
 
 
-def test_a_scheduler_waits_for_a_virtual_clock_that_was_never_set(engine: Engine, make_app: MakeApp) -> None:
+def test_scheduler_waits_for_an_unset_virtual_clock(engine: Engine, make_app: MakeApp) -> None:
     app = make_app(VirtualClock(engine))
     app.tick()
     app.sweep()
@@ -188,7 +188,7 @@ def test_a_scheduler_waits_for_a_virtual_clock_that_was_never_set(engine: Engine
     assert monthly(engine) == OCTOBER[:1]  # Japan's October ended nine hours before there was a clock
 
 
-def test_a_defect_in_one_turn_does_not_end_the_scheduler(
+def test_error_in_one_turn_does_not_end_the_scheduler(
     engine: Engine, make_app: MakeApp, clock: ManualClock, bell: Bell
 ) -> None:
     def ring_badly(jobs: object) -> bool:
@@ -218,7 +218,7 @@ def end_sessions(engine: Engine, application_name: str) -> None:
     assert ended
 
 
-def test_a_pause_that_an_outage_made_long_ends_when_others_are_answered(
+def test_scheduler_ends_outage_backoffs_once_other_requests_succeed(
     engine: Engine, make_app: MakeApp, machine: MachineTime, bell: Bell
 ) -> None:
     app, now = make_app(), machine()

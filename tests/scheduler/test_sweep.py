@@ -89,7 +89,7 @@ def add_attempt(
 
 @pytest.mark.parametrize("lane", list(Lane))
 @pytest.mark.parametrize("state", [PaymentState.DUE, PaymentState.RETRY_SCHEDULED])
-def test_a_payment_whose_time_has_come_is_rung_for_on_its_lane(
+def test_due_payment_is_enqueued_on_its_queue(
     engine: Engine, account: Account, machine: MachineTime, lane: Lane, state: PaymentState
 ) -> None:
     with engine.begin() as connection:
@@ -112,7 +112,7 @@ def test_a_payment_whose_time_has_come_is_rung_for_on_its_lane(
         ({"state": PaymentState.NEEDS_PAYMENT_METHOD, "waiting_for_revision_after": 0}, False),
     ],
 )
-def test_only_what_is_due_is_rung_for(
+def test_only_due_payments_are_enqueued(
     engine: Engine, account: Account, machine: MachineTime, columns: dict[str, Any], is_due: bool
 ) -> None:
     with engine.begin() as connection:
@@ -120,14 +120,14 @@ def test_only_what_is_due_is_rung_for(
     assert bool(due_jobs(engine, machine())) is is_due
 
 
-def test_an_outage_is_waited_for_in_machine_time(engine: Engine, account: Account, machine: MachineTime) -> None:
+def test_outage_backoff_runs_in_machine_time(engine: Engine, account: Account, machine: MachineTime) -> None:
     with engine.begin() as connection:
         add_payment(connection, account, 100, backoff_until=machine() + timedelta(seconds=10))
     assert due_jobs(engine, machine()) == set()
     assert due_jobs(engine, machine.advance(10)) != set()
 
 
-def test_an_open_attempt_blocks_its_payment_until_its_lease_is_over_and_then_it_is_settled(
+def test_open_attempt_blocks_its_payment_until_its_lease_expires_and_is_then_settled(
     engine: Engine, account: Account, machine: MachineTime
 ) -> None:
     with engine.begin() as connection:
@@ -143,9 +143,7 @@ def test_an_open_attempt_blocks_its_payment_until_its_lease_is_over_and_then_it_
     assert due_jobs(engine, machine.advance(300)) == {SettleAttempt(attempt_id)}
 
 
-def test_an_unknown_attempt_is_looked_up_when_it_is_time(
-    engine: Engine, account: Account, machine: MachineTime
-) -> None:
+def test_unknown_attempt_is_looked_up_at_its_time(engine: Engine, account: Account, machine: MachineTime) -> None:
     with engine.begin() as connection:
         payment_id = add_payment(connection, account, 100)
         attempt_id = add_attempt(
@@ -155,14 +153,14 @@ def test_an_unknown_attempt_is_looked_up_when_it_is_time(
     assert due_jobs(engine, machine.advance(5)) == {SettleAttempt(attempt_id)}
 
 
-def test_a_closed_attempt_blocks_nothing(engine: Engine, account: Account, machine: MachineTime) -> None:
+def test_closed_attempt_blocks_nothing(engine: Engine, account: Account, machine: MachineTime) -> None:
     with engine.begin() as connection:
         payment_id = add_payment(connection, account, 100)
         add_attempt(connection, account, payment_id, AttemptState.DECLINED, lease_expires_at=machine() - HOUR)
     assert due_jobs(engine, machine()) == {ChargePayment(payment_id, Lane.BATCH)}
 
 
-def test_a_payment_whose_blocking_card_was_replaced_is_woken_although_nobody_rang(
+def test_payment_with_a_replaced_card_is_found_without_a_webhook(
     engine: Engine, account: Account, machine: MachineTime
 ) -> None:
     with engine.begin() as connection:
@@ -191,7 +189,7 @@ def test_a_payment_whose_blocking_card_was_replaced_is_woken_although_nobody_ran
         (StripeEventState.IGNORED, 60.0, None, False),
     ],
 )
-def test_stripe_events_are_rung_for_until_they_are_applied(
+def test_stripe_events_are_enqueued_until_applied(
     engine: Engine,
     machine: MachineTime,
     state: StripeEventState,
@@ -216,14 +214,14 @@ def test_stripe_events_are_rung_for_until_they_are_applied(
 
 
 @pytest.mark.parametrize("state", list(RunState))
-def test_unfinished_runs_are_rung_for_and_no_others(engine: Engine, machine: MachineTime, state: RunState) -> None:
+def test_only_unfinished_runs_are_enqueued(engine: Engine, machine: MachineTime, state: RunState) -> None:
     with engine.begin() as connection:
         run_id = add_run(connection, state=state)
     is_open = state in (RunState.READY, RunState.RUNNING)
     assert due_jobs(engine, machine()) == ({GenerateInvoices(run_id)} if is_open else set())
 
 
-def test_a_run_of_a_newer_release_stops_no_other_source(
+def test_run_of_a_newer_release_stops_no_other_source(
     engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, bell: Bell
 ) -> None:
     with engine.begin() as connection:
@@ -232,7 +230,7 @@ def test_a_run_of_a_newer_release_stops_no_other_source(
     assert sweep(Moment(NOW, machine())) == {"due payments, batch": 1}
 
 
-def test_the_daily_run_stamps_retries_before_they_are_rung_for_but_nothing_waits_for_a_stuck_one(
+def test_retries_wait_for_the_daily_run_but_not_for_a_stuck_one(
     engine: Engine, account: Account, machine: MachineTime
 ) -> None:
     with engine.begin() as connection:
@@ -255,7 +253,7 @@ def test_the_daily_run_stamps_retries_before_they_are_rung_for_but_nothing_waits
     assert ChargePayment(retry, Lane.BATCH) in due_jobs(engine, machine())
 
 
-def test_the_oldest_are_rung_for_first(
+def test_oldest_jobs_are_enqueued_first(
     engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, bell: Bell
 ) -> None:
     with engine.begin() as connection:
@@ -266,7 +264,7 @@ def test_the_oldest_are_rung_for_first(
     assert bell.taken() == [ChargePayment(ids[number], Lane.BATCH) for number in (1, 2, 0)]
 
 
-def test_a_full_queue_is_left_alone_and_the_others_are_not(
+def test_only_full_queues_are_skipped(
     engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, bell: Bell
 ) -> None:
     with engine.begin() as connection:
@@ -279,7 +277,7 @@ def test_a_full_queue_is_left_alone_and_the_others_are_not(
     assert sweep(Moment(NOW, machine())) == {"due payments, batch": 1}
 
 
-def test_what_was_just_rung_is_not_rung_again_while_it_probably_waits(
+def test_recently_enqueued_job_is_not_enqueued_again(
     engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, bell: Bell
 ) -> None:
     with engine.begin() as connection:
@@ -293,7 +291,7 @@ def test_what_was_just_rung_is_not_rung_again_while_it_probably_waits(
     assert sweep(Moment(NOW, machine.advance(0.1))) != {}, "nothing waits, so it was taken or lost"
 
 
-def test_another_leader_without_the_memory_rings_again(
+def test_new_leader_enqueues_again(
     engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, bell: Bell
 ) -> None:
     with engine.begin() as connection:
@@ -303,7 +301,7 @@ def test_another_leader_without_the_memory_rings_again(
     assert len(bell.taken()) == 2
 
 
-def test_what_redis_did_not_take_is_rung_again_at_once(
+def test_job_refused_by_redis_is_enqueued_again_at_once(
     engine: Engine, account: Account, machine: MachineTime, bell: Bell
 ) -> None:
     answers = iter([False, True])
@@ -315,7 +313,7 @@ def test_what_redis_did_not_take_is_rung_again_at_once(
     assert len(bell.taken()) == 2
 
 
-def test_the_memory_is_bounded(machine: MachineTime) -> None:
+def test_memory_of_the_sweep_is_bounded(machine: MachineTime) -> None:
     lately = RecentlyEnqueued()
     start = machine()
     for _ in range(12):
@@ -325,7 +323,7 @@ def test_the_memory_is_bounded(machine: MachineTime) -> None:
     assert len(lately) == 0
 
 
-def test_a_flushed_redis_heals_at_the_next_sweep(
+def test_next_sweep_refills_a_flushed_redis(
     engine: Engine, account: Account, machine: MachineTime, redis_url: str
 ) -> None:
     broker = make_broker(redis_url)
@@ -342,7 +340,7 @@ def test_a_flushed_redis_heals_at_the_next_sweep(
     assert waiting_messages(broker, BATCH) == 20
 
 
-def test_a_redis_that_is_away_is_waited_for(
+def test_sweep_waits_for_an_unreachable_redis(
     engine: Engine, account: Account, machine: MachineTime, bell: Bell
 ) -> None:
     def away(queue: str) -> int:

@@ -297,7 +297,7 @@ def result_of(report: Report, name: str) -> Result:
     return found
 
 
-def test_books_in_order_are_clean_in_every_scope(books: Books) -> None:
+def test_consistent_records_are_clean_in_every_scope(books: Books) -> None:
     report = books.run()
     assert names_broken(report) == []
     assert {result.check.name for result in report.results} == all_names()
@@ -308,12 +308,12 @@ def test_books_in_order_are_clean_in_every_scope(books: Books) -> None:
 
 
 @pytest.mark.parametrize("planted", FAULTS, ids=lambda planted: planted.check)
-def test_a_planted_fault_is_found_and_only_it(books: Books, planted: Fault) -> None:
+def test_planted_fault_breaks_only_its_checks(books: Books, planted: Fault) -> None:
     books.plant(*planted.plant)
     _assert_found(books, planted)
 
 
-def test_a_second_charge_at_the_processor_is_found(world: World) -> None:
+def test_second_charge_at_the_processor_is_found(world: World) -> None:
     books = make_books(world)
     charge_twice(books)
     _assert_found(books, CHARGED_TWICE)
@@ -333,17 +333,17 @@ def test_every_check_has_a_planted_fault() -> None:
     assert {planted.check for planted in (*FAULTS, CHARGED_TWICE)} == all_names()
 
 
-def test_what_is_paid_and_still_waits_for_an_end_is_found(books: Books) -> None:
+def test_paid_payment_with_a_pending_close_is_found(books: Books) -> None:
     books.plant("UPDATE payments SET pending_close_as = 'void' WHERE id = :paid")
     assert names_broken(books.run()) == ["no-ending-forgotten"]
 
 
-def test_a_written_off_payment_whose_payment_intent_is_alive_is_found(books: Books) -> None:
+def test_written_off_payment_with_a_live_payment_intent_is_found(books: Books) -> None:
     books.plant("UPDATE payments SET state = 'uncollectible', next_attempt_at = NULL WHERE id = :declined")
     assert set(names_broken(books.run())) == {"ended-means-nothing-open", "trail-of-payments"}
 
 
-def test_a_scope_leaves_out_what_is_outside_it(books: Books) -> None:
+def test_scope_excludes_rows_outside_it(books: Books) -> None:
     books.plant("UPDATE payments SET state_reason = NULL WHERE id = :without_card")
     assert names_broken(books.run()) == ["waiting-names-its-reason"]
     assert books.run(coverage="japan").is_clean
@@ -351,7 +351,7 @@ def test_a_scope_leaves_out_what_is_outside_it(books: Books) -> None:
     assert books.run(to_on=date(2026, 10, 31)).is_clean
 
 
-def test_what_is_due_for_less_than_patience_is_not_forgotten(world: World) -> None:
+def test_payment_due_for_less_than_the_patience_is_not_forgotten(world: World) -> None:
     books = make_books(world)
     world.clock.set(world.clock.now() + timedelta(days=1, minutes=59))
     assert books.run().is_clean
@@ -361,7 +361,7 @@ def test_what_is_due_for_less_than_patience_is_not_forgotten(world: World) -> No
     assert names_broken(books.run()) == ["no-payment-forgotten"]
 
 
-def test_a_charge_on_its_way_into_the_books_is_no_break(world: World) -> None:
+def test_charge_being_recorded_is_not_a_break(world: World) -> None:
     books = make_books(world)
     world.clock.set(world.clock.now() + timedelta(days=1))
     world.add_primary_card(books.accounts["declined"])
@@ -380,7 +380,7 @@ def test_a_charge_on_its_way_into_the_books_is_no_break(world: World) -> None:
     assert books.run().is_clean
 
 
-def test_a_processor_that_does_not_answer_leaves_the_audit_undone(books: Books) -> None:
+def test_unanswered_processor_leaves_checks_undone(books: Books) -> None:
     books.world.runtime.gateways.pop("japan")
     report = books.run()
     assert not report.is_clean
@@ -388,7 +388,7 @@ def test_a_processor_that_does_not_answer_leaves_the_audit_undone(books: Books) 
     assert books.run(processor=False).is_clean
 
 
-def test_all_breaks_are_counted_and_the_first_are_named(books: Books) -> None:
+def test_all_breaks_are_counted_and_the_first_are_listed(books: Books) -> None:
     books.plant("UPDATE invoices SET total_minor = total_minor + 1")
     report = books.run(keep=2)
     result = result_of(report, "total-is-its-lines")

@@ -57,7 +57,7 @@ def test_a_monthly_price_is_shared_out_over_the_days_of_its_own_month(
 
 
 @pytest.mark.parametrize(("period", "days"), [("2026-10", 31), ("2026-11", 30), ("2026-02", 28), ("2028-02", 29)])
-def test_a_daily_price_counts_the_days_of_the_month(engine: Engine, period: str, days: int) -> None:
+def test_daily_price_is_multiplied_by_active_days(engine: Engine, period: str, days: int) -> None:
     world = MonthStart(engine)
     world.clock = type(world.clock)(after(period))
     with engine.begin() as connection:
@@ -68,7 +68,7 @@ def test_a_daily_price_counts_the_days_of_the_month(engine: Engine, period: str,
     assert issued(engine, period)["anna"]["total_minor"] == 70 * days + 70
 
 
-def test_the_database_and_the_plain_rule_agree_on_every_day(engine: Engine) -> None:
+def test_sql_and_python_proration_agree_on_every_day(engine: Engine) -> None:
     world = MonthStart(engine)
     world.clock = type(world.clock)(after("2028-02"))
     february = Period.parse("2028-02")
@@ -97,7 +97,7 @@ def test_the_database_and_the_plain_rule_agree_on_every_day(engine: Engine) -> N
     assert {line["service_id"]: line["amount_minor"] for line in lines(engine, "anna", "2028-02")} == expected
 
 
-def test_a_service_that_is_not_active_in_the_month_is_no_line(engine: Engine) -> None:
+def test_inactive_service_has_no_line(engine: Engine) -> None:
     world = MonthStart(engine)
     with engine.begin() as connection:
         anna = seed.add_account(connection, "anna")
@@ -108,7 +108,7 @@ def test_a_service_that_is_not_active_in_the_month_is_no_line(engine: Engine) ->
     assert world.counts(run_id)["skipped"] == {"nothing_to_bill": 1}
 
 
-def test_a_late_fee_is_on_the_next_invoice_and_says_its_month(engine: Engine) -> None:
+def test_late_fee_is_on_the_next_invoice_with_its_month(engine: Engine) -> None:
     world = MonthStart(engine)
     with engine.begin() as connection:
         anna = seed.add_account(connection, "anna")
@@ -133,7 +133,7 @@ def test_a_late_fee_is_on_the_next_invoice_and_says_its_month(engine: Engine) ->
     assert one(engine, "SELECT count(*) FROM fees WHERE invoice_id IS NULL")["count"] == 1
 
 
-def test_a_fee_that_is_dated_within_the_month_is_not_late(engine: Engine) -> None:
+def test_fee_dated_within_the_month_is_not_late(engine: Engine) -> None:
     world = MonthStart(engine)
     with engine.begin() as connection:
         anna = seed.add_account(connection, "anna")
@@ -143,7 +143,7 @@ def test_a_fee_that_is_dated_within_the_month_is_not_late(engine: Engine) -> Non
     assert issued(engine)["anna"]["total_minor"] == 5_00
 
 
-def test_a_card_invoice_is_due_now_and_a_transfer_is_waited_for(engine: Engine) -> None:
+def test_card_invoice_is_due_at_once_and_transfer_is_awaited(engine: Engine) -> None:
     world = MonthStart(engine)
     with engine.begin() as connection:
         for name, kind in (("anna", "card"), ("ben", "bank_transfer")):
@@ -162,7 +162,7 @@ def test_a_card_invoice_is_due_now_and_a_transfer_is_waited_for(engine: Engine) 
     assert ben["payment_due_on"] == ben["due_on"]
 
 
-def test_a_late_run_dates_invoices_with_the_day_on_which_they_are_issued(engine: Engine) -> None:
+def test_late_run_dates_invoices_with_the_issue_day(engine: Engine) -> None:
     world = MonthStart(engine)
     with engine.begin() as connection:
         seed.add_fee(connection, seed.add_account(connection, "anna"), 29_85, "2026-12")
@@ -176,7 +176,7 @@ def test_a_late_run_dates_invoices_with_the_day_on_which_they_are_issued(engine:
     )
 
 
-def test_zero_is_paid_at_once_and_says_why(engine: Engine) -> None:
+def test_zero_invoice_is_paid_at_once_with_a_reason(engine: Engine) -> None:
     world = MonthStart(engine)
     with engine.begin() as connection:
         for name, kind in (("anna", "card"), ("ben", "bank_transfer")):
@@ -189,7 +189,7 @@ def test_zero_is_paid_at_once_and_says_why(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(("coverage", "below_minor", "enough_minor"), [("global", 49, 50), ("japan", 49, 50)])
-def test_below_the_minimum_is_carried_into_the_next_month(
+def test_total_below_the_minimum_is_carried_forward(
     engine: Engine, coverage: str, below_minor: int, enough_minor: int
 ) -> None:
     world = MonthStart(engine)
@@ -218,7 +218,7 @@ def test_below_the_minimum_is_carried_into_the_next_month(
     assert october["anna"]["number"] in carried["description"]
 
 
-def test_an_account_on_trial_keeps_its_fees_until_it_pays(engine: Engine) -> None:
+def test_trial_account_keeps_its_fees_until_it_pays(engine: Engine) -> None:
     world = MonthStart(engine)
     with engine.begin() as connection:
         seed.add_fee(connection, seed.add_account(connection, "anna", kind="trial"), 29_85)
@@ -232,7 +232,7 @@ def test_an_account_on_trial_keeps_its_fees_until_it_pays(engine: Engine) -> Non
     assert issued(engine, "2026-11")["anna"]["total_minor"] == 29_85
 
 
-def test_the_invoice_keeps_the_billing_details_of_its_day(engine: Engine) -> None:
+def test_invoice_keeps_the_billing_details_of_its_issue_day(engine: Engine) -> None:
     world = MonthStart(engine)
     with engine.begin() as connection:
         anna = seed.add_account(
@@ -264,7 +264,7 @@ def test_the_invoice_keeps_the_billing_details_of_its_day(engine: Engine) -> Non
     assert issued(engine)["odd"]["billing_snapshot"]["name"] == "Odd"
 
 
-def test_lines_stand_in_order_services_first(engine: Engine) -> None:
+def test_lines_are_ordered_services_first(engine: Engine) -> None:
     world = MonthStart(engine)
     with engine.begin() as connection:
         anna = seed.add_account(connection, "anna")
@@ -280,7 +280,7 @@ def test_lines_stand_in_order_services_first(engine: Engine) -> None:
     ]
 
 
-def test_two_coverages_have_their_own_zone_currency_and_numbers(engine: Engine) -> None:
+def test_each_coverage_has_its_own_zone_currency_and_numbers(engine: Engine) -> None:
     world = MonthStart(engine)
     with engine.begin() as connection:
         anna = seed.add_account(connection, "anna", "global")
@@ -301,7 +301,7 @@ def test_two_coverages_have_their_own_zone_currency_and_numbers(engine: Engine) 
     assert there["issued_on"] == date(2026, 11, 1)
 
 
-def test_the_trail_tells_of_each_invoice_and_of_the_run(engine: Engine) -> None:
+def test_billing_events_record_each_invoice_and_the_run(engine: Engine) -> None:
     world = MonthStart(engine)
     with engine.begin() as connection:
         seed.add_fee(connection, seed.add_account(connection, "anna"), 29_85)
@@ -324,7 +324,7 @@ def test_the_trail_tells_of_each_invoice_and_of_the_run(engine: Engine) -> None:
     assert told[-1]["data"]["counts"] == world.counts(run_id)
 
 
-def test_a_fee_can_not_be_charged_on_two_invoices(engine: Engine) -> None:
+def test_fee_cannot_be_on_two_invoices(engine: Engine) -> None:
     world = MonthStart(engine)
     with engine.begin() as connection:
         seed.add_fee(connection, seed.add_account(connection, "anna"), 29_85)

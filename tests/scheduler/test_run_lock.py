@@ -9,7 +9,7 @@ from tests.seed import add_run
 
 
 @pytest.mark.parametrize(("job", "period"), [(MONTHLY_INVOICES, "2026-10"), (DAILY_RETRIES, "2026-11-04")])
-def test_a_run_that_is_being_worked_on_is_nobody_elses(engine: Engine, job: str, period: str) -> None:
+def test_locked_run_is_skipped_by_a_second_worker(engine: Engine, job: str, period: str) -> None:
     with engine.begin() as connection:
         run_id = add_run(connection, period, job=job)
     with engine.connect() as first:

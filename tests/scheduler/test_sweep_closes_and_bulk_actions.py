@@ -20,7 +20,7 @@ def account(engine: Engine) -> Account:
 
 
 @pytest.mark.parametrize("state", [PaymentState.DUE, PaymentState.RETRY_SCHEDULED, PaymentState.AWAITING_TRANSFER])
-def test_what_a_person_wants_ended_is_ended_and_not_charged_whatever_its_state_and_hold(
+def test_payment_with_a_pending_close_is_closed_and_not_charged_in_any_state(
     engine: Engine, account: Account, machine: MachineTime, state: PaymentState
 ) -> None:
     with engine.begin() as connection:
@@ -40,7 +40,7 @@ def test_what_a_person_wants_ended_is_ended_and_not_charged_whatever_its_state_a
     assert due_jobs(engine, machine()) == set(), "its cancellation is under way"
 
 
-def test_what_waits_for_a_card_and_is_to_be_ended_is_not_woken_by_one(
+def test_payment_with_a_pending_close_is_not_woken_by_a_card(
     engine: Engine, account: Account, machine: MachineTime
 ) -> None:
     with engine.begin() as connection:
@@ -57,7 +57,7 @@ def test_what_waits_for_a_card_and_is_to_be_ended_is_not_woken_by_one(
 
 
 @pytest.mark.parametrize(("state", "is_due"), [("running", True), ("stopped", False), ("finished", False)])
-def test_a_bulk_action_is_rung_for_until_it_is_through_or_stopped(
+def test_bulk_action_is_enqueued_until_finished_or_stopped(
     engine: Engine, machine: MachineTime, state: str, is_due: bool
 ) -> None:
     with engine.begin() as connection:
