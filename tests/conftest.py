@@ -33,7 +33,7 @@ LONGEST_FIRST = (
     "races/",
     "browser/",
     "bulk/",
-    "cards/test_card_registered.py",
+    "accounts/test_card_registered.py",
     "failures/test_database_locks.py",
 )
 
