@@ -26,7 +26,7 @@ LONGEST_FIRST = (
     "model/test_model.py",
     "browser/test_a_night_on_call.py",
     "chaos/test_small_run.py",
-    "failpoints/test_crash_at_records.py",
+    "failpoints/test_failpoints_of_outcomes.py",
     "failpoints/test_workers_killed.py",
     "processes/",
     "failpoints/",

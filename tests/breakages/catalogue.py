@@ -12,7 +12,7 @@ CHARGES = "payments/test_charge_payment.py::"
 CLOCKS = "payments/test_two_clocks.py::"
 WRITTEN_ONCE = "payments/test_immutable_payments.py::"
 ONE_ROW = "payments/test_unique_keys.py::test_database_rejects_a_duplicate_row"
-MOMENTS = "diaries/test_at_the_same_moment.py::"
+MOMENTS = "diaries/test_concurrent_events.py::"
 SWEEPS = "scheduler/test_sweep.py::"
 CLOSES = "scheduler/test_sweep_closes_and_bulk_actions.py::"
 LEADING = "scheduler/test_scheduler.py::"
@@ -181,7 +181,7 @@ LOCKS = (
         (
             "invoicing/test_runs.py::test_month_start_waits_for_a_change_of_payment_settings",
             "invoicing/test_runs.py::test_fee_corrected_during_month_start_is_billed_as_corrected",
-            f"{MOMENTS}test_a_card_registered_inside_an_open_chunk_of_month_start_pays_once",
+            f"{MOMENTS}test_card_registered_inside_an_open_chunk_of_month_start_pays_once",
         ),
         (replaced(r"\bFOR (SHARE|UPDATE) OF \w+", ""),),
     ),
@@ -229,7 +229,7 @@ ENTRIES = (
         ("I15",),
         (
             f"{CHARGES}test_card_registered_during_a_decline_is_charged",
-            f"{MOMENTS}test_a_card_registered_while_the_old_one_is_asked_pays_when_that_declines",
+            f"{MOMENTS}test_card_registered_while_the_old_one_is_charged_pays_after_a_decline",
         ),
         (Wrap("shared.payments.outcome_handlers", "OUTCOME_HANDLERS", changes.blind_to_newer_cards),),
     ),

@@ -86,7 +86,7 @@ def test_five_hundred_declined_payments_are_charged_again_by_one_decision(office
     for month in months:
         for user in users:
             diary.fee(user, 10_00, month)
-        diary.invoices_run_by_a_person(month, "global")
+        diary.run_invoices_by_operator(month, "global")
     owed = {diary.payment(user, month): 10_00 for user in users for month in months}
     assert Counter(map(diary.state, owed)) == {"retry_scheduled": 500}
     for card in cards:

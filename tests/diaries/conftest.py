@@ -81,12 +81,12 @@ def opened(engine: Engine, database_url: str, day_one: date, policy: Policy) -> 
             diary = Diary(world, day_one, web_url, database_url, http, gates)
             diary.work()
             yield diary
-            assert_the_books_are_clean(diary)
+            assert_verify_is_clean(diary)
 
     return diary()
 
 
-def assert_the_books_are_clean(diary: Diary) -> None:
+def assert_verify_is_clean(diary: Diary) -> None:
     """The audit with no patience at all: at the end of a diary nothing is under way."""
     world = diary.world
     diary.work()

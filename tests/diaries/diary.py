@@ -129,7 +129,7 @@ class Diary:
         with self.world.engine.connect() as connection:
             return pending_work(connection, self.world.policy, self.now, self.world.machine())
 
-    def invoices_run_by_a_person(self, period: str, coverage: str) -> None:
+    def run_invoices_by_operator(self, period: str, coverage: str) -> None:
         """`duecourse invoices run --period …`: for months from before the schedule was in force."""
         run = requested_run(self.world.policy, RunKey(MONTHLY_INVOICES, period, coverage), self.now)
         with self.world.engine.begin() as connection:

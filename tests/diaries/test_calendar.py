@@ -36,14 +36,14 @@ def berlin() -> Policy:
         ),
     ],
 )
-def test_berlin_is_asked_at_nine_in_the_morning_on_both_sides_of_the_change_of_clocks(
+def test_berlin_is_charged_at_nine_before_and_after_the_clock_change(
     open_diary: OpenDiary, day_one: date, before: str, asked_at: list[str], month_start: str
 ) -> None:
     diary = open_diary(day_one, berlin())
     anna = diary.account("A-1", "berlin")
     diary.registers(anna, story=DeclinesThenPays(times=3, decline_code="insufficient_funds"))
     diary.fee(anna, 29_85, before)
-    diary.invoices_run_by_a_person(before, "berlin")
+    diary.run_invoices_by_operator(before, "berlin")
 
     diary.day(4)
     payment = diary.payment(anna, before)
@@ -63,7 +63,7 @@ def test_berlin_is_asked_at_nine_in_the_morning_on_both_sides_of_the_change_of_c
     assert diary.money(diary.payment(anna, asked_at[0][:7])) == [(month_start, 30_00)], "at local midnight"
 
 
-def test_the_29th_of_february_is_a_day_that_is_billed(open_diary: OpenDiary) -> None:
+def test_29th_of_february_is_billed(open_diary: OpenDiary) -> None:
     diary = open_diary(date(2028, 3, 1))
     anna = diary.account("A-1")
     diary.registers(anna)
@@ -78,7 +78,7 @@ def test_the_29th_of_february_is_a_day_that_is_billed(open_diary: OpenDiary) -> 
     assert diary.money(diary.payment(anna)) == [("2028-03-01 00:00", 73_00)]
 
 
-def test_a_leap_day_has_its_daily_run(open_diary: OpenDiary) -> None:
+def test_leap_day_has_a_daily_run(open_diary: OpenDiary) -> None:
     diary = open_diary(date(2028, 2, 28))
     diary.day(3)
     assert [run.period for run in diary.runs("daily-retries")] == ["2028-02-28", "2028-02-29", "2028-03-01"]
@@ -111,7 +111,7 @@ def test_a_monthly_price_is_shared_out_over_the_days_of_its_own_month(
     assert diary.money(diary.payment(anna)) == [(f"{day_one} 00:00", sum(lines))]
 
 
-def test_yen_in_tokyo_and_dollars_beside_it_keep_their_own_midnight_numbers_and_amounts(
+def test_yen_and_dollar_coverages_keep_their_own_midnight_numbers_and_amounts(
     two_coverages: Diary,
 ) -> None:
     diary = two_coverages

@@ -6,7 +6,7 @@ from simulator.issuer.stories import AlwaysDeclines, NeedsAuthentication
 from tests.diaries.diary import Diary
 
 
-def test_an_expired_card_waits_for_a_new_one_which_pays_at_once(diary: Diary) -> None:
+def test_expired_card_waits_for_a_new_one_which_pays_at_once(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
     diary.registers(anna, story=AlwaysDeclines(decline_code="expired_card"))
@@ -35,7 +35,7 @@ def test_an_expired_card_waits_for_a_new_one_which_pays_at_once(diary: Diary) ->
     assert diary.money(payment) == [("2026-11-05 12:00", 29_85)]
 
 
-def test_a_stolen_card_registered_once_more_is_not_asked_and_another_pays(diary: Diary) -> None:
+def test_stolen_card_registered_again_is_not_charged_and_another_pays(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
     stolen = diary.world.simulator.make_card("global", AlwaysDeclines(decline_code="stolen_card"))
@@ -60,7 +60,7 @@ def test_a_stolen_card_registered_once_more_is_not_asked_and_another_pays(diary:
     assert len(diary.charges()) == 2
 
 
-def test_a_bank_that_wants_authentication_is_not_asked_again_and_a_new_card_pays(diary: Diary) -> None:
+def test_authentication_stops_retries_until_a_new_card_pays(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
     diary.registers(anna, story=NeedsAuthentication())
@@ -78,7 +78,7 @@ def test_a_bank_that_wants_authentication_is_not_asked_again_and_a_new_card_pays
     assert diary.world.standing(anna) == "good"
 
 
-def test_fourteen_days_without_any_card_mark_the_account(diary: Diary) -> None:
+def test_fourteen_days_without_a_card_mark_the_account(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
 
@@ -100,7 +100,7 @@ def test_fourteen_days_without_any_card_mark_the_account(diary: Diary) -> None:
     assert diary.world.standing(anna) == "good"
 
 
-def test_a_bank_transfer_that_does_not_come_marks_the_account_fourteen_days_after_it_was_due(diary: Diary) -> None:
+def test_missing_bank_transfer_marks_the_account_fourteen_days_after_its_due_date(diary: Diary) -> None:
     bert = diary.account("B-1", kind=SettingsKind.BANK_TRANSFER)
     diary.fee(bert, 29_85)
 

@@ -7,7 +7,7 @@ from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays, Insuffici
 from tests.diaries.diary import Diary
 
 
-def test_an_empty_account_declines_twice_and_pays_on_day_three(diary: Diary) -> None:
+def test_card_without_funds_declines_twice_and_pays_on_day_three(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
     diary.registers(anna, story=InsufficientFundsUntil(date=date(2026, 11, 3)))
@@ -71,7 +71,7 @@ def test_ten_declines_cancel_the_payment_intent_and_its_successor_is_paid_on_day
     assert diary.money(payment) == [("2026-11-12 09:00", 29_85)]
 
 
-def test_seven_declines_mark_the_account_and_the_payment_that_comes_all_the_same_unmarks_it(diary: Diary) -> None:
+def test_seven_declines_mark_the_account_and_a_later_payment_unmarks_it(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
     diary.registers(anna, story=DeclinesThenPays(times=8, decline_code="insufficient_funds"))
@@ -95,7 +95,7 @@ def test_seven_declines_mark_the_account_and_the_payment_that_comes_all_the_same
     assert diary.money(payment) == [("2026-11-09 09:00", 29_85)]
 
 
-def test_a_visa_card_that_declines_daily_is_asked_twenty_times_in_thirty_days(diary: Diary) -> None:
+def test_declining_visa_card_is_charged_twenty_times_in_thirty_days(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
     diary.registers(anna, story=AlwaysDeclines(decline_code="insufficient_funds"))

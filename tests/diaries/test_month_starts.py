@@ -11,7 +11,7 @@ from shared.messaging.jobs import Job
 from tests.diaries.diary import Diary
 
 
-def test_a_fee_that_arrives_after_its_month_was_invoiced_is_on_the_next_invoice(diary: Diary) -> None:
+def test_fee_imported_after_its_month_was_invoiced_is_on_the_next_invoice(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.registers(anna)
     diary.fee(anna, 29_85, "2026-10")
@@ -28,7 +28,7 @@ def test_a_fee_that_arrives_after_its_month_was_invoiced_is_on_the_next_invoice(
     assert diary.money(diary.payment(anna, "2026-11")) == [("2026-12-01 00:00", 34_15)]
 
 
-def test_less_than_the_processors_minimum_is_carried_forward_and_paid_with_the_next_month(diary: Diary) -> None:
+def test_total_below_the_minimum_is_paid_with_the_next_month(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.registers(anna)
     diary.fee(anna, 49, "2026-10")
@@ -47,7 +47,7 @@ def test_less_than_the_processors_minimum_is_carried_forward_and_paid_with_the_n
     assert diary.state(october) == "carried_forward"
 
 
-def test_a_total_of_zero_is_paid_without_the_processor(diary: Diary) -> None:
+def test_zero_total_is_paid_without_the_processor(diary: Diary) -> None:
     anna, bert = diary.account("A-1"), diary.account("B-1")
     diary.registers(anna)
     diary.fee(anna, 0)
@@ -62,7 +62,7 @@ def test_a_total_of_zero_is_paid_without_the_processor(diary: Diary) -> None:
     assert diary.world.simulator.ledger() == []
 
 
-def test_a_scheduler_that_was_off_from_october_to_the_third_of_november_invoices_october_once(
+def test_scheduler_down_until_3_november_invoices_october_once(
     two_coverages: Diary,
 ) -> None:
     diary = two_coverages
@@ -89,7 +89,7 @@ def test_a_scheduler_that_was_off_from_october_to_the_third_of_november_invoices
     assert len(diary.world.simulator.ledger()) == 2
 
 
-def test_two_schedulers_at_the_month_change_make_one_run_for_each_coverage(two_coverages: Diary) -> None:
+def test_two_schedulers_at_month_change_create_one_run_per_coverage(two_coverages: Diary) -> None:
     diary = two_coverages
     anna, emi = diary.account("A-1"), diary.account("E-1", "japan")
     for account, amount in ((anna, 29_85), (emi, 3_000)):
@@ -124,7 +124,7 @@ def test_two_schedulers_at_the_month_change_make_one_run_for_each_coverage(two_c
     assert diary.money(diary.payment(emi)) == [("2026-11-01 00:00", 3_000)]
 
 
-def test_two_whole_schedulers_side_by_side_live_a_month_change_as_one(two_coverages: Diary) -> None:
+def test_two_full_schedulers_handle_a_month_change_like_one(two_coverages: Diary) -> None:
     diary = two_coverages
     world = diary.world
     anna = diary.account("A-1")

@@ -10,7 +10,7 @@ from tests.importing.desk import Desk
 from tests.seed import default_policy
 
 
-def test_a_new_card_pays_three_unpaid_invoices_of_one_coverage_and_leaves_the_others(
+def test_new_card_pays_three_unpaid_invoices_of_its_coverage_only(
     open_diary: OpenDiary,
 ) -> None:
     diary = open_diary(date(2027, 1, 3), default_policy())
@@ -21,8 +21,8 @@ def test_a_new_card_pays_three_unpaid_invoices_of_one_coverage_and_leaves_the_ot
         diary.fee(anna, 29_85, month)
         diary.fee(anna_in_japan, 3_000, month)
     for month in months:
-        diary.invoices_run_by_a_person(month, "global")
-        diary.invoices_run_by_a_person(month, "japan")
+        diary.run_invoices_by_operator(month, "global")
+        diary.run_invoices_by_operator(month, "japan")
 
     diary.day(2)
     owed = [diary.payment(anna, month) for month in months]
@@ -64,7 +64,7 @@ def test_five_events_of_one_registration_charge_each_payment_once(diary: Diary) 
     assert diary.settings(anna).card_revision == 2
 
 
-def test_five_events_of_a_card_that_declines_ask_it_once(diary: Diary) -> None:
+def test_five_events_of_a_declining_card_charge_it_once(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
     diary.day(2)
@@ -79,7 +79,7 @@ def test_five_events_of_a_card_that_declines_ask_it_once(diary: Diary) -> None:
     assert len(diary.charges()) == 1
 
 
-def test_a_second_card_that_is_added_does_not_become_the_primary_one(diary: Diary) -> None:
+def test_added_second_card_does_not_become_primary(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
     first = diary.registers(anna, story=AlwaysDeclines(decline_code="insufficient_funds"))
@@ -95,7 +95,7 @@ def test_a_second_card_that_is_added_does_not_become_the_primary_one(diary: Diar
     assert diary.money(payment) == []
 
 
-def test_a_trial_that_turns_to_a_card_pays_its_kept_fees_with_the_next_month(diary: Diary, tmp_path: Path) -> None:
+def test_trial_switched_to_a_card_pays_its_kept_fees_with_the_next_month(diary: Diary, tmp_path: Path) -> None:
     anna = diary.account("A-1", kind="trial")
     diary.fee(anna, 10_00, "2026-10")
     diary.day(1)

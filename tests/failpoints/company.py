@@ -138,7 +138,7 @@ class Company(Diary):
         self.scheduler.stop()  # of it nothing reaches the server any more: the sessions are gone
         self.engine.dispose()
 
-    def rises_again(self) -> None:
+    def restart(self) -> None:
         """What its host does after a death: sessions end, all that was rung for is gone, a new process starts.
 
         The message that was in hand may be delivered again at once: the lease is still young then.
@@ -163,7 +163,7 @@ class Company(Diary):
 
     # -- work
 
-    def wakes_at(self, moment: str) -> None:
+    def sleep_and_work(self, moment: str) -> None:
         """Let time pass without us, until then; what has become due is done."""
         self.sleep_until(moment)
         self.work()
@@ -187,7 +187,7 @@ class Company(Diary):
         try:
             self.scheduler.sweep()
         except Crashed:
-            self.rises_again()
+            self.restart()
 
     def do(self, job: Job) -> None:
         """Do what a worker does with a message; if the worker dies of it, it is delivered to the next."""
@@ -195,7 +195,7 @@ class Company(Diary):
         try:
             self._do(job)
         except Crashed:
-            self.rises_again()
+            self.restart()
         self._in_hand = []
 
     def _do(self, job: Job) -> None:

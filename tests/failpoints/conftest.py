@@ -13,7 +13,7 @@ Dies = Callable[..., Lived]
 
 
 @pytest.fixture
-def dies_at(engine: Engine, database_url: str) -> Dies:
+def crashes_at(engine: Engine, database_url: str) -> Dies:
     """Live the story with a crash at one arrival at a point; `-s` prints what came of it."""
 
     def lived(point: Failpoint, arrival: int = 1) -> Lived:
@@ -24,7 +24,7 @@ def dies_at(engine: Engine, database_url: str) -> Dies:
     return lived
 
 
-def assert_it_died_there(story: Lived) -> None:
+def assert_crashed_there(story: Lived) -> None:
     """The point was met, a second life was needed, and the dead did nothing."""
     assert story.has_crashed, "no step of the story reaches this point: write it into tests/failpoints/stories.py"
     assert story.lives == 2

@@ -31,9 +31,9 @@ def story_of(point: Failpoint) -> Story:
 
 def _two_days(company: Company, people: People) -> None:
     """Month start in chunks; bert's card declines, elsa's bank wants her, anna and carl have no card yet."""
-    company.wakes_at("2026-11-01 00:00")
+    company.sleep_and_work("2026-11-01 00:00")
     _first_of_november(company, people)
-    company.wakes_at("2026-11-02 09:00")  # bert's card pays at the daily run
+    company.sleep_and_work("2026-11-02 09:00")  # bert's card pays at the daily run
 
 
 def _first_of_november(company: Company, people: People) -> None:
@@ -64,14 +64,14 @@ def _a_night(company: Company, people: People) -> None:
 
     The processor is away when the night begins, so that the run rests once.
     """
-    company.wakes_at("2026-11-01 00:00")
+    company.sleep_and_work("2026-11-01 00:00")
     company.mishaps.never_arrive.append("payment_intent.succeeded")
     assert _confirms_on_our_page(company, people["finn"], new_card(company)) == "succeeded"
     orphan = _leaves_an_orphan(company, people["gina"])
     company.work()
     assert company.state(company.payment(people["finn"].account)) == "needs_authentication"
     company.mishaps.unavailable.append("/v1/charges")
-    company.wakes_at("2026-11-02 04:00")
+    company.sleep_and_work("2026-11-02 04:00")
     answer = company.http.get(f"{company.world.simulator.url}/v1/payment_intents/{orphan}", auth=_KEY)
     assert answer.json()["status"] == "canceled"
     with company.world.engine.connect() as connection:
@@ -84,7 +84,7 @@ def _decisions(company: Company, people: People) -> None:
 
     Hugo's card declined: his PaymentIntent is canceled first. The id of kurt's was never learnt, two days ago.
     """
-    company.wakes_at("2026-11-01 00:00")
+    company.sleep_and_work("2026-11-01 00:00")
     _forgets_the_answer_to_a_create(company, people["kurt"])
     company.sleep_until("2026-11-02 08:00")
     _bulk(company, BulkAction.WRITE_OFF, people["hugo"], people["kurt"])

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 from shared.failpoints import Crash, Failpoint, armed
 from simulator.client import RegisteredCard
 from simulator.issuer.stories import Story as CardStory
-from tests.diaries.conftest import assert_the_books_are_clean
+from tests.diaries.conftest import assert_verify_is_clean
 from tests.failpoints.company import Company, living_company
 from tests.seed import Account
 from tests.world import api_key
@@ -120,7 +120,7 @@ def _assert_nobody_can_tell(company: Company, people: People, expected: Mapping[
     assert _asked(company, owners) == {name: one.asked for name, one in expected.items() if one.asked}
     assert _intents_there(company, owners) == {name: one.intents for name, one in expected.items() if one.intents}
     _assert_nothing_is_open(company, expected)
-    assert_the_books_are_clean(company)
+    assert_verify_is_clean(company)
 
 
 def _asked(company: Company, owners: Mapping[str, str]) -> dict[str, int]:

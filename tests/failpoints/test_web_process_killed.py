@@ -17,7 +17,7 @@ pytestmark = pytest.mark.processes
 
 
 @pytest.mark.parametrize("point", points_of(WEB))
-def test_the_web_process_dies_here_and_no_event_is_lost(
+def test_killed_web_process_loses_no_event(
     engine: Engine, database_url: str, redis_url: str, tmp_path: Path, point: Failpoint
 ) -> None:
     log = tmp_path / "web.log"

@@ -142,7 +142,7 @@ def _people(world: World) -> dict[str, Account]:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_worker_that_kills_itself_is_made_good_by_the_next(town: Town, point: str) -> None:
+def test_next_worker_recovers_from_a_killed_one(town: Town, point: str) -> None:
     world = town.world
     dying = town.worker(DUECOURSE_CRASH_AT=point)
     living = None
@@ -175,5 +175,5 @@ def test_a_worker_that_kills_itself_is_made_good_by_the_next(town: Town, point: 
     assert report.open_findings == 0
 
 
-def test_the_points_killed_for_real_exist() -> None:
+def test_failpoints_of_real_kills_exist() -> None:
     assert {point.partition(":")[0] for point in POINTS} <= set(Failpoint)

@@ -40,7 +40,7 @@ def jump(world: World, by: timedelta) -> None:
 
 @pytest.mark.parametrize("gate", [Gate.ARRIVAL, Gate.ANSWER])
 @pytest.mark.parametrize("request_", ["/payment_intents", "/confirm"])
-def test_an_hour_ahead_in_mid_charge_ends_its_lease_and_takes_the_money_once(
+def test_clock_an_hour_ahead_during_a_charge_takes_the_money_once(
     world: World, owed: UUID, gates: PassableGates, gate: Gate, request_: str
 ) -> None:
     """Settlement looks while the request is on its way, and the payment is asked for again. One PaymentIntent."""
@@ -62,7 +62,7 @@ def test_an_hour_ahead_in_mid_charge_ends_its_lease_and_takes_the_money_once(
 
 
 @pytest.mark.parametrize("by", [HOUR, YEARS], ids=["an hour", "years"])
-def test_a_clock_set_back_does_not_make_a_killed_workers_attempt_wait_for_it(
+def test_attempt_of_a_killed_worker_does_not_wait_for_a_clock_set_back(
     world: World, owed: UUID, by: timedelta
 ) -> None:
     in_transaction(world.engine, lambda connection: claim_charge(connection, world.runtime, owed))  # and is killed
@@ -82,7 +82,7 @@ def test_a_clock_set_back_does_not_make_a_killed_workers_attempt_wait_for_it(
     assert_paid_once(world, owed)
 
 
-def test_a_clock_set_back_by_years_takes_no_attempt_from_a_living_worker(
+def test_clock_set_back_by_years_expires_no_lease_of_a_running_worker(
     world: World, owed: UUID, gates: PassableGates
 ) -> None:
     with ThreadPoolExecutor(1) as worker:
@@ -122,9 +122,7 @@ EVENT = """
 
 
 @pytest.mark.parametrize(("sql", "job"), LEFT_AHEAD.values(), ids=LEFT_AHEAD.keys())
-def test_nothing_waits_for_an_instant_that_only_a_wrong_clock_can_have_written(
-    world: World, owed: UUID, sql: str, job: type[Any]
-) -> None:
+def test_instants_too_far_ahead_are_treated_as_due(world: World, owed: UUID, sql: str, job: type[Any]) -> None:
     if job is SettleAttempt:
         in_transaction(world.engine, lambda connection: claim_charge(connection, world.runtime, owed))
     with world.engine.begin() as connection:
@@ -141,14 +139,14 @@ def test_nothing_waits_for_an_instant_that_only_a_wrong_clock_can_have_written(
         assert_paid_once(world, owed)
 
 
-def test_an_event_that_waits_for_an_operator_is_left_to_them(world: World) -> None:
+def test_event_waiting_for_an_operator_is_not_enqueued(world: World) -> None:
     with world.engine.begin() as connection:
         connection.execute(text(EVENT))
         connection.execute(text("UPDATE stripe_events SET state = 'trouble', try_again_at = '9999-12-31T00:00Z'"))
     assert world.due_jobs() == []
 
 
-def test_our_own_waits_are_all_shorter_than_what_is_taken_for_a_wrong_clock() -> None:
+def test_all_waits_are_shorter_than_the_wrong_clock_limit() -> None:
     lease = timedelta(seconds=Settings.model_fields["lease_s"].default)
     longest = max(backoff.longest for backoff in (NOT_SENT_BACKOFF, LOOK_UP_BACKOFF, EVENT_BACKOFF))
     assert max(longest, lease) * 2 <= FARTHEST_AHEAD
@@ -158,7 +156,7 @@ def test_our_own_waits_are_all_shorter_than_what_is_taken_for_a_wrong_clock() ->
     assert has_come(now, now)
 
 
-def test_what_was_rung_before_the_clock_was_set_back_is_rung_again(world: World, owed: UUID) -> None:
+def test_jobs_enqueued_before_the_clock_was_set_back_are_enqueued_again(world: World, owed: UUID) -> None:
     enqueued: list[Job] = []
     sweep = Sweep(world.engine, lambda jobs: bool(enqueued.extend(jobs)) or True, lambda _: 0)
     sweep(Moment(world.clock.now(), world.machine()))
@@ -178,7 +176,7 @@ class SetBack(datetime):
         return datetime.now(tz) - cls.by
 
 
-def test_ticks_and_sweeps_go_on_at_once_when_the_clock_is_set_back(
+def test_ticks_and_sweeps_continue_when_the_clock_is_set_back(
     engine: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """APScheduler sleeps until a time of day: set back by a year, it would tick again in a year."""
@@ -223,7 +221,7 @@ class Calendar:
 MIDNIGHT = datetime(2026, 11, 1, tzinfo=UTC)
 
 
-def test_a_calendar_set_back_over_a_months_end_makes_no_run_twice(engine: Engine) -> None:
+def test_business_clock_set_back_over_month_end_creates_no_second_run(engine: Engine) -> None:
     policy = default_policy()
     tick(engine, policy, MIDNIGHT - timedelta(hours=12))
     runs_at_midnight = tick(engine, policy, MIDNIGHT + timedelta(minutes=5))
@@ -232,7 +230,7 @@ def test_a_calendar_set_back_over_a_months_end_makes_no_run_twice(engine: Engine
     assert tick(engine, policy, MIDNIGHT + timedelta(minutes=6)) == []
 
 
-def test_a_calendar_set_back_by_an_hour_delays_a_charge_and_doubles_none(world: World, owed: UUID) -> None:
+def test_business_clock_set_back_by_an_hour_delays_a_charge_and_doubles_none(world: World, owed: UUID) -> None:
     calendar = Calendar(world.clock.now() - HOUR)
     world.runtime = replace(world.runtime, clock=calendar)
     world.charge(owed)
@@ -244,7 +242,7 @@ def test_a_calendar_set_back_by_an_hour_delays_a_charge_and_doubles_none(world: 
     assert_paid_once(world, owed)
 
 
-def test_a_calendar_that_leaps_ahead_by_days_is_acted_on_once_per_run(engine: Engine) -> None:
+def test_business_clock_jump_of_days_creates_each_run_once(engine: Engine) -> None:
     """A laptop that slept, a virtual clock that was advanced: months are made up for, missed days are not."""
     policy = default_policy()
     tick(engine, policy, datetime(2026, 10, 30, tzinfo=UTC))
@@ -259,7 +257,7 @@ def test_a_calendar_that_leaps_ahead_by_days_is_acted_on_once_per_run(engine: En
     assert {run.period for run in runs if run.job == "monthly-invoices"} == {"2026-10"}
 
 
-def test_a_business_clock_in_our_hands_is_never_set_back() -> None:
+def test_virtual_clock_cannot_be_set_back() -> None:
     clock = ManualClock(MIDNIGHT)
     with pytest.raises(ValueError, match="only moves forward"):
         clock.set(MIDNIGHT - timedelta(seconds=1))

@@ -46,7 +46,7 @@ def cut_after(connection: Connection) -> None:
 
 
 @COMMITS
-def test_a_session_that_ends_before_its_commit_is_written_again_and_nothing_is_sent_twice(
+def test_transaction_lost_before_its_commit_is_repeated_and_nothing_is_sent_twice(
     world: World, owed: UUID, commits: Commits, another_session: Engine, number: int
 ) -> None:
     commits.snapshot, commits.at = 0, {number: cut_before(another_session)}
@@ -58,7 +58,7 @@ def test_a_session_that_ends_before_its_commit_is_written_again_and_nothing_is_s
 
 
 @COMMITS
-def test_a_commit_whose_confirmation_is_lost_is_not_taken_for_one_that_was_not_made(
+def test_unconfirmed_commit_is_not_treated_as_rolled_back(
     world: World, owed: UUID, commits: Commits, number: int
 ) -> None:
     commits.snapshot, commits.at = 0, {number: cut_after}
@@ -72,7 +72,7 @@ def test_a_commit_whose_confirmation_is_lost_is_not_taken_for_one_that_was_not_m
     assert asked(world) == 1
 
 
-def test_a_claim_that_cannot_be_written_sends_nothing(
+def test_unwritable_claim_sends_nothing(
     world: World, owed: UUID, commits: Commits, another_session: Engine
 ) -> None:
     cut = cut_before(another_session)
@@ -85,7 +85,7 @@ def test_a_claim_that_cannot_be_written_sends_nothing(
     assert_paid_once(world, owed)
 
 
-def test_an_id_that_cannot_be_written_is_never_confirmed(
+def test_payment_intent_with_an_unwritten_id_is_never_confirmed(
     world: World, owed: UUID, commits: Commits, another_session: Engine
 ) -> None:
     cut = cut_before(another_session)
@@ -115,9 +115,7 @@ def database_away(engine: Engine, database_url: str) -> Iterator[Callable[[], No
             come_back()
 
 
-def test_an_answer_outlives_a_restart_of_the_database(
-    world: World, owed: UUID, gates: Gates, database_url: str
-) -> None:
+def test_answer_survives_a_database_restart(world: World, owed: UUID, gates: Gates, database_url: str) -> None:
     with ThreadPoolExecutor(1) as worker, gates.closed(Gate.ANSWER, "/confirm"):
         charge = worker.submit(world.charge, owed)
         gates.wait_for_somebody_at(Gate.ANSWER)
@@ -133,7 +131,7 @@ def test_an_answer_outlives_a_restart_of_the_database(
     )
 
 
-def test_an_answer_that_is_lost_with_the_database_is_found_again_after_the_lease(
+def test_answer_lost_with_the_database_is_found_after_the_lease(
     world: World, owed: UUID, gates: Gates, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared.payments.record_outcome, "WRITE_INSISTS_FOR_S", 0.5)
@@ -151,7 +149,7 @@ def test_an_answer_that_is_lost_with_the_database_is_found_again_after_the_lease
     assert_paid_once(world, owed)
 
 
-def test_of_a_deadlock_both_are_done_in_the_end(world: World) -> None:
+def test_both_transactions_of_a_deadlock_finish(world: World) -> None:
     ours = [world.account("A-1"), world.account("A-2")]
     both_hold_one = threading.Barrier(2)
     runs: list[int] = []
@@ -184,7 +182,7 @@ FAIL_TO_SERIALIZE = """
 
 
 @pytest.mark.parametrize("event", ["INSERT", "UPDATE"])
-def test_what_the_database_asks_to_repeat_is_repeated_and_nothing_is_sent_twice(
+def test_retryable_database_errors_are_retried_and_nothing_is_sent_twice(
     world: World, owed: UUID, event: str
 ) -> None:
     with world.engine.begin() as connection:
@@ -194,7 +192,7 @@ def test_what_the_database_asks_to_repeat_is_repeated_and_nothing_is_sent_twice(
     assert asked(world) == 1
 
 
-def test_what_never_succeeds_is_not_repeated_for_ever(world: World, owed: UUID) -> None:
+def test_retries_of_a_transaction_are_bounded(world: World, owed: UUID) -> None:
     with world.engine.begin() as connection:
         connection.execute(text(FAIL_TO_SERIALIZE.format(times=1_000, event="INSERT")))
     with pytest.raises(DBAPIError):

@@ -38,7 +38,7 @@ TABLE = "LOCK TABLE payments IN ACCESS EXCLUSIVE MODE"
 @pytest.mark.parametrize(
     "held", [PAYMENT, SETTINGS, CARD, TABLE], ids=["payment", "settings", "card", "a migration's table"]
 )
-def test_a_claim_gives_up_a_lock_within_seconds_and_the_payment_stays_due(
+def test_claim_gives_up_a_lock_within_seconds_and_the_payment_stays_due(
     world: World, owed: UUID, another_session: Engine, held: str
 ) -> None:
     with locked(another_session, held):
@@ -51,9 +51,7 @@ def test_a_claim_gives_up_a_lock_within_seconds_and_the_payment_stays_due(
     assert_paid_once(world, owed)
 
 
-def test_an_answer_waits_for_a_lock_and_is_written_when_it_is_free(
-    world: World, owed: UUID, another_session: Engine
-) -> None:
+def test_answer_waits_for_a_lock_and_is_then_written(world: World, owed: UUID, another_session: Engine) -> None:
     with locked(another_session, ACCOUNT) as somebody:
         free = threading.Timer(LOCK_TIMEOUT_S + 1.0, somebody.rollback)
         free.start()
@@ -63,7 +61,7 @@ def test_an_answer_waits_for_a_lock_and_is_written_when_it_is_free(
     assert "attempt_became_unknown" not in [kind for kind, _ in world.billing_events(owed)]
 
 
-def test_a_lock_held_for_minutes_costs_the_answer_and_no_second_charge(
+def test_lock_held_for_minutes_loses_the_answer_and_causes_no_second_charge(
     world: World, owed: UUID, another_session: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared.payments.record_outcome, "WRITE_INSISTS_FOR_S", 0.5)
@@ -78,7 +76,7 @@ def test_a_lock_held_for_minutes_costs_the_answer_and_no_second_charge(
     assert_paid_once(world, owed)
 
 
-def test_settlement_gives_up_a_lock_too_and_comes_back(
+def test_settlement_gives_up_a_lock_and_is_retried(
     world: World, owed: UUID, another_session: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared.payments.record_outcome, "WRITE_INSISTS_FOR_S", 0.5)
@@ -95,9 +93,7 @@ def test_settlement_gives_up_a_lock_too_and_comes_back(
     assert_paid_once(world, owed)
 
 
-def test_a_stuck_payment_keeps_no_worker_from_the_others(
-    world: World, another_session: Engine, redis_url: str
-) -> None:
+def test_locked_payment_does_not_block_workers(world: World, another_session: Engine, redis_url: str) -> None:
     """The sweep rings for it every two seconds: with a long wait each, soon nobody would do anything else."""
     broker: RedisBroker = make_broker(redis_url)
     sweep = Sweep(world.engine, make_enqueue(broker), lambda queue: waiting_messages(broker, queue))
@@ -128,7 +124,7 @@ def test_a_stuck_payment_keeps_no_worker_from_the_others(
     assert [len(world.captured_amounts(payment)) for payment in (stuck, *others)] == [1] * 7
 
 
-def test_no_session_of_ours_waits_or_keeps_others_waiting_for_ever(settings: Settings) -> None:
+def test_sessions_have_lock_and_idle_timeouts(settings: Settings) -> None:
     engine = make_engine(settings, statement_limit_s=60)
     with engine.connect() as connection:
         limits = {
@@ -154,7 +150,7 @@ def test_no_session_of_ours_waits_or_keeps_others_waiting_for_ever(settings: Set
     }
 
 
-def test_what_a_session_may_take_fits_into_the_time_limit_and_that_into_the_lease() -> None:
+def test_session_timeouts_fit_into_the_time_limit_and_the_lease() -> None:
     seconds = Settings.model_fields
     requests_s = 2 * (seconds["stripe_connect_timeout_s"].default + seconds["stripe_read_timeout_s"].default)
     time_limit_s = 90  # workers/actors.py; tests/broker holds the actor to it
@@ -166,9 +162,7 @@ def test_what_a_session_may_take_fits_into_the_time_limit_and_that_into_the_leas
     assert grace_s > shared.payments.record_outcome.WRITE_INSISTS_FOR_S
 
 
-def test_a_client_that_is_frozen_inside_a_transaction_gives_its_locks_back(
-    world: World, owed: UUID, settings: Settings
-) -> None:
+def test_client_frozen_inside_a_transaction_loses_its_locks(world: World, owed: UUID, settings: Settings) -> None:
     frozen = make_engine(settings)
     with frozen.connect() as connection:
         connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '500ms'"))  # not a minute

@@ -43,7 +43,7 @@ def fill_disk(engine: Engine, when: dict[str, str], commits: int = 1_000_000) ->
     return make_room
 
 
-def test_full_at_the_claim_nothing_is_sent(world: World, owed: UUID) -> None:
+def test_disk_full_at_the_claim_sends_nothing(world: World, owed: UUID) -> None:
     make_room = fill_disk(world.engine, AT_CLAIM)
     for _ in range(3):
         with pytest.raises(OperationalError, match="No space left"):
@@ -55,7 +55,7 @@ def test_full_at_the_claim_nothing_is_sent(world: World, owed: UUID) -> None:
     assert_paid_once(world, owed)
 
 
-def test_full_before_the_id_is_written_nothing_is_confirmed(world: World, owed: UUID) -> None:
+def test_disk_full_before_the_id_is_written_confirms_nothing(world: World, owed: UUID) -> None:
     make_room = fill_disk(world.engine, AT_ID)
     with pytest.raises(OperationalError, match="No space left"):
         world.charge(owed)
@@ -66,7 +66,7 @@ def test_full_before_the_id_is_written_nothing_is_confirmed(world: World, owed: 
     assert world.simulator.health()["objects"]["payment_intents"] == 1
 
 
-def test_full_at_the_record_the_money_is_found_when_there_is_room(
+def test_money_is_found_after_a_full_disk_at_recording(
     world: World, owed: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared.payments.record_outcome, "WRITE_INSISTS_FOR_S", 0.3)
@@ -85,7 +85,7 @@ def test_full_at_the_record_the_money_is_found_when_there_is_room(
     assert asked(world) == 1
 
 
-def test_full_for_moments_at_the_record_costs_nothing(world: World, owed: UUID) -> None:
+def test_short_full_disk_at_recording_costs_nothing(world: World, owed: UUID) -> None:
     fill_disk(world.engine, AT_RECORD, commits=3)
     world.charge(owed)
     assert_paid_once(world, owed)
@@ -94,7 +94,7 @@ def test_full_for_moments_at_the_record_costs_nothing(world: World, owed: UUID) 
     assert "attempt_became_unknown" not in [kind for kind, _ in world.billing_events(owed)]
 
 
-def test_full_when_a_webhook_comes_stripe_is_asked_to_send_it_again(
+def test_disk_full_at_a_webhook_makes_stripe_send_it_again(
     make_web: MakeWeb,  # noqa: F811
     engine: Engine,
 ) -> None:

@@ -21,19 +21,19 @@ def names_in(path: str) -> set[str]:
 
 
 @pytest.mark.parametrize("path", sorted({path for path, _ in NAMED}))
-def test_every_test_that_the_page_names_exists(path: str) -> None:
+def test_every_test_named_on_the_page_exists(path: str) -> None:
     assert {name for of, name in NAMED if of == path} - names_in(path) == set(), (
         "rename it in docs/failures.md, too"
     )
 
 
-def test_every_row_of_the_page_names_its_proof() -> None:
+def test_every_row_of_the_page_names_a_test() -> None:
     assert len(ROWS) > 30
     without = {row.split("|")[1].strip() for row in ROWS if "::test_" not in row}
     assert without == FAULTS_WITH_ANOTHERS_PROOF
 
 
-def test_every_test_of_this_folder_has_its_row() -> None:
+def test_every_test_of_this_folder_has_a_row() -> None:
     """But for those about the page itself and about single numbers."""
     ours = {
         (f"failures/{file.name}", name)
@@ -42,9 +42,9 @@ def test_every_test_of_this_folder_has_its_row() -> None:
         for name in names_in(f"failures/{file.name}")
     }
     assert ours - set(NAMED) == {
-        ("failures/test_clocks.py", "test_an_event_that_waits_for_an_operator_is_left_to_them"),
+        ("failures/test_clocks.py", "test_event_waiting_for_an_operator_is_not_enqueued"),
         (
             "failures/test_database_locks.py",
-            "test_what_a_session_may_take_fits_into_the_time_limit_and_that_into_the_lease",
+            "test_session_timeouts_fit_into_the_time_limit_and_the_lease",
         ),
     }

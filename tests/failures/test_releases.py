@@ -51,7 +51,7 @@ for body in sys.stdin.buffer.read().splitlines():
 """
 
 
-def test_what_a_released_version_left_in_redis_is_still_understood() -> None:
+def test_messages_of_released_versions_are_still_accepted() -> None:
     environment = worker_environment("postgresql://nobody@127.0.0.1:1/none", "redis://127.0.0.1:1/0", "http://none")
     told = subprocess.run(
         [sys.executable, "-c", UNDERSTAND],
@@ -97,7 +97,7 @@ def upgrade(world: World, redis_url: str) -> Upgrade:
     return Upgrade(world, redis_url)
 
 
-def test_a_newer_worker_takes_what_an_older_release_sends(upgrade: Upgrade, owed: UUID, client: Any) -> None:  # noqa: F811
+def test_newer_worker_accepts_messages_of_an_older_release(upgrade: Upgrade, owed: UUID, client: Any) -> None:  # noqa: F811
     snapshot: list[str] = []
 
     def newer(payment_id: str, hint: str = "none") -> None:
@@ -113,7 +113,7 @@ def test_a_newer_worker_takes_what_an_older_release_sends(upgrade: Upgrade, owed
 
 
 @pytest.mark.parametrize("arguments", [["{id}", "a hint"], []], ids=["an argument added", "an argument removed"])
-def test_what_an_older_worker_cannot_take_is_set_aside_and_its_row_comes_back(
+def test_message_an_older_worker_cannot_accept_is_dead_lettered_and_enqueued_again(
     upgrade: Upgrade,
     owed: UUID,
     client: Any,  # noqa: F811
@@ -133,9 +133,7 @@ def test_what_an_older_worker_cannot_take_is_set_aside_and_its_row_comes_back(
     assert upgrade.world.captured_amounts(owed) == [5_00]
 
 
-def test_workers_of_both_releases_with_messages_of_both_charge_each_payment_once(
-    upgrade: Upgrade, world: World
-) -> None:
+def test_mixed_releases_charge_each_payment_once(upgrade: Upgrade, world: World) -> None:
     from simulator.issuer.stories import Pays
 
     owed = []

@@ -28,7 +28,7 @@ def told() -> Iterator[list[int]]:
         signal.signal(number, handler)
 
 
-def test_from_the_signal_on_no_thread_begins_another_message(redis_url: str, told: list[int]) -> None:
+def test_no_thread_begins_a_message_after_sigterm(redis_url: str, told: list[int]) -> None:
     broker = make_broker(redis_url)
     begun: list[str] = []
     may_go_on = threading.Event()
@@ -52,7 +52,7 @@ def test_from_the_signal_on_no_thread_begins_another_message(redis_url: str, tol
 
 
 @pytest.mark.processes
-def test_two_signals_within_a_second_let_each_charge_in_hand_finish_and_no_other_begin(
+def test_repeated_sigterm_lets_running_charges_finish_and_no_other_begin(
     engine: Engine, database_url: str, redis_url: str
 ) -> None:
     with running_simulator() as simulator:

@@ -120,7 +120,7 @@ def make_impatient_broker(redis_url: str) -> RedisBroker:
     return broker
 
 
-def test_killed_it_comes_back_with_what_waited_or_the_sweep_rings_again(
+def test_killed_valkey_keeps_its_queue_or_the_sweep_refills_it(
     world: World, valkey: OwnValkey, request: pytest.FixtureRequest
 ) -> None:
     shop = Shop(world, valkey.url)
@@ -137,7 +137,7 @@ def test_killed_it_comes_back_with_what_waited_or_the_sweep_rings_again(
 
 
 @only_one
-def test_killed_and_frozen_again_and_again_while_workers_charge(world: World, valkey: OwnValkey) -> None:
+def test_repeated_kills_and_freezes_of_valkey_charge_each_payment_once(world: World, valkey: OwnValkey) -> None:
     shop = Shop(world, valkey.url)
     world.simulator.set_latency(100)
     shop.owe(40)
@@ -156,7 +156,7 @@ def test_killed_and_frozen_again_and_again_while_workers_charge(world: World, va
 
 
 @only_one
-def test_paused_for_clients_the_doorbell_is_given_up_and_works_again_after(world: World, valkey: OwnValkey) -> None:
+def test_client_pause_of_valkey_times_out_and_recovers(world: World, valkey: OwnValkey) -> None:
     shop = Shop(world, valkey.url)
     shop.owe(3)
     with running_worker(shop.broker, BATCH):
@@ -169,7 +169,7 @@ def test_paused_for_clients_the_doorbell_is_given_up_and_works_again_after(world
         shop.sweep_until_paid()
 
 
-def test_a_worker_told_to_stop_while_redis_is_away_finishes_its_charge_and_does_not_wait_for_redis(
+def test_worker_stopped_during_a_redis_outage_finishes_its_charge_without_waiting(
     world: World, redis_url: str
 ) -> None:
     line = Line(redis_url)
@@ -204,7 +204,7 @@ def test_a_worker_told_to_stop_while_redis_is_away_finishes_its_charge_and_does_
 
 
 @only_one
-def test_a_full_valkey_while_workers_charge_loses_and_doubles_nothing(world: World, valkey: OwnValkey) -> None:
+def test_full_valkey_loses_and_doubles_no_charge(world: World, valkey: OwnValkey) -> None:
     shop = Shop(world, valkey.url)
     world.simulator.set_latency(100)
     shop.owe(12)

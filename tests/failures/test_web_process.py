@@ -63,7 +63,7 @@ def due_events(engine: Engine) -> list[str]:
         return [row.stripe_event_id for row in connection.execute(source.query, moment.parameters())]
 
 
-def test_killed_between_the_store_and_the_ring_the_sweep_finds_the_event(
+def test_sweep_finds_an_event_stored_but_not_enqueued_before_a_kill(
     engine: Engine, database_url: str, redis_url: str
 ) -> None:
     line = Line(redis_url)
@@ -84,7 +84,7 @@ def test_killed_between_the_store_and_the_ring_the_sweep_finds_the_event(
     line.cut()
 
 
-def test_killed_before_the_store_stripe_has_no_answer_and_sends_it_again(
+def test_event_not_stored_before_a_kill_is_sent_again_by_stripe(
     engine: Engine, database_url: str, redis_url: str
 ) -> None:
     body = event_body()
@@ -104,7 +104,7 @@ def test_killed_before_the_store_stripe_has_no_answer_and_sends_it_again(
     wait_until(lambda: due_events(engine) == ["evt_1"], within_s=PATIENCE_S)
 
 
-def test_told_twice_to_stop_it_answers_what_it_has_begun_and_exits_with_0(
+def test_web_process_signalled_twice_finishes_its_requests_and_exits_0(
     engine: Engine, database_url: str, redis_url: str
 ) -> None:
     body = event_body()
@@ -130,7 +130,7 @@ def test_told_twice_to_stop_it_answers_what_it_has_begun_and_exits_with_0(
         assert connection.scalar(text("SELECT count(*) FROM stripe_events")) == 1
 
 
-def test_a_lock_on_its_table_is_answered_with_send_it_again_before_stripe_gives_up(
+def test_locked_events_table_is_answered_with_an_error_before_stripe_times_out(
     engine: Engine, database_url: str, redis_url: str
 ) -> None:
     body = event_body()

@@ -31,7 +31,7 @@ from simulator.client import SimulatorClient
 from simulator.testing import running_simulator
 from tests.conftest import sqlalchemy_url
 from tests.model.weather import Weather
-from tests.model.workers import WatchedGateway, crash_points_are_steps, watch_engine, watched_ring
+from tests.model.workers import WatchedGateway, failpoints_are_steps, watch_engine, watched_enqueue
 from tests.seed import default_policy
 from tests.web.conftest import web_settings
 from tests.web.serving import running
@@ -90,7 +90,7 @@ class Company:
         with self.engine.connect():  # what the dialect asks once must not count as a step of some worker
             pass
         watch_engine(self.engine)
-        stack.enter_context(crash_points_are_steps())
+        stack.enter_context(failpoints_are_steps())
         self.simulator: SimulatorClient = stack.enter_context(
             running_simulator(clock=self.clock, faults=self.weather, confirmation_limit=CONFIRMATION_LIMIT)
         )
@@ -101,7 +101,7 @@ class Company:
             clock=self.clock,
             machine_now=self.machine,
             gateways={},
-            enqueue=watched_ring(self._enqueue),
+            enqueue=watched_enqueue(self._enqueue),
             lease=timedelta(minutes=5),
         )
         self.gateways: dict[str, StripeGateway] = {}

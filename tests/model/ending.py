@@ -21,7 +21,7 @@ ROUND = timedelta(minutes=70)
 EXPECTED_FINDINGS = {"canceled_by_a_person", "orphan_payment_intent"}
 
 
-def come_to_an_end(model: "Model") -> None:
+def finish_example(model: "Model") -> None:
     """Frozen workers go on and late requests arrive; each customer who owes something registers a card that pays.
     Of the webhooks still under way only registrations arrive, so that all else must be found without them. Sweep
     and workers work until all is quiet, and an operator asks for what is held. Then every payment is captured
@@ -34,7 +34,7 @@ def come_to_an_end(model: "Model") -> None:
     while company.weather.late:
         model.late_request_arrives(0)
     model.everything_holds()
-    model.sweep_rings()
+    model.sweep_enqueues()
     model.work_on(GenerateInvoices)
     unpaid = {row.account_id for row in model.snapshot.payments.values() if row.state not in ENDED}
     for person in model.people:
@@ -62,13 +62,13 @@ def _operator_asks_for_what_is_held(model: "Model") -> None:
         if not held:
             return
         for payment_id in held:
-            model.operator_asks(payment_id)
+            model.operator_requests_charge(payment_id)
         _work_until_quiet(model)
 
 
 def _work_until_quiet(model: "Model") -> None:
     for _ in range(ROUNDS):
-        model.sweep_rings()
+        model.sweep_enqueues()
         if not model.company.mailbox and not _is_anything_under_way(model):
             return
         model.work_on(*ALL_KINDS)

@@ -253,7 +253,7 @@ def _bare(job: Job) -> tuple[str, ...]:
     return (job.name, *job.arguments)
 
 
-def newest_card_is_asked(snapshot: ChargeSnapshot) -> None:
+def newest_card_is_charged(snapshot: ChargeSnapshot) -> None:
     """No payment waits, for a card or for another day, because of a card that the customer has replaced since."""
     for payment in snapshot.payments.values():
         answered = [a for a in snapshot.attempts[payment.id] if a.kind == "charge" and a.state in _ANSWERED]
@@ -288,5 +288,5 @@ INVARIANTS: tuple[Callable[[ChargeSnapshot], None], ...] = (
     leases_are_respected,
     states_move_by_the_table,
     nothing_due_is_invisible,
-    newest_card_is_asked,
+    newest_card_is_charged,
 )

@@ -14,7 +14,7 @@ from scheduler.tick import tick
 from shared.messaging.jobs import GenerateInvoices, ReconcileCharges, RetryPayments, SettleAttempt
 from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication, Pays, Story
 from tests.model.company import COVERAGES
-from tests.model.ending import come_to_an_end
+from tests.model.ending import finish_example
 from tests.model.invariants import INVARIANTS
 from tests.model.surroundings import ALL_KINDS, Fate, Lost, Surroundings
 from tests.model.weather import LOST_ANSWERS, TROUBLES
@@ -66,7 +66,7 @@ class Model(Surroundings):
         tick(self.company.engine, self.company.policy, self.company.clock.now())
         self._month_passes(amounts)
         self.work_on(GenerateInvoices, RetryPayments, ReconcileCharges)
-        self.sweep_rings()
+        self.sweep_enqueues()
 
     # -- customers and their cards
 
@@ -138,9 +138,9 @@ class Model(Surroundings):
     # -- messages
 
     @rule()
-    def sweep_rings(self) -> None:
+    def sweep_enqueues(self) -> None:
         """A leader that remembers nothing rings for whatever is due: lost messages come back, others come twice."""
-        self.ring_for_what_is_due()
+        self.enqueue_due_jobs()
 
     @rule(which=picks, times=st.integers(1, 2), with_all_others=st.booleans())
     def message_is_done(self, which: int, times: int, with_all_others: bool) -> None:
@@ -185,10 +185,10 @@ class Model(Surroundings):
 
     @precondition(lambda self: self.snapshot.payments)
     @rule(which=picks, lost=lost_answers, fate=fates)
-    def operator_asks_for_a_charge(self, which: int, lost: Lost, fate: Fate) -> None:
+    def operator_requests_a_charge(self, which: int, lost: Lost, fate: Fate) -> None:
         """An operator asks for a payment to be charged now; it is refused, or due at once and its message comes."""
         payment = self._payment(which)
-        self.operator_asks(payment.id)
+        self.operator_requests_charge(payment.id)
         self._charge_message_comes(payment, lost, fate)
 
     @precondition(lambda self: any(self.snapshot.attempts.values()))
@@ -233,7 +233,7 @@ class Model(Surroundings):
 
     @precondition(lambda self: self.snapshot.payments)
     @rule(which=picks, reason=st.sampled_from(["requested_by_customer", "duplicate", "fraudulent"]))
-    def person_cancels_at_the_processor(self, which: int, reason: str) -> None:
+    def payment_intent_is_canceled_in_the_stripe_dashboard(self, which: int, reason: str) -> None:
         """Somebody cancels a payment's PaymentIntent in Stripe's own dashboard."""
         payment = self._payment(which)
         intents = [i for i in self.snapshot.intents[payment.id] if i.stripe_payment_intent_id is not None]
@@ -246,7 +246,7 @@ class Model(Surroundings):
 
     @precondition(lambda self: any(person.story == "needs authentication" for person in self.people))
     @rule(which=picks, answer=st.sampled_from(["none", "yes", "no"]))
-    def customer_is_asked_by_their_bank(self, which: int, answer: str) -> None:
+    def bank_requests_authentication(self, which: int, answer: str) -> None:
         """A customer confirms a payment in their browser and is asked by their bank: they haven't answered yet, or
         they have. The PaymentIntent waits in `requires_action`, is paid, or isn't, with no attempt of ours.
         """
@@ -298,7 +298,7 @@ class Model(Surroundings):
         """
         self.company.weather.clear()
         self.pass_machine_time(timedelta(minutes=21))
-        self.sweep_rings()
+        self.sweep_enqueues()
         self.work_on(SettleAttempt)
         self.snapshot = self.look_without_news()
         still_open = [a for a in self.snapshot.all_attempts() if a.state in ("started", "unknown")]
@@ -317,10 +317,10 @@ class Model(Surroundings):
             holds(self.snapshot)
 
     def teardown(self) -> None:
-        """The end of each example: see `come_to_an_end`."""
+        """The end of each example: see `finish_example`."""
         try:
             if self.people and sys.exc_info()[0] is None:  # after a break the end would only hide its cause
-                come_to_an_end(self)
+                finish_example(self)
         finally:
             for worker in self.standing:
                 worker.kill()

@@ -100,9 +100,9 @@ class ChargeSnapshot:
 
     def broken(self, what: str, payment_id: UUID | None = None) -> BrokenError:
         """The error to raise, with the trail."""
-        return BrokenError(what if payment_id is None else f"{what}\n\n{self.trail_of(payment_id)}")
+        return BrokenError(what if payment_id is None else f"{what}\n\n{self.billing_events_of(payment_id)}")
 
-    def trail_of(self, payment_id: UUID) -> str:
+    def billing_events_of(self, payment_id: UUID) -> str:
         """What `duecourse payment show` prints, and beside it the rows and the processor's lines."""
         written = StringIO()
         console = Console(file=written, width=150, color_system=None)

@@ -92,7 +92,7 @@ class Surroundings(RuleBasedStateMachine):
             )
         return person
 
-    def ring_for_what_is_due(self) -> None:
+    def enqueue_due_jobs(self) -> None:
         """A leader's sweep, without memory."""
         company = self.company
         waiting = [job.queue for job in company.mailbox]
@@ -154,7 +154,7 @@ class Surroundings(RuleBasedStateMachine):
         if step >= timedelta(hours=24):
             self.company.simulator.prune_idempotency_keys()
 
-    def operator_asks(self, payment_id: UUID) -> None:
+    def operator_requests_charge(self, payment_id: UUID) -> None:
         with self.company.engine.begin() as connection:
             asked = request_charge(
                 connection,
@@ -202,7 +202,7 @@ class Surroundings(RuleBasedStateMachine):
         """Take one message; if none waits, the sweep rings first. Their order doesn't depend on random ids."""
         mailbox = self.company.mailbox
         if not mailbox:
-            self.ring_for_what_is_due()
+            self.enqueue_due_jobs()
         if not mailbox:
             return None
         mailbox.sort(key=self._label)

@@ -41,7 +41,7 @@ BREAKS = {
         f"UPDATE payments SET backoff_until = '2999-01-01' WHERE id = {RETRIED}",
         "no source finds it",
     ),
-    "newest_card_is_asked": (
+    "newest_card_is_charged": (
         (
             "INSERT INTO billing_events (at, type, actor, account_id, before, after, data) "
             " SELECT now(), 'card_registered',"
@@ -65,7 +65,7 @@ def model(company: Company) -> Model:
 
 
 @pytest.mark.parametrize("name", sorted(BREAKS))
-def test_an_invariant_sees_its_break(model: Model, name: str) -> None:
+def test_invariant_detects_its_break(model: Model, name: str) -> None:
     statement, said = BREAKS[name]
     with model.company.look.transaction():
         model.company.look.execute("SET LOCAL session_replication_role = replica")
@@ -75,7 +75,7 @@ def test_an_invariant_sees_its_break(model: Model, name: str) -> None:
         model.everything_holds()
 
 
-def test_a_second_charge_is_seen_and_told_with_the_trail_of_its_payment(model: Model) -> None:
+def test_second_charge_is_reported_with_the_billing_events_of_its_payment(model: Model) -> None:
     payment = next(one for one in model.snapshot.payments.values() if one.state == "paid")
     card = model.people[0].cards[-1].payment_method
     again = {
@@ -97,5 +97,5 @@ def test_a_second_charge_is_seen_and_told_with_the_trail_of_its_payment(model: M
     assert told.count("\nledger ") == 2
 
 
-def test_every_invariant_is_broken_here_once() -> None:
+def test_every_invariant_has_a_break() -> None:
     assert {holds.__name__ for holds in INVARIANTS} == {*BREAKS, "charged_at_most_once"}

@@ -10,7 +10,7 @@ from tests.model.company import Company
 from tests.model.machine import Model
 
 
-def test_whatever_happens_in_whatever_order_each_payment_is_captured_once(
+def test_each_payment_is_captured_once_in_any_order_of_events(
     company: Company, profile: settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Model.company = company

@@ -62,7 +62,7 @@ def reach(name: str, *, may_stand: bool = False) -> None:
         plan.reach(name, may_stand=may_stand)
 
 
-def crash_points_are_steps() -> AbstractContextManager[None]:
+def failpoints_are_steps() -> AbstractContextManager[None]:
     """As long as this lasts, every named failpoint of the product is a step."""
 
     def at(point: Failpoint) -> None:
@@ -96,7 +96,7 @@ class WatchedGateway:
         return watched
 
 
-def watched_ring(enqueue: Callable[[Iterable[Job]], bool]) -> Callable[[Iterable[Job]], bool]:
+def watched_enqueue(enqueue: Callable[[Iterable[Job]], bool]) -> Callable[[Iterable[Job]], bool]:
     def watched(jobs: Iterable[Job]) -> bool:
         reach("ring", may_stand=True)
         return enqueue(jobs)

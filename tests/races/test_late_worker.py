@@ -23,7 +23,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 1), (1, 0)], ids=["the late one first", "its successor first"])
-def test_two_workers_that_both_confirm_have_one_success(
+def test_two_confirming_workers_have_one_success(
     world: World, threads: ThreadPoolExecutor, first: int, second: int
 ) -> None:
     account = world.account("A-1")

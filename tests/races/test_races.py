@@ -22,7 +22,7 @@ SEEDS = range(FIRST_SEED, FIRST_SEED + COMPANIES)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_whoever_comes_at_the_same_instant_the_money_is_taken_once(open_track: OpenTrack, seed: int) -> None:
+def test_concurrent_actors_take_the_money_once(open_track: OpenTrack, seed: int) -> None:
     track = open_track(seed)
     raced = track.race(plan_rounds(seed, min(ROUNDS, ROUNDS_OF_A_COMPANY), PROCESSES))
     breaks = breaks_of(track, raced)
@@ -30,14 +30,14 @@ def test_whoever_comes_at_the_same_instant_the_money_is_taken_once(open_track: O
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_worker_that_goes_on_after_its_lease_takes_no_second_money(open_track: OpenTrack, seed: int) -> None:
+def test_worker_resumed_after_its_lease_takes_no_second_money(open_track: OpenTrack, seed: int) -> None:
     track = open_track(seed)
     raced = track.race(plan_late_rounds(seed, min(ROUNDS, LATE_ROUNDS_OF_A_COMPANY), PROCESSES))
     breaks = breaks_of(track, raced)
     assert not breaks, "\n".join(breaks)
 
 
-def test_the_rounds_leave_nothing_out() -> None:
+def test_rounds_cover_every_pair_and_situation() -> None:
     """Each pair of comers meets, and each situation comes up, in one company; the seed decides all else."""
     rounds = plan_rounds(FIRST_SEED, ROUNDS_OF_A_COMPANY, PROCESSES)
     met = {frozenset(role for role in one.roles if role is not None) for one in rounds}

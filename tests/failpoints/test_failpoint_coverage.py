@@ -9,19 +9,19 @@ from tests.failpoints.steps import Source, examine, named_in_code, watched_sourc
 BEFORE, AFTER, WITHIN = "has no failpoint before it", "has no failpoint after it", "runs nothing that reaches"
 
 
-def test_every_transaction_and_request_has_a_point_before_and_after() -> None:
+def test_every_transaction_and_request_has_a_failpoint_before_and_after() -> None:
     found = examine(watched_sources())
     assert found.missing == []
     assert len(found.steps) >= 20, "the check sees the steps"
 
 
-def test_every_point_is_reached_by_some_step_and_written_out_there() -> None:
+def test_every_failpoint_is_reached_by_name() -> None:
     found = examine(watched_sources())
     assert None not in found.points, "reach() takes a member of Failpoint, by its name"
     assert set(Failpoint) - named_in_code(found) == set()
 
 
-def test_every_point_is_crashed_at_by_exactly_one_file() -> None:
+def test_every_failpoint_is_crashed_at_by_exactly_one_file() -> None:
     covered = [point for group in PLAN for point in points_of(group)]
     assert sorted(covered) == sorted(Failpoint), "a new family of points needs a file: tests/failpoints/plan.py"
     print(f"failpoints: found {len(Failpoint)}, covered {len(set(covered))}")
@@ -51,7 +51,7 @@ def charge(runtime, gateway):
         ("    reach(Failpoint.CHARGE_RECORDED)\n", [f"in_transaction {AFTER}"]),
     ],
 )
-def test_a_missing_point_is_named_with_its_step(taken_out: str, named: list[str]) -> None:
+def test_missing_failpoint_is_reported_with_its_step(taken_out: str, named: list[str]) -> None:
     assert examine([Source("a.py", STEP_WITH_POINTS)]).missing == []
     assert taken_out in STEP_WITH_POINTS
     missing = examine([Source("a.py", STEP_WITH_POINTS.replace(taken_out, ""))]).missing
@@ -75,7 +75,7 @@ def test_a_request_outside_the_wrapper_or_without_a_name_is_found(sent: str) -> 
     assert (found.missing, found.points) == ([], ["EVENT_NEW_CARD_SENDING", "EVENT_NEW_CARD_SENT"])
 
 
-def test_a_block_is_a_transaction_and_a_wrapper_is_its_callers() -> None:
+def test_blocks_are_transactions_and_wrappers_belong_to_their_callers() -> None:
     block = """
 def store(engine):
     reach(Failpoint.WEBHOOK_STORE_BEGUN)

@@ -31,7 +31,7 @@ def october(diary: Diary) -> GenerateInvoices:
 @pytest.mark.parametrize(
     ("place", "lane"), [(0, "interactive"), (1, "interactive"), (2, "batch"), (3, "batch")], ids=str
 )
-def test_a_card_registered_between_two_chunks_of_month_start_pays_once(diary: Diary, place: int, lane: str) -> None:
+def test_card_registered_between_two_chunks_of_month_start_pays_once(diary: Diary, place: int, lane: str) -> None:
     accounts = four_who_owe(diary)
     anna = accounts[place]
     run = october(diary)
@@ -56,7 +56,7 @@ def test_a_card_registered_between_two_chunks_of_month_start_pays_once(diary: Di
 
 
 @pytest.mark.parametrize("place", [0, 3], ids=["behind the chunk's cursor", "before it"])
-def test_a_card_registered_inside_an_open_chunk_of_month_start_pays_once(diary: Diary, place: int) -> None:
+def test_card_registered_inside_an_open_chunk_of_month_start_pays_once(diary: Diary, place: int) -> None:
     anna = four_who_owe(diary)[place]
     run = october(diary)
     diary.world.register_card(anna)
@@ -81,7 +81,7 @@ def test_a_card_registered_inside_an_open_chunk_of_month_start_pays_once(diary: 
     assert diary.money(payment) == [("2026-11-01 00:00", 29_85)]
 
 
-def test_a_card_registered_while_the_old_one_is_asked_pays_when_that_declines(diary: Diary) -> None:
+def test_card_registered_while_the_old_one_is_charged_pays_after_a_decline(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
     diary.registers(anna, story=AlwaysDeclines(decline_code="insufficient_funds"))
@@ -106,7 +106,7 @@ def test_a_card_registered_while_the_old_one_is_asked_pays_when_that_declines(di
     assert diary.world.standing(anna) == "good"
 
 
-def test_a_card_registered_while_the_old_one_is_asked_is_not_needed_when_that_pays(diary: Diary) -> None:
+def test_card_registered_while_the_old_one_is_charged_is_not_charged_after_success(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
     old = diary.registers(anna)
@@ -123,7 +123,7 @@ def test_a_card_registered_while_the_old_one_is_asked_is_not_needed_when_that_pa
     assert diary.money(payment) == [("2026-11-01 00:00", 29_85)]
 
 
-def test_a_webhook_that_is_faster_than_the_answer_books_the_money_once(diary: Diary) -> None:
+def test_webhook_before_the_answer_books_the_money_once(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
     diary.registers(anna)
@@ -144,7 +144,7 @@ def test_a_webhook_that_is_faster_than_the_answer_books_the_money_once(diary: Di
 
 
 @pytest.mark.parametrize("is_reversed", [False, True], ids=["as it happened", "reversed"])
-def test_registered_and_attached_may_come_in_any_order(diary: Diary, is_reversed: bool) -> None:
+def test_registered_and_attached_may_arrive_in_any_order(diary: Diary, is_reversed: bool) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
     diary.day(2)
@@ -163,7 +163,7 @@ def test_registered_and_attached_may_come_in_any_order(diary: Diary, is_reversed
 
 
 @pytest.mark.parametrize("is_reversed", [False, True], ids=["as it happened", "reversed"])
-def test_a_card_replaced_and_its_old_one_detached_may_come_in_any_order(diary: Diary, is_reversed: bool) -> None:
+def test_replacement_and_detachment_may_arrive_in_any_order(diary: Diary, is_reversed: bool) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
     old = diary.registers(anna, story=AlwaysDeclines(decline_code="expired_card"))
@@ -187,7 +187,7 @@ def test_a_card_replaced_and_its_old_one_detached_may_come_in_any_order(diary: D
 
 
 @pytest.mark.parametrize("is_reversed", [False, True], ids=["as it happened", "reversed"])
-def test_a_card_registered_and_removed_again_may_be_told_in_any_order(diary: Diary, is_reversed: bool) -> None:
+def test_registration_and_removal_may_arrive_in_any_order(diary: Diary, is_reversed: bool) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
     diary.day(2)
@@ -210,7 +210,7 @@ def test_a_card_registered_and_removed_again_may_be_told_in_any_order(diary: Dia
     assert diary.money(payment) == [("2026-11-03 12:00", 29_85)]
 
 
-def test_a_card_removed_while_its_registration_is_being_applied_is_not_kept(diary: Diary) -> None:
+def test_card_removed_during_its_registration_is_not_kept(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
     diary.day(2)

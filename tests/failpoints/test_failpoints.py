@@ -19,7 +19,7 @@ from tests.failpoints.kept import ROOT
 CHEAP_NS = 1_000
 
 
-def test_off_a_step_costs_nanoseconds() -> None:
+def test_disarmed_failpoint_costs_nanoseconds() -> None:
     times = 100_000
     step = "reach(Failpoint.CHARGE_CLAIMED)"
     names = {"reach": reach, "Failpoint": Failpoint}
@@ -28,7 +28,7 @@ def test_off_a_step_costs_nanoseconds() -> None:
     assert took_s / times * 1e9 < CHEAP_NS
 
 
-def test_a_crash_comes_at_the_arrival_that_was_ordered_and_to_nobody_else() -> None:
+def test_crash_happens_only_at_the_armed_arrival() -> None:
     with crashing_at(Failpoint.CHARGE_CLAIMED, arrival=2) as crash:
         reach(Failpoint.CHARGE_CLAIMED)
         reach(Failpoint.CHARGE_BEGUN)
@@ -42,7 +42,7 @@ def test_a_crash_comes_at_the_arrival_that_was_ordered_and_to_nobody_else() -> N
     reach(Failpoint.CHARGE_CLAIMED)
 
 
-def test_no_handler_of_errors_sees_a_crash() -> None:
+def test_no_error_handler_catches_a_crash() -> None:
     caught: list[Exception] = []
 
     def step() -> None:
@@ -69,7 +69,7 @@ def test_no_handler_of_errors_sees_a_crash() -> None:
         ("", 0.0, "None"),
     ],
 )
-def test_a_plan_is_read_and_says_what_it_is(crash_at: str | None, probability: float | None, said: str) -> None:
+def test_plan_is_parsed_and_described(crash_at: str | None, probability: float | None, said: str) -> None:
     assert str(read_plan(crash_at, probability)) == said
 
 
@@ -91,9 +91,7 @@ def set_environment(monkeypatch: pytest.MonkeyPatch) -> SetEnvironment:
 @pytest.mark.parametrize(
     "armed", [{"DUECOURSE_CRASH_AT": "charge.claimed"}, {"DUECOURSE_CRASH_PROBABILITY": "0.5"}]
 )
-def test_settings_with_a_live_key_refuse_to_be_armed(
-    set_environment: SetEnvironment, armed: dict[str, str]
-) -> None:
+def test_live_key_cannot_be_armed(set_environment: SetEnvironment, armed: dict[str, str]) -> None:
     set_environment(STRIPE_API_KEYS='{"global": "sk_test_1"}', **armed)
     assert load_settings().crash_plan is not None
     set_environment(STRIPE_API_KEYS='{"global": "sk_live_1"}', **armed)
@@ -101,7 +99,7 @@ def test_settings_with_a_live_key_refuse_to_be_armed(
         load_settings()
 
 
-def test_what_is_no_point_or_no_number_is_refused_with_what_there_is(set_environment: SetEnvironment) -> None:
+def test_invalid_failpoint_or_number_is_rejected_with_the_choices(set_environment: SetEnvironment) -> None:
     set_environment(DUECOURSE_CRASH_AT="charge.nowhere")
     with pytest.raises(SettingsError, match=r"'charge.nowhere' is not a valid Failpoint; there are: charge.begun,"):
         load_settings()
@@ -113,13 +111,13 @@ def test_what_is_no_point_or_no_number_is_refused_with_what_there_is(set_environ
         load_settings()
 
 
-def test_without_a_plan_nothing_is_armed() -> None:
+def test_nothing_is_armed_without_a_plan() -> None:
     arm(None)
     assert failpoints._hook is None
 
 
 @pytest.mark.parametrize("plan", ['"charge.claimed:3", None', "None, 1.0"])
-def test_an_armed_process_kills_itself_and_says_where(plan: str) -> None:
+def test_armed_process_kills_itself_and_logs_where(plan: str) -> None:
     program = (
         "from shared.failpoints import *\n"
         f"arm(read_plan({plan}))\n"

@@ -3,10 +3,10 @@
 import pytest
 
 from shared.failpoints import Failpoint
-from tests.failpoints.conftest import Dies, assert_it_died_there
+from tests.failpoints.conftest import Dies, assert_crashed_there
 from tests.failpoints.plan import RUNS, points_of
 
 
 @pytest.mark.parametrize("point", points_of(RUNS))
-def test_a_crash_here_is_not_noticed(dies_at: Dies, point: Failpoint) -> None:
-    assert_it_died_there(dies_at(point))
+def test_crash_is_recovered(crashes_at: Dies, point: Failpoint) -> None:
+    assert_crashed_there(crashes_at(point))
