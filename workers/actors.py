@@ -14,7 +14,7 @@ from shared.failpoints import arm
 from shared.logs import configure_logs
 from shared.messaging.broker import make_broker
 from shared.messaging.jobs import BATCH, INTERACTIVE, RECONCILIATION_QUEUE, RUNS, SETTLEMENT
-from shared.messaging.queue_pauses import PauseWatch, ask_pauses
+from shared.messaging.queue_pauses import PauseWatch, pauses_query
 from shared.operations.heartbeats import WorkerHeartbeats
 from shared.runtime import Runtime, build_runtime
 from shared.settings import load_settings
@@ -29,7 +29,7 @@ def _engine() -> Engine:
     return runtime().engine
 
 
-pauses = PauseWatch(ask_pauses(_engine))
+pauses = PauseWatch(pauses_query(_engine))
 broker = make_broker(settings.redis_url.get_secret_value(), [WorkerHeartbeats(_engine)], pauses.is_paused)
 dramatiq.set_broker(broker)
 

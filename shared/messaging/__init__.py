@@ -1,1 +1,1 @@
-"""The lanes as people see them: what waits and what is in flight, dead letters, and pauses."""
+"""Queues: messages waiting and in flight, dead letters, and pauses."""

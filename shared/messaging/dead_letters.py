@@ -1,7 +1,7 @@
-"""Dead letters: messages whose actor raised, for a person to look at, put back into their queue, or throw away.
+"""Dead letters: messages whose actor raised. An operator inspects, requeues or discards them.
 
-A letter is dead, queued or gone, never two of them and never none: each move is one script in Redis. Nothing is
-lost with a letter: the row that it named is due as before, and the sweep rings for it.
+A message is dead, queued or gone: exactly one of them, because each move is one script in Redis. Discarding a dead
+letter loses no work: its row is due as before, and the sweep enqueues it.
 """
 
 import json
@@ -19,9 +19,9 @@ from shared.messaging.broker import NAMESPACE, is_readable
 
 #: Bodies read in one round trip, a megabyte at most; ids moved by one script, some milliseconds of Redis.
 AT_ONCE = 100
-#: Above the number that is kept of each queue (`shared.messaging.broker.KEEP_DEAD_LETTERS`).
+#: Above the number kept per queue (`shared.messaging.broker.KEEP_DEAD_LETTERS`).
 MOST_DEAD_LETTERS = 5_000
-#: An argument is an id; whatever is longer isn't one of ours.
+#: An argument is an id; a longer one isn't ours.
 LONGEST_ARGUMENT = 80
 
 #: ARGV: old id, new id and new body of each.
@@ -51,7 +51,7 @@ return gone
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One dead letter. `died_at` is machine time; `fresh` is what to queue again, None if it can't be read."""
+    """One dead letter. `died_at` is machine time; `fresh` is the message to requeue, None if it can't be read."""
 
     id: str
     queue: str
@@ -64,14 +64,14 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a page of letters ended: the newest come first, and of one millisecond the greater id."""
+    """Where a page ended: the newest come first; within one millisecond, the greater id."""
 
     died_ms: int
     id: str
 
 
 def count_dead_letters(broker: RedisBroker) -> dict[str, int]:
-    """Return how many letters each queue has. Raises redis.RedisError, as all of this module."""
+    """Return the number of dead letters per queue. Raises redis.RedisError, as all of this module."""
     pipeline = broker.client.pipeline(transaction=False)
     queues = sorted(broker.get_declared_queues())
     for queue in queues:
@@ -82,7 +82,7 @@ def count_dead_letters(broker: RedisBroker) -> dict[str, int]:
 def list_dead_letters(
     broker: RedisBroker, queue: str, *, job: str = "", older_than: Place | None = None, limit: int = 50
 ) -> tuple[list[DeadLetter], Place | None]:
-    """Return up to `limit` letters, newest first, and where the next page begins (None: that was all)."""
+    """Return up to `limit` dead letters, newest first, and where the next page begins (None: no more)."""
     found: list[DeadLetter] = []
     for dead_letter in _walk(broker, queue, older_than):
         if job and dead_letter.job != job:
@@ -94,7 +94,7 @@ def list_dead_letters(
 
 
 def dead_letters_up_to(broker: RedisBroker, queue: str, job: str, newest: Place) -> list[DeadLetter]:
-    """Return all letters that match and are no newer than `newest`: what a person saw before they said yes."""
+    """Return all matching dead letters no newer than `newest`: those that the operator saw before confirming."""
     return [
         dead_letter
         for dead_letter in _walk(broker, queue)
@@ -103,16 +103,16 @@ def dead_letters_up_to(broker: RedisBroker, queue: str, job: str, newest: Place)
 
 
 def find_dead_letters(broker: RedisBroker, queue: str, ids: Sequence[str]) -> list[DeadLetter]:
-    """Return those of these letters that are still dead."""
+    """Return those of these dead letters that still exist."""
     wanted = set(ids)
     return [dead_letter for dead_letter in _walk(broker, queue) if dead_letter.id in wanted]
 
 
 def requeue_dead_letters(broker: RedisBroker, queue: str, dead_letters: Sequence[DeadLetter]) -> list[str]:
-    """Put letters back into their queue; returns the ids of those that were dead until now and can be read.
+    """Requeue dead letters; return the ids of those that existed until now and can be read.
 
-    Each gets a fresh id in Redis. The old one names this death: whoever sends it a second time finds it gone, even
-    if the message died again meanwhile, and a worker that comes back late can't acknowledge the new message.
+    Each gets a fresh id in Redis. The old id names this death: a second request finds it gone, even if the message
+    died again meanwhile, and a worker that comes back late can't acknowledge the new message.
     """
     moved: list[str] = []
     for chunk in _chunks([dead_letter for dead_letter in dead_letters if dead_letter.fresh is not None]):
@@ -126,7 +126,7 @@ def requeue_dead_letters(broker: RedisBroker, queue: str, dead_letters: Sequence
 
 
 def discard_dead_letters(broker: RedisBroker, queue: str, ids: Sequence[str]) -> list[str]:
-    """Throw letters away; returns the ids of those that were there."""
+    """Discard dead letters; return the ids of those that existed."""
     keys = [_dead(queue), f"{_dead(queue)}.msgs"]
     return [one for chunk in _chunks(ids) for one in _script(broker, _DISCARD, keys, list(chunk))]
 
@@ -144,7 +144,7 @@ def _key(dead_letter: DeadLetter) -> tuple[int, str]:
 
 
 def _walk(broker: RedisBroker, queue: str, older_than: Place | None = None) -> Iterator[DeadLetter]:
-    """Letters, newest first; bodies are read a hundred at a time, and only as far as somebody reads on."""
+    """Dead letters, newest first. Bodies are read a hundred at a time, and only as far as the caller iterates."""
     client: Any = broker.client
     scores = client.zrevrange(_dead(queue), 0, MOST_DEAD_LETTERS - 1, withscores=True)
     places = sorted((Place(int(score), _text(one)) for one, score in scores), key=newest_key, reverse=True)
@@ -180,7 +180,7 @@ def _read(queue: str, place: Place, body: bytes | None) -> DeadLetter:
 
 
 def _fresh_body(dead_letter: DeadLetter, redis_id: str) -> bytes:
-    assert dead_letter.fresh is not None, "only letters that can be read are queued again"  # noqa: S101  # see the caller
+    assert dead_letter.fresh is not None, "unreadable dead letters are not requeued"  # noqa: S101  # see the caller
     return dead_letter.fresh.copy(options={"redis_message_id": redis_id}).encode()
 
 

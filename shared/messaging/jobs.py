@@ -1,4 +1,4 @@
-"""Every job: its permanent name, its queue and its ids. A message says "this row may want attention", no more."""
+"""All jobs: permanent name, queue and ids. A message only says "this row may need work"."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,27 +7,27 @@ from uuid import UUID
 
 from shared.domain.states import Lane
 
-#: Somebody waits: a click, a card just registered, Stripe telling us something.
+#: Someone waits: an operator clicked, a customer registered a card, Stripe sent an event.
 INTERACTIVE = "interactive"
 #: Thousands at a time: month start, daily retries, settlement.
 BATCH = "batch"
 #: Set-based work in chunks; its own queue so that no charge waits behind a chunk.
 RUNS = "runs"
-#: Looks at attempts in doubt, and cancels what people end: short, each a request or two, and a payment waits for
-#: it. Never behind ten thousand charges.
+#: Looks up attempts with unknown outcome, and cancels payments to close. Each is a request or two, and a payment
+#: waits for it. Never behind ten thousand charges.
 SETTLEMENT = "settlement"
-#: Nightly reconciliation: long, and nothing waits for it. Never before a charge.
+#: Nightly reconciliation: long, and no other work depends on it. Never before a charge.
 RECONCILIATION_QUEUE = "reconciliation"
 
 QUEUES = (INTERACTIVE, BATCH, RUNS, SETTLEMENT, RECONCILIATION_QUEUE)
-#: Queues and jobs of earlier releases, by their present names: workers still serve what lies in Redis under these.
+#: Queues and jobs of earlier releases, with their current names: workers still process messages under the old ones.
 RELEASED_QUEUES = {"night": RECONCILIATION_QUEUE}
 RELEASED_JOBS = {"end_payment": "close_payment"}
 QUEUE_OF_LANE = {Lane.INTERACTIVE: INTERACTIVE, Lane.BATCH: BATCH}
 
 
 class Job(Protocol):
-    """What `ring` needs to know of a job."""
+    """What `enqueue` needs to know of a job."""
 
     @property
     def name(self) -> str: ...
@@ -39,7 +39,7 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class ChargePayment:
-    """Ask for one payment's money, if that is due."""
+    """Charge one payment, if it is due."""
 
     payment_id: UUID
     lane: Lane
@@ -56,7 +56,7 @@ class ChargePayment:
 
 @dataclass(frozen=True)
 class SettleAttempt:
-    """Find out what became of an attempt whose answer is missing."""
+    """Find out the outcome of an attempt whose answer is missing."""
 
     attempt_id: UUID
     name: ClassVar[str] = "settle_attempt"
@@ -69,7 +69,7 @@ class SettleAttempt:
 
 @dataclass(frozen=True)
 class ApplyStripeEvent:
-    """Fetch the truth behind one stored Stripe event and apply it."""
+    """Fetch the object of one stored Stripe event and apply its current state."""
 
     coverage: str
     stripe_event_id: str
@@ -83,7 +83,7 @@ class ApplyStripeEvent:
 
 @dataclass(frozen=True)
 class GenerateInvoices:
-    """Go on with one monthly run."""
+    """Continue one monthly run."""
 
     run_id: UUID
     name: ClassVar[str] = "generate_invoices"
@@ -96,7 +96,7 @@ class GenerateInvoices:
 
 @dataclass(frozen=True)
 class RetryPayments:
-    """Go on with one daily run."""
+    """Continue one daily run."""
 
     run_id: UUID
     name: ClassVar[str] = "retry_payments"
@@ -109,7 +109,7 @@ class RetryPayments:
 
 @dataclass(frozen=True)
 class ReconcileCharges:
-    """Go on with one night's reconciliation."""
+    """Continue one nightly reconciliation run."""
 
     run_id: UUID
     name: ClassVar[str] = "reconcile_charges"
@@ -122,7 +122,7 @@ class ReconcileCharges:
 
 @dataclass(frozen=True)
 class ClosePayment:
-    """Cancel the PaymentIntent of a payment that a person wants written off or void, and end it."""
+    """Cancel the PaymentIntent of a payment with a pending write-off or void, and close the payment."""
 
     payment_id: UUID
     name: ClassVar[str] = "close_payment"
@@ -135,7 +135,7 @@ class ClosePayment:
 
 @dataclass(frozen=True)
 class ApplyBulkAction:
-    """Go on with one bulk action."""
+    """Continue one bulk action."""
 
     bulk_id: UUID
     name: ClassVar[str] = "apply_bulk_action"
@@ -146,14 +146,14 @@ class ApplyBulkAction:
         return (str(self.bulk_id),)
 
 
-#: Jobs of the scheduler by the name that run rows carry (permanent).
+#: The scheduler's jobs by the name in run rows (permanent).
 MONTHLY_INVOICES = "monthly-invoices"
 DAILY_RETRIES = "daily-retries"
 RECONCILIATION = "reconciliation"
 
 
 def job_of_run(run_job: str, run_id: UUID) -> Job:
-    """Return the job that goes on with a run; KeyError for a run name that no release ever wrote."""
+    """Return the job that continues a run; KeyError for a job name that no release ever wrote."""
     of_run: dict[str, Callable[[UUID], Job]] = {
         MONTHLY_INVOICES: GenerateInvoices,
         DAILY_RETRIES: RetryPayments,

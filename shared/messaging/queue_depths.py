@@ -8,7 +8,7 @@ from dramatiq.brokers.redis import RedisBroker
 from shared.messaging.broker import NAMESPACE
 from shared.messaging.jobs import QUEUES
 
-#: Workers and everybody else who rang lately; more than a thousand lookups would keep Redis busy for nothing.
+#: Workers and other recent clients; more than a thousand lookups would keep Redis busy for nothing.
 MOST_BROKERS = 200
 
 

@@ -1,6 +1,6 @@
-"""Paused lanes: a row stops the workers from taking messages of a queue; what is in flight finishes.
+"""Paused queues: a row stops the workers from taking a queue's messages; messages in flight finish.
 
-Nothing is lost by it: what is due stays due in its row, and its messages wait.
+Nothing is lost: due work stays due in its row, and its messages wait.
 """
 
 import threading
@@ -21,13 +21,13 @@ from shared.messaging.jobs import QUEUES, RELEASED_QUEUES
 
 log = structlog.get_logger()
 
-#: How old a worker's knowledge of the pauses may be (s): one small query of each process.
-ASK_EVERY_S = 2.0
+#: How old a worker's knowledge of the pauses may be (s): one small query per process.
+READ_EVERY_S = 2.0
 
 
 @dataclass(frozen=True)
 class Pause:
-    """Who paused a lane, when (business time) and why."""
+    """Who paused a queue, when (business time) and why."""
 
     queue: str
     paused_by: str
@@ -42,8 +42,8 @@ def paused_queues(connection: Connection) -> dict[str, Pause]:
 
 
 def pause_queue(connection: Connection, queue: str, cause: Cause) -> bool:
-    """Pause a lane until somebody resumes it; False if it is paused already. LookupError for an unknown lane."""
-    _known(queue)
+    """Pause a queue until it is resumed; False if it is paused already. LookupError for an unknown queue."""
+    _check_is_known(queue)
     paused = connection.execute(
         insert(queue_pauses)
         .values(queue=queue, paused_by=cause.actor, reason=cause.reason, paused_at=cause.at)
@@ -52,94 +52,96 @@ def pause_queue(connection: Connection, queue: str, cause: Cause) -> bool:
     ).one_or_none()
     if paused is None:
         return False
-    _tell(connection, EventType.QUEUE_PAUSED, queue, cause, before="open", after="paused")
+    _record_change(connection, EventType.QUEUE_PAUSED, queue, cause, before="open", after="paused")
     return True
 
 
 def resume_queue(connection: Connection, queue: str, cause: Cause) -> Pause | None:
-    """Let the workers take a lane's messages again; return the pause that ended, None if there was none."""
-    _known(queue)
+    """Let the workers take a queue's messages again; return the pause that ended, None if there was none."""
+    _check_is_known(queue)
     row = connection.execute(
         delete(queue_pauses).where(queue_pauses.c.queue == queue).returning(queue_pauses)
     ).one_or_none()
     if row is None:
         return None
-    _tell(connection, EventType.QUEUE_RESUMED, queue, cause, before="paused", after="open")
+    _record_change(connection, EventType.QUEUE_RESUMED, queue, cause, before="paused", after="open")
     return Pause(row.queue, row.paused_by, row.reason, row.paused_at)
 
 
-def ask_pauses(engine: Callable[[], Engine]) -> Callable[[], Collection[str]]:
-    """Return what a watch asks with: the paused queues, in one statement and without a transaction."""
+def pauses_query(engine: Callable[[], Engine]) -> Callable[[], Collection[str]]:
+    """Return a PauseWatch's query: the paused queues, in one statement and without a transaction."""
 
-    def ask() -> Collection[str]:
+    def query() -> Collection[str]:
         with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             return frozenset(connection.scalars(select(queue_pauses.c.queue)))
 
-    return ask
+    return query
 
 
 class PauseWatch:
-    """What a worker knows of the pauses: asked at most every few seconds, by one of its threads at a time.
+    """A worker's cached pauses: read every few seconds at most, by one of its threads at a time.
 
-    If the database can't be asked, what was last known holds. Before the first answer every lane counts as paused:
-    a worker that can't ask its database could do nothing with a message, and a pause must survive its restart.
+    If the database doesn't answer, the last known pauses stay. Before the first answer every queue counts as
+    paused: a worker without its database can do nothing with a message, and a pause must survive its restart.
     """
 
     def __init__(
         self,
-        ask: Callable[[], Collection[str]],
-        every_s: float = ASK_EVERY_S,
+        query: Callable[[], Collection[str]],
+        every_s: float = READ_EVERY_S,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._ask, self._every_s, self._monotonic = ask, every_s, monotonic
+        self._query, self._every_s, self._monotonic = query, every_s, monotonic
         self._known: Collection[str] | None = None
-        self._ask_at = float("-inf")
-        self._turn = threading.Lock()
-        self._is_in_trouble = False
+        self._read_at = float("-inf")
+        self._reading = threading.Lock()
+        self._has_error = False
 
     def is_paused(self, queue: str) -> bool:
-        """Whether no message of this queue may be begun. Never raises, and waits for no other thread."""
+        """Whether no message of this queue may be started. Never raises, and waits for no other thread."""
         queue = RELEASED_QUEUES.get(queue, queue)
-        if self._monotonic() >= self._ask_at and self._turn.acquire(blocking=False):
+        if self._monotonic() >= self._read_at and self._reading.acquire(blocking=False):
             try:
-                self._look()
+                self._read()
             finally:
-                self._turn.release()
+                self._reading.release()
         known = self._known
         return known is None or queue in known
 
-    def _look(self) -> None:
+    def _read(self) -> None:
         try:
-            found = self._ask()
-        except Exception as error:  # whatever it is: a worker without its consumer would stand still for good
-            self._note_trouble(error)
+            found = self._query()
+        except Exception as error:  # whatever it is: an exception here would stop the worker's consumer for good
+            self._log_error(error)
         else:
             changed = set(found) ^ set(self._known or ())
             self._known = found
             if changed:
-                log.info("lanes.changed", paused=sorted(found))
-            if self._is_in_trouble:
-                self._is_in_trouble = False
-                log.info("lanes.asked_again")
-        self._ask_at = self._monotonic() + self._every_s
+                log.info("queue_pauses.changed", paused=sorted(found))
+            if self._has_error:
+                self._has_error = False
+                log.info("queue_pauses.read_again")
+        self._read_at = self._monotonic() + self._every_s
 
-    def _note_trouble(self, error: Exception) -> None:
-        """Say it once, not every two seconds of an outage."""
-        if self._is_in_trouble:
+    def _log_error(self, error: Exception) -> None:
+        """Log it once, not every two seconds of an outage."""
+        if self._has_error:
             return
-        self._is_in_trouble = True
-        held = "every lane counts as paused" if self._known is None else f"{sorted(self._known)} stay paused"
-        log.warning("lanes.not_asked", error=type(error).__name__, consequence=held)
+        self._has_error = True
+        held = "every queue counts as paused" if self._known is None else f"{sorted(self._known)} stay paused"
+        log.warning("queue_pauses.not_read", error=type(error).__name__, consequence=held)
         if not isinstance(error, SQLAlchemyError):
-            log.error("lanes.defect", exc_info=error)
+            log.error("queue_pauses.defect", exc_info=error)
 
 
-def _known(queue: str) -> None:
+def _check_is_known(queue: str) -> None:
     if queue not in QUEUES:
-        raise LookupError(f"there is no lane {queue!r}; there are {', '.join(QUEUES)}")
+        raise LookupError(f"there is no queue {queue!r}; there are {', '.join(QUEUES)}")
 
 
-def _tell(connection: Connection, what: EventType, queue: str, cause: Cause, *, before: str, after: str) -> None:
+def _record_change(
+    connection: Connection, what: EventType, queue: str, cause: Cause, *, before: str, after: str
+) -> None:
     record_event(
         connection,
         BillingEvent(

@@ -21,7 +21,7 @@ from shared.messaging.broker import NAMESPACE, enqueue, make_broker, make_enqueu
 from shared.messaging.dead_letters import list_dead_letters
 from shared.messaging.jobs import BATCH, SETTLEMENT, ChargePayment, SettleAttempt
 from shared.messaging.middleware import LONGEST_TRACEBACK, bounded
-from shared.messaging.queue_pauses import PauseWatch, ask_pauses, pause_queue, paused_queues, resume_queue
+from shared.messaging.queue_pauses import PauseWatch, pause_queue, paused_queues, pauses_query, resume_queue
 from tests.broker.conftest import add_actor, dead_letters, eventually, is_at_rest, running_worker
 from tests.world import World
 from workers.use_cases.charge_payment import charge_payment
@@ -35,7 +35,7 @@ class Shop:
 
     def __init__(self, world: World, redis_url: str) -> None:
         self.world = world
-        self.watch = PauseWatch(ask_pauses(lambda: world.engine), every_s=SOON_S)
+        self.watch = PauseWatch(pauses_query(lambda: world.engine), every_s=SOON_S)
         self.broker: RedisBroker = make_broker(redis_url, is_paused=self.watch.is_paused)
         self.begun: list[str] = []
         self.looked: list[str] = []
@@ -201,9 +201,9 @@ def test_last_known_pauses_hold_during_a_database_outage_and_are_logged_once() -
             assert not watch.is_paused(SETTLEMENT)
         database.error, database.paused, database.now = None, (), 8.0
         assert not watch.is_paused(BATCH)
-    assert [one["event"] for one in logs if one["event"].startswith("lanes.not") or "again" in one["event"]] == [
-        "lanes.not_asked",
-        "lanes.asked_again",
+    assert [one["event"] for one in logs if one["event"].startswith("queue_pauses.not") or "again" in one["event"]] == [
+        "queue_pauses.not_read",
+        "queue_pauses.read_again",
     ]
 
 
@@ -269,7 +269,7 @@ def test_dead_letter_stores_its_traceback_without_secrets(shop: Shop, client: An
 def test_traceback_is_truncated_at_its_start_and_redacted() -> None:
     long = "\n".join(f"frame {number} sk_live_{number:032} ü\U0001f600 a@b.example" for number in range(2_000))
     kept = bounded(f"{long}\nValueError: the end postgresql://u:geheim@h/x whsec_abc")
-    assert kept.startswith("… (the beginning is cut)")
+    assert kept.startswith("… (beginning cut)")
     assert len(json.dumps(kept)) <= LONGEST_TRACEBACK
     assert kept.endswith("ValueError: the end postgresql://[redacted]@h/x [redacted]")
     assert "sk_live" not in kept

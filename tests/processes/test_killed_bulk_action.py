@@ -48,7 +48,7 @@ def test_a_worker_is_killed_between_two_chunks_of_a_bulk_action(company: Running
     company.add_fees(names)
     company.duecourse("queues", "pause", "batch", "--reason", "the processor is away")
     log = company.data / "logs" / "worker-batch.log"
-    company.wait_until(lambda: "lanes.changed" in log.read_text(), "the workers honour the pause")
+    company.wait_until(lambda: "queue_pauses.changed" in log.read_text(), "the workers honour the pause")
     with ExitStack() as stack:
         period = company.end_month()
         due = "SELECT count(*) FROM payments WHERE state = 'due'"
