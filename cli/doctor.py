@@ -31,7 +31,7 @@ from shared.logs import redact
 from shared.messaging.broker import NAMESPACE
 from shared.messaging.jobs import QUEUES
 from shared.messaging.queue_pauses import paused_queues
-from shared.operations.heartbeats import processes_alive
+from shared.operations.heartbeats import live_processes
 from shared.policy import Policy, PolicyError, load_policy
 from shared.scheduling.leader_lock import is_scheduler_alive
 from shared.settings import ClockKind, Settings, SettingsError
@@ -234,7 +234,7 @@ def _in_postgres(connection: Connection, settings: Settings) -> Iterator[Finding
 
 def _processes(connection: Connection) -> Finding:
     """Never a problem: a missing scheduler or worker is reported by its own check."""
-    alive = Counter(one.kind for one in processes_alive(connection, machine_now()))
+    alive = Counter(one.kind for one in live_processes(connection, machine_now()))
     if alive:
         return ok("processes", ", ".join(f"{count} {kind}" for kind, count in sorted(alive.items())))
     return ok("processes", "no heartbeat", "start the lines of the Procfile, or `duecourse up`")

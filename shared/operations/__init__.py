@@ -1,1 +1,1 @@
-"""Who may use the dashboard: people, their passwords, roles and sessions, and the book of what they did."""
+"""Dashboard users, passwords, roles, sessions, the audit log, heartbeats, and stored Stripe events."""

@@ -1,7 +1,7 @@
-"""The book of actions: who did what, when, on what, why, and what came of it. Rows can't be changed (trigger).
+"""The audit log: who did what, when, to what, why, and with which result. Rows can't be changed (trigger).
 
-The trail (`events`) tells each payment's story; the book tells each person's. An action and its line in the book
-are written in one transaction.
+Billing events tell each payment's history; the audit log tells each operator's. An action and its audit entry are
+written in one transaction.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from shared.db.tables.operators import audit_log
 
 
 class AuditAction(StrEnum):
-    """What people do. Permanent names."""
+    """Audited actions. Permanent names."""
 
     SESSION_BEGIN = "session.begin"
     SESSION_END = "session.end"
@@ -55,10 +55,10 @@ class AuditAction(StrEnum):
 
 @dataclass(frozen=True)
 class AuditEntry:
-    """One line. `at` is business time.
+    """One entry. `at` is business time.
 
-    `seen` is what the person saw before they said yes (counts, sums, a digest); `result` what came of it. Ids,
-    counts and words, never personal data or secrets.
+    `snapshot` is what the operator saw before confirming (counts, sums, a digest); `result` is what the action did.
+    Ids, counts and words, never personal data or secrets.
     """
 
     action: AuditAction
@@ -75,5 +75,5 @@ class AuditEntry:
 
 
 def record_action(connection: Connection, action: AuditEntry) -> None:
-    """Add a line to the book, in the caller's transaction."""
+    """Add an entry to the audit log, in the caller's transaction."""
     connection.execute(insert(audit_log).values(**vars(action)))

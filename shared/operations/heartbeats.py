@@ -1,7 +1,7 @@
-"""Signs of life: each process says every few seconds that it lives, and takes its row away when it stops.
+"""Process heartbeats: upsert a row every 10 s, delete it on shutdown.
 
-Never in the way of anything: a beat has a thread and a transaction of its own, and one that can't be written is
-logged once and missed.
+A heartbeat delays nothing: it has its own thread and transaction. One that can't be written is logged once and
+skipped.
 """
 
 import os
@@ -25,21 +25,21 @@ from shared.db.tables.operators import heartbeats
 
 log = structlog.get_logger()
 
-#: Often enough that a death is seen within half a minute; one small write of each process.
+#: Often enough that a death is noticed within half a minute; one small write per process.
 EVERY_S = 10.0
-#: Three beats missed. A process whose clock is this far off isn't believed either; `doctor` names such clocks.
+#: Three missed heartbeats. A process whose clock is this far off counts as lost too; `doctor` names such clocks.
 LOST_AFTER = timedelta(seconds=30)
-#: Those who were killed leave their row; after a day nobody asks.
+#: A killed process leaves its row; it is deleted after a day.
 KEPT_FOR = timedelta(days=1)
-#: How often each process tidies, in beats: some once an hour.
-TIDY_EVERY = 360
+#: Old rows are deleted once per this many heartbeats, about once an hour.
+DELETE_OLD_EVERY = 360
 
 WEB, SCHEDULER, WORKER = "web", "scheduler", "worker"
 
 
 @dataclass(frozen=True)
-class Alive:
-    """One process that says it lives. Both times are machine time."""
+class LiveProcess:
+    """One live process. Both times are machine time."""
 
     kind: str
     host: str
@@ -51,15 +51,15 @@ class Alive:
     seen_at: datetime
 
 
-def processes_alive(connection: Connection, machine_now: datetime) -> list[Alive]:
-    """Return the processes that were heard within LOST_AFTER, by kind and age."""
+def live_processes(connection: Connection, machine_now: datetime) -> list[LiveProcess]:
+    """Return the processes with a heartbeat within LOST_AFTER, by kind and age."""
     rows = connection.execute(
         select(heartbeats)
         .where(heartbeats.c.seen_at.between(machine_now - LOST_AFTER, machine_now + LOST_AFTER))
         .order_by(heartbeats.c.kind, heartbeats.c.started_at, heartbeats.c.process)
     )
     return [
-        Alive(
+        LiveProcess(
             kind=row.kind,
             host=str(row.data.get("host", "")),
             pid=int(row.data.get("pid", 0)),
@@ -74,7 +74,7 @@ def processes_alive(connection: Connection, machine_now: datetime) -> list[Alive
 
 
 class Heartbeats:
-    """One process's signs of life. `data` says what it does: its queues and threads."""
+    """One process's heartbeats. `data` describes the process: its queues and threads."""
 
     def __init__(
         self,
@@ -87,34 +87,34 @@ class Heartbeats:
         self._started_at = machine_now()
         self._data = {"host": socket.gethostname(), "pid": os.getpid(), "release": _release(), **(data or {})}
         self._process = f"{kind} {self._data['host']} {os.getpid()} {self._started_at.isoformat()}"
-        self._count = 0
-        self._is_missed = False
+        self._sent = 0
+        self._has_error = False
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self, every_s: float = EVERY_S) -> None:
-        """Beat now and from now on, in a thread of its own."""
+        """Send a heartbeat now and every `every_s`, in a thread of its own."""
         self._thread = threading.Thread(target=self._run, args=(every_s,), name="beats", daemon=True)
         self._thread.start()
 
     def stop(self, within_s: float = 1.0) -> None:
-        """Take the row away, if that takes no longer than `within_s`: nobody waits for a database that is away."""
+        """Delete the row, but give up after `within_s`: a shutdown doesn't wait for an unreachable database."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(within_s)
 
-    def beat(self) -> None:
-        """Say once that this process lives. Never raises."""
-        self._try(self._write)
-        if self._count % TIDY_EVERY == 0:
-            self._try(self._tidy)
-        self._count += 1
+    def send(self) -> None:
+        """Send one heartbeat. Never raises."""
+        self._try_in_transaction(self._write)
+        if self._sent % DELETE_OLD_EVERY == 0:
+            self._try_in_transaction(self._delete_old)
+        self._sent += 1
 
     def _run(self, every_s: float) -> None:
         while not self._stopping.is_set():
-            self.beat()
+            self.send()
             self._stopping.wait(every_s)
-        self._try(self._remove)
+        self._try_in_transaction(self._remove)
 
     def _write(self, connection: Connection) -> None:
         now = self._machine_now()
@@ -123,42 +123,42 @@ class Heartbeats:
         )
         connection.execute(row.on_conflict_do_update(index_elements=["process"], set_={"seen_at": now}))
 
-    def _tidy(self, connection: Connection) -> None:
+    def _delete_old(self, connection: Connection) -> None:
         old = heartbeats.c.seen_at < self._machine_now() - KEPT_FOR
         connection.execute(delete(heartbeats).where(old))
 
     def _remove(self, connection: Connection) -> None:
         connection.execute(delete(heartbeats).where(heartbeats.c.process == self._process))
 
-    def _try(self, work: Callable[[Connection], None]) -> None:
+    def _try_in_transaction(self, work: Callable[[Connection], None]) -> None:
         try:
             with self._engine().begin() as connection:
                 work(connection)
-        except Exception as error:  # whatever it is, a sign of life must not be what a process dies of
-            if not self._is_missed:
-                self._is_missed = True
-                log.warning("beats.missed", error=type(error).__name__, consequence="this process looks dead")
+        except Exception as error:  # whatever it is, a heartbeat must not end its process
+            if not self._has_error:
+                self._has_error = True
+                log.warning("heartbeat.missed", error=type(error).__name__, consequence="this process looks dead")
         else:
-            if self._is_missed:
-                self._is_missed = False
-                log.info("beats.heard_again")
+            if self._has_error:
+                self._has_error = False
+                log.info("heartbeat.sent_again")
 
 
 class WorkerHeartbeats(Middleware):
-    """A worker process's signs of life, from its first thread to its last message."""
+    """A worker process's heartbeats, from its first thread to its last message."""
 
     def __init__(self, engine: Callable[[], Engine]) -> None:
         self._engine = engine
-        self._beats: Heartbeats | None = None
+        self._heartbeats: Heartbeats | None = None
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
         queues: Sequence[str] = sorted(worker.consumer_whitelist or broker.get_declared_queues())
-        self._beats = Heartbeats(self._engine, WORKER, {"queues": queues, "threads": worker.worker_threads})
-        self._beats.start()
+        self._heartbeats = Heartbeats(self._engine, WORKER, {"queues": queues, "threads": worker.worker_threads})
+        self._heartbeats.start()
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002  # Dramatiq's signature
-        if self._beats is not None:
-            self._beats.stop()
+        if self._heartbeats is not None:
+            self._heartbeats.stop()
 
 
 def _release() -> str | None:

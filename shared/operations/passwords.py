@@ -1,37 +1,37 @@
-"""Passwords: argon2id with the library's own parameters (RFC 9106, low memory), never kept, never logged."""
+"""Passwords: argon2id with the library's own parameters (RFC 9106, low memory). Never stored, never logged."""
 
 from functools import cache
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-#: NIST SP 800-63B asks for 8 and recommends 15 where nothing else protects; no rules about kinds of characters.
+#: NIST SP 800-63B requires 8 and recommends 15 for single-factor sign-in; no rules about kinds of characters.
 SHORTEST = 12
-#: A bound, so that nobody has us hash a book.
+#: An upper bound, so that nobody makes us hash a huge text.
 LONGEST = 256
 
 _hasher = PasswordHasher()
 
 
 class PasswordError(ValueError):
-    """A password that can't be taken; the message says why."""
+    """The password is not acceptable; the message says why."""
 
 
 def hash_password(password: str, name: str) -> str:
-    """Return the hash to keep. PasswordError if it is too short, too long, or the person's own name."""
+    """Return the hash to store. PasswordError if it is too short, too long, or the user's own name."""
     if len(password) < SHORTEST:
         raise PasswordError(f"a password has at least {SHORTEST} characters; a few words are fine")
     if len(password) > LONGEST:
         raise PasswordError(f"a password has at most {LONGEST} characters")
     if name.lower() in password.lower() and len(password) - len(name) < SHORTEST - 4:
-        raise PasswordError("a password isn't one's own name with something added")
+        raise PasswordError("a password must not be the user's name with something added")
     if len(set(password)) < 5:
         raise PasswordError("a password has more than four different characters")
     return _hasher.hash(password)
 
 
 def is_password(password: str, kept: str | None) -> bool:
-    """Whether a password is the one of a hash. Takes as long if there is no hash: who exists stays unknown."""
+    """Whether a password matches a hash. Without a hash it takes as long, so it reveals no user names."""
     try:
         _hasher.verify(kept or _nobodys(), password[:LONGEST])
     except (VerificationError, InvalidHashError):

@@ -1,6 +1,6 @@
-"""Sessions: a random token in the browser, its hash in a row. A row that goes ends the session everywhere.
+"""Sessions: a random token in the browser, its hash in a row. Deleting the row ends the session everywhere.
 
-Rows and not signed cookies, because a copied cookie must stop working the moment somebody signs out.
+Rows rather than signed cookies, because a copied cookie must stop working as soon as the user signs out.
 """
 
 import hashlib
@@ -15,19 +15,19 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from shared.db.tables.operators import sessions, users
 
-#: A night's duty; whoever did nothing for so long signs in again (machine time).
+#: One night on call; a user who is idle for longer signs in again (machine time).
 IDLE_FOR = timedelta(hours=12)
-#: However busy, a session ends after a week.
+#: Even an active session ends after a week.
 LASTS_FOR = timedelta(days=7)
-#: `last_seen_at` is written at most so often: a page that refreshes itself must not write a row each time.
+#: `last_seen_at` is written at most this often: a page that refreshes itself must not write a row each time.
 SEEN_EVERY = timedelta(minutes=1)
-#: An order a form carries is good for as long as its session; 256 bits each.
+#: A form token is valid for as long as its session; 256 bits each.
 TOKEN_BYTES = 32
 
 
 @dataclass(frozen=True)
 class SignedIn:
-    """A session in force: the person's row and what its forms are signed with."""
+    """A valid session: the user's row and the key that signs the forms."""
 
     token_hash: str
     user: Any
@@ -38,7 +38,7 @@ class SignedIn:
 def begin_session(
     connection: Connection, user_id: UUID, address: str | None, agent: str | None, machine_now: datetime
 ) -> str:
-    """Begin a session and return its token, which is kept nowhere. Tidies up what has ended."""
+    """Start a session and return its token, which is not stored. Deletes expired sessions."""
     token = secrets.token_urlsafe(TOKEN_BYTES)
     connection.execute(delete(sessions).where(sessions.c.expires_at < machine_now - LASTS_FOR))
     connection.execute(
@@ -57,7 +57,7 @@ def begin_session(
 
 
 def find_session(connection: Connection, token: str, machine_now: datetime) -> SignedIn | None:
-    """Return the session of a token; None if there is none, if it ended, or if its person is locked out."""
+    """Return a token's session; None if there is none, if it ended, or if its user is disabled."""
     row = connection.execute(
         select(users, sessions.c.token_hash, sessions.c.csrf_key, sessions.c.last_seen_at)
         .join(sessions, sessions.c.user_id == users.c.id)
@@ -74,12 +74,12 @@ def find_session(connection: Connection, token: str, machine_now: datetime) -> S
 
 
 def is_to_be_touched(session: SignedIn, machine_now: datetime) -> bool:
-    """Whether it is time to write down that the session is used."""
+    """Whether the session's last use is old enough to write again."""
     return session.last_seen_at < machine_now - SEEN_EVERY
 
 
 def touch_session(connection: Connection, session: SignedIn, machine_now: datetime) -> None:
-    """Write down that the session is used."""
+    """Write the session's last use."""
     connection.execute(
         update(sessions).where(sessions.c.token_hash == session.token_hash).values(last_seen_at=machine_now)
     )
@@ -91,12 +91,12 @@ def end_session(connection: Connection, token: str) -> None:
 
 
 def end_sessions(connection: Connection, user_id: UUID) -> int:
-    """End all sessions of a person and return how many there were."""
+    """End all sessions of a user; return how many there were."""
     return connection.execute(delete(sessions).where(sessions.c.user_id == user_id)).rowcount
 
 
 def form_token(csrf_key: str, action: str) -> str:
-    """Return what a form to `action` (a path) carries: good for this session and this path only."""
+    """Return the token of a form to `action` (a path): valid for this session and this path only."""
     return hmac.new(csrf_key.encode(), action.encode(), hashlib.sha256).hexdigest()
 
 
@@ -106,5 +106,5 @@ def is_form_token(csrf_key: str, action: str, said: str) -> bool:
 
 
 def _hash(token: str) -> str:
-    # A plain hash will do: the token is 256 random bits, which nobody can guess their way to.
+    # A plain hash is enough: the token is 256 random bits, which nobody can guess.
     return hashlib.sha256(token.encode()).hexdigest()

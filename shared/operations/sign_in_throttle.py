@@ -1,4 +1,4 @@
-"""Wrong passwords are counted per person and address, so that guessing is slow and nobody can lock others out."""
+"""Counts wrong passwords per user and address: guessing is slow, and an attacker can't easily lock others out."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -8,23 +8,23 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select
 from shared.db.tables.operators import sign_in_failures
 
 WITHIN = timedelta(minutes=15)
-#: Of one person from one address: a forgotten password is tried a few times.
+#: For one user from one address: a forgotten password takes a few tries.
 OF_ONE_AT_ONE_ADDRESS = 5
-#: From one address, whoever is named: a company's whole office may be behind it.
+#: From one address, for any users: a company's whole office may share it.
 AT_ONE_ADDRESS = 30
-#: Of one person from anywhere: many machines guess together. High, since it locks the person out too.
+#: For one user from anywhere: many machines may guess together. High, since it locks the user out too.
 OF_ONE = 100
 
 
 @dataclass(frozen=True)
 class TooMany:
-    """Guessing is refused until then (machine time)."""
+    """Sign-in is refused until then (machine time)."""
 
     until: datetime
 
 
 def is_throttled(connection: Connection, name: str, address: str, machine_now: datetime) -> TooMany | None:
-    """Say whether another try is refused, before any password is looked at."""
+    """Return whether another try is refused, before any password is checked."""
     by_name, by_address = sign_in_failures.c.name == name, sign_in_failures.c.address == address
     bounds: tuple[tuple[int, ColumnElement[bool]], ...] = (
         (OF_ONE_AT_ONE_ADDRESS, by_name & by_address),
@@ -43,13 +43,13 @@ def is_throttled(connection: Connection, name: str, address: str, machine_now: d
 
 
 def note_failure(connection: Connection, name: str, address: str, machine_now: datetime) -> None:
-    """Write down a wrong password, and forget old ones."""
+    """Record a wrong password, and delete old ones."""
     connection.execute(delete(sign_in_failures).where(sign_in_failures.c.at < machine_now - WITHIN * 4))
     connection.execute(insert(sign_in_failures).values(name=name[:64], address=address[:64], at=machine_now))
 
 
-def forgive(connection: Connection, name: str, address: str) -> None:
-    """The right password at last: what this person got wrong here counts no more."""
+def clear_failures(connection: Connection, name: str, address: str) -> None:
+    """Delete the user's failures at this address after a successful sign-in."""
     connection.execute(
         delete(sign_in_failures).where(sign_in_failures.c.name == name, sign_in_failures.c.address == address)
     )

@@ -1,7 +1,7 @@
-"""Transactions of a worker with one stored Stripe event: claim it, apply it, postpone it, note an error on it.
+"""A worker's transactions for one stored Stripe event: claim, apply, postpone, note an error.
 
-Locks: the event's row first, then whatever applying it locks. The event first, because nobody takes its lock while
-holding another; so of two workers with the same event one waits holding nothing, and then sees that it is done.
+Locks: the event's row first, then the rows that applying it locks. Nobody takes an event's lock while holding
+another lock. So of two workers with the same event, one waits without holding a lock, and then finds it applied.
 """
 
 from collections.abc import Callable
@@ -25,18 +25,18 @@ from shared.logs import redact
 from shared.messaging.jobs import Job
 from shared.operations.stripe_events import OPEN
 
-#: While a worker is at an event nobody else needs to be: above what fetch and apply usually take. A second
-#: worker after it does no harm, and an event whose worker was killed is back soon.
+#: No other worker needs the event while one processes it: longer than fetch and apply usually take. A second worker
+#: afterwards does no harm, and an event whose worker was killed is back soon.
 CLAIM = timedelta(seconds=20)
-#: Seconds first, for a blip; never longer than an operator would wait to see an outage end.
+#: Starts at seconds, for a short outage; never longer than an operator would wait after an outage ends.
 EVENT_BACKOFF = Backoff(first=timedelta(seconds=5), longest=timedelta(minutes=10))
-#: Exceptions in a row (two hours of them) before an event waits for an operator. Outages don't count.
-MAX_TROUBLES = 20
+#: Errors in a row (two hours of them) before an event waits for an operator. Outages don't count.
+MAX_ERRORS = 20
 
 
 @dataclass(frozen=True)
 class StripeEvent:
-    """A stored event, claimed. `stored_at` is machine time, `stripe_created_at` the processor's."""
+    """A stored event, claimed. `stored_at` is machine time; `stripe_created_at` is the processor's time."""
 
     coverage: str
     stripe_event_id: str
@@ -50,7 +50,7 @@ class StripeEvent:
 
 @dataclass(frozen=True)
 class Effect:
-    """What applying the event did: a note for operators, whom it concerns, what to enqueue after the commit."""
+    """What applying the event did: a note for operators, the rows concerned, and jobs to enqueue."""
 
     note: str
     account_id: UUID | None = None
@@ -59,35 +59,34 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class AskAgain:
-    """What an event is about is being written down at this moment: look at it at `at` (machine time)."""
+class ProcessAgain:
+    """The object of the event is being recorded at this moment: process the event again at `at` (machine time)."""
 
     at: datetime
 
 
 @dataclass(frozen=True)
 class Moment:
-    """This moment on both clocks."""
+    """The current instant on both clocks."""
 
     now: datetime
     machine_now: datetime
 
 
 #: Applies what was fetched, in the transaction that also marks the event as applied. May run again after a
-#: deadlock, so it touches nothing but the database.
+#: deadlock, so it changes nothing outside the database.
 Apply = Callable[[Connection], Effect]
-#: Says, in the transaction of the claim, what an event tells that we know already; None if it is worth a look.
-Echo = Callable[[Connection, StripeEvent, datetime], Effect | AskAgain | None]
+#: In the claim's transaction: a note if the event only repeats what our rows say; None if it must be fetched.
+Echo = Callable[[Connection, StripeEvent, datetime], Effect | ProcessAgain | None]
 
 
 def claim_event(
     connection: Connection, coverage: str, stripe_event_id: str, echoes: Callable[[str], Echo | None], at: Moment
 ) -> StripeEvent | None:
-    """Keep the event from other workers for a while; None if it is done, not due yet, or another worker's.
+    """Keep the event from other workers for a while; None if it is applied, not due yet, or another worker's.
 
-    An event that only echoes what we know (`echoes` by event type) is applied here at once.
-
-    Not durable at once, since a claim that is lost costs a repetition only: saves the wait for the disk.
+    An event that only echoes our own rows (`echoes` by event type) is applied here at once.
+    The commit is asynchronous, which saves the wait for the disk: a lost claim only costs a repetition.
     """
     connection.execute(text("SET LOCAL synchronous_commit = off"))
     row = connection.execute(
@@ -97,7 +96,7 @@ def claim_event(
         return None
     echo = echoes(row.type)
     known = None if echo is None else echo(connection, _read(row), at.machine_now)
-    if isinstance(known, AskAgain):
+    if isinstance(known, ProcessAgain):
         connection.execute(
             update(stripe_events).where(_is(coverage, stripe_event_id)).values(try_again_at=known.at)
         )
@@ -130,17 +129,17 @@ def apply_event(connection: Connection, event: StripeEvent, apply: Apply, at: Mo
 
 
 def postpone_event(connection: Connection, event: StripeEvent, until: datetime) -> None:
-    """Leave the event as it is until `until`, machine time."""
-    connection.execute(_still_open(event).values(try_again_at=until))
+    """Leave the event unchanged until `until`, machine time."""
+    connection.execute(_is_open(event).values(try_again_at=until))
 
 
 def note_error(connection: Connection, event: StripeEvent, error: Exception, at: Moment) -> None:
-    """Say on the event's row what is wrong. After MAX_TROUBLES it stays there until an operator acts."""
+    """Write the error on the event's row. After MAX_ERRORS it stays there until an operator acts."""
     tries = event.tries if event.state == StripeEventState.TROUBLE else 1
-    try_again_at = UNTIL_RELEASED if tries >= MAX_TROUBLES else at.machine_now + EVENT_BACKOFF.after(tries)
+    try_again_at = UNTIL_RELEASED if tries >= MAX_ERRORS else at.machine_now + EVENT_BACKOFF.after(tries)
     trouble = describe_error(error)
     noted = connection.execute(
-        _still_open(event).values(
+        _is_open(event).values(
             state=StripeEventState.TROUBLE, tries=tries, try_again_at=try_again_at, trouble=trouble
         )
     )
@@ -161,7 +160,7 @@ def note_error(connection: Connection, event: StripeEvent, error: Exception, at:
 
 
 def describe_error(error: Exception) -> str:
-    """Type and message, without secrets; of a database error only the server's sentence, not the values."""
+    """Type and message, without secrets. For a database error only the server's message, not the values."""
     if isinstance(error, DBAPIError):
         diagnosis = getattr(error.orig, "diag", None)
         return f"{type(error.orig).__name__}: {getattr(diagnosis, 'message_primary', None) or 'no message'}"
@@ -190,7 +189,7 @@ def _mark_applied(connection: Connection, event: StripeEvent, effect: Effect, at
     )
 
 
-def _still_open(event: StripeEvent) -> Any:
+def _is_open(event: StripeEvent) -> Any:
     return update(stripe_events).where(_is(event.coverage, event.stripe_event_id), stripe_events.c.state.in_(OPEN))
 
 
@@ -199,7 +198,7 @@ def _is(coverage: str, stripe_event_id: str) -> ColumnElement[bool]:
 
 
 def _is_due(machine_now: datetime) -> ColumnElement[bool]:
-    """The same rule as the sweep's."""
+    """The sweep's own rule."""
     return and_(
         stripe_events.c.state.in_(OPEN),
         or_(

@@ -1,4 +1,4 @@
-"""Stored Stripe events for people: a page of them, what one did, and having one applied again."""
+"""Stored Stripe events for operators: a page of them, one event's history, and applying one again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from shared.domain.refusals import Refused
 from shared.domain.states import StripeEventState
 from shared.messaging.jobs import ApplyStripeEvent
 
-#: Events looked through for one page of a filter: some 20 ms. Whoever wants older ones goes on from there.
+#: Events scanned for one page of a filter: some 20 ms. The next page continues from there.
 WINDOW = 20_000
-#: Lines of the trail looked through for what an event met: trouble and requests are rare.
+#: Billing events scanned for an event's errors and requests, which are rare.
 RARE = 2_000
-#: The trail's time is the database's, an event's the worker's: how far apart they may be.
+#: Billing events carry the database's time, an event the worker's: the largest difference between them.
 CLOCKS_DIFFER = timedelta(minutes=2)
 
 OPEN = (StripeEventState.RECEIVED, StripeEventState.TROUBLE)
@@ -29,7 +29,7 @@ _KEY = (stripe_events.c.created_at, stripe_events.c.stripe_event_id)
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which events; empty means any. `about` is how the object's id begins, or a whole event id."""
+    """A filter of events; empty means any. `about` is the start of the object's id, or a whole event id."""
 
     state: str = ""
     type: str = ""
@@ -43,9 +43,9 @@ class Wanted:
 
 @dataclass(frozen=True)
 class EventsPage:
-    """Events, the newest first. `older_than` is where the next page begins; `has_more` whether it has matches.
+    """Events, newest first. The next page begins at `older_than`; `has_more` says whether it has matches.
 
-    None matched among WINDOW events that were looked through, if `rows` is empty and `older_than` isn't None.
+    If `rows` is empty and `older_than` isn't None, none of the WINDOW scanned events matched.
     """
 
     rows: Sequence[Row[Any]]
@@ -55,7 +55,7 @@ class EventsPage:
 def events_page(
     connection: Connection, wanted: Wanted, older_than: tuple[datetime, str] | None, limit: int
 ) -> EventsPage:
-    """Return a page of events, looking through at most WINDOW of them."""
+    """Return a page of events, scanning at most WINDOW of them."""
     window = _window(wanted, older_than).subquery()
     query = select(window)
     for name in ("state", "type", "coverage"):
@@ -76,7 +76,7 @@ def events_page(
 
 
 def open_events(connection: Connection, up_to: int) -> dict[str, int]:
-    """Count the events that are received or in trouble, at most `up_to` of each."""
+    """Count the events that are received or have an error, at most `up_to` of each."""
     return {
         state: connection.scalar(
             select(func.count()).select_from(
@@ -94,26 +94,27 @@ def find_event(connection: Connection, coverage: str, stripe_event_id: str) -> R
 
 
 def is_parked(event: Row[Any]) -> bool:
-    """Whether the workers have given it up, until a person acts."""
+    """Whether the workers have stopped retrying it, until an operator acts."""
     return event.try_again_at is not None and waits_for_operator(event.try_again_at)
 
 
 def request_apply(
     connection: Connection, coverage: str, stripe_event_id: str, cause: Cause
 ) -> ApplyStripeEvent | Refused:
-    """Have an event applied, again if need be, because a person wants it; ring the job after commit.
+    """Apply an event for an operator, again if need be; enqueue the job after the commit.
 
-    Safe for an applied one too: an event is a hint only. The worker fetches what is true now; a SetupIntent
-    registers its card once, a charge is booked once, and the same answer recorded twice changes nothing.
+    This is safe for an applied event too, because an event is only a hint. The worker fetches the current state: a
+    SetupIntent registers its card once, a charge gets one receipt, and recording the same answer twice changes
+    nothing.
     """
     event = connection.execute(
         select(stripe_events).where(_is(coverage, stripe_event_id)).with_for_update()
     ).one_or_none()
     if event is None:
-        return Refused("there is no such event", "look at the address, or search for it")
+        return Refused("there is no such event", "check the address, or search for it")
     if event.state == StripeEventState.IGNORED:
         return Refused(
-            f"nothing of ours follows from {event.type}", "nothing: the next of its kind is ignored, too"
+            f"Duecourse does nothing on {event.type}", "nothing: the next event of this type is ignored, too"
         )
     connection.execute(
         update(stripe_events)
@@ -137,9 +138,9 @@ def request_apply(
 
 
 def billing_events_of(connection: Connection, event: Row[Any]) -> list[Row[Any]]:
-    """Return what the trail tells of an event, oldest first: trouble, requests, and what applying it did.
+    """Return an event's billing events, oldest first: errors, requests, and what applying it did.
 
-    The trail has no index by Stripe's ids: the place where it was applied is searched by time.
+    Billing events have no index by Stripe's ids: the one of its application is found by time.
     """
     found: list[Row[Any]] = []
     for rare in (EventType.STRIPE_EVENT_NOT_APPLIED, EventType.STRIPE_EVENT_APPLY_REQUESTED):
@@ -173,7 +174,7 @@ def _about(connection: Connection, event: Row[Any], rows: Select[Any]) -> Sequen
 
 
 def _first_since(connection: Connection, event_type: str, since: datetime) -> int:
-    """Return an id before which the trail has no line of this type since then: some twenty looks at one index."""
+    """Return an id before which no billing event of this type happened since then: some twenty index look-ups."""
     low, high = connection.execute(
         select(func.min(billing_events.c.id), func.max(billing_events.c.id)).where(
             billing_events.c.type == event_type

@@ -1,4 +1,4 @@
-"""People who may sign in: added at the command line or by an admin, never deleted, since the book names them."""
+"""Dashboard users: added at the command line or by an admin, never deleted, since the audit log names them."""
 
 import re
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}", re.ASCII)
 
 
 class UserError(ValueError):
-    """A person can't be added or changed so; the message says why."""
+    """A user can't be added or changed as requested; the message says why."""
 
 
 @dataclass(frozen=True)
 class User:
-    """Somebody who may sign in. `time_zone` is how they want to read times; None: as their browser says."""
+    """A dashboard user. `time_zone` is how times are shown to them; None: their browser's."""
 
     id: UUID
     name: str
@@ -33,7 +33,7 @@ class User:
 
     @property
     def actor(self) -> str:
-        """How the trail and the book name them."""
+        """Their name in billing events and the audit log."""
         return f"operator:{self.name}"
 
     @property
@@ -42,12 +42,12 @@ class User:
 
 
 def user_of(row: Row[Any]) -> User:
-    """Read a row of `people`."""
+    """Read a row of `users`."""
     return User(row.id, row.name, Role(row.role), row.time_zone)
 
 
 def clean_name(name: str) -> str:
-    """Return a name as it is kept, in lower case; UserError unless it is a plain word."""
+    """Return a name as it is stored, in lower case; UserError unless it is a plain word."""
     cleaned = name.strip().lower()
     if not _NAME.fullmatch(cleaned):
         raise UserError(
@@ -59,9 +59,9 @@ def clean_name(name: str) -> str:
 def add_user(
     connection: Connection, name: str, role: Role, password: str | None, by: str, machine_now: datetime
 ) -> User:
-    """Add a person; without a password they can only come through a trusted proxy.
+    """Add a user; without a password they can only sign in through a trusted proxy.
 
-    UserError if the name is taken or no name, PasswordError for a password that can't be taken.
+    UserError if the name is taken or invalid, PasswordError if the password is not acceptable.
     """
     cleaned = clean_name(name)
     hashed = None if password is None else hash_password(password, cleaned)
@@ -79,17 +79,17 @@ def add_user(
                 .returning(users)
             ).one()
     except IntegrityError:
-        raise UserError(f"there is a {cleaned!r} already; names are never given twice") from None
+        raise UserError(f"{cleaned!r} exists already; names are never reused") from None
     return user_of(row)
 
 
 def find_user(connection: Connection, name: str) -> Row[Any] | None:
-    """Return a person's row by name, disabled ones included."""
+    """Return a user's row by name, disabled users included."""
     return connection.execute(select(users).where(users.c.name == name.strip().lower())).one_or_none()
 
 
 def set_password(connection: Connection, user: User, password: str, machine_now: datetime) -> None:
-    """Give a person a new password and sign them out everywhere. PasswordError if it can't be taken."""
+    """Set a user's password and end all their sessions. PasswordError if it is not acceptable."""
     connection.execute(
         update(users)
         .where(users.c.id == user.id)
@@ -99,14 +99,14 @@ def set_password(connection: Connection, user: User, password: str, machine_now:
 
 
 def set_role(connection: Connection, user: User, role: Role) -> None:
-    """Change what a person may. UserError if it would leave nobody who can change it back."""
+    """Change a user's role. UserError if no admin would be left."""
     if user.role is Role.ADMIN and role is not Role.ADMIN:
         _keep_an_admin(connection, user)
     connection.execute(update(users).where(users.c.id == user.id).values(role=role))
 
 
 def set_disabled(connection: Connection, user: User, *, is_disabled: bool) -> None:
-    """Lock a person out, or let them in again. UserError if nobody would be left who can undo it."""
+    """Disable a user, or enable them again. UserError if no admin would be left."""
     if is_disabled and user.role is Role.ADMIN:
         _keep_an_admin(connection, user)
     connection.execute(update(users).where(users.c.id == user.id).values(is_disabled=is_disabled))
@@ -115,14 +115,14 @@ def set_disabled(connection: Connection, user: User, *, is_disabled: bool) -> No
 
 
 def set_time_zone(connection: Connection, user: User, time_zone: str) -> None:
-    """Set the zone in which a person reads times; empty for that of their browser. UserError for no zone."""
+    """Set the zone in which a user reads times; empty for their browser's. UserError for an unknown zone."""
     if time_zone and time_zone not in available_timezones():
         raise UserError(f"{time_zone[:80]!r} is not a time zone like Asia/Tokyo")
     connection.execute(update(users).where(users.c.id == user.id).values(time_zone=time_zone or None))
 
 
 def _keep_an_admin(connection: Connection, user: User) -> None:
-    # The lock orders two admins who would each take the other's role away.
+    # The lock orders two admins who would each remove the other's role.
     admins = connection.execute(
         select(users.c.id)
         .where(users.c.role == Role.ADMIN, ~users.c.is_disabled)
@@ -130,9 +130,9 @@ def _keep_an_admin(connection: Connection, user: User) -> None:
         .with_for_update()
     ).scalars()
     if set(admins) <= {user.id}:
-        raise UserError(f"{user.name} is the only admin: make somebody else one first")
+        raise UserError(f"{user.name} is the only admin: make another user admin first")
 
 
 def count_users(connection: Connection) -> int:
-    """Count everybody who may sign in."""
+    """Count all users who may sign in."""
     return connection.scalar(select(func.count()).select_from(users).where(~users.c.is_disabled)) or 0

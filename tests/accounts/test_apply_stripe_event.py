@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 
 from shared.db.tables.system import billing_events, stripe_events
 from shared.gateway.port import CardSnapshot
-from shared.operations.stripe_event_processing import MAX_TROUBLES
+from shared.operations.stripe_event_processing import MAX_ERRORS
 from shared.runtime import Runtime
 from tests.accounts.conftest import CardWorld, payment_with_a_lost_answer
 from tests.web.serving import wait_until
@@ -104,13 +104,13 @@ def test_event_without_an_object_sends_no_request(here: CardWorld, cut_off: Runt
 def test_event_that_raises_twenty_times_is_left_to_an_operator(here: CardWorld) -> None:
     job = here.tell("evt_1", "setup_intent.succeeded", "seti_1")
     keyless = replace(here.world.runtime, gateways={})
-    for tries in range(1, MAX_TROUBLES + 1):
+    for tries in range(1, MAX_ERRORS + 1):
         with pytest.raises(LookupError, match="STRIPE_API_KEYS"):
             here.apply(job, keyless)
         row = here.event(job)
         assert (row.state, row.tries) == ("trouble", tries)
         assert row.trouble.startswith("LookupError: STRIPE_API_KEYS has no key for 'global'")
-        if tries < MAX_TROUBLES:
+        if tries < MAX_ERRORS:
             here.world.machine.now = row.try_again_at
     assert row.try_again_at == datetime(9999, 12, 31, tzinfo=UTC)
     here.world.machine.advance(days=365)
@@ -120,7 +120,7 @@ def test_event_that_raises_twenty_times_is_left_to_an_operator(here: CardWorld) 
         noted = connection.execute(
             select(billing_events).where(billing_events.c.type == "stripe_event_in_trouble")
         ).all()
-    assert len(noted) == MAX_TROUBLES
+    assert len(noted) == MAX_ERRORS
 
 
 def test_event_is_applied_once_its_error_is_fixed(here: CardWorld) -> None:
@@ -134,7 +134,7 @@ def test_event_is_applied_once_its_error_is_fixed(here: CardWorld) -> None:
 
 def test_outage_does_not_count_as_an_error(here: CardWorld, cut_off: Runtime) -> None:
     job = here.tell("evt_1", "setup_intent.succeeded", "seti_gone")
-    for _ in range(MAX_TROUBLES + 5):
+    for _ in range(MAX_ERRORS + 5):
         here.apply(job, cut_off)
         here.world.machine.now = here.event(job).try_again_at
     with pytest.raises(LookupError):

@@ -201,7 +201,9 @@ def test_last_known_pauses_hold_during_a_database_outage_and_are_logged_once() -
             assert not watch.is_paused(SETTLEMENT)
         database.error, database.paused, database.now = None, (), 8.0
         assert not watch.is_paused(BATCH)
-    assert [one["event"] for one in logs if one["event"].startswith("queue_pauses.not") or "again" in one["event"]] == [
+    assert [
+        one["event"] for one in logs if one["event"].startswith("queue_pauses.not") or "again" in one["event"]
+    ] == [
         "queue_pauses.not_read",
         "queue_pauses.read_again",
     ]

@@ -80,7 +80,7 @@ def test_queues_are_listed_while_redis_is_down(world: World, terminal: Terminal)
 def test_doctor_reports_paused_queues_and_heartbeats(world: World, terminal: Terminal) -> None:
     queues("pause", "reconciliation", "--reason", "records are being fixed")
     for kind in (WEB, WORKER, WORKER):
-        Heartbeats(lambda: world.engine, kind).beat()
+        Heartbeats(lambda: world.engine, kind).send()
     told: Any = terminal.json("doctor")
     says = {finding["subject"]: finding["says"] for finding in told["findings"]}
     assert says["processes"] == "1 web, 2 worker"

@@ -88,7 +88,7 @@ def test_the_page_shows_each_lane_with_messages_rows_and_processes(
     heartbeats_sender = Heartbeats(
         lambda: world.engine, WORKER, {"queues": ["batch", "runs"], "threads": 8}, world.machine
     )
-    heartbeats_sender.beat()
+    heartbeats_sender.send()
     page = dashboard.as_("viewer").get("/queues").text
     cells = [" ".join(cell.split()) for cell in page.split('<td class="number">')]
     row = next(n for n, cell in enumerate(cells) if "<strong>batch</strong>" in cell)

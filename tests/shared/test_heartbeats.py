@@ -17,7 +17,7 @@ from shared.operations.heartbeats import (
     WORKER,
     Heartbeats,
     WorkerHeartbeats,
-    processes_alive,
+    live_processes,
 )
 from tests.broker.conftest import eventually, running_worker
 
@@ -39,16 +39,16 @@ def machine() -> Machine:
 
 def alive(engine: Engine, at: datetime) -> list[str]:
     with engine.connect() as connection:
-        return [one.kind for one in processes_alive(connection, at)]
+        return [one.kind for one in live_processes(connection, at)]
 
 
 def test_process_is_alive_until_three_heartbeats_are_missed(engine: Engine, machine: Machine) -> None:
     heartbeats_sender = Heartbeats(lambda: engine, WEB, machine_now=machine)
-    heartbeats_sender.beat()
+    heartbeats_sender.send()
     assert alive(engine, NOW + LOST_AFTER) == [WEB]
     assert alive(engine, NOW + LOST_AFTER + timedelta(seconds=1)) == []
     machine.now += timedelta(seconds=20)
-    heartbeats_sender.beat()
+    heartbeats_sender.send()
     assert alive(engine, NOW + LOST_AFTER + timedelta(seconds=1)) == [WEB]
     with engine.connect() as connection:
         (row,) = connection.execute(select(heartbeats)).all()
@@ -57,7 +57,7 @@ def test_process_is_alive_until_three_heartbeats_are_missed(engine: Engine, mach
 
 def test_clean_stop_deletes_only_its_own_row(engine: Engine) -> None:
     other, heartbeats_sender = Heartbeats(lambda: engine, WEB), Heartbeats(lambda: engine, WORKER)
-    other.beat()
+    other.send()
     heartbeats_sender.start(every_s=60)
     eventually(lambda: alive(engine, machine_now()) == [WEB, WORKER], "both are heard")
     heartbeats_sender.stop(within_s=20)
@@ -65,13 +65,13 @@ def test_clean_stop_deletes_only_its_own_row(engine: Engine) -> None:
 
 
 def test_rows_of_killed_processes_are_deleted_after_a_day(engine: Engine, machine: Machine) -> None:
-    Heartbeats(lambda: engine, WORKER, machine_now=machine).beat()
+    Heartbeats(lambda: engine, WORKER, machine_now=machine).send()
     machine.now += KEPT_FOR
-    Heartbeats(lambda: engine, WEB, machine_now=machine).beat()
+    Heartbeats(lambda: engine, WEB, machine_now=machine).send()
     with engine.connect() as connection:
         assert len(connection.execute(select(heartbeats)).all()) == 2
     machine.now += timedelta(seconds=1)
-    Heartbeats(lambda: engine, WEB, machine_now=machine).beat()
+    Heartbeats(lambda: engine, WEB, machine_now=machine).send()
     with engine.connect() as connection:
         assert sorted(connection.scalars(select(heartbeats.c.kind))) == [WEB, WEB]
 
@@ -81,16 +81,16 @@ def test_heartbeat_error_is_logged_once(engine: Engine) -> None:
     heartbeats_sender = Heartbeats(lambda: engines[-1], WEB)
     with capture_logs() as logs:
         for _ in range(3):
-            heartbeats_sender.beat()
+            heartbeats_sender.send()
         engines.append(engine)
-        heartbeats_sender.beat()
-    assert [one["event"] for one in logs] == ["beats.missed", "beats.heard_again"]
+        heartbeats_sender.send()
+    assert [one["event"] for one in logs] == ["heartbeat.missed", "heartbeat.sent_again"]
     assert alive(engine, machine_now()) == [WEB]
 
 
 def test_locked_row_delays_only_the_heartbeat(engine: Engine) -> None:
     heartbeats_sender = Heartbeats(lambda: engine, WEB)
-    heartbeats_sender.beat()
+    heartbeats_sender.send()
     with engine.begin() as connection:
         connection.execute(text("SELECT 1 FROM heartbeats FOR UPDATE"))
         heartbeats_sender.start(every_s=60)
@@ -104,6 +104,6 @@ def test_worker_reports_its_queues_until_its_last_message(engine: Engine, redis_
     with running_worker(broker, BATCH, SETTLEMENT, threads=2):
         eventually(lambda: alive(engine, machine_now()) == [WORKER], "it is heard")
         with engine.connect() as connection:
-            (one,) = processes_alive(connection, machine_now())
+            (one,) = live_processes(connection, machine_now())
         assert (one.queues, one.threads) == ((BATCH, SETTLEMENT), 2)
     assert alive(engine, machine_now()) == []

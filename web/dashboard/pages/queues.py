@@ -23,7 +23,7 @@ from shared.messaging.jobs import QUEUES
 from shared.messaging.queue_depths import message_depths
 from shared.messaging.queue_pauses import Pause, pause_queue, paused_queues, resume_queue
 from shared.operations.audit_log import AuditAction
-from shared.operations.heartbeats import processes_alive
+from shared.operations.heartbeats import live_processes
 from web.dashboard.queries.queue_metrics import gather_queue_metrics
 from web.dashboard.request_context import PageError, RequestContext
 
@@ -52,7 +52,7 @@ def show(context: RequestContext) -> Response:
     with context.read() as connection:
         metrics = gather_queue_metrics(connection, context.now, context.machine_now)
         pauses = paused_queues(connection)
-        alive = processes_alive(connection, context.machine_now)
+        alive = live_processes(connection, context.machine_now)
     try:
         depths = message_depths(_broker(context))
     except (redis.RedisError, PageError) as error:

@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 from shared.operations.audit_log import AuditAction, AuditEntry, record_action
 from shared.operations.passwords import is_password
 from shared.operations.sessions import begin_session, end_session
-from shared.operations.sign_in_throttle import TooMany, forgive, is_throttled, note_failure
+from shared.operations.sign_in_throttle import TooMany, clear_failures, is_throttled, note_failure
 from shared.operations.users import count_users, find_user
 from web.dashboard.auth import (
     SESSION_COOKIE,
@@ -73,7 +73,7 @@ def _begin(connection: Connection, context: RequestContext, row: Row[Any]) -> st
     agent = context.request.headers.get("user-agent")
     # A session that the browser already had ends: a planted one is worthless.
     end_session(connection, context.request.cookies.get(cookie_name(SESSION_COOKIE, is_https=context.is_https), ""))
-    forgive(connection, row.name, context.address)
+    clear_failures(connection, row.name, context.address)
     record_action(
         connection,
         AuditEntry(

@@ -12,7 +12,7 @@ from shared.db.tables.system import billing_events, findings, runs
 from shared.domain.event_types import EventType
 from shared.domain.states import AttemptState, Lane, RunState
 from shared.messaging.queue_pauses import Pause, paused_queues
-from shared.operations.heartbeats import WORKER, Alive, processes_alive
+from shared.operations.heartbeats import WORKER, LiveProcess, live_processes
 from shared.payments.eligibility import ATTEMPT_OPEN, CHARGEABLE_STATE, HELD, REACHED, Clocks, none_of
 from shared.scheduling.leader_lock import is_scheduler_alive
 
@@ -41,7 +41,7 @@ class AlertFacts:
 
     is_scheduler_alive: bool
     #: Processes with a recent heartbeat.
-    processes: tuple[Alive, ...]
+    processes: tuple[LiveProcess, ...]
     unknown: Waiting
     unknown_too_long: int
     due_too_long: Waiting
@@ -64,7 +64,7 @@ def gather_alert_facts(connection: Connection, now: datetime, machine_now: datet
     due = connection.execute(_DUE_TOO_LONG, {"now": now, "before": now - DUE_FOR_TOO_LONG}).one()
     return AlertFacts(
         is_scheduler_alive=is_scheduler_alive(connection),
-        processes=tuple(processes_alive(connection, machine_now)),
+        processes=tuple(live_processes(connection, machine_now)),
         unknown=Waiting(unknown.rows, _since(unknown.oldest, machine_now)),
         unknown_too_long=unknown.too_long,
         due_too_long=Waiting(due.rows, _since(due.oldest, now)),

@@ -9,7 +9,7 @@ from shared.db.tables.payments import payment_attempts, payment_intents
 from shared.domain.states import OPEN_ATTEMPT, AttemptState
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
 from shared.gateway.requests import request
-from shared.operations.stripe_event_processing import Apply, AskAgain, Effect, StripeEvent
+from shared.operations.stripe_event_processing import Apply, Effect, ProcessAgain, StripeEvent
 from shared.payments.record_outcome import apply_observation
 from shared.runtime import Runtime
 from workers.use_cases.stripe_events.effect import nothing_but
@@ -22,7 +22,7 @@ NOT_OURS = "not ours: no payment has this PaymentIntent"
 
 def echo_of_our_request(
     connection: Connection, event: StripeEvent, machine_now: datetime
-) -> Effect | AskAgain | None:
+) -> Effect | ProcessAgain | None:
     """Say what an event tells that we know already; None if it is worth a look.
 
     Most events only echo our own confirm. Succeeded and canceled are final at Stripe, and we were shown it; news
@@ -39,7 +39,7 @@ def echo_of_our_request(
         return Effect("the attempt's own answer tells", payment_id=ours.payment_id)
     if ours.state == AttemptState.STARTED and ours.confirm_allowed_at is not None:
         recorded_at = ours.confirm_allowed_at + ANSWERS_COME_WITHIN
-        return AskAgain(recorded_at) if machine_now < recorded_at else None
+        return ProcessAgain(recorded_at) if machine_now < recorded_at else None
     return None
 
 
