@@ -1,5 +1,6 @@
-"""One decision over many payments: seen before it is made, done once for each payment, stopped and resumed.
+"""One operator's action on many payments: previewed, then done once per payment, with stop and resume.
 
-`actions.py` what there is, `preview.py` what it would do, `book.py` begin, stop and resume, `progress.py` a chunk.
-Each payment is decided about by the very function that the single action uses, with the person's name and reason.
+`actions.py` lists the actions, `preview.py` counts what one would do, `lifecycle.py` starts, stops and resumes it,
+`progress.py` does a chunk. Each payment goes through the same function as the single action, with the operator's
+name and reason.
 """

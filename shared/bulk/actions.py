@@ -1,4 +1,4 @@
-"""The actions that may be taken on many payments at once, and the function that each of them is for one payment."""
+"""The bulk actions, and the function that each calls for one payment."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from shared.policy import Policy
 
 
 class BulkAction(StrEnum):
-    """What may be done to many payments. Permanent: rows of `bulk_actions` carry these words."""
+    """What can be done to many payments. Permanent: rows of `bulk_actions` hold these values."""
 
     CHARGE = "charge"
     HOLD = "hold"
@@ -31,8 +31,8 @@ class BulkAction(StrEnum):
 
 
 @dataclass(frozen=True)
-class Doing:
-    """What each payment of a bulk action is done with: who asked for it, when and why, and until when (holds)."""
+class BulkParameters:
+    """The parameters of a bulk action: who requested it, when and why, and until when (holds)."""
 
     action: BulkAction
     cause: Cause
@@ -42,17 +42,17 @@ class Doing:
 
 
 @dataclass(frozen=True)
-class Did:
-    """What came of one payment: in words, and the job to ring for after the commit."""
+class PaymentDone:
+    """The result for one payment: a text, and the job to enqueue after the commit."""
 
     words: str | None = None
     job: Job | None = None
 
 
-def doing_of(bulk: Row[Any], policy: Policy, now: datetime, machine_now: datetime) -> Doing:
+def parameters_of(bulk: Row[Any], policy: Policy, now: datetime, machine_now: datetime) -> BulkParameters:
     """Read a row of `bulk_actions`."""
     until = bulk.parameters.get("until")
-    return Doing(
+    return BulkParameters(
         BulkAction(bulk.action),
         Cause(bulk.requested_by, now, bulk.reason),
         date.fromisoformat(until) if until else None,
@@ -61,47 +61,47 @@ def doing_of(bulk: Row[Any], policy: Policy, now: datetime, machine_now: datetim
     )
 
 
-def do_one(connection: Connection, payment_id: UUID, doing: Doing) -> Did | Refused:
-    """Do a bulk action to one payment, as a person would to this one alone."""
-    return _DO[doing.action](connection, payment_id, doing)
+def apply_to_payment(connection: Connection, payment_id: UUID, parameters: BulkParameters) -> PaymentDone | Refused:
+    """Do a bulk action to one payment, as the single action would."""
+    return _APPLY[parameters.action](connection, payment_id, parameters)
 
 
-def _charge(connection: Connection, payment_id: UUID, doing: Doing) -> Did | Refused:
-    # On the batch lane, where thousands belong; and nobody's hold on one payment is released by thousands.
-    asked = request_charge(
-        connection, payment_id, doing.cause, doing.machine_now, lane=Lane.BATCH, releases_hold=False
+def _charge(connection: Connection, payment_id: UUID, parameters: BulkParameters) -> PaymentDone | Refused:
+    # On the batch queue, which is made for thousands; and a bulk action never releases an operator's hold.
+    requested = request_charge(
+        connection, payment_id, parameters.cause, parameters.machine_now, lane=Lane.BATCH, releases_hold=False
     )
-    return asked if isinstance(asked, Refused) else Did(job=asked)
+    return requested if isinstance(requested, Refused) else PaymentDone(job=requested)
 
 
-def _hold(connection: Connection, payment_id: UUID, doing: Doing) -> Did | Refused:
-    held = hold_payment(connection, doing.policy, payment_id, doing.until, doing.cause)
-    return held if isinstance(held, Refused) else Did()
+def _hold(connection: Connection, payment_id: UUID, parameters: BulkParameters) -> PaymentDone | Refused:
+    held = hold_payment(connection, parameters.policy, payment_id, parameters.until, parameters.cause)
+    return held if isinstance(held, Refused) else PaymentDone()
 
 
-def _release(connection: Connection, payment_id: UUID, doing: Doing) -> Did | Refused:
-    released = release_payment(connection, payment_id, doing.cause)
-    return released if isinstance(released, Refused) else Did(job=released.job)
+def _release(connection: Connection, payment_id: UUID, parameters: BulkParameters) -> PaymentDone | Refused:
+    released = release_payment(connection, payment_id, parameters.cause)
+    return released if isinstance(released, Refused) else PaymentDone(job=released.job)
 
 
-def _end(as_: PaymentState) -> Callable[[Connection, UUID, Doing], Did | Refused]:
-    def end(connection: Connection, payment_id: UUID, doing: Doing) -> Did | Refused:
-        ending = request_close(connection, doing.policy, payment_id, as_, doing.cause)
-        match ending:
+def _close(as_: PaymentState) -> Callable[[Connection, UUID, BulkParameters], PaymentDone | Refused]:
+    def close(connection: Connection, payment_id: UUID, parameters: BulkParameters) -> PaymentDone | Refused:
+        closing = request_close(connection, parameters.policy, payment_id, as_, parameters.cause)
+        match closing:
             case Refused():
-                return ending
+                return closing
             case Closed():
-                return Did()
+                return PaymentDone()
             case _:
-                return Did("as soon as its PaymentIntent is canceled", ending)
+                return PaymentDone("as soon as its PaymentIntent is canceled", closing)
 
-    return end
+    return close
 
 
-_DO: Mapping[BulkAction, Callable[[Connection, UUID, Doing], Did | Refused]] = {
+_APPLY: Mapping[BulkAction, Callable[[Connection, UUID, BulkParameters], PaymentDone | Refused]] = {
     BulkAction.CHARGE: _charge,
     BulkAction.HOLD: _hold,
     BulkAction.RELEASE: _release,
-    BulkAction.WRITE_OFF: _end(PaymentState.UNCOLLECTIBLE),
-    BulkAction.VOID: _end(PaymentState.VOID),
+    BulkAction.WRITE_OFF: _close(PaymentState.UNCOLLECTIBLE),
+    BulkAction.VOID: _close(PaymentState.VOID),
 }

@@ -1,4 +1,4 @@
-"""Begin, stop and resume a bulk action: in the caller's transaction, with its trail. Ring after the commit."""
+"""Start, stop and resume a bulk action, with its billing event, in the caller's transaction."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from uuid import UUID
 from sqlalchemy import CTE, Connection, Row, Select, exists, func, insert, literal, select, text, update
 
 from shared.bulk.actions import BulkAction
-from shared.bulk.preview import Preview, digest_of, judged, preview
+from shared.bulk.preview import Preview, classified, digest_of, preview
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.operators import bulk_actions, bulk_items
 from shared.domain.event_types import EventType
 from shared.domain.refusals import NO_REASON, Refused
 from shared.payments.operator.hold import LONGEST_HOLD
 
-#: Whoever begins or resumes waits for the other: the text "duebulk" as a number, so that nobody else takes it.
+#: Starts and resumes take turns on this lock: the text "duebulk" as a number, so that no other program takes it.
 BEGIN_LOCK = int.from_bytes(b"duebulk", "big")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a person saw and confirms: the action, over what (`filter` as JSON, to be shown), until when (holds)."""
+class ConfirmedPreview:
+    """The preview that the operator confirmed: action, filter (JSON, for display), until when (holds), digest."""
 
     action: BulkAction
     filter: Mapping[str, Any]
@@ -31,26 +31,26 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Begun:
-    """The bulk action is at work; `seen` is what it is over."""
+class Started:
+    """The bulk action has started; `snapshot` is its preview."""
 
     bulk_id: UUID
     snapshot: Preview
 
 
 @dataclass(frozen=True)
-class Changed:
-    """Nothing was begun: what the person saw isn't what there is any more. This is."""
+class PreviewChanged:
+    """Nothing was started: the preview that the operator confirmed is out of date. `now` is the current one."""
 
     now: Preview
 
 
 def begin(
-    connection: Connection, wanted: Wanted, ids: Select[Any], cause: Cause, machine_now: datetime
-) -> Begun | Changed | Refused:
-    """Begin a bulk action over exactly the payments that were seen, or say what there is instead.
+    connection: Connection, wanted: ConfirmedPreview, ids: Select[Any], cause: Cause, machine_now: datetime
+) -> Started | PreviewChanged | Refused:
+    """Start a bulk action over exactly the previewed payments, or return what changed. Enqueue after the commit.
 
-    Two people who confirm the same: the second finds the first one's payments left out, with their name.
+    If two operators confirm the same preview, the second finds the first one's payments left out, with their name.
     """
     if wanted.until is not None and not cause.at.date() < wanted.until <= cause.at.date() + LONGEST_HOLD:
         return Refused(
@@ -63,27 +63,27 @@ def begin(
     if isinstance(found, Refused):
         return found
     if found.digest != wanted.digest:
-        return Changed(found)
+        return PreviewChanged(found)
     if found.count == 0:
-        return Refused("there is nothing to do", "choose another filter: all that matches is left out")
+        return Refused("there is nothing to do", "choose another filter: all matching payments are left out")
     savepoint = connection.begin_nested()
     bulk_id = _insert(connection, wanted, found, cause)
-    # In one statement, and so of one moment: what it takes is what was seen, or nothing is begun.
-    if _take(connection, bulk_id, judged(wanted.action, ids, cause.at, machine_now)) != wanted.digest:
+    # One statement sees one moment: it takes exactly the previewed payments, or nothing is started.
+    if _insert_items(connection, bulk_id, classified(wanted.action, ids, cause.at, machine_now)) != wanted.digest:
         savepoint.rollback()
         found = preview(connection, wanted.action, ids, cause.at, machine_now)
-        return found if isinstance(found, Refused) else Changed(found)
+        return found if isinstance(found, Refused) else PreviewChanged(found)
     savepoint.commit()
-    _tell(
+    _record(
         connection, EventType.BULK_ACTION_STARTED, bulk_id, cause, {"action": wanted.action, **found.as_snapshot()}
     )
-    return Begun(bulk_id, found)
+    return Started(bulk_id, found)
 
 
 def stop(connection: Connection, bulk_id: UUID, cause: Cause) -> Row[Any] | Refused:
-    """Stop a bulk action between two chunks; what is done stays done. Returns its row as it was."""
+    """Stop a bulk action between two chunks; finished payments stay done. Returns its row as it was before."""
     bulk = _lock(connection, bulk_id)
-    refused = _why_not(bulk, cause, "running")
+    refused = _refusal(bulk, cause, "running")
     if bulk is None or refused is not None:
         return refused or NO_REASON
     stopped = connection.execute(
@@ -93,18 +93,18 @@ def stop(connection: Connection, bulk_id: UUID, cause: Cause) -> Row[Any] | Refu
     ).rowcount
     counts = {**bulk.counts, "waiting": 0, "stopped": bulk.counts.get("stopped", 0) + stopped}
     _change(connection, bulk_id, state="stopped", counts=counts)
-    _tell(connection, EventType.BULK_ACTION_STOPPED, bulk_id, cause, {"counts": counts})
+    _record(connection, EventType.BULK_ACTION_STOPPED, bulk_id, cause, {"counts": counts})
     return bulk
 
 
 def resume(connection: Connection, bulk_id: UUID, cause: Cause) -> Row[Any] | Refused:
-    """Go on with a stopped bulk action. Payments that another one has by now are left to it, and it is said.
+    """Resume a stopped bulk action. Payments that another one has taken meanwhile are refused, with that reason.
 
-    Returns its row as it was; ring for it.
+    Returns its row as it was before; the caller enqueues its job.
     """
     connection.execute(select(func.pg_advisory_xact_lock(BEGIN_LOCK)))
     bulk = _lock(connection, bulk_id)
-    refused = _why_not(bulk, cause, "stopped")
+    refused = _refusal(bulk, cause, "stopped")
     if bulk is None or refused is not None:
         return refused or NO_REASON
     other = bulk_items.alias("other")
@@ -115,18 +115,18 @@ def resume(connection: Connection, bulk_id: UUID, cause: Cause) -> Row[Any] | Re
         .where(*stopped, is_taken)
         .values(
             state="refused",
-            result="another bulk action has it: it began while this was stopped",
+            result="another bulk action took it while this one was stopped",
             done_at=cause.at,
         )
     ).rowcount
     waiting = connection.execute(update(bulk_items).where(*stopped).values(state="waiting")).rowcount
     counts = {**bulk.counts, "waiting": waiting, "stopped": 0, "refused": bulk.counts.get("refused", 0) + left}
     _change(connection, bulk_id, state="running", counts=counts)
-    _tell(connection, EventType.BULK_ACTION_RESUMED, bulk_id, cause, {"counts": counts})
+    _record(connection, EventType.BULK_ACTION_RESUMED, bulk_id, cause, {"counts": counts})
     return bulk
 
 
-def _insert(connection: Connection, wanted: Wanted, found: Preview, cause: Cause) -> UUID:
+def _insert(connection: Connection, wanted: ConfirmedPreview, found: Preview, cause: Cause) -> UUID:
     bulk_id: UUID = connection.execute(
         insert(bulk_actions)
         .values(
@@ -147,11 +147,15 @@ def _insert(connection: Connection, wanted: Wanted, found: Preview, cause: Cause
     return bulk_id
 
 
-def _take(connection: Connection, bulk_id: UUID, looked: CTE) -> str:
-    """Write what `judged` doesn't leave out as a bulk action's items; return the digest of what was written."""
+def _insert_items(connection: Connection, bulk_id: UUID, classified_rows: CTE) -> str:
+    """Insert the payments that `classified` doesn't leave out as items of the bulk action; return their digest."""
     items = select(
-        literal(bulk_id), looked.c.id, looked.c.amount_minor, looked.c.currency, text("'waiting'")
-    ).where(looked.c.why.is_(None))
+        literal(bulk_id),
+        classified_rows.c.id,
+        classified_rows.c.amount_minor,
+        classified_rows.c.currency,
+        text("'waiting'"),
+    ).where(classified_rows.c.why.is_(None))
     names = ["bulk_id", "payment_id", "amount_minor", "currency", "state"]
     taken = (
         insert(bulk_items)
@@ -169,13 +173,13 @@ def _lock(connection: Connection, bulk_id: UUID) -> Row[Any] | None:
     ).one_or_none()
 
 
-def _why_not(bulk: Row[Any] | None, cause: Cause, state: str) -> Refused | None:
+def _refusal(bulk: Row[Any] | None, cause: Cause, state: str) -> Refused | None:
     if bulk is None:
-        return Refused("there is no such bulk action", "the list has all of them")
+        return Refused("there is no such bulk action", "find it in the list")
     if not cause.reason.strip():
         return NO_REASON
     if bulk.state != state:
-        return Refused(f"it is {bulk.state}", "nothing: look at it again")
+        return Refused(f"it is {bulk.state}", "nothing: reload the page")
     return None
 
 
@@ -183,7 +187,7 @@ def _change(connection: Connection, bulk_id: UUID, **values: Any) -> None:
     connection.execute(update(bulk_actions).where(bulk_actions.c.id == bulk_id).values(**values))
 
 
-def _tell(connection: Connection, what: EventType, bulk_id: UUID, cause: Cause, data: Mapping[str, Any]) -> None:
+def _record(connection: Connection, what: EventType, bulk_id: UUID, cause: Cause, data: Mapping[str, Any]) -> None:
     record_event(
         connection,
         BillingEvent(

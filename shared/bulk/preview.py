@@ -1,6 +1,6 @@
-"""What a bulk action would do at this moment: counts, sums, what it leaves out and why; one statement, set-based.
+"""What a bulk action would do now: counts, sums, and what it leaves out and why, in one set-based statement.
 
-The digest stands for the ids and amounts that a person saw: whoever confirms it confirms exactly those.
+The digest covers the ids and amounts that an operator saw, so that confirming it confirms exactly those.
 """
 
 import hashlib
@@ -51,33 +51,33 @@ from shared.payments.eligibility import (
     payments_with_card,
 )
 
-#: A chunk of 50 takes some tenths of a second: so many are through in minutes, and can be looked at by a person.
+#: A chunk of 50 takes some tenths of a second: this many finish in minutes, and an operator can still check them.
 CAP = 20_000
-#: The digest where nothing matches.
+#: The digest if nothing matches.
 NOTHING = hashlib.sha256().hexdigest()
 
-#: Why a payment is left out, in words; in the order in which they are asked.
+#: Why a payment is left out, as shown, in the order of the checks.
 WHY_LEFT_OUT: Mapping[str, str] = {
     "paid": "paid already",
     "ended": "not collected any more: written off, void or carried forward",
-    "elsewhere": "in another bulk action that isn't through",
-    "being_ended": "being written off or voided already",
-    "attempt_open": "an attempt is under way or in doubt: it may be taking the money",
+    "elsewhere": "in another unfinished bulk action",
+    "being_ended": "already being written off or voided",
+    "attempt_open": "an attempt is in progress or its outcome is unknown: it may be taking the money",
     "authorised": "the money is on hold at the bank",
-    "asked_already": "somebody asked for its charge already",
+    "asked_already": "its charge is already requested",
     "transfer": "the customer pays by bank transfer",
     "held": "held: release it first",
     "held_already": "held already",
     "not_held": "not held",
     "no_card": "no card is registered",
-    "card_blocked": "the network forbids asking its card again",
+    "card_blocked": "the network forbids charging its card again",
 }
 
 
-#: What leaves a payment out of every action; after it comes that another bulk action has it.
+#: What leaves a payment out of every action, checked before "another bulk action has it".
 ENDED_BY = (("paid", PAID), ("ended", COLLECTION_ENDED))
 _WHILE_CHARGED = (("being_ended", CLOSE_PENDING), ("attempt_open", ATTEMPT_OPEN), ("authorised", AUTHORISED))
-#: What else leaves a payment out, by action: the first that holds, as the single action would refuse it.
+#: What else leaves a payment out, by action: the first that holds, for which the single action would refuse it.
 LEFT_OUT_BY: Mapping[BulkAction, tuple[tuple[str, Condition], ...]] = {
     BulkAction.HOLD: (("being_ended", CLOSE_PENDING), ("held_already", HELD)),
     BulkAction.RELEASE: (("not_held", NOT_HELD),),
@@ -97,7 +97,7 @@ LEFT_OUT_BY: Mapping[BulkAction, tuple[tuple[str, Condition], ...]] = {
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Payments of the filter that the action leaves out; `who` has them in another bulk action, `bulk_id`."""
+    """Payments that the action leaves out. If another bulk action `bulk_id` has them, `who` requested it."""
 
     why: str
     count: int
@@ -111,7 +111,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Preview:
-    """What would be done. `sums` are minor units by currency; `matching` counts what is left out too."""
+    """What would be done. `sums` are minor units by currency; `matching` counts left-out payments too."""
 
     action: BulkAction
     digest: str
@@ -124,7 +124,7 @@ class Preview:
         return self.count + sum(one.count for one in self.left_out)
 
     def as_snapshot(self) -> dict[str, Any]:
-        """What the book keeps of it."""
+        """What the audit log keeps of it."""
         left_out: Counter[str] = Counter()
         for one in self.left_out:
             left_out[one.why] += one.count
@@ -134,21 +134,25 @@ class Preview:
 def preview(
     connection: Connection, action: BulkAction, ids: Select[Any], now: datetime, machine_now: datetime
 ) -> Preview | Refused:
-    """Say what `begin` would do to the payments that `ids` selects (one column). Changes nothing.
+    """Return what `begin` would do to the payments that `ids` selects (one column). Changes nothing.
 
-    Whether a network's budget lets a card be asked is known only when it is claimed: it isn't in here.
+    Whether a network's budget allows charging a card is only known at the claim, so it is not checked here.
     """
     by_index_only(connection)
     if (connection.scalar(select(func.count()).select_from(_chosen(ids))) or 0) > CAP:
-        return _too_many()  # before each of them is judged
-    looked = judged(action, ids, now, machine_now)
-    digest = select(digest_of(looked.c.id, looked.c.amount_minor)).where(looked.c.why.is_(None)).scalar_subquery()
-    groups = (looked.c.why, looked.c.who, looked.c.bulk_id, looked.c.currency)
+        return _too_many()  # before each payment is classified
+    classified_rows = classified(action, ids, now, machine_now)
+    digest = (
+        select(digest_of(classified_rows.c.id, classified_rows.c.amount_minor))
+        .where(classified_rows.c.why.is_(None))
+        .scalar_subquery()
+    )
+    groups = (classified_rows.c.why, classified_rows.c.who, classified_rows.c.bulk_id, classified_rows.c.currency)
     rows = connection.execute(
         select(
             *groups,
             func.count().label("payments"),
-            func.sum(looked.c.amount_minor).label("total_minor"),
+            func.sum(classified_rows.c.amount_minor).label("total_minor"),
             digest.label("digest"),
         ).group_by(*groups)
     ).all()
@@ -156,14 +160,14 @@ def preview(
 
 
 def _chosen(ids: Select[Any]) -> Subquery:
-    """The ids of the filter, CAP and one at most."""
+    """The filter's ids, at most CAP + 1."""
     return ids.order_by(None).limit(CAP + 1).subquery("chosen")
 
 
 def _too_many() -> Refused:
     return Refused(
         f"more than {CAP:,} payments match",
-        "narrow the filter, by state, coverage, amount or age, and do it in parts",
+        "narrow the filter by state, coverage, amount or age, and do it in parts",
     )
 
 
@@ -196,8 +200,8 @@ def digest_of(id_: ColumnElement[Any], amount: ColumnElement[Any]) -> ColumnElem
     return func.encode(func.sha256(func.convert_to(lines, "UTF8")), "hex")
 
 
-def judged(action: BulkAction, ids: Select[Any], now: datetime, machine_now: datetime) -> CTE:
-    """Each payment of the filter, CAP and one at most, with why it is left out (null: it isn't)."""
+def classified(action: BulkAction, ids: Select[Any], now: datetime, machine_now: datetime) -> CTE:
+    """Each payment of the filter, at most CAP + 1, with the reason it is left out (null: it isn't)."""
     chosen = _chosen(ids)
     other, theirs = bulk_items.alias("other"), bulk_actions.alias("theirs")
     clocks = clocks_at(now, machine_now)
@@ -220,5 +224,5 @@ def judged(action: BulkAction, ids: Select[Any], now: datetime, machine_now: dat
         .join(chosen, next(iter(chosen.c)) == payments.c.id)
         .join(other, and_(other.c.payment_id == payments.c.id, is_(other.c.state, "waiting")), isouter=True)
         .join(theirs, theirs.c.id == other.c.bulk_id, isouter=True)
-        .cte("judged")
+        .cte("classified")
     )

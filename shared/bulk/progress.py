@@ -1,6 +1,6 @@
-"""One chunk of a bulk action: some payments decided about, and their items marked, in one transaction.
+"""One chunk of a bulk action: act on some payments and mark their items, in one transaction.
 
-So what is done is done once, wherever the worker dies. Chunks of one bulk action take turns on its row.
+So each payment is done once, wherever the worker dies. Chunks of one bulk action take turns on its row.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, bindparam, select, update
 
-from shared.bulk.actions import Did, do_one, doing_of
+from shared.bulk.actions import PaymentDone, apply_to_payment, parameters_of
 from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.operators import bulk_actions, bulk_items
 from shared.domain.event_types import EventType
@@ -21,7 +21,7 @@ from shared.operations.audit_log import AuditAction, AuditEntry, record_action
 from shared.payments.locked_rows import lock_all
 from shared.runtime import Runtime
 
-#: Payments in one transaction, a dozen statements each: others wait for these for some tenths of a second.
+#: Payments in one transaction, a dozen statements each: others wait for their locks for some tenths of a second.
 CHUNK = 50
 
 _ITEM = update(bulk_items).where(
@@ -31,24 +31,24 @@ _ITEM = update(bulk_items).where(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one item."""
+    """The result for one item."""
 
     payment_id: UUID
-    did: Did | Refused
+    result: PaymentDone | Refused
 
     @property
     def state(self) -> str:
-        return "refused" if isinstance(self.did, Refused) else "done"
+        return "refused" if isinstance(self.result, Refused) else "done"
 
     @property
     def words(self) -> str | None:
-        return self.did.reason if isinstance(self.did, Refused) else self.did.words
+        return self.result.reason if isinstance(self.result, Refused) else self.result.words
 
 
 def work_on_chunk(connection: Connection, runtime: Runtime, bulk_id: UUID) -> list[Job] | None:
-    """Do the next payments of a bulk action; return what to ring for.
+    """Do the next payments of a bulk action; return the jobs to enqueue.
 
-    None if it is through, was stopped, or if somebody else is on it.
+    None if it is finished, was stopped, or another worker holds it.
     """
     bulk = connection.execute(
         select(bulk_actions)
@@ -68,10 +68,11 @@ def work_on_chunk(connection: Connection, runtime: Runtime, bulk_id: UUID) -> li
         _finish(connection, runtime, bulk)
         return None
     lock_all(connection, ids)
-    doing = doing_of(bulk, runtime.policy, runtime.clock.now(), runtime.machine_now())
-    outcomes = [Outcome(payment_id, do_one(connection, payment_id, doing)) for payment_id in ids]
+    parameters = parameters_of(bulk, runtime.policy, runtime.clock.now(), runtime.machine_now())
+    outcomes = [Outcome(payment_id, apply_to_payment(connection, payment_id, parameters)) for payment_id in ids]
     _write(connection, bulk, outcomes, runtime)
-    return [one.did.job for one in outcomes if isinstance(one.did, Did) and one.did.job is not None]
+    results = [one.result for one in outcomes]
+    return [one.job for one in results if isinstance(one, PaymentDone) and one.job is not None]
 
 
 def _write(connection: Connection, bulk: Row[Any], outcomes: Sequence[Outcome], runtime: Runtime) -> None:

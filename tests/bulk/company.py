@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import Row, Select, select
 
 from shared.bulk.actions import BulkAction
-from shared.bulk.lifecycle import Begun, Changed, Wanted, begin, resume, stop
+from shared.bulk.lifecycle import ConfirmedPreview, PreviewChanged, Started, begin, resume, stop
 from shared.bulk.preview import Preview, preview
 from shared.db.billing_events import Cause
 from shared.db.session import in_transaction
@@ -63,10 +63,10 @@ class Desk:
         ids: Select[Any] | None = None,
         until: date | None = None,
         reason: str = "month end",
-    ) -> Begun | Changed | Refused:
+    ) -> Started | PreviewChanged | Refused:
         chosen = everything() if ids is None else ids
         asked = PaymentFilter(self.world.clock.now()).as_json()  # what the page keeps, to be shown
-        wanted = Wanted(action, asked, until, digest)
+        wanted = ConfirmedPreview(action, asked, until, digest)
         cause = Cause(who, self.world.clock.now(), reason)
         return in_transaction(
             self.world.engine, lambda connection: begin(connection, wanted, chosen, cause, self.world.machine())
@@ -74,7 +74,7 @@ class Desk:
 
     def begins(self, action: BulkAction, **how: Any) -> UUID:
         begun = self.confirms(action, self.sees(action, how.get("ids")).digest, **how)
-        assert isinstance(begun, Begun), begun
+        assert isinstance(begun, Started), begun
         return begun.bulk_id
 
     def stops(self, bulk_id: UUID, reason: str = "too many") -> Row[Any] | Refused:

@@ -12,7 +12,7 @@ from sqlalchemy import select, text
 from shared.bulk import lifecycle as book
 from shared.bulk import progress
 from shared.bulk.actions import BulkAction
-from shared.bulk.lifecycle import BEGIN_LOCK, Begun, Changed
+from shared.bulk.lifecycle import BEGIN_LOCK, PreviewChanged, Started
 from shared.bulk.progress import CHUNK
 from shared.db.billing_events import Cause
 from shared.db.tables.payments import payments
@@ -121,11 +121,11 @@ def test_changed_preview_is_not_started_and_shown_again(desk: Desk) -> None:
     snapshot = desk.sees(BulkAction.CHARGE)
     desk.world.add_due_payment(account, 9_00)
     answer = desk.confirms(BulkAction.CHARGE, snapshot.digest)
-    assert isinstance(answer, Changed)
+    assert isinstance(answer, PreviewChanged)
     assert (answer.now.count, answer.now.sums) == (2, {"USD": 14_00})
     with desk.world.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM bulk_actions")).scalar_one() == 0
-    assert isinstance(desk.confirms(BulkAction.CHARGE, answer.now.digest), Begun)
+    assert isinstance(desk.confirms(BulkAction.CHARGE, answer.now.digest), Started)
 
 
 def test_change_between_preview_and_insert_is_not_started(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_change_between_preview_and_insert_is_not_started(desk: Desk, monkeypatc
 
     monkeypatch.setattr(book, "preview", look_and_somebody_else_commits)
     answer = desk.confirms(BulkAction.CHARGE, desk.sees(BulkAction.CHARGE).digest)
-    assert isinstance(answer, Changed)
+    assert isinstance(answer, PreviewChanged)
     with desk.world.engine.connect() as connection:
         for table in ("bulk_actions", "bulk_items"):
             assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() == 0
@@ -151,7 +151,7 @@ def test_empty_selection_and_missing_reason_are_refused(desk: Desk) -> None:
     desk.account("A-1", [5_00])
     digest = desk.sees(BulkAction.CHARGE).digest
     assert isinstance(desk.confirms(BulkAction.CHARGE, digest, reason=" "), Refused)
-    assert isinstance(desk.confirms(BulkAction.CHARGE, digest), Begun)
+    assert isinstance(desk.confirms(BulkAction.CHARGE, digest), Started)
 
 
 def test_second_of_two_concurrent_confirmations_is_refused_with_the_name_of_the_first(desk: Desk) -> None:
@@ -164,8 +164,8 @@ def test_second_of_two_concurrent_confirmations_is_refused_with_the_name_of_the_
         wait_for_waiter(engine, "(SELECT count(*) FROM pg_locks w WHERE NOT w.granted) >= 2")
         gate.commit()
         answers = [one.result() for one in both]
-    (begun,) = (one for one in answers if isinstance(one, Begun))
-    (changed,) = (one for one in answers if isinstance(one, Changed))
+    (begun,) = (one for one in answers if isinstance(one, Started))
+    (changed,) = (one for one in answers if isinstance(one, PreviewChanged))
     (left_out,) = changed.now.left_out
     assert changed.now.count == 0
     assert (left_out.why, left_out.count, left_out.bulk_id) == ("elsewhere", 20, begun.bulk_id)

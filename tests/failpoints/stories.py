@@ -8,7 +8,7 @@ from datetime import date
 from sqlalchemy import select, text
 
 from shared.bulk.actions import BulkAction
-from shared.bulk.lifecycle import Begun, Wanted, begin
+from shared.bulk.lifecycle import Started, Wanted, begin
 from shared.bulk.preview import Preview, preview
 from shared.db.billing_events import Cause
 from shared.db.tables.payments import payments
@@ -125,7 +125,7 @@ def _bulk(company: Company, action: BulkAction, *people: Person) -> None:
             Cause(OPERATOR, company.now, "month end"),
             company.world.machine(),
         )
-    assert isinstance(begun, Begun)
+    assert isinstance(begun, Started)
 
 
 def _forgets_the_answer_to_a_create(company: Company, person: Person) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, create_engine, insert, not_, select, text
 
 from shared.bulk.actions import BulkAction
-from shared.bulk.preview import judged
+from shared.bulk.preview import classified
 from shared.clock import ManualClock
 from shared.db.billing_events import Cause
 from shared.db.moment import Moment
@@ -627,7 +627,7 @@ LEFT_OUT_BY = {
 
 def check_bulk_preview(rows: Rows) -> None:
     for action, left_out_by in LEFT_OUT_BY.items():
-        looked = judged(action, select(payments.c.id), NOW, MACHINE_NOW)
+        looked = classified(action, select(payments.c.id), NOW, MACHINE_NOW)
         for row in rows.connection.execute(select(looked.c.id, looked.c.why)):
             if row.id in rows.specs:
                 facts = rows.specs[row.id].facts()

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.responses import Response
 
 from shared.bulk.actions import BulkAction
-from shared.bulk.lifecycle import Begun, Changed, Wanted, begin, resume, stop
+from shared.bulk.lifecycle import ConfirmedPreview, PreviewChanged, Started, begin, resume, stop
 from shared.bulk.preview import Preview, preview
 from shared.db.tables.invoices import invoices
 from shared.db.tables.operators import bulk_actions, bulk_items
@@ -81,15 +81,17 @@ def submit(context: RequestContext) -> Response:
     action, reason, until = _action(context.form_text("action")), context.reason(), form_date(context, "until")
     pairs = parse_qsl(context.form_text("filter", LONGEST_FILTER))
     wanted = _filter(context, pairs)
-    confirmed = Wanted(action, _without_personal_data(wanted), until, context.form_text("digest", LONGEST_DIGEST))
+    confirmed = ConfirmedPreview(
+        action, _without_personal_data(wanted), until, context.form_text("digest", LONGEST_DIGEST)
+    )
 
-    def work(connection: Connection) -> Begun | Changed | Refused:
+    def work(connection: Connection) -> Started | PreviewChanged | Refused:
         answer = begin(connection, confirmed, select_ids(wanted), context.cause(reason), context.machine_now)
         _record(connection, context, confirmed, reason, answer)
         return answer
 
     answer = _or_timeout_page(lambda: context.write(work))
-    if isinstance(answer, Begun):
+    if isinstance(answer, Started):
         context.site.runtime.enqueue([ApplyBulkAction(answer.bulk_id)])
         return context.redirect(f"/bulk/{answer.bulk_id}", "Bulk action started.")
     if isinstance(answer, Refused):
@@ -218,16 +220,16 @@ def _items(connection: Connection, bulk_id: UUID) -> list[Row[Any]]:
 def _record(
     connection: Connection,
     context: RequestContext,
-    confirmed: Wanted,
+    confirmed: ConfirmedPreview,
     reason: str,
-    answer: Begun | Changed | Refused,
+    answer: Started | PreviewChanged | Refused,
 ) -> None:
     snapshot: dict[str, Any] = {"action": confirmed.action, "filter": dict(confirmed.filter)}
     result: dict[str, Any] = {}
     match answer:
-        case Begun(snapshot=found):
+        case Started(snapshot=found):
             snapshot |= found.as_snapshot()
-        case Changed(now=now):
+        case PreviewChanged(now=now):
             snapshot["digest"] = confirmed.digest
             result = {"refused": "the matching payments have changed", "now": now.as_snapshot()}
         case Refused():
@@ -238,9 +240,9 @@ def _record(
         connection,
         AuditAction.BULK_START,
         subject_kind="bulk",
-        subject=str(answer.bulk_id) if isinstance(answer, Begun) else None,
+        subject=str(answer.bulk_id) if isinstance(answer, Started) else None,
         reason=reason,
-        outcome="started" if isinstance(answer, Begun) else "refused",
+        outcome="started" if isinstance(answer, Started) else "refused",
         snapshot=snapshot,
         result=result,
     )
