@@ -1,4 +1,4 @@
-"""The trail: one row for each change, written in the change's own transaction, never altered (I10)."""
+"""Billing events: one row per change, written in the change's own transaction, never altered (I10)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from shared.db.tables.system import billing_events
 from shared.domain.event_types import EventType
 from shared.domain.refusals import Refused
 
-#: Statements of the money path are built once: building one costs as much as PostgreSQL's part of it.
+#: Statements of the money path are built once: building one costs as much as executing it in PostgreSQL.
 _INSERT = insert(billing_events)
 
 
@@ -34,13 +34,13 @@ class BillingEvent:
 
 
 def record_event(connection: Connection, event: BillingEvent) -> None:
-    """Append to the trail, in the caller's transaction."""
+    """Insert a billing event, in the caller's transaction."""
     connection.execute(_INSERT, vars(event))
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Who changes something, when (business time) and why; it ends up in the trail."""
+    """Who changes something, when (business time) and why; billing events record it."""
 
     actor: str
     at: datetime
@@ -57,7 +57,7 @@ def record_refusal(
     account_id: UUID,
     payment_id: UUID | None = None,
 ) -> None:
-    """A refusal is in the trail like every attempt that was not made; `because` says who asked for it, and why."""
+    """Record a refused charge, like every attempt that was not made; `because` says who requested it, and why."""
     record_event(
         connection,
         BillingEvent(

@@ -1,4 +1,4 @@
-"""Column shapes that several tables share, so that every table spells them alike."""
+"""Column definitions that several tables share, so that all tables define them alike."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-#: Alembic and PostgreSQL name constraints alike, so that a migration can drop what another one made.
+#: Alembic and PostgreSQL name constraints alike, so that one migration can drop what another one made.
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -44,7 +44,7 @@ def instant(name: str, *, nullable: bool = False) -> Column[Any]:
 
 
 def created_at() -> Column[Any]:
-    """Machine time of the insert, for people who debug; no decision reads it."""
+    """Machine time of the insert, for debugging; no decision reads it."""
     return Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
 
 
@@ -57,7 +57,7 @@ def string(name: str, *, nullable: bool = False, default: str | None = None) -> 
 
 
 def identifier(name: str, *, nullable: bool = False) -> Column[Any]:
-    """An id without a foreign key: of a row that is made later, or where a check on each insert costs too much."""
+    """An id without a foreign key: the row is inserted later, or a check on each insert would cost too much."""
     return Column(name, Uuid, nullable=nullable)
 
 
@@ -70,6 +70,6 @@ def json(name: str) -> Column[Any]:
 
 
 def one_of(name: str, values: type[StrEnum] | Iterable[str]) -> CheckConstraint:
-    """A check that a text column holds one of an enum's words: unlike a PostgreSQL enum, cheap to extend."""
+    """A check that a text column holds one of an enum's values: unlike a PostgreSQL enum, cheap to extend."""
     words = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{name} IN ({words})", name=f"{name}_known")

@@ -1,4 +1,4 @@
-"""Comparisons with literals instead of parameters: a plan for any value could not use a partial index."""
+"""Comparisons with literals instead of parameters: a generic plan could not use a partial index."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Both clocks as bind parameters, so that a query over due work is built once and asked at any moment."""
+"""Both clocks as bind parameters, so that a due-work query is built once and executed at any moment."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,33 +9,33 @@ from sqlalchemy import Column, ColumnElement, DateTime, and_, bindparam, or_
 from shared.clock import FARTHEST_AHEAD
 from shared.domain.calendar import UNTIL_RELEASED
 
-#: The webhook that stored an event rings for it itself; before this age the sweep would only double it.
+#: The webhook enqueues a stored event itself; before this age the sweep would only duplicate it.
 WEBHOOK_ENQUEUES_WITHIN = timedelta(seconds=2)
 
 
-#: The daily run stamps what is scheduled for retry before it is asked for; a run that doesn't get on in this
-#: time (machine) is in trouble, and money isn't left lying for that.
+#: The daily run stamps payments scheduled for retry before they are charged. If it makes no progress for this time
+#: (machine time) it is stuck, and the payments are charged without it.
 DAILY_RUN_STAMPS_WITHIN = timedelta(minutes=10)
 
 
-#: What the queries compare with; `Moment.parameters` gives the values.
+#: The bind parameters of the queries; `Moment.parameters` gives the values.
 NOW = bindparam("now", type_=DateTime(timezone=True))
 MACHINE_NOW = bindparam("machine_now", type_=DateTime(timezone=True))
 STORED_BEFORE = bindparam("stored_before", type_=DateTime(timezone=True))
 STAMPING_SINCE = bindparam("stamping_since", type_=DateTime(timezone=True))
-#: Beyond it an instant was written by a clock that ran ahead (`has_come`), up to UNTIL_RELEASED.
+#: An instant beyond this was written by a clock that ran ahead (`has_come`), up to UNTIL_RELEASED.
 TOO_FAR = bindparam("too_far", type_=DateTime(timezone=True))
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Both clocks at once: what the queries compare with."""
+    """Both clocks at one instant, for the queries."""
 
     now: datetime
     machine_now: datetime
 
     def parameters(self, webhook_enqueues_within: timedelta = WEBHOOK_ENQUEUES_WITHIN) -> dict[str, datetime]:
-        """Return the parameters of every source's query."""
+        """Return the parameters of all due-work queries."""
         return {
             "now": self.now,
             "machine_now": self.machine_now,

@@ -1,4 +1,4 @@
-"""Engines and transactions: short ones, repeated when PostgreSQL asks for it, never open across a request."""
+"""Engines and transactions: short, repeated when PostgreSQL requires it, never open across a request."""
 
 import random
 import time
@@ -18,20 +18,21 @@ log = structlog.get_logger()
 
 Result = TypeVar("Result")
 
-#: A deadlock's loser needs one repetition; ten mean that something else is wrong and should be seen.
+#: A deadlock's loser needs one repetition; ten mean that something else is wrong and should surface.
 MAX_REPETITIONS = 10
-#: A wait for one lock (s). Ours are held for milliseconds, a run's for its chunk; what takes longer is stuck, and a
-#: worker that waited for it would do nothing else: with a sweep every 2 s, soon all of them. Above PostgreSQL's
-#: deadlock_timeout of 1 s, so that a deadlock has one loser.
+#: Longest wait for one lock (s). Ours are held for milliseconds, a run's for its chunk; a longer holder is stuck,
+#: and
+#: a waiting worker does nothing else: with a sweep every 2 s, soon all of them. Above PostgreSQL's deadlock_timeout
+#: of 1 s, so that a deadlock has one loser.
 LOCK_TIMEOUT_S = 2
-#: How long a transaction goes on trying to get its locks (s): beyond every chunk of ours on a busy machine.
+#: How long a transaction keeps trying to get its locks (s): longer than any chunk of ours on a busy machine.
 INSIST_FOR_S = 10.0
 #: Pauses between repetitions grow from a few milliseconds to this (s).
 LONGEST_PAUSE_S = 0.5
 
 _CONNECT_ARGS: dict[str, Any] = {
     "connect_timeout": 10,
-    # Both ends notice within a minute that the other is gone; the system's defaults take two hours.
+    # Both ends detect a lost connection within a minute; the system's defaults take two hours.
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
@@ -41,7 +42,8 @@ _CONNECT_ARGS: dict[str, Any] = {
 _OPTIONS = {
     "timezone": "UTC",
     "lock_timeout": f"{LOCK_TIMEOUT_S}s",
-    # Nothing of ours thinks inside a transaction: who does was stopped there, and its locks are needed.
+    # None of our code idles inside a transaction: a process that does was suspended there, and its locks are
+    # needed.
     "idle_in_transaction_session_timeout": "60s",
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
@@ -52,14 +54,14 @@ _BY_INDEX_ONLY = text("""
            set_config('jit', 'off', true)
 """)
 _REPEATABLE = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
-#: 08 connections, 53 memory, disk and slots, 57P a server that stops or starts: these pass by themselves.
+#: 08 connections, 53 memory, disk and slots, 57P a server that stops or starts: these errors are temporary.
 _OUTAGES = ("08", "53", "57P")
 
 
 def make_engine(settings: Settings, *, pool_size: int = 10, statement_limit_s: int | None = None) -> Engine:
-    """Make an engine: READ COMMITTED, UTC, and no statement waits forever. `in_transaction` outlives a restart.
+    """Make an engine: READ COMMITTED, UTC, bounded statements. With `in_transaction`, work survives a restart.
 
-    `statement_limit_s` (s) is for processes that answer to somebody; a command may take its time.
+    `statement_limit_s` (s) is for processes that serve requests; a command has no limit.
     """
     options = dict(_OPTIONS)
     if statement_limit_s is not None:
@@ -84,14 +86,15 @@ def in_transaction(
     outlives_outages: bool = False,
     step: str | None = None,
 ) -> Result:
-    """Run `work` in one transaction, again from its start after a deadlock or a serialization failure (I4).
+    """Run `work` in one transaction; repeat it from its start after a deadlock or a serialization failure (I4).
 
-    It also runs again on a new connection if the old one broke: PostgreSQL was restarted, say. If it broke at the
-    commit, the first run may have been written, so `work` must look before it acts, as every claim and record
-    does. It must do nothing that a rollback doesn't undo, and must not call out to the network.
+    It also runs again on a new connection if the old one broke, for example because PostgreSQL restarted. If it
+    broke at the commit, the first run may have been written. So `work` must read before it writes, as every claim
+    and recording does. It must do nothing that a rollback doesn't undo, and must not use the network.
 
-    A lock that somebody else holds is waited for up to `insist_for_s` (s); so is, with `outlives_outages`, a
-    database that is away, starting, or full. Any other error is raised at once, with nothing written.
+    It waits up to `insist_for_s` (s) for a lock that another transaction holds. With `outlives_outages` it also
+    waits that long for a database that is unreachable, starting, or full. Other errors are raised at once, with
+    nothing written.
 
     A `step` ("tick.run") names three failpoints: `<step>.begun` before it, `<step>.before_commit` at the end of
     `work`, `<step>.committed` after it.
@@ -121,9 +124,9 @@ def in_transaction(
 def in_turn(
     engine: Engine, work: Callable[[Connection], Result], what: str, *, step: str | None = None
 ) -> Result | None:
-    """Run `work` in one transaction; None if somebody else holds what it needs: the row stays due.
+    """Run `work` in one transaction; None if another transaction holds its locks: the row stays due.
 
-    `what` it is, for the log. For work that a sweep rings for again: waiting would keep a worker from the others.
+    `what` names it in the log. For work that the sweep enqueues again: a waiting worker could do nothing else.
     Otherwise as `in_transaction`.
     """
     try:
@@ -131,16 +134,16 @@ def in_turn(
     except DBAPIError as error:
         if not is_locked(error):
             raise
-        log.warning("transaction.locked", what=what, consequence="it stays due, and is rung for again")
+        log.warning("transaction.locked", what=what, consequence="it stays due, and is enqueued again")
         return None
 
 
 def by_index_only(connection: Connection, *, limit_s: int | None = None) -> None:
-    """Keep PostgreSQL from reading whole tables in this transaction, and its statements within `limit_s`, if given.
+    """Prevent sequential scans in this transaction, and limit its statements to `limit_s`, if given.
 
-    It prefers them where it expects a row on nearly every page, and is wrong by a million rows where what is looked
-    for is all in one place. Each statement has a plan for its own values (one amount is rare, another isn't), and
-    none is compiled: that takes longer than what it saves.
+    PostgreSQL prefers such scans where it expects a match on nearly every page, and is wrong by a million rows
+    where all matches are in one place. Each statement is planned for its own values (one amount is rare, another
+    isn't), and none is JIT-compiled: that takes longer than it saves.
     """
     connection.execute(_BY_INDEX_ONLY)
     if limit_s is not None:
@@ -148,18 +151,18 @@ def by_index_only(connection: Connection, *, limit_s: int | None = None) -> None
 
 
 def is_locked(error: Exception) -> bool:
-    """Whether somebody else held a lock for longer than we wait."""
+    """Whether another transaction held a lock for longer than we wait."""
     return isinstance(error, DBAPIError) and isinstance(error.orig, psycopg.errors.LockNotAvailable)
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether the database was out of reach or out of room: what passes without a change of the work."""
+    """Whether the database was unreachable or out of resources: temporary errors that the work didn't cause."""
     if not isinstance(error, DBAPIError):
         return isinstance(error, PoolTimeoutError)
     if error.connection_invalidated:
         return True
     sqlstate = error.orig.sqlstate if isinstance(error.orig, psycopg.Error) else None
-    if sqlstate is None:  # the driver's own word: it could not connect
+    if sqlstate is None:  # raised by the driver: it could not connect
         return isinstance(error.orig, psycopg.OperationalError)
     return sqlstate.startswith(_OUTAGES)
 

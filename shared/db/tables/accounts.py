@@ -1,7 +1,8 @@
-"""Who pays and what they owe, in the order in which money passes through. Constraints are the invariants (I1–I15).
+"""Accounts, payment settings and cards. Constraints are the invariants (I1–I15).
 
-Accounts and how they pay, services, fees and invoices are here; payments and attempts in `payments.py`, machinery
-(runs, Stripe events, the trail, the clock) in `machinery.py`, people and what they do in `dashboard.py`.
+Services, fees and invoices are in `invoices.py`, payments and attempts in `payments.py`, system tables (runs,
+Stripe
+events, billing events, the clock) in `system.py`, users and their actions in `operators.py`.
 """
 
 from sqlalchemy import (
@@ -42,11 +43,11 @@ accounts = Table(
     string("standing", default=Standing.GOOD.value),
     instant("standing_since_at", nullable=True),
     string("standing_reason", nullable=True),
-    Column("is_suspended", Boolean, nullable=False, server_default=text("false")),  # provisioning's fact
+    Column("is_suspended", Boolean, nullable=False, server_default=text("false")),  # set by provisioning
     created_at(),
     UniqueConstraint("external_id"),
     one_of("standing", Standing),
-    # People look for accounts by how their name, number or address begins.
+    # Users search accounts by the start of their name, number or address.
     Index("ix_accounts_external_id_prefix", text("lower(external_id) text_pattern_ops")),
     Index("ix_accounts_name_prefix", text("lower(name) text_pattern_ops")),
     Index("ix_accounts_email_prefix", text("lower(email) text_pattern_ops")),
@@ -69,7 +70,8 @@ payment_settings = Table(
     string("kind"),
     string("stripe_customer_id", nullable=True),
     identifier("primary_card_id", nullable=True),  # cards.id; the cards table refers back here
-    # Changes whenever the primary card or its data does; a payment that waits for a card names the one it saw.
+    # Changes whenever the primary card or its data does; a payment that waits for a card holds the one it was
+    # given.
     Column("card_revision", BigInteger, nullable=False, server_default=text("0")),
     string("language", nullable=True),
     json("billing_details"),  # name, email, address, tax id: what an invoice snapshots
@@ -99,7 +101,7 @@ cards = Table(
     Index("ix_cards_settings_id", "settings_id"),
 )
 
-card_registrations = Table(  # one row per SetupIntent that made a card primary: however often we are told, once
+card_registrations = Table(  # one row per SetupIntent that made a card primary: it counts once, however many events
     "card_registrations",
     metadata,
     string("coverage"),
@@ -110,7 +112,7 @@ card_registrations = Table(  # one row per SetupIntent that made a card primary:
     PrimaryKeyConstraint("coverage", "stripe_setup_intent_id"),
 )
 
-card_blocks = Table(  # cards that must never be asked again, wherever they are registered
+card_blocks = Table(  # cards that must never be charged again, wherever they are registered
     "card_blocks",
     metadata,
     string("coverage"),

@@ -1,6 +1,6 @@
-"""The tables behind the operators' dashboard: people and sessions, the book of actions, bulk actions, lanes, beats.
+"""Tables of the operators' dashboard: users, sessions, the audit log, bulk actions, queue pauses, heartbeats.
 
-None of them decides about money: without these rows every payment goes its way all the same.
+None of them decides about money: without these rows every payment is collected all the same.
 """
 
 from sqlalchemy import (
@@ -32,9 +32,9 @@ users = Table(
     "users",
     metadata,
     primary_key(),
-    string("name"),  # lower case; never given twice, since the book and the trail name people by it
+    string("name"),  # lower case; never reused, since the audit log and billing events name users by it
     string("role"),
-    string("password_hash", nullable=True),  # argon2id; null: only through a trusted proxy
+    string("password_hash", nullable=True),  # argon2id; null: sign-in only through a trusted proxy
     string("time_zone", nullable=True),
     Column("is_disabled", Boolean, nullable=False, server_default=text("false")),
     string("added_by"),
@@ -47,10 +47,10 @@ users = Table(
 sessions = Table(
     "sessions",
     metadata,
-    string("token_hash"),  # the token itself is only in the browser
+    string("token_hash"),  # only the browser has the token itself
     reference("user_id", "users.id"),
     string("csrf_key"),
-    instant("began_at"),  # machine time, as all of this table
+    instant("began_at"),  # machine time, as in all of this table
     instant("last_seen_at"),
     instant("expires_at"),
     string("address", nullable=True),
@@ -64,14 +64,14 @@ sign_in_failures = Table(
     "sign_in_failures",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    string("name"),  # as it was typed
+    string("name"),  # as typed
     string("address"),
     instant("at"),  # machine time
     Index("ix_sign_in_failures_name", "name", "at"),
     Index("ix_sign_in_failures_address", "address", "at"),
 )
 
-audit_log = Table(  # the book: rows can't be changed or deleted (trigger)
+audit_log = Table(  # rows can't be changed or deleted (trigger)
     "audit_log",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
@@ -94,7 +94,7 @@ audit_log = Table(  # the book: rows can't be changed or deleted (trigger)
     one_of("outcome", ("done", "refused", "started", "finished")),
 )
 
-bulk_actions = Table(  # one action over many payments, that a person saw and confirmed; worked through in chunks
+bulk_actions = Table(  # one action over many payments, previewed and confirmed by an operator; done in chunks
     "bulk_actions",
     metadata,
     primary_key(),
@@ -105,7 +105,7 @@ bulk_actions = Table(  # one action over many payments, that a person saw and co
     string("requested_by"),
     instant("requested_at"),  # business time
     string("state"),
-    string("digest"),  # of the ids and amounts that the person saw
+    string("digest"),  # of the previewed ids and amounts
     json("sums"),  # by currency, minor units
     Column("expected", BigInteger, nullable=False),
     json("counts"),
@@ -124,11 +124,11 @@ bulk_items = Table(
     minor_units("amount_minor"),
     string("currency"),
     string("state"),
-    string("result", nullable=True),  # in words: why it was refused
+    string("result", nullable=True),  # why it was refused
     instant("done_at", nullable=True),  # business time
     PrimaryKeyConstraint("bulk_id", "payment_id"),
     one_of("state", ("waiting", "done", "refused", "stopped")),
-    # One payment is in one unfinished bulk action: two people who confirm the same at once don't do it twice.
+    # A payment is in one unfinished bulk action: two operators who confirm the same at once don't do it twice.
     Index("uq_bulk_items_waiting", "payment_id", unique=True, postgresql_where=text("state = 'waiting'")),
     Index("ix_bulk_items_of_bulk", "bulk_id", "payment_id", postgresql_where=text("state = 'waiting'")),
 )
@@ -144,10 +144,10 @@ queue_pauses = Table(  # a row stops the workers from taking messages of a queue
     PrimaryKeyConstraint("queue"),
 )
 
-heartbeats = Table(  # each process says every few seconds that it lives
+heartbeats = Table(  # one row per live process
     "heartbeats",
     metadata,
-    string("process"),  # kind, host, pid and start: one life of one process
+    string("process"),  # kind, host, pid and start time: one start of one process
     string("kind"),  # web, scheduler, worker
     json("data"),  # queues, threads, pid, host, release
     instant("started_at"),  # machine time

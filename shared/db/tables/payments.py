@@ -1,4 +1,4 @@
-"""Payments, what the processor holds of them, each attempt, and the money that came in. The heart of I1 to I6."""
+"""Payments, their PaymentIntents, attempts and receipts. The core of I1 to I6."""
 
 from sqlalchemy import (
     BigInteger,
@@ -53,18 +53,16 @@ payments = Table(
     instant("held_until", nullable=True),  # business time; 9999-12-31 waits for an operator
     instant("backoff_until", nullable=True),  # machine time: an outage, never a decline
     Column("not_sent_count", Integer, nullable=False, server_default=text("0")),  # since the last answer
-    Column("waiting_for_revision_after", BigInteger, nullable=True),  # I15: the card revision that blocks it
+    Column("waiting_for_revision_after", BigInteger, nullable=True),  # I15: the card revision that it waits to pass
     day("due_on"),
     Column("decline_count", Integer, nullable=False, server_default=text("0")),
     Column("attempt_count", Integer, nullable=False, server_default=text("0")),
     identifier("run_id", nullable=True),
     instant("first_declined_at", nullable=True),
     instant("paid_at", nullable=True),
-    day("period", nullable=True),  # of its invoice; here, so that a month is summed up without a join
-    string("last_decline_code", nullable=True),  # what the last decline said; people look for it
-    string(
-        "pending_close_as", nullable=True
-    ),  # a person wants it ended so, once its PaymentIntent is seen canceled (I3)
+    day("period", nullable=True),  # its invoice's; copied here, so that a month's sums need no join
+    string("last_decline_code", nullable=True),  # of the last decline; users search for it
+    string("pending_close_as", nullable=True),  # the pending close, done once its PaymentIntent is canceled (I3)
     created_at(),
     UniqueConstraint("invoice_id"),
     one_of("kind", PaymentKind),
@@ -104,7 +102,7 @@ payments = Table(
         "ix_payments_backing_off", "coverage", "backoff_until", postgresql_where=text("backoff_until IS NOT NULL")
     ),
     Index("ix_payments_paid", "coverage", "paid_at", postgresql_where=text("state = 'paid'")),
-    # What people look for, newest first, page by page.
+    # What users list, newest first, page by page.
     Index("ix_payments_created", "created_at", "id"),
     Index("ix_payments_state_created", "state", "created_at", "id"),
     Index(
@@ -123,7 +121,7 @@ payments = Table(
         "id",
         postgresql_where=text("state NOT IN ('paid', 'carried_forward', 'uncollectible', 'void')"),
     ),
-    # A month's sums, and how its declines were won back.
+    # A month's sums, and how many of its declined payments were recovered.
     Index("ix_payments_period", "coverage", "period", "state", postgresql_include=["amount_minor"]),
     Index(
         "ix_payments_first_declined",
@@ -145,10 +143,10 @@ payment_intents = Table(
     string("currency"),
     string("stripe_customer_id"),
     string("stripe_payment_intent_id", nullable=True),  # null until the create is answered
-    json("create_parameters"),  # repeated to the letter under the same key
+    json("create_parameters"),  # sent again unchanged under the same key
     string("api_version"),
     instant("first_sent_at", nullable=True),  # machine time of the first create; the key is good for 23 h
-    string("status", nullable=True),  # as Stripe last told us
+    string("status", nullable=True),  # as Stripe last reported it
     string("latest_charge_id", nullable=True),
     string("cancellation_reason", nullable=True),
     string("closed_reason", nullable=True),  # null while live; then succeeded, canceled or abandoned
@@ -190,7 +188,7 @@ payment_attempts = Table(
     instant("started_at"),  # business time
     instant("lease_expires_at"),  # machine time
     instant("confirm_allowed_at", nullable=True),  # machine time; while null, no confirm can have been sent
-    instant("look_up_at", nullable=True),  # machine time of the next look at the PaymentIntent, while unknown
+    instant("look_up_at", nullable=True),  # machine time of the next look-up, while unknown
     Column("look_ups", Integer, nullable=False, server_default=text("0")),
     instant("finished_at", nullable=True),  # business time
     string("stripe_charge_id", nullable=True),
@@ -202,14 +200,14 @@ payment_attempts = Table(
     string("network_advice_code", nullable=True),
     string("network_decline_code", nullable=True),
     string("stripe_request_id", nullable=True),
-    string("outcome_reason", nullable=True),  # in our words, for people
+    string("outcome_reason", nullable=True),  # a text for users
     created_at(),
     UniqueConstraint("payment_id", "number"),
     one_of("kind", AttemptKind),
     one_of("state", AttemptState),
     one_of("lane", Lane),
     one_of("trigger", Trigger),
-    Index(  # I2: one open attempt per payment, whatever its kind
+    Index(  # I2: one open attempt per payment, of whatever kind
         "uq_payment_attempts_open",
         "payment_id",
         unique=True,
@@ -217,12 +215,12 @@ payment_attempts = Table(
     ),
     Index("ix_payment_attempts_lease", "lease_expires_at", postgresql_where=text("state = 'started'")),
     Index("ix_payment_attempts_look_up", "look_up_at", postgresql_where=text("state = 'unknown'")),
-    # The networks' budgets are counted by this one.
+    # Counts the networks' budgets.
     Index("ix_payment_attempts_card", "coverage", "card_fingerprint", "started_at"),
     Index("ix_payment_attempts_payment_intent_id", "payment_intent_id"),
     Index("ix_payment_attempts_started", "started_at"),
     Index("ix_payment_attempts_finished", "finished_at"),
-    # What a person pastes from the processor's own pages.
+    # Ids that users copy from the processor's own pages.
     Index(
         "ix_payment_attempts_stripe_charge_id",
         "stripe_charge_id",
@@ -235,7 +233,7 @@ payment_attempts = Table(
     ),
 )
 
-receipts = Table(  # money that came in, whether or not we were still waiting for it
+receipts = Table(  # money received, whether or not the payment was still open
     "receipts",
     metadata,
     primary_key(),

@@ -1,4 +1,4 @@
-"""The tables that keep the machine honest: runs, Stripe's events, the trail of changes, findings, the clock."""
+"""System tables: runs, Stripe events, billing events, findings, the clock."""
 
 from sqlalchemy import (
     BigInteger,
@@ -25,7 +25,7 @@ runs = Table(
     string("period"),  # 2026-10 or 2026-10-31
     string("coverage"),
     string("state"),
-    instant("scheduled_for_at"),  # business time of the moment that made it due
+    instant("scheduled_for_at"),  # business time at which it became due
     instant("started_at", nullable=True),  # business time
     instant("finished_at", nullable=True),
     string("requested_by"),
@@ -33,15 +33,15 @@ runs = Table(
     string("reason", nullable=True),
     json("counts"),
     json("cursor"),  # where the next chunk starts; written in the chunk's own transaction
-    instant("backoff_until", nullable=True),  # machine time: what it needs is away
-    string("trouble", nullable=True),  # why it backs off, in words; null once it gets on
+    instant("backoff_until", nullable=True),  # machine time: what it needs is unavailable
+    string("trouble", nullable=True),  # why it backs off; null once it advances
     created_at(),
     UniqueConstraint("job", "period", "coverage"),  # the guarantee behind leadership and every race
     one_of("state", RunState),
     Index("ix_runs_unfinished", "created_at", postgresql_where=text("state IN ('ready', 'running')")),
 )
 
-stripe_events = Table(  # a hint that something happened; the truth is fetched
+stripe_events = Table(  # a hint that something happened; the current state is fetched
     "stripe_events",
     metadata,
     string("coverage"),
@@ -63,7 +63,7 @@ stripe_events = Table(  # a hint that something happened; the truth is fetched
 )
 
 billing_events = (
-    Table(  # I10: the trail. Rows can't be changed or deleted (trigger); ids and codes, no personal data
+    Table(  # I10: billing events. Rows can't be changed or deleted (trigger); ids and codes, no personal data
         "billing_events",
         metadata,
         Column("id", BigInteger, Identity(always=True), primary_key=True),
@@ -82,7 +82,7 @@ billing_events = (
         Index("ix_billing_events_payment_id", "payment_id", "id"),
         Index("ix_billing_events_account_id", "account_id", "id"),
         Index("ix_billing_events_type", "type", "id"),
-        Index(  # what a run says of itself, without what it did to each payment
+        Index(  # a run's own events, without those of its payments
             "ix_billing_events_run_id",
             "run_id",
             "id",
@@ -91,14 +91,14 @@ billing_events = (
     )
 )
 
-findings = Table(  # something in the books that a person must look at, and resolves with a reason
+findings = Table(  # a difference that an operator must look at, and resolves with a reason
     "findings",
     metadata,
     primary_key(),
     string("kind"),
     string("coverage"),
     identifier("payment_id", nullable=True),
-    string("subject"),  # what it is about, so that the same thing is found once
+    string("subject"),  # what it is about, so that the same problem is one finding
     json("details"),
     instant("found_at"),
     instant("resolved_at", nullable=True),
@@ -109,10 +109,10 @@ findings = Table(  # something in the books that a person must look at, and reso
     Index("ix_findings_open", "found_at", postgresql_where=text("resolved_at IS NULL")),
 )
 
-listed_charges = Table(  # what one reconciliation saw at the processor; its rows go when it ends
+listed_charges = Table(  # what one reconciliation listed at the processor; its rows are deleted when it ends
     "listed_charges",
     metadata,
-    identifier("reconciliation_id"),  # the run's id, or one of its own where a person reconciles at a terminal
+    identifier("reconciliation_id"),  # the run's id, or a new one if an operator reconciles at a terminal
     string("stripe_charge_id"),
     created_at(),
     PrimaryKeyConstraint("reconciliation_id", "stripe_charge_id"),
