@@ -1,4 +1,4 @@
-"""What we ask of a card processor and what it may answer. No SDK type crosses this line."""
+"""What Duecourse requests from a card processor, and its possible answers. No SDK type crosses this boundary."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ Listed = TypeVar("Listed")
 
 
 class Outcome(StrEnum):
-    """How a request about money ended. The word "failed" is banned: it hides which of these it was."""
+    """The outcome of a request about money. The word "failed" is banned: it hides which of these it was."""
 
     SUCCEEDED = "succeeded"
     DECLINED = "declined"
     AUTHENTICATION_NEEDED = "authentication_needed"
     CANCELED = "canceled"
-    NOT_SENT = "not_sent"  # certain that no issuer was asked
+    NOT_SENT = "not_sent"  # certain that no issuer got a request
     UNKNOWN = "unknown"
 
 
@@ -40,7 +40,7 @@ class PaymentIntentSnapshot:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer, or the lack of one, already read through the outcome table."""
+    """One answer, or the lack of one, already classified by the outcome table."""
 
     outcome: Outcome
     reason: str
@@ -51,8 +51,8 @@ class Answer:
     error_type: str | None = None
     code: str | None = None
     request_id: str | None = None
-    needs_attention: bool = False  # an operator must look: keys, permissions, a fault in our request
-    is_key_spent: bool = False  # whoever asks again under the same key only gets this answer again
+    needs_attention: bool = False  # an operator must look: keys, permissions, a defect in our request
+    is_key_spent: bool = False  # a new request under the same key only gets this answer again
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class CardSnapshot:
 
 @dataclass(frozen=True)
 class SetupIntentSnapshot:
-    """A SetupIntent: the customer's consent to a card being kept and charged."""
+    """A SetupIntent: the customer's consent to store and charge a card."""
 
     stripe_id: str
     status: str
@@ -82,7 +82,7 @@ class SetupIntentSnapshot:
 
 @dataclass(frozen=True)
 class ChargeReadBack:
-    """One charge in the processor's books; minor units."""
+    """One charge as the processor records it; minor units."""
 
     stripe_id: str
     stripe_payment_intent_id: str | None
@@ -96,7 +96,7 @@ class ChargeReadBack:
 
 @dataclass(frozen=True)
 class Page(Generic[Listed]):
-    """One page of a list, newest first. `after` is what to ask the next page with, None on the last one."""
+    """One page of a list, newest first. Request the next page with `after`; None on the last one."""
 
     items: tuple[Listed, ...]
     after: str | None
@@ -114,7 +114,7 @@ class StripeEventSnapshot:
 
 
 class GatewayUnavailableError(Exception):
-    """A read got no usable answer; ask again later."""
+    """A read got no usable answer; retry later."""
 
 
 class GatewayMissingError(Exception):
@@ -122,10 +122,10 @@ class GatewayMissingError(Exception):
 
 
 class ProcessorGateway(Protocol):
-    """One coverage's account at the processor. It decides nothing.
+    """One coverage's account at the processor. It makes no decisions.
 
-    The first three return an Answer whatever happens and never raise for what the processor or the network
-    does; the reads raise GatewayUnavailableError or GatewayMissingError.
+    The first three methods always return an Answer and never raise for errors of the processor or the network. The
+    reads raise GatewayUnavailableError or GatewayMissingError.
     """
 
     def create_payment_intent(self, parameters: Mapping[str, Any], key: str) -> Answer: ...
@@ -148,7 +148,7 @@ class ProcessorGateway(Protocol):
 
 
 class BadSignatureError(Exception):
-    """A webhook that isn't Stripe's, or is too old, or isn't signed with a secret we know."""
+    """A webhook that isn't Stripe's, is too old, or isn't signed with a known secret."""
 
 
 class WebhookVerifier(Protocol):

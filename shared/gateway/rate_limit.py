@@ -1,4 +1,4 @@
-"""Keeps one process below its share of the processor's rate limit, so that 429 stays an exception."""
+"""Keeps one process below its share of the processor's rate limit, so that 429 stays rare."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class RateLimit:
-    """Lets `per_s` calls a second through, in order of arrival; a burst of one second's worth may go at once."""
+    """Allows `per_s` calls a second, in order of arrival; a burst of one second's worth may go at once."""
 
     def __init__(
         self,

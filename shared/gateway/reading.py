@@ -1,4 +1,4 @@
-"""Reads the processor's JSON into our own values. The only code that knows how Stripe spells its fields."""
+"""Parses the processor's JSON into our own types. The only code that knows Stripe's field names."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ Json = Mapping[str, Any]
 
 
 def read_payment_intent(raw: object) -> PaymentIntentSnapshot | None:
-    """Read a PaymentIntent; None if `raw` isn't one with the fields that we rely on."""
+    """Parse a PaymentIntent; None if `raw` isn't one with the required fields."""
     if not isinstance(raw, Mapping) or raw.get("object") != "payment_intent":
         return None
     try:
@@ -32,7 +32,7 @@ def read_payment_intent(raw: object) -> PaymentIntentSnapshot | None:
 
 
 def read_decline(error: Json) -> Decline:
-    """Read the codes of an error object, verbatim."""
+    """Parse the codes of an error object, verbatim."""
     method = error.get("payment_method")
     card = method.get("card") if isinstance(method, Mapping) else None
     return Decline(
@@ -46,7 +46,7 @@ def read_decline(error: Json) -> Decline:
 
 
 def read_card(raw: Json) -> CardSnapshot:
-    """Read a PaymentMethod of type card. KeyError or TypeError if it isn't one."""
+    """Parse a PaymentMethod of type card. KeyError or TypeError if it isn't one."""
     card = raw["card"]
     return CardSnapshot(
         stripe_payment_method_id=str(raw["id"]),
@@ -61,7 +61,7 @@ def read_card(raw: Json) -> CardSnapshot:
 
 
 def read_setup_intent(raw: Json) -> SetupIntentSnapshot:
-    """Read a SetupIntent."""
+    """Parse a SetupIntent."""
     return SetupIntentSnapshot(
         stripe_id=str(raw["id"]),
         status=str(raw["status"]),
@@ -72,7 +72,7 @@ def read_setup_intent(raw: Json) -> SetupIntentSnapshot:
 
 
 def read_charge(raw: Json) -> ChargeReadBack:
-    """Read a charge."""
+    """Parse a charge."""
     return ChargeReadBack(
         stripe_id=str(raw["id"]),
         stripe_payment_intent_id=_id(raw.get("payment_intent")),
@@ -86,7 +86,7 @@ def read_charge(raw: Json) -> ChargeReadBack:
 
 
 def _id(reference: object) -> str | None:
-    """A reference is an id, or the whole object where it was expanded."""
+    """A reference is an id, or the whole object if it was expanded."""
     if isinstance(reference, Mapping):
         reference = reference.get("id")
     return None if reference is None else str(reference)

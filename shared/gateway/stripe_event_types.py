@@ -1,6 +1,6 @@
-"""The Stripe event types that we act on: the web process stores every other type as ignored.
+"""The Stripe event types that we process; the web process stores every other type as ignored.
 
-Here rather than beside the handlers, because web never imports workers; a test holds the two lists together.
+Defined here rather than beside the handlers, because web never imports workers. A test compares the two lists.
 """
 
 HANDLED_EVENT_TYPES = frozenset(
@@ -17,9 +17,11 @@ HANDLED_EVENT_TYPES = frozenset(
     }
 )
 
-#: News that mostly echoes what is being written down already: our own confirm, or the registration of the card that
-#: was attached. The sweep rings for these a little later, when a look at our own rows says so; for the others,
-#: which somebody waits for, the web process rings at once.
+#: Events that mostly echo our own request: our confirm, or the registration of the card that was attached. The
+#: sweep
+#: enqueues these a little later, unless our own rows show that they are done. The web process enqueues the others
+#: at
+#: once, because somebody waits for them.
 ECHO_EVENT_TYPES = frozenset(
     {
         "payment_method.attached",

@@ -1,7 +1,7 @@
-"""Stripe as our processor: the only module of Duecourse, with the webhook check, that imports its SDK.
+"""The Stripe adapter: the only module, besides the webhook check, that imports Stripe's SDK.
 
-It sends what it is told and reads what comes back; it decides nothing and repeats nothing. Settlement is the
-only repeater, so the SDK's own retries are off, and each POST carries the key that it was given.
+It sends requests and parses answers. It makes no decisions and retries nothing: only settlement repeats requests.
+So the SDK's own retries are off, and each POST carries the key that it was given.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ import stripe
 import urllib3.exceptions
 
 from shared.domain.declines import Decline
-from shared.gateway.outcomes import NEEDS_ATTENTION, OUTCOMES, Trouble, card_trouble, status_of
+from shared.gateway.outcomes import NEEDS_ATTENTION, OUTCOMES, Problem, card_problem, status_of
 from shared.gateway.port import (
     Answer,
     CardSnapshot,
@@ -31,24 +31,24 @@ from shared.gateway.reading import read_card, read_charge, read_decline, read_pa
 from shared.gateway.stripe_version import API_VERSION
 from shared.settings import Settings
 
-#: Stripe's largest page.
+#: Stripe's largest page size.
 PAGE = 100
 
 stripe.enable_telemetry = False
 
-#: Which trouble an SDK error is, where its class alone says so. Order matters: subclasses first.
-_TROUBLE_OF_ERROR: tuple[tuple[type[stripe.StripeError], Trouble], ...] = (
-    (stripe.IdempotencyError, Trouble.KEY_MISUSED),
-    (stripe.RateLimitError, Trouble.RATE_LIMITED),
-    (stripe.AuthenticationError, Trouble.KEY_REFUSED),
-    (stripe.PermissionError, Trouble.FORBIDDEN),
-    (stripe.CardError, Trouble.CARD),
-    (stripe.InvalidRequestError, Trouble.REFUSED),
+#: The problem for each SDK error whose class alone determines it. Order matters: subclasses first.
+_PROBLEM_OF_ERROR: tuple[tuple[type[stripe.StripeError], Problem], ...] = (
+    (stripe.IdempotencyError, Problem.KEY_MISUSED),
+    (stripe.RateLimitError, Problem.RATE_LIMITED),
+    (stripe.AuthenticationError, Problem.KEY_REFUSED),
+    (stripe.PermissionError, Problem.FORBIDDEN),
+    (stripe.CardError, Problem.CARD),
+    (stripe.InvalidRequestError, Problem.REFUSED),
 )
 
 
 class StripeGateway:
-    """One coverage's Stripe account. See ProcessorGateway for what each method promises."""
+    """One coverage's Stripe account. See ProcessorGateway for each method's contract."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class StripeGateway:
         return read_charge(self._read(lambda: self._client.v1.charges.retrieve(stripe_id)))
 
     def retrieve_event(self, stripe_event_id: str) -> Mapping[str, Any]:
-        """Return an event as it was sent, for a person to read; Stripe keeps events for 30 days."""
+        """Return an event as it was sent, for an operator to read; Stripe keeps events for 30 days."""
         return self._read(lambda: self._client.v1.events.retrieve(stripe_event_id))
 
     def list_charges(self, created_from: datetime, created_until: datetime) -> Iterator[ChargeReadBack]:
@@ -145,25 +145,25 @@ class StripeGateway:
             raw, request_id = _raw(send())
         except stripe.StripeError as error:
             return _answer_of_error(error)
-        except Exception as error:  # whatever broke on the way, we don't know what Stripe did
+        except Exception as error:  # whatever was raised while parsing, we don't know what Stripe did
             return Answer(Outcome.UNKNOWN, f"{type(error).__name__} while reading the answer", needs_attention=True)
         payment_intent = read_payment_intent(raw)
-        trouble = Trouble.NONE if payment_intent is not None else Trouble.UNREADABLE
+        problem = Problem.NONE if payment_intent is not None else Problem.UNREADABLE
         return Answer(
-            outcome=OUTCOMES[trouble, status_of(payment_intent)],
+            outcome=OUTCOMES[problem, status_of(payment_intent)],
             reason=f"PaymentIntent is {payment_intent.status}" if payment_intent else "the answer can't be read",
             payment_intent=payment_intent,
             decline=payment_intent.last_error if payment_intent else None,
             charge_id=payment_intent.latest_charge_id if payment_intent else None,
             http_status=200,
             request_id=request_id,
-            needs_attention=trouble in NEEDS_ATTENTION,
+            needs_attention=problem in NEEDS_ATTENTION,
         )
 
     def _page(
         self, path: str, created_from: datetime, created_until: datetime, after: str | None
     ) -> Mapping[str, Any]:
-        """Read one page as plain JSON: making the SDK's objects of it took most of the time."""
+        """Parse one page as plain JSON: building the SDK's objects took most of the time."""
         created = {"gte": int(created_from.timestamp()), "lt": int(created_until.timestamp())}
         parameters: dict[str, Any] = {"created": created, "limit": PAGE}
         if after is not None:
@@ -192,7 +192,7 @@ def _next_page(raw: Mapping[str, Any]) -> str | None:
 
 
 def _direct_session() -> requests.Session:
-    """A session for a host that was named: no proxy of the environment leads there."""
+    """A session for an explicitly configured host: it ignores the environment's proxies."""
     session = requests.Session()
     session.trust_env = False
     session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=64))
@@ -220,7 +220,7 @@ def _raw(answered: stripe.StripeObject) -> tuple[Mapping[str, Any], str | None]:
 
 def _json(response: Any) -> Mapping[str, Any]:
     if response is None or not isinstance(response.data, Mapping):
-        raise TypeError("the answer is no JSON object")
+        raise TypeError("the answer is not a JSON object")
     data: Mapping[str, Any] = response.data
     return data
 
@@ -230,49 +230,49 @@ def _answer_of_error(error: stripe.StripeError) -> Answer:
     details: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
     payment_intent = read_payment_intent(details.get("payment_intent"))
     decline = read_decline(details)
-    trouble = _trouble(error, decline)
-    outcome = OUTCOMES[trouble, status_of(payment_intent)]
+    problem = _problem(error, decline)
+    outcome = OUTCOMES[problem, status_of(payment_intent)]
     charge = details.get("charge") or (payment_intent.latest_charge_id if payment_intent else None)
     return Answer(
         outcome=outcome,
-        reason=f"{trouble}: {decline.decline_code or decline.code or details.get('param') or type(error).__name__}",
+        reason=f"{problem}: {decline.decline_code or decline.code or details.get('param') or type(error).__name__}",
         payment_intent=payment_intent,
-        decline=decline if trouble in (Trouble.CARD, Trouble.AUTHENTICATION) else None,
+        decline=decline if problem in (Problem.CARD, Problem.AUTHENTICATION) else None,
         charge_id=None if charge is None else str(charge),
         http_status=error.http_status,
         error_type=details.get("type"),
         code=details.get("code"),
         request_id=error.request_id,
-        needs_attention=trouble in NEEDS_ATTENTION and outcome is not Outcome.SUCCEEDED,
-        is_key_spent=trouble is Trouble.KEY_MISUSED or _is_replayed(error),
+        needs_attention=problem in NEEDS_ATTENTION and outcome is not Outcome.SUCCEEDED,
+        is_key_spent=problem is Problem.KEY_MISUSED or _is_replayed(error),
     )
 
 
 def _is_replayed(error: stripe.StripeError) -> bool:
-    """Whether the error is one that Stripe had saved under the key (docs.stripe.com/api/idempotent_requests)."""
+    """Whether Stripe had saved this error under the key (docs.stripe.com/api/idempotent_requests)."""
     headers = {str(name).lower(): value for name, value in (error.headers or {}).items()}
     return headers.get("idempotent-replayed") == "true"
 
 
-def _trouble(error: stripe.StripeError, decline: Decline) -> Trouble:
+def _problem(error: stripe.StripeError, decline: Decline) -> Problem:
     if isinstance(error, stripe.APIConnectionError):
-        return Trouble.NOT_CONNECTED if _never_connected(error) else Trouble.NO_ANSWER
+        return Problem.NOT_CONNECTED if _never_connected(error) else Problem.NO_ANSWER
     if decline.code == "idempotency_key_in_use":
-        return Trouble.KEY_IN_USE
+        return Problem.KEY_IN_USE
     if decline.code == "lock_timeout":
-        return Trouble.RATE_LIMITED
+        return Problem.RATE_LIMITED
     if decline.code == "payment_intent_unexpected_state":
-        return Trouble.UNEXPECTED_STATE
-    for kind, trouble in _TROUBLE_OF_ERROR:
+        return Problem.UNEXPECTED_STATE
+    for kind, problem in _PROBLEM_OF_ERROR:
         if isinstance(error, kind):
-            return card_trouble(decline.code, decline.decline_code) if trouble is Trouble.CARD else trouble
+            return card_problem(decline.code, decline.decline_code) if problem is Problem.CARD else problem
     if error.http_status == 409:
-        return Trouble.KEY_IN_USE
-    return Trouble.SERVER_ERROR if (error.http_status or 0) >= 500 else Trouble.UNREADABLE
+        return Problem.KEY_IN_USE
+    return Problem.SERVER_ERROR if (error.http_status or 0) >= 500 else Problem.UNREADABLE
 
 
 def _never_connected(error: stripe.APIConnectionError) -> bool:
-    """Whether the connection itself was refused or timed out, so that no byte of the request left."""
+    """Whether the connection itself was refused or timed out, so that no byte of the request was sent."""
     cause = error.__cause__
     if isinstance(cause, requests.exceptions.ConnectTimeout):
         return True

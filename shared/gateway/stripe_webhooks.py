@@ -1,4 +1,4 @@
-"""Stripe's webhooks: is this really from Stripe, and which event is it. Beside the gateway, the only SDK user."""
+"""Stripe's webhooks: verifies the signature and parses the event. Besides the gateway, the only SDK user."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import stripe
 
 from shared.gateway.port import BadSignatureError, StripeEventSnapshot
 
-#: Seconds that a signature is good for (Stripe's own default, docs.stripe.com/webhooks): bounds a replay.
+#: Seconds that a signature is valid (Stripe's own default, docs.stripe.com/webhooks): bounds a replay.
 TOLERANCE_S = 300
 
 _EVENT_ID = re.compile(r"[A-Za-z0-9_]{1,255}")
@@ -18,14 +18,14 @@ _OBJECT_ID = re.compile(r"[A-Za-z0-9_\-]{1,255}")
 
 
 class UnreadableEventError(ValueError):
-    """Signed with our secret, but no event that we can read; says what is wrong, not what it held."""
+    """Signed with our secret, but not a readable event; the message says what is wrong, without its content."""
 
 
 def verify_webhook(body: bytes, signature: str, secrets: Sequence[str]) -> StripeEventSnapshot:
-    """Check the signature over the raw body with each secret, and read the event's envelope.
+    """Check the signature over the raw body with each secret, and parse the event's envelope.
 
-    Several secrets are good at once while one is being rotated. Raises BadSignatureError, whose text may be
-    logged, and UnreadableEventError for what is signed but isn't an event.
+    Several secrets are valid at once during a rotation. Raises BadSignatureError, whose text may be logged, and
+    UnreadableEventError if the body is signed but isn't an event.
     """
     reasons: list[str] = []
     for secret in secrets:
@@ -37,7 +37,7 @@ def verify_webhook(body: bytes, signature: str, secrets: Sequence[str]) -> Strip
 
 
 def read_envelope(body: bytes) -> StripeEventSnapshot:
-    """Read id, type, object id, mode and time of an event (created: seconds since 1970); the rest is ignored."""
+    """Parse id, type, object id, mode and time of an event (created: seconds since 1970); ignore the rest."""
     try:
         event = json.loads(body)
     except (ValueError, RecursionError):
@@ -68,7 +68,7 @@ def _why_not_signed(body: bytes, signature: str, secret: str) -> str | None:
         stripe.WebhookSignature.verify_header(body, signature, secret, TOLERANCE_S)
     except stripe.SignatureVerificationError as error:
         return str(error)
-    except UnicodeDecodeError:  # the SDK signs text, and so does Stripe
+    except UnicodeDecodeError:  # the SDK signs text, as Stripe does
         return "the body is not UTF-8"
     return None
 

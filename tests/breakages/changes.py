@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from sqlalchemy import Engine
 
-from shared.gateway.outcomes import Trouble
+from shared.gateway.outcomes import Problem
 from shared.gateway.port import Answer, Outcome
 from shared.payments.claim import KEY_GOOD_FOR, Claimed
 from shared.payments.outcome_handlers import Locked, after_decline
@@ -177,7 +177,7 @@ class _Holding:
 
 def no_answer_declined(outcomes: Any) -> Any:
     return {
-        key: Outcome.DECLINED if key[0] is Trouble.NO_ANSWER and outcome is Outcome.UNKNOWN else outcome
+        key: Outcome.DECLINED if key[0] is Problem.NO_ANSWER and outcome is Outcome.UNKNOWN else outcome
         for key, outcome in outcomes.items()
     }
 

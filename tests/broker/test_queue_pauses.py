@@ -233,7 +233,7 @@ def test_repeated_pause_and_resume_change_nothing(world: World) -> None:
                 billing_events.c.id
             )
         ).all()
-        with pytest.raises(LookupError, match="no lane 'mail'"):
+        with pytest.raises(LookupError, match="no queue 'mail'"):
             pause_queue(connection, "mail", first)
     assert [tuple(row) for row in told] == [
         ("lane_paused", "operator:anna", {"queue": BATCH}),

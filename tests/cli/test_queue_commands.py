@@ -58,7 +58,7 @@ def test_queue_is_paused_and_resumed_with_a_reason(world: World, terminal: Termi
 
 @pytest.mark.parametrize(
     ("words", "says"),
-    [(("pause", "mail", "--reason", "x"), "no lane 'mail'"), (("pause", "batch", "--reason", " "), "is empty")],
+    [(("pause", "mail", "--reason", "x"), "no queue 'mail'"), (("pause", "batch", "--reason", " "), "is empty")],
 )
 def test_unknown_queue_and_empty_reason_are_rejected(
     world: World, terminal: Terminal, words: tuple[str, ...], says: str

@@ -4,18 +4,18 @@ from itertools import product
 
 import pytest
 
-from shared.gateway.outcomes import OUTCOMES, Status, Trouble, observed_outcome, status_of
+from shared.gateway.outcomes import OUTCOMES, Status, Problem, observed_outcome, status_of
 from shared.gateway.port import Outcome, PaymentIntentSnapshot
 
-PAIRS = list(product(Trouble, Status))
+PAIRS = list(product(Problem, Status))
 LEAVES_IT_OPEN = {
-    Trouble.NO_ANSWER,
-    Trouble.UNREADABLE,
-    Trouble.SERVER_ERROR,
-    Trouble.KEY_IN_USE,
-    Trouble.KEY_MISUSED,
+    Problem.NO_ANSWER,
+    Problem.UNREADABLE,
+    Problem.SERVER_ERROR,
+    Problem.KEY_IN_USE,
+    Problem.KEY_MISUSED,
 }
-NEVER_ARRIVED = {Trouble.NOT_CONNECTED, Trouble.RATE_LIMITED, Trouble.KEY_REFUSED, Trouble.FORBIDDEN}
+NEVER_ARRIVED = {Problem.NOT_CONNECTED, Problem.RATE_LIMITED, Problem.KEY_REFUSED, Problem.FORBIDDEN}
 WAITS = {Status.REQUIRES_PAYMENT_METHOD, Status.REQUIRES_CONFIRMATION, Status.NOT_SHOWN}
 
 
@@ -27,36 +27,36 @@ def test_table_has_a_row_for_every_pair() -> None:
     assert set(OUTCOMES) == set(PAIRS)
 
 
-@pytest.mark.parametrize(("trouble", "status"), PAIRS)
-def test_success_requires_a_succeeded_status(trouble: Trouble, status: Status) -> None:
-    assert (OUTCOMES[trouble, status] is Outcome.SUCCEEDED) == (status is Status.SUCCEEDED)
+@pytest.mark.parametrize(("problem", "status"), PAIRS)
+def test_success_requires_a_succeeded_status(problem: Problem, status: Status) -> None:
+    assert (OUTCOMES[problem, status] is Outcome.SUCCEEDED) == (status is Status.SUCCEEDED)
 
 
-@pytest.mark.parametrize(("trouble", "status"), PAIRS)
-def test_cancellation_requires_a_canceled_status(trouble: Trouble, status: Status) -> None:
-    assert (OUTCOMES[trouble, status] is Outcome.CANCELED) == (status is Status.CANCELED)
+@pytest.mark.parametrize(("problem", "status"), PAIRS)
+def test_cancellation_requires_a_canceled_status(problem: Problem, status: Status) -> None:
+    assert (OUTCOMES[problem, status] is Outcome.CANCELED) == (status is Status.CANCELED)
 
 
-@pytest.mark.parametrize(("trouble", "status"), PAIRS)
-def test_decline_requires_a_card_error(trouble: Trouble, status: Status) -> None:
-    if OUTCOMES[trouble, status] is Outcome.DECLINED:
-        assert trouble is Trouble.CARD or (trouble, status) == (Trouble.NONE, Status.REQUIRES_PAYMENT_METHOD)
+@pytest.mark.parametrize(("problem", "status"), PAIRS)
+def test_decline_requires_a_card_error(problem: Problem, status: Status) -> None:
+    if OUTCOMES[problem, status] is Outcome.DECLINED:
+        assert problem is Problem.CARD or (problem, status) == (Problem.NONE, Status.REQUIRES_PAYMENT_METHOD)
 
 
-@pytest.mark.parametrize(("trouble", "status"), sorted(product(LEAVES_IT_OPEN, WAITS)))
-def test_missing_answer_is_never_an_outcome(trouble: Trouble, status: Status) -> None:
-    assert OUTCOMES[trouble, status] is Outcome.UNKNOWN
+@pytest.mark.parametrize(("problem", "status"), sorted(product(LEAVES_IT_OPEN, WAITS)))
+def test_missing_answer_is_never_an_outcome(problem: Problem, status: Status) -> None:
+    assert OUTCOMES[problem, status] is Outcome.UNKNOWN
 
 
-@pytest.mark.parametrize(("trouble", "status"), sorted(product(NEVER_ARRIVED, WAITS)))
-def test_outage_is_never_a_decline(trouble: Trouble, status: Status) -> None:
-    assert OUTCOMES[trouble, status] is Outcome.NOT_SENT
+@pytest.mark.parametrize(("problem", "status"), sorted(product(NEVER_ARRIVED, WAITS)))
+def test_outage_is_never_a_decline(problem: Problem, status: Status) -> None:
+    assert OUTCOMES[problem, status] is Outcome.NOT_SENT
 
 
-@pytest.mark.parametrize("trouble", Trouble)
+@pytest.mark.parametrize("problem", Problem)
 @pytest.mark.parametrize("status", [Status.PROCESSING, Status.REQUIRES_CAPTURE, Status.NEVER_SEEN])
-def test_pending_status_stays_unknown(trouble: Trouble, status: Status) -> None:
-    assert OUTCOMES[trouble, status] is Outcome.UNKNOWN
+def test_pending_status_stays_unknown(problem: Problem, status: Status) -> None:
+    assert OUTCOMES[problem, status] is Outcome.UNKNOWN
 
 
 def test_unknown_status_has_a_column() -> None:
