@@ -139,7 +139,7 @@ def _currency(text: str) -> str:
     try:
         exponent(text.upper())
     except MoneyError:
-        raise ValueError("is not a currency that we bill in; write a code like USD or JPY") from None
+        raise ValueError("is not a supported currency; write a code like USD or JPY") from None
     return text.upper()
 
 

@@ -1,4 +1,4 @@
-"""Months and days as billing counts them: in the coverage's time zone, never in the machine's."""
+"""Months and days for billing: in the coverage's time zone, never in the machine's."""
 
 import re
 from calendar import monthrange
@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 
 _PERIOD = re.compile(r"(\d{4})-(0[1-9]|1[0-2])")
 
-#: The instant of what waits for an operator: a held payment, a Stripe event that was set aside. Not `infinity`,
-#: which Python cannot read.
+#: The instant of work that waits for an operator: a held payment, a parked Stripe event. Not `infinity`, which
+#: Python cannot read.
 UNTIL_RELEASED = datetime(9999, 12, 31, tzinfo=UTC)
 
 
@@ -22,7 +22,7 @@ class Period:
 
     @classmethod
     def parse(cls, text: str) -> "Period":
-        """Read `2026-10`; ValueError says what a period looks like."""
+        """Parse `2026-10`; ValueError describes the format."""
         match = _PERIOD.fullmatch(text.strip())
         if match is None:
             raise ValueError(f"{text!r} is not a period; write a month like 2026-10")
@@ -64,12 +64,12 @@ def local_date(moment: datetime, zone: ZoneInfo) -> date:
 def instant(day: date, at: time, zone: ZoneInfo) -> datetime:
     """The instant, in UTC, at which clocks in `zone` show `at` on `day`.
 
-    An hour that daylight saving skips is taken as the moment after the gap, and of an hour that comes twice
-    the first: so each local time happens exactly once on each day (PEP 495, fold=0).
+    A local time that daylight saving skips becomes the moment after the gap; one that occurs twice means the first.
+    So each local time happens exactly once on each day (PEP 495, fold=0).
     """
     return datetime.combine(day, at, tzinfo=zone).astimezone(UTC)
 
 
 def waits_for_operator(moment: datetime) -> bool:
-    """Whether an instant never comes by itself: an operator has to act."""
+    """Whether an instant is never reached: an operator has to act."""
     return moment >= UNTIL_RELEASED

@@ -1,4 +1,4 @@
-"""What a decline means. The facts are in `declines.json` beside this file, each group with its source."""
+"""Classifies declines. The facts are in `declines.json` beside this file, each group with its source."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class DeclineCategory(StrEnum):
-    """What can be done after a decline. The meaning of each stands in declines.json."""
+    """What can be done after a decline. declines.json describes each category."""
 
     RETRY_SOON = "retry_soon"
     RETRY_DAILY = "retry_daily"
@@ -24,7 +24,7 @@ class DeclineCategory(StrEnum):
 
 @dataclass(frozen=True)
 class Decline:
-    """The codes of one decline, verbatim as the processor sent them; None where it sent none."""
+    """The codes of one decline, verbatim from the processor; None if it sent none."""
 
     code: str | None = None
     decline_code: str | None = None
@@ -35,13 +35,13 @@ class Decline:
 
     @property
     def named(self) -> str:
-        """The most telling code, for people: decline_code, otherwise code."""
+        """The most specific code, for users: decline_code, otherwise code."""
         return self.decline_code or self.code or "no code"
 
 
 @dataclass(frozen=True)
 class Classified:
-    """A decline's category, the fact that decided it, and how long the network asks to wait."""
+    """A decline's category, the fact that decided it, and how long the network requires to wait."""
 
     category: DeclineCategory
     cause: str
@@ -67,7 +67,7 @@ def facts() -> Mapping[str, Any]:
 
 @cache
 def category_of_code() -> Mapping[str, DeclineCategory]:
-    """Return each known code with its category."""
+    """Return the category of each known code."""
     return {code: DeclineCategory(name) for name, group in facts()["categories"].items() for code in group["codes"]}
 
 
@@ -81,18 +81,18 @@ def network_budgets() -> tuple[NetworkBudget, ...]:
 
 
 def budgets_for(network: str | None) -> tuple[NetworkBudget, ...]:
-    """Return the budgets that bind a card of `network`; the conservative one where we have no rule."""
+    """Return the budgets for a card of `network`; the conservative one if we have no rule."""
     own = tuple(budget for budget in network_budgets() if budget.network == network)
     return own or tuple(budget for budget in network_budgets() if budget.network == "other")
 
 
 def classify(decline: Decline) -> Classified:
-    """Say what kind of decline this is; the order of the questions is `precedence` in declines.json."""
+    """Classify a decline; the order of the checks is `precedence` in declines.json."""
     known = category_of_code()
     never = _never(decline)
     if never is not None:
         return Classified(DeclineCategory.NEVER_THIS_CARD, never)
-    # A code that says "never" or "look at our request" is not softened by general advice to try again.
+    # A code that means "never" or "check our request" wins over general advice to try again.
     hard = known.get(decline.decline_code or "")
     if hard in (DeclineCategory.NEVER_THIS_CARD, DeclineCategory.OUR_FAULT):
         return Classified(hard, f"decline code {decline.decline_code}")
@@ -106,7 +106,7 @@ def classify(decline: Decline) -> Classified:
     ):
         if code is not None and code in table:
             return Classified(DeclineCategory(table[code]), f"{kind} {code}")
-    return Classified(DeclineCategory.RETRY_SPARINGLY, f"{decline.named}: never seen before", is_known=False)
+    return Classified(DeclineCategory.RETRY_SPARINGLY, f"{decline.named}: unknown code", is_known=False)
 
 
 def _never(decline: Decline) -> str | None:

@@ -1,4 +1,4 @@
-"""What happens over days after a decline. Decisions are values; `shared/payments` applies them."""
+"""What happens in the days after a decline. Decisions are values; `shared/payments` applies them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from shared.domain.states import PaymentKind, Standing
 class DunningPolicy:
     """The company's own rules (`billing.toml`), within the networks'.
 
-    `retry_every_days` gives the days between attempts by category; `retry_at` is wall-clock time in the
-    coverage's zone; counts are of declines of one payment, days are calendar days past the due date.
+    `retry_every_days` gives the days between attempts by category; `retry_at` is wall-clock time in the coverage's
+    zone. Counts are declines of one payment; days are calendar days past the due date.
     """
 
     retry_at: time = time(9, 0)
@@ -31,7 +31,7 @@ class DunningPolicy:
 
 @dataclass(frozen=True)
 class RetryOn:
-    """Ask the same card again on `day`."""
+    """Charge the same card again on `day`."""
 
     day: date
     reason: str
@@ -40,7 +40,7 @@ class RetryOn:
 
 @dataclass(frozen=True)
 class AwaitPaymentMethod:
-    """Nothing more from this card; `is_never` forbids it for good, on every payment."""
+    """Stop charging this card; `is_never` forbids it permanently, for every payment."""
 
     reason: str
     is_never: bool = False
@@ -48,21 +48,21 @@ class AwaitPaymentMethod:
 
 @dataclass(frozen=True)
 class AwaitAuthentication:
-    """Only the customer, on session, can let this pass."""
+    """Only the customer can authenticate this, on session."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class HoldForOperator:
-    """The fault may be ours: a person looks before anything is sent again."""
+    """The error may be ours: an operator checks before anything is sent again."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class StopRetrying:
-    """No more automatic attempts with this card; a new card or a person starts again."""
+    """No more automatic attempts with this card; a new card or an operator starts again."""
 
     reason: str
 
@@ -78,7 +78,7 @@ def decide_after_decline(
     now: datetime,
     today: date,
 ) -> AfterDecline:
-    """Say what follows this decline. An outage is not a decline and never comes here.
+    """Decide what follows this decline. An outage is not a decline and is never passed in.
 
     `declines_so_far` includes this one; `now` is the business instant in the coverage's time zone and
     `today` its calendar day.
@@ -86,15 +86,15 @@ def decide_after_decline(
     known = classify(decline)
     match known.category:
         case DeclineCategory.NEVER_THIS_CARD:
-            return AwaitPaymentMethod(f"{known.cause}: this card must never be asked again", is_never=True)
+            return AwaitPaymentMethod(f"{known.cause}: this card must never be charged again", is_never=True)
         case DeclineCategory.NEEDS_PAYMENT_METHOD:
-            return AwaitPaymentMethod(f"{known.cause}: can't work until the customer mends or replaces the card")
+            return AwaitPaymentMethod(f"{known.cause}: can't work until the customer updates or replaces the card")
         case DeclineCategory.NEEDS_AUTHENTICATION:
             return AwaitAuthentication(f"{known.cause}: the customer must confirm with their bank")
         case DeclineCategory.OUR_FAULT:
-            return HoldForOperator(f"{known.cause}: looks like a fault of our request, not of the card")
+            return HoldForOperator(f"{known.cause}: looks like an error in our request, not in the card")
     if kind is PaymentKind.ORDER:
-        return StopRetrying(f"{known.cause}: orders are never retried by themselves")
+        return StopRetrying(f"{known.cause}: orders are never retried automatically")
     if declines_so_far >= policy.stop_after_declines:
         return StopRetrying(f"{known.cause}: declined {declines_so_far} times")
     return _retry(known, policy, now, today)
@@ -103,7 +103,7 @@ def decide_after_decline(
 def _retry(known: Classified, policy: DunningPolicy, now: datetime, today: date) -> RetryOn:
     day = today + timedelta(days=policy.retry_every_days[known.category])
     if known.wait is not None:
-        # Hours are counted in UTC: on a local clock, 24 of them over a spring night would be 23.
+        # Hours are counted in UTC: on a local clock, 24 of them over the night of the spring change would be 23.
         earliest = (now.astimezone(UTC) + known.wait).astimezone(now.tzinfo)
         late = earliest.time() > policy.retry_at
         day = max(day, earliest.date() + timedelta(days=1 if late else 0))
@@ -112,21 +112,21 @@ def _retry(known: Classified, policy: DunningPolicy, now: datetime, today: date)
 
 @dataclass(frozen=True)
 class OverBudget:
-    """The card has been asked as often as its network allows; `free_at` is when it may be asked again."""
+    """The card has reached its network's limit of attempts; `free_at` is when it may be charged again."""
 
     reason: str
     free_at: datetime
 
 
-def check_network_budget(network: str | None, asked_at: Sequence[datetime], now: datetime) -> OverBudget | None:
-    """Say whether one more attempt with this card would break its network's rules.
+def check_network_budget(network: str | None, attempted_at: Sequence[datetime], now: datetime) -> OverBudget | None:
+    """Check whether one more attempt with this card would break its network's rules.
 
-    `asked_at` holds the business instants of all attempts with the card's fingerprint, over every payment and
-    path, open ones included, in any order; only those within the longest window matter.
+    `attempted_at` holds the business instants of all attempts with the card's fingerprint, over every payment and
+    path, including open attempts, in any order. Only those within the longest window matter.
     """
     worst: OverBudget | None = None
     for budget in budgets_for(network):
-        recent = sorted(moment for moment in asked_at if moment > now - budget.window)
+        recent = sorted(moment for moment in attempted_at if moment > now - budget.window)
         if len(recent) < budget.max_attempts:
             continue
         free_at = recent[len(recent) - budget.max_attempts] + budget.window
@@ -142,7 +142,7 @@ def check_network_budget(network: str | None, asked_at: Sequence[datetime], now:
 
 @dataclass(frozen=True)
 class UnpaidPayment:
-    """What standing looks at in one unpaid monthly payment."""
+    """What decides the standing, for one unpaid monthly payment."""
 
     payment_id: str
     declines: int
@@ -151,7 +151,7 @@ class UnpaidPayment:
 
 @dataclass(frozen=True)
 class StandingDecision:
-    """An account's standing from now on, the reason, and the payment that decided it."""
+    """An account's new standing, the reason, and the payment that decided it."""
 
     standing: Standing
     reason: str
@@ -166,15 +166,15 @@ def decide_standing(
     *,
     is_spared: bool = False,
 ) -> StandingDecision:
-    """Say how an account stands, given its unpaid monthly payments. One that a person spares isn't marked.
+    """Decide an account's standing from its unpaid monthly payments. A spared account isn't marked.
 
-    A payment in trouble is one that was declined or whose due date has passed. A marked account stays marked
-    until its last payment in trouble is paid: paying one of two must not give service back by halves.
+    Overdue and declined payments count. A marked account stays marked until the last of them is paid: paying one of
+    two must not restore half of the service.
     """
-    troubled = [payment for payment in unpaid if payment.declines or payment.due_on < today]
-    if not troubled:
+    unsettled = [payment for payment in unpaid if payment.declines or payment.due_on < today]
+    if not unsettled:
         return StandingDecision(Standing.GOOD, "nothing overdue is unpaid")
-    for payment in () if is_spared else troubled:
+    for payment in () if is_spared else unsettled:
         if payment.declines >= policy.mark_after_declines:
             reason = f"{payment.declines} declines of one payment"
             return StandingDecision(Standing.MARKED_FOR_SUSPENSION, reason, payment.payment_id)
@@ -182,5 +182,5 @@ def decide_standing(
         if days >= policy.mark_after_days_past_due:
             return StandingDecision(Standing.MARKED_FOR_SUSPENSION, f"{days} days past due", payment.payment_id)
     if current is Standing.MARKED_FOR_SUSPENSION:
-        return StandingDecision(current, "still has unpaid payments", troubled[0].payment_id)
-    return StandingDecision(Standing.PAST_DUE, "has a declined or overdue payment", troubled[0].payment_id)
+        return StandingDecision(current, "still has unpaid payments", unsettled[0].payment_id)
+    return StandingDecision(Standing.PAST_DUE, "has a declined or overdue payment", unsettled[0].payment_id)

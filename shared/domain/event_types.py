@@ -1,14 +1,14 @@
-"""Every type of billing event: past tense, permanent.
+"""All types of billing events: past tense, permanent.
 
-Rows of `billing_events` can't be changed (I10), so a stored value stays for ever. Where the field's word differs
-from the one that was released first, the member has the field's word and its value is the alias.
+Rows of `billing_events` can't be changed (I10), so a stored value stays forever. Where the current term differs
+from the one first released, the member has the current term and its value is the first one.
 """
 
 from enum import StrEnum
 
 
 class EventType(StrEnum):
-    """What happened to an account, a payment, a run or the machine."""
+    """What happened to an account, a payment, a run or the system."""
 
     # Invoices
     INVOICE_ISSUED = "invoice_issued"
@@ -58,7 +58,7 @@ class EventType(StrEnum):
     BULK_ACTION_STOPPED = "bulk_action_stopped"
     BULK_ACTION_RESUMED = "bulk_action_resumed"
     BULK_ACTION_FINISHED = "bulk_action_finished"
-    # The machine
+    # The system
     STRIPE_EVENT_APPLIED = "stripe_event_applied"
     STRIPE_EVENT_NOT_APPLIED = "stripe_event_in_trouble"
     STRIPE_EVENT_APPLY_REQUESTED = "stripe_event_apply_requested"

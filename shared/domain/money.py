@@ -1,10 +1,10 @@
-"""Money is an integer of minor units and an ISO 4217 currency (I9); decimals become that here only."""
+"""Money is an integer of minor units and an ISO 4217 currency (I9); decimals are converted only here."""
 
 from dataclasses import dataclass
 from decimal import Decimal
 
-#: Minor-unit digits of the currencies we accept (ISO 4217). A currency that isn't here is refused, because
-#: guessing its exponent would be wrong by a factor of a hundred.
+#: Minor-unit digits of the supported currencies (ISO 4217). Any other currency is rejected, because guessing its
+#: exponent would be wrong by a factor of a hundred.
 EXPONENTS: dict[str, int] = {
     **dict.fromkeys(
         ("AED", "AUD", "BRL", "CAD", "CHF", "CNY", "CZK", "DKK", "EUR", "GBP", "HKD", "ILS", "INR", "MXN"), 2
@@ -16,12 +16,12 @@ EXPONENTS: dict[str, int] = {
 
 #: The largest amount a PostgreSQL bigint column holds.
 MAX_AMOUNT_MINOR = 2**63 - 1
-#: Digits before the decimal point of anything that could fit.
+#: Digits before the decimal point of any amount that could fit.
 MAX_DIGITS = 19
 
 
 class MoneyError(ValueError):
-    """An amount or a currency that can't be money here; the message says why."""
+    """An invalid amount or currency; the message says why."""
 
 
 @dataclass(frozen=True, order=True)
@@ -44,18 +44,18 @@ class Money:
 
 
 def exponent(currency: str) -> int:
-    """Return the number of minor-unit digits of `currency`; MoneyError if it isn't one we know."""
+    """Return the number of minor-unit digits of `currency`; MoneyError if it isn't supported."""
     try:
         return EXPONENTS[currency]
     except KeyError:
-        raise MoneyError(f"{currency!r} is not a currency that we bill in") from None
+        raise MoneyError(f"{currency!r} is not a supported currency") from None
 
 
 def parse_minor(text: str, currency: str) -> int:
-    """Read a decimal like `29.85` as minor units, exactly.
+    """Parse a decimal like `29.85` as minor units, exactly.
 
-    Raises MoneyError for anything but a plain non-negative decimal, for fractions of a minor unit (which is
-    any decimals at all for JPY) and for what doesn't fit into 64 bits.
+    Raises MoneyError for anything but a plain non-negative decimal, for fractions of a minor unit (any decimals at
+    all for JPY), and for amounts that don't fit into 64 bits.
     """
     digits = exponent(currency)
     cleaned = text.strip()
@@ -65,11 +65,11 @@ def parse_minor(text: str, currency: str) -> int:
         raise MoneyError("is not a plain decimal number like 29.85")
     whole, _, part = cleaned.partition(".")
     if len(whole.lstrip("0")) > MAX_DIGITS:
-        raise MoneyError("is larger than any amount we can hold")
+        raise MoneyError("is larger than the largest supported amount")
     # Cut before decimals round: their context keeps 28 digits, and a fraction must not disappear in it.
     scaled = Decimal(f"{whole.lstrip('0') or '0'}.{part[:digits] or '0'}").scaleb(digits)
     if scaled > MAX_AMOUNT_MINOR:
-        raise MoneyError("is larger than any amount we can hold")
+        raise MoneyError("is larger than the largest supported amount")
     if part[digits:].strip("0"):
         unit = "has no minor unit" if digits == 0 else f"has {digits} decimals"
         raise MoneyError(f"is a fraction of a minor unit: {currency} {unit}")
@@ -77,7 +77,7 @@ def parse_minor(text: str, currency: str) -> int:
 
 
 def format_minor(amount_minor: int, currency: str) -> str:
-    """Write minor units for a person: `USD 1,234.50`, `JPY 1,234`."""
+    """Format minor units for users: `USD 1,234.50`, `JPY 1,234`."""
     digits = exponent(currency)
     sign = "-" if amount_minor < 0 else ""
     whole, part = divmod(abs(amount_minor), 10**digits)

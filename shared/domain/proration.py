@@ -1,6 +1,6 @@
 """What a service costs in one month: the rule in plain Python, which the SQL of month start repeats.
 
-The database computes a hundred thousand lines at once (`shared/invoicing/bills.py`); tests hold the two together.
+The database computes a hundred thousand lines at once (`shared/invoicing/bills.py`); tests compare the two.
 Days are calendar days in the coverage's time zone, both ends included.
 """
 
@@ -40,9 +40,9 @@ def active_days(starts_on: date, ends_on: date | None, period: Period) -> Active
 def service_amount_minor(pricing: Pricing, price_minor: int, days: int, period: Period) -> int:
     """Return what `days` active days cost, in minor units.
 
-    A daily price counts days. A monthly price is shared out over the days of its own month, so that a day of
-    February costs more than a day of March and a whole month costs exactly its price. Half a minor unit is
-    rounded up, with integers only: binary fractions would lose cents.
+    A daily price counts days. A monthly price is divided by the days of its own month, so that a day of February
+    costs more than a day of March and a whole month costs exactly its price. Half a minor unit is rounded up, with
+    integers only: binary fractions would lose cents.
     """
     if pricing is Pricing.DAILY:
         return price_minor * days

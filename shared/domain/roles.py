@@ -1,14 +1,14 @@
-"""What a role may do. A role may all that the roles before it may."""
+"""The permissions of roles. Each role includes those before it."""
 
 from enum import StrEnum
 
 
 class Role(StrEnum):
-    """In the order of what they may."""
+    """In order of their permissions."""
 
-    VIEWER = "viewer"  # sees everything but e-mail addresses; changes nothing
-    OPERATOR = "operator"  # charges, holds, re-runs, requeues, resolves
-    ADMIN = "admin"  # and decides who else may
+    VIEWER = "viewer"  # reads everything but e-mail addresses; changes nothing
+    OPERATOR = "operator"  # charges, holds, reruns, requeues, resolves
+    ADMIN = "admin"  # also manages users
 
     def may(self, needed: "Role") -> bool:
         """Whether this role includes `needed`."""

@@ -1,8 +1,8 @@
-"""What is due when: the schedule as data, and the pure functions that read it.
+"""The schedule as data, and the pure functions that say what is due when.
 
-A run belongs to a job, a period and a coverage; that key is unique, so a run is made once however often, and by
-however many schedulers, it is found due. Nothing here remembers what was done: the rows that exist are an
-argument. So catching up after an outage, the virtual clock and an ordinary second are the same code.
+A run belongs to a job, a period and a coverage. That key is unique, so a run is created once, however often and by
+however many schedulers it is found due. Nothing here stores what was done: the existing rows are an argument. So
+catching up after an outage, the virtual clock and an ordinary second are the same code.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -15,13 +15,13 @@ from zoneinfo import ZoneInfo
 from shared.domain.calendar import Period, instant, local_date
 from shared.domain.states import RunState
 
-#: A scheduler that was away for longer than a year needs a person, not a dozen runs more. Nothing is lost by
-#: the bound: a month's fees that were never invoiced are lines of the next invoice.
+#: A scheduler that was down for longer than a year needs an operator, not a dozen more runs. The bound loses
+#: nothing: fees that were never invoiced are lines of the next invoice.
 MAX_MONTHS_BACK = 12
 
 
 class Cadence(StrEnum):
-    """How often an entry of the schedule comes round, in the coverage's calendar."""
+    """How often an entry of the schedule is due, in the coverage's calendar."""
 
     MONTHLY = "monthly"  # on a month's first day, for the month before; the period is that month, `2026-10`
     DAILY = "daily"  # each day, for that day; the period is the local date, `2026-11-04`
@@ -29,19 +29,19 @@ class Cadence(StrEnum):
 
 @dataclass(frozen=True)
 class ScheduleEntry:
-    """One line of the schedule: a job of one coverage, at a wall-clock time of the coverage's zone."""
+    """One line of the schedule: a job of one coverage, at a wall-clock time in the coverage's zone."""
 
     job: str
     cadence: Cadence
     coverage: str
     zone: ZoneInfo
     at: time
-    #: Only monthly: a run later than this waits for a person. A daily run is never made for another day.
+    #: Only monthly: a run later than this awaits confirmation. A daily run is never created for another day.
     catch_up_within: timedelta = timedelta.max
 
 
 class RunKey(NamedTuple):
-    """What makes a run one of a kind."""
+    """The unique key of a run."""
 
     job: str
     period: str
@@ -50,7 +50,7 @@ class RunKey(NamedTuple):
 
 @dataclass(frozen=True)
 class DueRun:
-    """A run whose moment has come and which has no row yet, and the state to insert it in."""
+    """A run that is due and has no row yet, and the state to insert it in."""
 
     job: str
     period: str
@@ -71,10 +71,10 @@ def due_runs(
 ) -> list[DueRun]:
     """Return the runs to insert at business time `now`, oldest first.
 
-    `since` says from when the schedule is in force in each coverage: what was due before that is a person's
-    decision, so that a fresh install makes no runs for the years before it. A coverage that isn't in `since`
-    has nothing due. Monthly runs are caught up, at most MAX_MONTHS_BACK, and await confirmation when they are
-    later than `catch_up_within`; of the daily ones only the latest of today is made.
+    `since` says since when each coverage is scheduled; what was due before that is an operator's decision, so that
+    a fresh install creates no runs for earlier years. A coverage that isn't in `since` has nothing due. Monthly
+    runs are caught up, at most MAX_MONTHS_BACK, and await confirmation if they are later than `catch_up_within`. Of
+    the daily runs only today's latest is created.
     """
     found: list[DueRun] = []
     for entry in schedule:
@@ -91,25 +91,25 @@ def due_runs(
 
 
 def next_moment(schedule: Sequence[ScheduleEntry], after: datetime) -> datetime:
-    """Return the first moment strictly after `after` at which an entry comes round; ValueError if empty."""
+    """Return the first moment strictly after `after` at which an entry is due; ValueError if empty."""
     return min(_next_of(entry, after) for entry in schedule)
 
 
 def next_moments(schedule: Sequence[ScheduleEntry], after: datetime) -> list[tuple[ScheduleEntry, datetime]]:
-    """Return each entry with the first moment strictly after `after` at which it comes round, the soonest first."""
+    """Return each entry with its first due moment strictly after `after`, the soonest first."""
     coming = ((entry, _next_of(entry, after)) for entry in schedule)
     return sorted(coming, key=lambda each: (each[1], each[0].job, each[0].coverage))
 
 
 def moment_of(entry: ScheduleEntry, period: str) -> datetime:
-    """Return when the run of `period` is due; ValueError if the text is no period of this entry's cadence."""
+    """Return when the run of `period` is due; ValueError if the text is not a period of this entry's cadence."""
     if entry.cadence is Cadence.MONTHLY:
         return instant(Period.parse(period).next.first_day, entry.at, entry.zone)
     return instant(datetime.strptime(period, "%Y-%m-%d").date(), entry.at, entry.zone)  # noqa: DTZ007  # a date
 
 
 def _moments_come(entry: ScheduleEntry, now: datetime) -> list[tuple[str, datetime]]:
-    """The periods of an entry whose moment has come by `now`, as far back as it looks."""
+    """The periods of an entry that are due by `now`, as far back as it looks."""
     today = local_date(now, entry.zone)
     if entry.cadence is Cadence.MONTHLY:
         months: list[tuple[str, datetime]] = []
@@ -118,7 +118,7 @@ def _moments_come(entry: ScheduleEntry, now: datetime) -> list[tuple[str, dateti
             period = period.previous
             months.append((str(period), instant(period.next.first_day, entry.at, entry.zone)))
         return [(name, moment) for name, moment in months if moment <= now]
-    # Where clocks skip over midnight, yesterday's time of day may first be reached today.
+    # Where clocks skip midnight, yesterday's time of day may first be reached today.
     days = [(day, instant(day, entry.at, entry.zone)) for day in (today, today - timedelta(days=1))]
     come = [(str(day), moment) for day, moment in days if moment <= now and local_date(moment, entry.zone) == today]
     return come[:1]

@@ -1,11 +1,11 @@
-"""Which states exist and which moves between them are allowed. `docs/states.md` is checked against this file."""
+"""All states and the allowed moves between them. A test checks `docs/states.md` against this file."""
 
 from collections.abc import Mapping
 from enum import StrEnum
 
 
 class PaymentState(StrEnum):
-    """Where our effort to collect one invoice or order stands. In flight and unknown belong to the attempt."""
+    """The state of collecting one invoice or order. The attempt has `started` and `unknown`, not the payment."""
 
     DUE = "due"
     RETRY_SCHEDULED = "retry_scheduled"
@@ -21,7 +21,7 @@ class PaymentState(StrEnum):
 
 
 class AttemptState(StrEnum):
-    """Where one logical request about money stands. `started` and `unknown` are open: they block all else."""
+    """The state of one request about money. `started` and `unknown` are open: they block everything else."""
 
     STARTED = "started"
     UNKNOWN = "unknown"
@@ -33,7 +33,7 @@ class AttemptState(StrEnum):
 
 
 class AttemptKind(StrEnum):
-    """What an attempt asks the processor for."""
+    """What an attempt requests from the processor."""
 
     CHARGE = "charge"
     CANCEL = "cancel"
@@ -43,7 +43,7 @@ class AttemptKind(StrEnum):
 
 
 class Standing(StrEnum):
-    """An account's standing with us. Suspended is the provisioning system's fact and not in here."""
+    """An account's standing. Suspension itself belongs to the provisioning system and is not in here."""
 
     GOOD = "good"
     PAST_DUE = "past_due"
@@ -51,7 +51,7 @@ class Standing(StrEnum):
 
 
 class Trigger(StrEnum):
-    """Why a payment is asked for now."""
+    """Why a payment is charged now."""
 
     MONTH_START = "month_start"
     DAILY_RETRY = "daily_retry"
@@ -63,7 +63,7 @@ class Trigger(StrEnum):
 
 
 class Lane(StrEnum):
-    """Which workers take a payment: the ones somebody waits for, or the ones for thousands at a time."""
+    """Which workers charge a payment: those for users who wait, or those for thousands at a time."""
 
     INTERACTIVE = "interactive"
     BATCH = "batch"
@@ -85,7 +85,7 @@ class SettingsKind(StrEnum):
 
 
 class RunState(StrEnum):
-    """Where a scheduled run stands. Past the catch-up window a run waits for a person."""
+    """The state of a scheduled run. Past the catch-up window a run awaits confirmation."""
 
     AWAITING_CONFIRMATION = "awaiting_confirmation"
     READY = "ready"
@@ -94,7 +94,7 @@ class RunState(StrEnum):
 
 
 class StripeEventState(StrEnum):
-    """Where a stored Stripe event stands."""
+    """The state of a stored Stripe event."""
 
     RECEIVED = "received"
     APPLIED = "applied"
@@ -104,16 +104,16 @@ class StripeEventState(StrEnum):
 
 P, A = PaymentState, AttemptState
 
-#: States in which a card may be asked, once `next_attempt_at` is reached.
+#: States in which a card may be charged, once `next_attempt_at` is reached.
 CHARGEABLE = frozenset({P.DUE, P.RETRY_SCHEDULED})
-#: States that wait for something the customer does about the card.
+#: States that wait until the customer does something about the card.
 WAITING_FOR_CARD = frozenset({P.NEEDS_PAYMENT_METHOD, P.NEEDS_AUTHENTICATION})
 #: States that end collection. Only evidence of money leaves them, and only towards paid.
 ENDED = frozenset({P.PAID, P.CARRIED_FORWARD, P.UNCOLLECTIBLE, P.VOID})
-#: What may still bring in money without a decision of a person.
+#: States that may still bring in money without an operator's decision.
 UNPAID = frozenset(P) - ENDED
 
-#: The ends that a person may ask for, and what is done with a payment then.
+#: The closes that an operator may request, and the state each leads to.
 WORD_OF_CLOSE: Mapping[str, str] = {P.UNCOLLECTIBLE: "written off", P.VOID: "voided"}
 
 _COLLECTABLE = frozenset(
@@ -130,7 +130,7 @@ PAYMENT_MOVES: Mapping[PaymentState, frozenset[PaymentState]] = {
     P.NEEDS_SUPPORT: frozenset({P.DUE}) | _EXITS,
     P.AWAITING_TRANSFER: frozenset({P.DUE}) | _EXITS,
     P.AUTHORISED: frozenset({P.DUE, P.NEEDS_SUPPORT}) | _EXITS,  # captured, or the hold ran out or was released
-    P.PAID: frozenset(),  # money is never asked for twice
+    P.PAID: frozenset(),  # a paid payment is never charged again
     P.CARRIED_FORWARD: frozenset({P.PAID}),  # evidence of money always wins, from here on
     P.UNCOLLECTIBLE: frozenset({P.PAID}),
     P.VOID: frozenset({P.PAID}),
@@ -151,11 +151,11 @@ OPEN_ATTEMPT = frozenset({A.STARTED, A.UNKNOWN})
 
 
 class ForbiddenMoveError(Exception):
-    """A move that the table doesn't list. It is a defect of ours, never of the data."""
+    """A move that the table doesn't allow. It is always a defect of ours, never of the data."""
 
 
 def check_payment_move(before: PaymentState, after: PaymentState) -> None:
-    """Raise ForbiddenMoveError unless the table allows the move; staying in place is always allowed."""
+    """Raise ForbiddenMoveError unless the table allows the move; staying in a state is always allowed."""
     if before is not after and after not in PAYMENT_MOVES[before]:
         raise ForbiddenMoveError(f"a payment may not go from {before} to {after}; see shared/domain/states.py")
 

@@ -21,7 +21,7 @@ def test_expired_card_waits_for_a_new_one_which_pays_at_once(diary: Diary) -> No
     assert len(diary.charges()) == 1
     (why,) = diary.not_asked(payment)
     assert why == row.state_reason
-    assert "until the customer mends or replaces the card" in row.state_reason
+    assert "until the customer updates or replaces the card" in row.state_reason
     assert "register" in diary.explain(payment).next_step.sentence
 
     diary.registers(anna)

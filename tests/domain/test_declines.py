@@ -180,7 +180,7 @@ def test_first_matching_fact_decides_and_is_named(decline: Decline, category: De
 )
 def test_unknown_code_is_named_by_its_most_specific_code(decline: Decline, named: str) -> None:
     assert classify(decline) == Classified(
-        DeclineCategory.RETRY_SPARINGLY, f"{named}: never seen before", None, is_known=False
+        DeclineCategory.RETRY_SPARINGLY, f"{named}: unknown code", None, is_known=False
     )
 
 
@@ -207,16 +207,16 @@ def test_soft_declines_are_retried_on_a_date(decline: Decline, follows: object) 
 
 def test_hard_declines_wait_for_the_customer_with_a_reason() -> None:
     assert decide(Decline(code="expired_card")) == AwaitPaymentMethod(
-        "code expired_card: can't work until the customer mends or replaces the card", is_never=False
+        "code expired_card: can't work until the customer updates or replaces the card", is_never=False
     )
     assert decide(card("stolen_card")) == AwaitPaymentMethod(
-        "decline code stolen_card: this card must never be asked again", is_never=True
+        "decline code stolen_card: this card must never be charged again", is_never=True
     )
     assert decide(Decline(code="authentication_required")) == AwaitAuthentication(
         "code authentication_required: the customer must confirm with their bank"
     )
     assert decide(card("duplicate_transaction")) == HoldForOperator(
-        "decline code duplicate_transaction: looks like a fault of our request, not of the card"
+        "decline code duplicate_transaction: looks like an error in our request, not in the card"
     )
 
 
@@ -229,7 +229,7 @@ def test_unknown_code_is_retried_rarely_and_shown_to_an_operator() -> None:
 
 def test_orders_are_never_retried_and_monthly_payments_have_a_limit() -> None:
     assert decide(card("insufficient_funds"), kind=PaymentKind.ORDER) == StopRetrying(
-        "decline code insufficient_funds: orders are never retried by themselves"
+        "decline code insufficient_funds: orders are never retried automatically"
     )
     assert isinstance(decide(card("insufficient_funds"), declines=29), RetryOn)
     assert decide(card("insufficient_funds"), declines=30) == StopRetrying(

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from shared.gateway.outcomes import OUTCOMES, Status, Problem, observed_outcome, status_of
+from shared.gateway.outcomes import OUTCOMES, Problem, Status, observed_outcome, status_of
 from shared.gateway.port import Outcome, PaymentIntentSnapshot
 
 PAIRS = list(product(Problem, Status))

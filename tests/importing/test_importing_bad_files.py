@@ -39,7 +39,7 @@ HEADER = "id,account,coverage,amount,description,date,currency"
         ),
         (
             "F,A-1,global,1,,,XXX",
-            "line 3, currency: 'XXX' is not a currency that we bill in; write a code like USD or JPY",
+            "line 3, currency: 'XXX' is not a supported currency; write a code like USD or JPY",
         ),
         (
             "F,A-1,global,1,,,EUR",
@@ -54,7 +54,7 @@ HEADER = "id,account,coverage,amount,description,date,currency"
         ("F,A-1,global,１２,,,", "line 3, amount: '１２' is not a plain decimal number like 29.85"),
         (
             "F,A-1,global,99999999999999999999,,,",
-            "line 3, amount: '99999999999999999999' is larger than any amount we can hold",
+            "line 3, amount: '99999999999999999999' is larger than the largest supported amount",
         ),
         (
             "F,A-1,global,10000000000.00,,,",

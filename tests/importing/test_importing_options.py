@@ -51,7 +51,7 @@ FEES = "account,coverage,amount\nA-1,global,1\n"
             ["--set", "amount=1"],
             "--set amount: the file has its own column 'amount' for that; leave --set out",
         ),
-        (FEES, ["--set", "currency=EURO"], "--set currency=EURO: 'EURO' is not a currency that we bill in"),
+        (FEES, ["--set", "currency=EURO"], "--set currency=EURO: 'EURO' is not a supported currency"),
         (FEES, ["--encoding", "utf-99"], "--encoding utf-99 is not an encoding; common ones are"),
         (
             FEES,
