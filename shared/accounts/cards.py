@@ -1,9 +1,9 @@
-"""Cards: what customers register and networks renew. What that makes due is `shared/payments/card_changes.py`.
+"""Cards: customers register them, networks renew them. `shared/payments/card_changes.py` makes payments due.
 
-The processor's truth is fetched before the transaction, so it may be old when it is applied. `known` is the
-card's row from before we asked; where that is no longer so under the lock, somebody else was faster and
-CardMovedError asks the caller to look again. A detached card never comes back (docs.stripe.com: "can no longer
-be used for a payment or re-attached"), so `detached_at` is never cleared.
+The processor's state is fetched before the transaction, so it may be stale when it is applied. `known` is the
+card's row from before the request. If the row has changed under the lock, another transaction was faster, and
+CardMovedError asks the caller to fetch again. A detached card never comes back (docs.stripe.com: "can no longer be
+used for a payment or re-attached"), so `detached_at` is never cleared.
 
 Locks: account, settings, payments by id. Cards are written only under their settings' lock.
 """
@@ -30,7 +30,7 @@ _CARD_DATA = ("brand", "network", "last4", "exp_month", "exp_year", "fingerprint
 
 
 class CardMovedError(Exception):
-    """The card changed between our look at the processor and our lock. Look again."""
+    """The card changed between our request to the processor and our lock. Fetch it again."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class WakesPayments:
 
 @dataclass(frozen=True)
 class CardChange:
-    """What became of a card event: a note for people, and which payments it wakes (`payments/card_changes.py`)."""
+    """The result of a card event: a note for operators, and the payments to wake (`payments/card_changes.py`)."""
 
     note: str
     account_id: UUID | None = None
@@ -52,7 +52,7 @@ class CardChange:
 
 
 def find_card(connection: Connection, coverage: str, stripe_payment_method_id: str) -> CardRow | None:
-    """Return what we know of a card; pass it on to what applies the truth fetched after it."""
+    """Return our row of a card; pass it to the function that applies the state fetched afterwards."""
     found = connection.execute(
         select(cards).where(
             cards.c.coverage == coverage, cards.c.stripe_payment_method_id == stripe_payment_method_id
@@ -66,12 +66,12 @@ def register_card(
 ) -> CardChange:
     """Store a registered card, make it primary if it is to be, and make the coverage's unpaid payments due.
 
-    Once per SetupIntent, however many events tell of it. `now` is business time. Raises CardMovedError.
+    This happens once per SetupIntent, however many events report it. `now` is business time. Raises CardMovedError.
     """
     settings = _lock_settings(connection, registration.settings_id)
     if settings is None or settings.coverage != registration.coverage:
         return CardChange("refused: the metadata names payment settings that this coverage doesn't have")
-    refusal = _why_not_theirs(settings, registration, card)
+    refusal = _rejection_of(settings, registration, card)
     if refusal is not None:
         return CardChange(refusal, settings.account_id)
     if _is_registered(connection, registration):
@@ -83,7 +83,7 @@ def register_card(
         return CardChange("refused: the card was detached meanwhile", settings.account_id)
     _remember_registration(connection, registration, row)
     reach(Failpoint.EVENT_CARD_STORED)
-    stays_second = _why_not_primary(connection, settings, registration, row)
+    stays_second = _why_secondary(connection, settings, registration, row)
     if stays_second is not None:
         return CardChange(stays_second, settings.account_id)
     return _make_primary(connection, settings, registration, row, now)
@@ -92,9 +92,9 @@ def register_card(
 def refresh_card(
     connection: Connection, coverage: str, card: CardSnapshot, known: CardRow | None, now: datetime
 ) -> CardChange:
-    """Apply what the processor says of a stored card: new, changed or detached. Makes no card primary.
+    """Apply the processor's state of a stored card: new, changed or detached. Makes no card primary.
 
-    A mended primary card raises the revision and makes the payments that waited for it due. Raises
+    An updated primary card raises the revision and makes the payments that waited for it due. Raises
     CardMovedError.
     """
     if card.stripe_customer_id is None:
@@ -114,16 +114,16 @@ def refresh_card(
         return CardChange("nothing new", settings.account_id)
     if settings.primary_card_id != row.id:
         return CardChange("refreshed a card that is not the primary one", settings.account_id)
-    return _mend_primary(connection, settings, row, changed, now)
+    return _update_primary(connection, settings, row, changed, now)
 
 
 def detach_card(connection: Connection, known: CardRow | None, now: datetime) -> CardChange:
-    """Take a card out of use for good. Payments aren't touched: their next claim finds no card and says so."""
+    """Take a card out of use for good. Payments aren't changed: their next claim finds no card and records that."""
     if known is None:
         return CardChange("not ours: the card was never stored")
     settings = _lock_settings(connection, known.settings_id)
     assert settings is not None, "cards refer to settings"  # noqa: S101  # a foreign key
-    row = _unmoved(connection, known)
+    row = _read_unchanged(connection, known)
     if row.detached_at is not None:
         return CardChange("known already: the card is detached", settings.account_id)
     connection.execute(update(cards).where(cards.c.id == row.id).values(detached_at=now))
@@ -143,7 +143,7 @@ def detach_card(connection: Connection, known: CardRow | None, now: datetime) ->
 
 
 def _lock_settings(connection: Connection, settings_id: UUID) -> SettingsRow | None:
-    """Lock account and settings, in this order (I4), and return the settings as they are under the lock."""
+    """Lock account and settings, in this order (I4); return the settings as they are under the lock."""
     account_id = connection.scalar(
         select(payment_settings.c.account_id).where(payment_settings.c.id == settings_id)
     )
@@ -165,22 +165,22 @@ def _settings_of_customer(connection: Connection, coverage: str, stripe_customer
     return found
 
 
-def _why_not_theirs(settings: SettingsRow, registration: Registration, card: CardSnapshot) -> str | None:
+def _rejection_of(settings: SettingsRow, registration: Registration, card: CardSnapshot) -> str | None:
     if settings.stripe_customer_id is None or settings.stripe_customer_id != registration.stripe_customer_id:
         return "refused: the SetupIntent's customer is not the one of the payment settings in its metadata"
     if card.stripe_customer_id is None:
-        return "refused: the card is detached by now"
+        return "refused: the card has been detached"
     if card.stripe_customer_id != settings.stripe_customer_id:
         return "refused: the card belongs to another customer"
     return None
 
 
-def _why_not_primary(
+def _why_secondary(
     connection: Connection, settings: SettingsRow, registration: Registration, card: CardRow
 ) -> str | None:
-    """Say why a registered card stays a second one; None if it is to be the primary one."""
+    """Return why a registered card stays secondary; None if it is to be primary."""
     if registration.is_replacement:
-        # Events come in any order: the customer's later choice stands.
+        # Events come in any order: the customer's later choice wins.
         later_choice = connection.scalar(
             select(cards.c.id)
             .join(
@@ -194,7 +194,7 @@ def _why_not_primary(
             )
             .limit(1)
         )
-        return "stored: the customer has chosen a card after this one" if later_choice else None
+        return "stored: the customer chose another card after this one" if later_choice else None
     if settings.primary_card_id in (None, card.id):
         return None
     return "stored as a second card: it was added, and there is a primary card"
@@ -211,7 +211,7 @@ def _is_registered(connection: Connection, registration: Registration) -> bool:
 
 
 def _remember_registration(connection: Connection, registration: Registration, card: CardRow) -> None:
-    """Make this SetupIntent's word count once. Its key is unique, should two transactions ever come this far."""
+    """Make this SetupIntent count once. Its key is unique, in case two transactions ever come this far."""
     connection.execute(
         insert(card_registrations).values(
             coverage=registration.coverage,
@@ -226,7 +226,7 @@ def _remember_registration(connection: Connection, registration: Registration, c
 def _store_card(
     connection: Connection, settings: SettingsRow, card: CardSnapshot, known: CardRow | None, now: datetime
 ) -> CardRow | None:
-    """Insert the card or bring it up to date; return the row, or None if it is another settings' card."""
+    """Insert or update the card; return the row, or None if it belongs to other settings."""
     values: dict[str, Any] = {name: getattr(card, name) for name in _CARD_DATA}
     if known is None:
         inserted = connection.execute(
@@ -247,15 +247,15 @@ def _store_card(
         return row
     if known.settings_id != settings.id:
         return None
-    row = _unmoved(connection, known)
+    row = _read_unchanged(connection, known)
     if all(getattr(row, name) == value for name, value in values.items()):
         return row
     updated = connection.execute(update(cards).where(cards.c.id == row.id).values(values).returning(cards))
     return read_one(CardRow, updated)
 
 
-def _unmoved(connection: Connection, known: CardRow) -> CardRow:
-    """Read the card again under its settings' lock; CardMovedError if it isn't as it was before we asked."""
+def _read_unchanged(connection: Connection, known: CardRow) -> CardRow:
+    """Read the card again under its settings' lock; CardMovedError if it changed since our request."""
     row = read_one(CardRow, connection.execute(select(cards).where(cards.c.id == known.id)))
     if row != known:
         raise CardMovedError(known.stripe_payment_method_id)
@@ -265,7 +265,7 @@ def _unmoved(connection: Connection, known: CardRow) -> CardRow:
 def _make_primary(
     connection: Connection, settings: SettingsRow, registration: Registration, card: CardRow, now: datetime
 ) -> CardChange:
-    if registration.is_replacement:  # a first card that was merely added is no choice that outranks a later one
+    if registration.is_replacement:  # a first card that was only added is no choice that outranks a later one
         connection.execute(
             update(cards)
             .where(cards.c.id == card.id)
@@ -290,18 +290,18 @@ def _make_primary(
     return CardChange("registered the primary card", settings.account_id, wakes)
 
 
-def _mend_primary(
+def _update_primary(
     connection: Connection, settings: SettingsRow, card: CardRow, changed: list[str], now: datetime
 ) -> CardChange:
     revision = _change_primary(connection, settings, card.id)
-    cause = Cause("stripe", now, "the card was mended")
+    cause = Cause("stripe", now, "the card was updated")
     _record(connection, settings, EventType.CARD_UPDATED, cause, card.id, revision, {"changed": changed})
     wakes = WakesPayments(settings, cause, is_only_for_waiting=True)
     return CardChange("updated the primary card", settings.account_id, wakes)
 
 
 def _change_primary(connection: Connection, settings: SettingsRow, card_id: UUID | None) -> int:
-    """Point locked settings to a card and raise the revision, so that whatever waits for a card looks again."""
+    """Set the primary card of locked settings and raise the revision, so that waiting payments check it."""
     revision: int = connection.execute(
         update(payment_settings)
         .where(payment_settings.c.id == settings.id)

@@ -1,4 +1,4 @@
-"""What a SetupIntent says when it is ours: whose card it is to be, and whether that card shall be charged."""
+"""What a SetupIntent of ours requests: whose card it is, and whether that card is to be charged."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,7 +28,7 @@ class Registration:
 def read_registration(
     coverage: str, setup_intent: SetupIntentSnapshot, succeeded_at: datetime
 ) -> Registration | str:
-    """Read a SetupIntent's metadata; text says why it registers nothing."""
+    """Read a SetupIntent's metadata; a text says why it registers no card."""
     metadata = setup_intent.metadata
     if SETTINGS_ID_KEY not in metadata and INTENT_KEY not in metadata:
         return "not ours: the SetupIntent has no metadata of Duecourse"
@@ -37,7 +37,7 @@ def read_registration(
     try:
         settings_id = UUID(metadata.get(SETTINGS_ID_KEY, ""))
     except ValueError:
-        return f"refused: metadata {SETTINGS_ID_KEY} is not an id of ours"
+        return f"refused: metadata {SETTINGS_ID_KEY} is not a valid ID"
     intent = metadata.get(INTENT_KEY)
     if intent not in (REPLACE, ADD):
         return f"refused: metadata {INTENT_KEY} is neither {REPLACE} nor {ADD}"

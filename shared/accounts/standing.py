@@ -1,4 +1,4 @@
-"""Applies `decide_standing`: after each decline, each payment and each day. People mark and unmark here too."""
+"""Applies `decide_standing` after each decline, each payment and each day, and writes operators' marks."""
 
 from collections.abc import Mapping
 from datetime import date
@@ -18,7 +18,7 @@ from shared.domain.states import ENDED, PaymentKind, Standing
 from shared.policy import Policy
 
 _LOCK = select(accounts).where(accounts.c.id == bindparam("account_id")).with_for_update(key_share=True)
-#: In the data of an unmarking: the day from which on the machine may mark the account again.
+#: In the data of an unmarking: the day from which Duecourse may mark the account again.
 SPARED_UNTIL = "spared_until"
 
 
@@ -37,10 +37,11 @@ def update_standing(
     *,
     is_decline: bool = False,
 ) -> StandingDecision:
-    """Decide a locked account's standing anew and write the change, if it is one, with its trail.
+    """Decide a locked account's standing again; write a change with its billing event.
 
-    `payment_id` is the payment that led to the question; it explains the change where no unpaid one does. An
-    account that a person has unmarked isn't marked again before the day they said, unless by one more decline.
+    `payment_id` is the payment that triggered the decision; it explains the change if no unpaid payment does. An
+    account that an operator has unmarked isn't marked again before the day they gave, except after one more
+    decline.
     """
     current, unpaid = Standing(account.standing), unpaid_of(connection, account.id)
     decision = decide_standing(current, unpaid, policy.dunning, today)
@@ -54,7 +55,7 @@ def update_standing(
 
 
 def unpaid_of(connection: Connection, account_id: UUID) -> list[UnpaidPayment]:
-    """What the standing of an account is decided by, oldest first."""
+    """The payments that decide an account's standing, oldest first."""
     rows = connection.execute(
         select(payments.c.id, payments.c.decline_count, payments.c.due_on)
         .where(
@@ -75,7 +76,7 @@ def change_standing(
     payment_id: UUID | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write another standing of a locked account, with its trail: the only code that does, for people too (I14)."""
+    """Write a locked account's new standing and its billing event. No other code writes standings (I14)."""
     connection.execute(
         update(accounts)
         .where(accounts.c.id == account.id)
@@ -100,7 +101,7 @@ def change_standing(
 
 
 def _is_spared(connection: Connection, account_id: UUID, today: date) -> bool:
-    """Whether the account's last change was a person's unmarking, and the day that they gave hasn't come."""
+    """Whether the account's last change was an operator's unmarking, and the day that they gave isn't reached."""
     last = connection.scalar(
         select(billing_events.c.data)
         .where(billing_events.c.account_id == account_id, billing_events.c.type == EventType.STANDING_CHANGED)

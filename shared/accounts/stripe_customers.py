@@ -1,4 +1,4 @@
-"""Customers at Stripe for the payment settings that pay by card, so that cards can be registered."""
+"""Creates Stripe customers for the payment settings that pay by card, so that cards can be registered."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -17,9 +17,9 @@ from shared.domain.states import SettingsKind
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError, ProcessorGateway
 from shared.runtime import Runtime
 
-#: Some 8 requests of 300 ms at once keep the default limit of 20 a second busy.
+#: Some 8 requests of 300 ms in parallel use the default limit of 20 a second.
 THREADS = 8
-#: Rows read at a time; the next page begins behind the last id, so memory is bounded.
+#: Rows read at a time; the next page starts after the last id, so memory is bounded.
 PAGE = 1_000
 #: Errors in a row after which the key or the network is the cause, not a single customer.
 GIVE_UP_AFTER = 20
@@ -27,7 +27,7 @@ GIVE_UP_AFTER = 20
 
 @dataclass
 class CreatedCustomers:
-    """How many customers were created, and the errors of the others: each message once."""
+    """How many customers were created, and the errors of the others, each message once."""
 
     created: int = 0
     not_created: int = 0
@@ -61,8 +61,8 @@ def create_customers(
 ) -> CreatedCustomers:
     """Create a customer for each settings row of the coverage that pays by card and has none, and store its id.
 
-    A stop between the two does no harm: the idempotency key names the row, so the next run gets the same customer
-    (within Stripe's 24 hours; later, one without cards or payments stays unused there).
+    An interruption between the two does no harm: the idempotency key names the row, so the next run gets the same
+    customer (within Stripe's 24 hours; later, one without cards or payments stays unused at Stripe).
     """
     result = CreatedCustomers()
     rows = _rows(runtime, coverage)

@@ -1,6 +1,6 @@
-"""People mark accounts for suspension and take the mark away, by the same transition as the machine (I14).
+"""Operators mark accounts for suspension and remove the mark, by the same transition as automatic marks (I14).
 
-What the machine does is in `standing.py`. `now` is business time.
+Automatic marks are in `standing.py`. `now` is business time.
 """
 
 from dataclasses import dataclass, replace
@@ -18,26 +18,27 @@ from shared.domain.refusals import NO_REASON, Refused
 from shared.domain.states import Standing
 from shared.policy import Policy
 
-#: An unmarking keeps the machine away for so long, unless another day is given, and at most for so long.
+#: After an unmarking no automatic mark is set for this long, unless another day is given, and at most for this
+#: long.
 SPARED_FOR, LONGEST_SPARED = timedelta(days=7), timedelta(days=90)
 
 
 @dataclass(frozen=True)
 class Stands:
-    """How the account stands now."""
+    """The account's current standing."""
 
     account_id: UUID
     standing: Standing
 
 
 def mark_account(connection: Connection, account_id: UUID, cause: Cause) -> Stands | Refused:
-    """Mark an account for suspension. Like the machine's mark it goes once nothing in trouble is unpaid."""
+    """Mark an account for suspension. The mark goes once no overdue or declined payment is unpaid, as always."""
     account = _lock_account(connection, account_id)
     if account is None:
         return _no_account(account_id)
     refused = NO_REASON if not cause.reason.strip() else None
     if account.standing == Standing.MARKED_FOR_SUSPENSION:
-        refused = Refused(f"it is marked already: {account.standing_reason}", "nothing, or take the mark away")
+        refused = Refused(f"it is already marked: {account.standing_reason}", "nothing, or remove the mark")
     if refused is not None:
         record_refusal(connection, "mark", refused, cause, account.id)
         return refused
@@ -54,17 +55,17 @@ def unmark_account(
     until: date | None,
     cause: Cause,
 ) -> Stands | Refused:
-    """Take the mark for suspension away, whoever made it.
+    """Remove the mark for suspension, whoever set it.
 
-    The machine doesn't mark the account again before the day `until` (a week, unless given) for what it knows now;
-    one more decline is something new, and marks it if that is due. What is paid or ended counts at once.
+    The account isn't marked again before the day `until` (a week, unless given) for what is known now. One more
+    decline is new, and marks it if the rules say so. Payments that are paid or closed count at once.
     """
     account = _lock_account(connection, account_id)
     if account is None:
         return _no_account(account_id)
     today = cause.at.astimezone(UTC).date()
     until = until or today + SPARED_FOR
-    refused = _why_no_unmark(account, until, cause.reason, today)
+    refused = _refusal_of_unmark(account, until, cause.reason, today)
     if refused is not None:
         record_refusal(connection, "unmark", refused, cause, account.id)
         return refused
@@ -77,7 +78,7 @@ def unmark_account(
     return Stands(account.id, stands)
 
 
-def _why_no_unmark(account: AccountRow, until: date, reason: str, today: date) -> Refused | None:
+def _refusal_of_unmark(account: AccountRow, until: date, reason: str, today: date) -> Refused | None:
     if not reason.strip():
         return NO_REASON
     if account.standing != Standing.MARKED_FOR_SUSPENSION:
@@ -95,4 +96,4 @@ def _lock_account(connection: Connection, account_id: UUID) -> AccountRow | None
 
 
 def _no_account(account_id: UUID) -> Refused:
-    return Refused(f"there is no account {account_id}", "look it up by its number")
+    return Refused(f"there is no account {account_id}", "search for it by its number")

@@ -53,7 +53,7 @@ def test_card_detached_before_its_registration_is_not_made_primary(here: CardWor
     card = world.register_card(anna)
     here.detach("global", card.payment_method)
     notes = {here.event(job).type: here.apply(job) for job in here.arrived()}
-    assert notes["setup_intent.succeeded"] == "refused: the card is detached by now"
+    assert notes["setup_intent.succeeded"] == "refused: the card has been detached"
     assert here.primary(anna) is None
     assert world.payment(owed).state == "needs_payment_method"
 

@@ -256,7 +256,7 @@ METADATA_KEYS = ("duecourse_settings_id", "duecourse_intent")
         ("nobody", None, "not ours: the SetupIntent has no metadata of Duecourse"),
         ("bob", "replace", "refused: the SetupIntent's customer is not the one of the payment settings"),
         ("anna in japan", "replace", "refused: the metadata names payment settings that this coverage doesn't"),
-        ("garbage", "replace", "refused: metadata duecourse_settings_id is not an id of ours"),
+        ("garbage", "replace", "refused: metadata duecourse_settings_id is not a valid ID"),
         ("00000000-0000-0000-0000-000000000000", "replace", "refused: the metadata names payment settings"),
         ("anna", "steal", "refused: metadata duecourse_intent is neither replace nor add"),
         ("anna", None, "refused: metadata duecourse_intent is neither replace nor add"),
