@@ -1,9 +1,9 @@
 """The two clocks (I11), and the only place that reads either of them.
 
-Machine time is for what machines do: leases, timeouts, heartbeats, the age of idempotency keys.
-Business time is for what calendars do: periods, due dates, when to ask again. It may be virtual; then it
-lives in one database row that every process reads, so that advancing it moves all of them at once.
-Both are passed around as arguments, never looked up by the code that uses them.
+Machine time is for machines: leases, timeouts, heartbeats, the age of idempotency keys.
+Business time is for calendars: periods, due dates, the next attempt. It may be virtual; then it is one database row
+that every process reads, so that advancing it moves all of them at once.
+Both are passed as arguments, never looked up by the code that uses them.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -15,20 +15,20 @@ from shared.domain.calendar import waits_for_operator
 
 
 class BusinessClock(Protocol):
-    """Says what the calendar says. Always timezone-aware, in UTC."""
+    """Business time. Always timezone-aware, in UTC."""
 
     def now(self) -> datetime: ...
 
 
 class SystemClock:
-    """Business time is the machine's time: what production runs on."""
+    """Business time is the machine's time: for production."""
 
     def now(self) -> datetime:
         return machine_now()
 
 
 class ManualClock:
-    """A business clock that a test holds in its hand."""
+    """A business clock that a test sets."""
 
     def __init__(self, now: datetime) -> None:
         self._now = _aware(now)
@@ -43,29 +43,29 @@ class ManualClock:
 
 
 class VirtualClock:
-    """Business time kept in the row `business_clock`, shared by all processes, moved by `duecourse clock`."""
+    """Business time in the row `business_clock`, shared by all processes, moved by `duecourse clock`."""
 
     def __init__(self, engine: Engine) -> None:
-        """Take an engine of the clock's own: it is read inside transactions, and must not wait for their pool."""
+        """Takes its own engine: it is read inside transactions, and must not wait for their pool."""
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def now(self) -> datetime:
         with self._engine.connect() as connection:
             now = connection.scalar(text("SELECT now_at FROM business_clock"))
         if now is None:
-            raise LookupError("the virtual clock was never set; run `duecourse clock set 2026-10-31T00:00:00Z`")
+            raise LookupError("the virtual clock is not set; run `duecourse clock set 2026-10-31T00:00:00Z`")
         return _aware(now)
 
 
-#: No instant of machine time that we write lies further ahead: leases, look-ups and back-offs end within an hour.
+#: No instant of machine time that we write is further ahead: leases, look-ups and back-offs end within an hour.
 FARTHEST_AHEAD = timedelta(hours=2)
 
 
 def has_come(moment: datetime, machine_now: datetime) -> bool:
     """Whether an instant of machine time has come. One beyond FARTHEST_AHEAD has, too, up to UNTIL_RELEASED.
 
-    A clock that ran ahead and was set back since wrote it: taken at its word it would be waited for as long as
-    the clock was wrong, which may be years. `shared.db.moment.has_come` is the same as SQL.
+    A clock that ran ahead and was set back later wrote it. Waiting for it would take as long as the clock was
+    wrong, possibly years. `shared.db.moment.has_come` is the same as SQL.
     """
     return moment <= machine_now or (moment > machine_now + FARTHEST_AHEAD and not waits_for_operator(moment))
 

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line, or coloured lines on a terminal. Ids and codes only; secrets are cut out (I12)."""
+"""Logs: one JSON object a line, or coloured lines on a terminal. Ids and codes only; secrets are removed (I12)."""
 
 import logging
 import re
@@ -26,7 +26,7 @@ def _redact_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -
 
 
 def configure_logs(process: str, level: str = "INFO") -> None:
-    """Send all logging, ours and the libraries', to standard error in one form."""
+    """Send all logging, ours and the libraries', to standard error in one format."""
 
     def name_process(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         return {"process": process, **event}

@@ -1,4 +1,4 @@
-"""The company's own rules, from one validated file (`billing.toml`): coverages, due dates, dunning, the night."""
+"""The company's own rules, from one validated file (`billing.toml`)."""
 
 import tomllib
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from shared.domain.states import SettingsKind
 
 
 class PolicyError(Exception):
-    """billing.toml can't be used; the message names the key and says what is wrong with it."""
+    """billing.toml is invalid; the message names the key and says what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,17 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Policy:
-    """Everything billing.toml says."""
+    """The content of billing.toml."""
 
     coverages: Mapping[str, Coverage]
     dunning: DunningPolicy
     due_in_days: Mapping[SettingsKind, int]
     catch_up_within: timedelta
-    #: Wall-clock time in the coverage's zone at which the night's reconciliation starts.
+    #: Wall-clock time in the coverage's zone at which the nightly reconciliation starts.
     reconcile_at: time
 
     def coverage(self, code: str) -> Coverage:
-        """Return a coverage; PolicyError lists the ones that exist."""
+        """Return a coverage; PolicyError lists the existing ones."""
         try:
             return self.coverages[code]
         except KeyError:
@@ -121,7 +121,7 @@ class _File(_Strict):
 
 
 def load_policy(path: Path) -> Policy:
-    """Read and check billing.toml; PolicyError if it is missing, not TOML, or has a key that is wrong."""
+    """Read and validate billing.toml; PolicyError if it is missing, not TOML, or has an invalid key."""
     try:
         raw = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -132,7 +132,7 @@ def load_policy(path: Path) -> Policy:
 
 
 def parse_policy(raw: Mapping[str, Any], source: str) -> Policy:
-    """Check what a billing file holds; PolicyError names each key that is wrong."""
+    """Validate a billing file; PolicyError names each invalid key."""
     try:
         file = _File.model_validate(raw)
         coverages = {code: _coverage(code, said) for code, said in file.coverages.items()}

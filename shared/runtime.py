@@ -1,4 +1,4 @@
-"""What a process carries around: settings, policy, engine, clocks, gateways, doorbell. Built once, passed on."""
+"""What each process needs: settings, policy, engine, clocks, gateways, doorbell. Built once, then passed on."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from shared.settings import ClockKind, Settings
 
 @dataclass(frozen=True)
 class Runtime:
-    """Everything that use cases need, as arguments: tests pass their own clocks, never patch ours."""
+    """Everything that use cases need, as arguments: tests pass their own clocks instead of patching ours."""
 
     policy: Policy
     engine: Engine

@@ -1,4 +1,4 @@
-"""What the environment tells us. Wrong or missing settings fail at start, with the name of the variable."""
+"""Settings from the environment. A wrong or missing setting stops the start, with the variable's name."""
 
 from datetime import timedelta
 from enum import StrEnum
@@ -22,11 +22,11 @@ class ClockKind(StrEnum):
 
 
 class SettingsError(Exception):
-    """The environment is not fit to start with; the message names the variables and says what to do."""
+    """The environment's settings are invalid; the message names the variables and says what to do."""
 
 
 def check_database_url(url: str) -> None:
-    """ValueError unless this is a URL that psql understands too: `duecourse env` hands it on."""
+    """ValueError unless psql also accepts this URL: `duecourse env` prints it for psql."""
     scheme = url.partition("://")[0]
     if scheme not in ("postgresql", "postgres"):
         driver = ", without +" + scheme.partition("+")[2] if "+" in scheme else ""
@@ -34,7 +34,7 @@ def check_database_url(url: str) -> None:
 
 
 def with_driver(database_url: str) -> str:
-    """Name the driver that we use, psycopg 3, in a database URL that carries none: what SQLAlchemy wants."""
+    """Add our driver, psycopg 3, to a database URL without one, as SQLAlchemy requires."""
     return f"postgresql+psycopg://{database_url.partition('://')[2]}"
 
 
@@ -58,27 +58,28 @@ class Settings(BaseSettings):
         default_factory=dict, validation_alias="STRIPE_WEBHOOK_SECRETS"
     )
     stripe_api_base: str | None = Field(None, validation_alias="STRIPE_API_BASE")
-    #: Requests a second that one process may send; Stripe allows 100 live and 25 in test mode per account.
+    #: Requests per second that one process may send; Stripe allows 100 live and 25 in test mode per account.
     stripe_requests_per_s: float = Field(20.0, gt=0, validation_alias="STRIPE_REQUESTS_PER_S")
     stripe_connect_timeout_s: float = Field(5.0, gt=0, validation_alias="STRIPE_CONNECT_TIMEOUT_S")
-    #: Per socket read; the longest answer Stripe is known to give takes under 30 s.
+    #: Per socket read; the longest answer that Stripe is known to give takes under 30 s.
     stripe_read_timeout_s: float = Field(30.0, gt=0, validation_alias="STRIPE_READ_TIMEOUT_S")
 
-    #: Above the workers' time limit of 90 s, so that a living worker is never settled behind its back.
+    #: Above the workers' time limit of 90 s, so that no attempt is settled while its worker still runs.
     lease_s: float = Field(300.0, gt=0, validation_alias="DUECOURSE_LEASE_S")
     tick_interval_s: float = Field(1.0, gt=0, validation_alias="DUECOURSE_TICK_INTERVAL_S")
     sweep_interval_s: float = Field(2.0, gt=0, validation_alias="DUECOURSE_SWEEP_INTERVAL_S")
     web_host: str = Field("127.0.0.1", validation_alias="DUECOURSE_WEB_HOST")
     web_port: Annotated[int, Field(ge=1, le=65535)] = Field(8400, validation_alias="PORT")
 
-    #: Networks (like 10.0.0.7/32) whose word about scheme and address is believed: a company's own reverse proxies.
+    #: Networks (like 10.0.0.7/32) whose forwarded scheme and address are trusted: a company's own reverse proxies.
     trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
         (), validation_alias="DUECOURSE_TRUSTED_PROXIES"
     )
-    #: The header in which such a proxy names who signed in there (like X-Forwarded-User). Off while it is unset.
+    #: The header in which such a proxy names the signed-in user (like X-Forwarded-User). Off if unset.
     user_header: str | None = Field(None, validation_alias="DUECOURSE_USER_HEADER")
 
-    #: Drills only: where and how likely this process kills itself (shared/failpoints.py). Never with a live key.
+    #: Drills only: where and with which probability this process kills itself (shared/failpoints.py). Never with a
+    #: live key.
     crash_at: str | None = Field(None, validation_alias="DUECOURSE_CRASH_AT")
     crash_probability: float | None = Field(None, ge=0, le=1, validation_alias="DUECOURSE_CRASH_PROBABILITY")
 
@@ -99,7 +100,7 @@ class Settings(BaseSettings):
     def _never_bend_time_with_real_money(self) -> Self:
         if self.clock is ClockKind.VIRTUAL and self.has_live_key:
             raise ValueError(
-                "DUECOURSE_CLOCK=virtual is refused with a live Stripe key: real cards live in real time. "
+                "DUECOURSE_CLOCK=virtual is refused with a live Stripe key: real cards need real time. "
                 "Unset DUECOURSE_CLOCK or use test keys in STRIPE_API_KEYS."
             )
         return self
@@ -114,7 +115,7 @@ class Settings(BaseSettings):
         if self.user_header is not None and not self.trusted_proxies:
             raise ValueError(
                 "DUECOURSE_USER_HEADER needs DUECOURSE_TRUSTED_PROXIES: without it anybody could send that header "
-                "and be anybody. Name your proxies, like 10.0.0.7/32."
+                "and sign in as any user. Name your proxies, like 10.0.0.7/32."
             )
         return self
 
@@ -149,7 +150,7 @@ class Settings(BaseSettings):
 
     @property
     def crash_plan(self) -> CrashPlan | None:
-        """What this process has to arm at its start; None outside of drills."""
+        """The failpoints to arm at this process's start; None outside of drills."""
         return read_plan(self.crash_at, self.crash_probability)
 
     @property
@@ -159,7 +160,7 @@ class Settings(BaseSettings):
 
     @property
     def sqlalchemy_url(self) -> str:
-        """The database URL with the driver that we use, psycopg 3."""
+        """The database URL with our driver, psycopg 3."""
         return with_driver(self.database_url.get_secret_value())
 
 
@@ -167,7 +168,7 @@ def load_settings() -> Settings:
     """Read the environment; SettingsError lists every variable that is missing or wrong."""
     try:
         return Settings()  # type: ignore[call-arg]  # the fields come from the environment
-    except pydantic_settings.SettingsError as error:  # a variable that isn't the JSON it should be
+    except pydantic_settings.SettingsError as error:  # a variable that isn't valid JSON
         raise SettingsError(
             f"{error}. STRIPE_API_KEYS and STRIPE_WEBHOOK_SECRETS are JSON objects by coverage, like "
             '{"global": "sk_test_..."}.'
