@@ -1,1 +1,1 @@
-"""Makes runs when their moment comes, and rings for whatever is due. Any number may run; one leads."""
+"""Creates runs when they are due, and enqueues all due work. Any number may run; one leads."""

@@ -1,4 +1,4 @@
-"""`python -m scheduler`: runs until SIGTERM or SIGINT, and then stops within two seconds."""
+"""`python -m scheduler`: runs until SIGTERM or SIGINT, then stops within two seconds."""
 
 import logging
 import os
@@ -19,15 +19,15 @@ from shared.settings import ClockKind, Settings, SettingsError, load_settings
 
 log = structlog.get_logger()
 
-#: Ticks and sweeps are indexed queries of milliseconds; one that hung would keep everything else waiting (s).
+#: Ticks and sweeps are indexed queries of milliseconds; one that hung would block everything else (s).
 STATEMENT_LIMIT_S = 30
-#: What is left of the two seconds that a stop may take, after a tick or sweep under way.
+#: What remains of the two seconds for a stop, after a tick or sweep in progress.
 STOP_HEARTBEATS_WITHIN_S = 0.3
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main() -> int:
-    """Run one scheduler; returns the exit code."""
+    """Run one scheduler; return the exit code."""
     try:
         settings = load_settings()
         configure_logs("scheduler", settings.log_level)
@@ -38,8 +38,8 @@ def main() -> int:
     except (SettingsError, PolicyError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    # Blocked and then waited for, before any thread begins: no handler, so that none can run in the middle of the
-    # wait, and an order that comes a moment too early or twice is neither lost nor in the way.
+    # The signals are blocked before any thread starts, and then waited for. So no handler can run during the wait,
+    # and a signal that comes too early or twice is neither lost nor harmful.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     app.start(
         settings.tick_interval_s,
@@ -57,11 +57,11 @@ def main() -> int:
         "scheduler.stopped_in_the_middle", consequence="its transaction rolls back; the next tick repeats it"
     )
     logging.shutdown()
-    os._exit(0)  # a thread that waits for a server that is away would keep the process for its timeout
+    os._exit(0)  # a thread waiting for an unreachable server would keep the process until its timeout
 
 
 def make_app(settings: Settings) -> SchedulerApp:
-    """Build the scheduler from the environment. PolicyError if billing.toml can't be used."""
+    """Build the scheduler from the environment. PolicyError if billing.toml is invalid."""
     policy = load_policy(settings.billing_file)
     engine = make_engine(settings, pool_size=2, statement_limit_s=STATEMENT_LIMIT_S)
     broker = make_broker(settings.redis_url.get_secret_value())

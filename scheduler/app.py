@@ -1,7 +1,7 @@
-"""The scheduler as one object: leads or waits, ticks and sweeps, and never dies of an outage.
+"""The scheduler as one object: it leads or waits, ticks and sweeps, and survives every outage.
 
-APScheduler only supplies the two intervals. Its misfires, cron triggers and stores decide nothing: what is due
-follows from the schedule, the business clock and the rows (`shared/domain/schedule.py`).
+APScheduler only supplies the two intervals. Its misfires, cron triggers and stores decide nothing: the schedule,
+the business clock and the rows determine what is due (`shared/domain/schedule.py`).
 """
 
 import threading
@@ -28,9 +28,9 @@ from shared.scheduling.leader_lock import CLOCK_CHANNEL
 
 log = structlog.get_logger()
 
-#: How long a stop waits for the tick or sweep under way; they are transactions, so cutting one short is safe.
+#: How long a stop waits for a tick or sweep in progress; they are transactions, so cutting one short is safe.
 STOP_WITHIN_S = 1.5
-#: How long the listener blocks at a time, so that it sees a stop soon (s).
+#: How long the listener blocks at a time, so that it notices a stop soon (s).
 LISTEN_FOR_S = 0.5
 #: How soon a clock that was set back is noticed (s).
 WATCH_CLOCK_EVERY_S = 1.0
@@ -41,7 +41,7 @@ class _NotReadyError(Exception):
 
 
 class SchedulerApp:
-    """One scheduler. `tick` and `sweep` may be called by anyone at any time; they take turns and never raise."""
+    """One scheduler. Any thread may call `tick` and `sweep` at any time; they take turns and never raise."""
 
     def __init__(
         self,
@@ -64,21 +64,21 @@ class SchedulerApp:
         self._turn = threading.Lock()
         self._stopping = threading.Event()
         self._intervals: BackgroundScheduler | None = None
-        self._trouble: str | None = None
+        self._last_error: str | None = None
 
     def tick(self) -> None:
-        """If we lead: insert what is due and ring for it."""
+        """If this scheduler leads: insert the due runs and enqueue their jobs."""
         self._in_turn(lambda: self._tick(self._business_now()))
 
     def sweep(self) -> None:
-        """If we lead: tick and sweep at the same business instant.
+        """If this scheduler leads: tick and sweep at the same business instant.
 
-        The tick comes first, because a daily run stamps the payments that the sweep would otherwise ring for.
+        The tick comes first, because a daily run stamps payments that the sweep would otherwise enqueue.
         """
         self._in_turn(self._tick_and_sweep)
 
     def start(self, tick_interval_s: float, sweep_interval_s: float, *, listens: bool = False) -> None:
-        """Begin in the background; with `listens`, moves of the virtual clock are acted on at once."""
+        """Start in the background; with `listens`, moves of the virtual clock are handled at once."""
         self._intervals = BackgroundScheduler(
             timezone=UTC,
             job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1},
@@ -93,7 +93,7 @@ class SchedulerApp:
             threading.Thread(target=self._listen, name="clock-listener", daemon=True).start()
 
     def stop(self) -> bool:
-        """Stop, give up the lead; False if a tick or sweep was still under way after STOP_WITHIN_S."""
+        """Stop and give up the lead; False if a tick or sweep was still in progress after STOP_WITHIN_S."""
         self._stopping.set()
         if self._intervals is not None:
             self._intervals.shutdown(wait=False)
@@ -117,7 +117,7 @@ class SchedulerApp:
         self._sweep(Moment(now, self._machine_now()))
 
     def _wake(self, now: datetime) -> None:
-        """End the long pauses of payments whose processor answers again; the sweep then finds them."""
+        """End the long back-offs of payments whose processor answers again; the sweep then finds them."""
         woken = in_transaction(
             self._engine, lambda connection: end_backoffs(connection, now, self._machine_now()), step="wake"
         )
@@ -131,7 +131,7 @@ class SchedulerApp:
             raise _NotReadyError(str(error)) from None
 
     def _in_turn(self, work: Callable[[], None]) -> None:
-        """Work if we lead, and keep whatever goes wrong inside: the next turn tries again."""
+        """Work if this scheduler leads, and catch every error: the next turn tries again."""
         with self._turn:
             if self._stopping.is_set():
                 return
@@ -139,25 +139,25 @@ class SchedulerApp:
                 if self._leadership.is_ours():
                     work()
             except (psycopg.Error, SQLAlchemyError, _NotReadyError) as error:
-                self._note_trouble(str(error).strip().splitlines()[0])
-            except Exception:  # a defect of ours; a scheduler that died of it would stop everything else too
+                self._log_error(str(error).strip().splitlines()[0])
+            except Exception:  # a defect of ours; if it ended the scheduler, everything else would stop too
                 log.exception("scheduler.defect")
             else:
-                self._note_trouble(None)
+                self._log_error(None)
 
-    def _note_trouble(self, trouble: str | None) -> None:
-        """Log a trouble when it begins, changes and ends, not each second of an outage."""
-        if trouble != self._trouble:
-            if trouble is None:
+    def _log_error(self, error: str | None) -> None:
+        """Log an error when it starts, changes and ends, not each second of an outage."""
+        if error != self._last_error:
+            if error is None:
                 log.info("scheduler.recovered")
             else:
-                log.warning("scheduler.waits", trouble=trouble, consequence="tried again at the next tick")
-            self._trouble = trouble
+                log.warning("scheduler.waits", error=error, consequence="it tries again at the next tick")
+            self._last_error = error
 
     def _watch_clock(self, longest: timedelta) -> None:
-        """Make the intervals go on when the machine's clock is set back.
+        """Keep the intervals running when the machine's clock is set back.
 
-        APScheduler sleeps until a time of day: set back by an hour, it would tick and sweep no more for an hour.
+        APScheduler sleeps until a time of day: set back by an hour, it would not tick or sweep for an hour.
         """
         while self._intervals is not None and not self._stopping.wait(WATCH_CLOCK_EVERY_S):
             now = self._machine_now()
@@ -167,14 +167,14 @@ class SchedulerApp:
             for job in late:
                 job.modify(next_run_time=now)
             if late:
-                log.warning("scheduler.clock_set_back", consequence="ticks and sweeps go on by the new time")
+                log.warning("scheduler.clock_set_back", consequence="ticks and sweeps continue by the new time")
 
     def _listen(self) -> None:
         while not self._stopping.is_set():
             try:
                 with connect(self._database_url, "duecourse-scheduler-listener") as connection:
                     connection.execute(f"LISTEN {CLOCK_CHANNEL}")
-                    self.sweep()  # the clock may have moved while nobody listened
+                    self.sweep()  # the clock may have moved before it listened
                     while not self._stopping.is_set():
                         if list(connection.notifies(timeout=LISTEN_FOR_S, stop_after=1)):
                             self.sweep()

@@ -1,7 +1,7 @@
-"""Who leads: the scheduler whose session holds an advisory lock. It saves work; no guarantee rests on it.
+"""Leadership: the scheduler whose session holds an advisory lock leads. It saves work; no guarantee depends on it.
 
-Two schedulers that both believe they lead, for the second that a broken network needs to be noticed, insert
-the same runs under the same unique keys and ring twice for the same rows.
+Two schedulers may both believe they lead, for the second it takes to notice a broken network. They then insert the
+same runs under the same unique keys and enqueue the same rows twice.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from shared.scheduling.leader_lock import LEADER_LOCK
 log = structlog.get_logger()
 
 #: A session of its own, never one of a pool's, and not through a pooler that shares sessions (pgbouncer in
-#: transaction mode): the lock lives as long as the session. Both ends give up a silent connection within some
-#: ten seconds (5 + 3 * 2), where the operating system's defaults would take two hours.
+#: transaction mode): the lock lives as long as the session. Both ends drop a silent connection within some ten
+#: seconds (5 + 3 * 2), where the operating system's defaults would take two hours.
 CONNECTION: dict[str, object] = {
     "autocommit": True,
     "connect_timeout": 5,
@@ -40,7 +40,7 @@ def connect(database_url: str, application_name: str) -> psycopg.Connection[tupl
 
 
 class Leadership:
-    """Holds or seeks the lead; asked before each tick and each sweep, from one thread at a time."""
+    """Holds or seeks the lead; checked before each tick and each sweep, from one thread at a time."""
 
     def __init__(self, database_url: str) -> None:
         self._database_url = database_url
@@ -48,9 +48,9 @@ class Leadership:
         self._leads = False
 
     def is_ours(self) -> bool:
-        """Say whether this scheduler leads now, seeking the lead if nobody has it. Raises psycopg.Error.
+        """Return whether this scheduler leads now, and seek the lead if it is free. Raises psycopg.Error.
 
-        A leader whose session is gone learns it here, before it acts, and seeks the lead again next time.
+        A leader whose session is gone finds that out here, before it acts, and seeks the lead again next time.
         """
         try:
             if self._connection is None:
@@ -67,9 +67,9 @@ class Leadership:
         return self._leads
 
     def release(self) -> None:
-        """Give up the lead, so that a follower has it at its next tick; nothing to do if we don't lead."""
+        """Give up the lead, so that a follower gets it at its next tick; without the lead, do nothing."""
         if self._leads and self._connection is not None:
-            with contextlib.suppress(psycopg.Error):  # a session that is gone holds no lock
+            with contextlib.suppress(psycopg.Error):  # a lost session holds no lock
                 self._connection.execute("SELECT pg_advisory_unlock(%s)", (LEADER_LOCK,))
         self._let_go()
 

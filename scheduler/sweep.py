@@ -1,7 +1,7 @@
-"""The sweep: rings for whatever is due, again and again. Whatever was lost on the way is found here.
+"""The sweep: enqueues all due work, again and again, so it finds whatever was lost on the way.
 
-What it remembers, it remembers only to spare the workers: losing the memory, or another leader without it,
-costs them one query for each message too many.
+Its memory only saves work. Without it (after a restart, or in another leader) each unnecessary message costs the
+workers one query.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,20 +19,20 @@ from shared.scheduling.due_work import DUE_WORK, DueWork
 
 log = structlog.get_logger()
 
-#: A queue with more messages than this waiting has work for seconds; below it, it is filled up.
+#: A queue with more waiting messages has work for seconds; below this, the sweep fills it up.
 ENQUEUE_BELOW = 500
-#: Rows of one source in one sweep: several seconds of work for many workers, and some 3 MB of Redis.
+#: Rows of one kind in one sweep: several seconds of work for many workers, and some 3 MB of Redis.
 ENQUEUE_AT_MOST = 10_000
-#: While messages wait, what was rung is probably one of them.
+#: While messages wait, a recently enqueued job is probably one of them.
 PATIENCE = timedelta(seconds=30)
-#: When none waits, what was rung a moment ago was taken just now. Older than this it was lost.
+#: If none waits, a job enqueued a moment ago was just taken. One older than this was lost.
 PATIENCE_WHEN_EMPTY = timedelta(seconds=2)
-#: Beyond this many jobs the memory is dropped, some 30 MB: forgetting is allowed.
+#: Beyond this many jobs the memory is dropped, some 30 MB: it may be lost.
 REMEMBER_AT_MOST = 100_000
 
 
 class RecentlyEnqueued:
-    """Which jobs were rung, and when (machine time): bounded, in memory, an optimisation only."""
+    """Recently enqueued jobs, and when (machine time): bounded, in memory, an optimization only."""
 
     def __init__(self) -> None:
         self._rung_at: dict[Job, datetime] = {}
@@ -46,16 +46,16 @@ class RecentlyEnqueued:
             self._rung_at.clear()
 
     def without(self, jobs: Iterable[Job], since: datetime) -> list[Job]:
-        """Return the jobs that were not rung after `since`."""
+        """Return the jobs that were not enqueued after `since`."""
         return [job for job in jobs if (rung_at := self._rung_at.get(job)) is None or rung_at <= since]
 
     def forget(self, before: datetime, now: datetime) -> None:
-        """Keep what was rung between the two; what was rung after `now` was rung before the clock was set back."""
+        """Keep jobs enqueued between the two instants; those after `now` are from before the clock was set back."""
         self._rung_at = {job: at for job, at in self._rung_at.items() if before < at <= now}
 
 
 class Sweep:
-    """Rings for every source whose queue runs low. Used by the leader only, from one thread at a time."""
+    """Enqueues each kind of due work whose queue runs low. Used by the leader only, from one thread at a time."""
 
     def __init__(self, engine: Engine, enqueue: Enqueue, waiting_in: Callable[[str], int]) -> None:
         self._engine = engine
@@ -64,14 +64,14 @@ class Sweep:
         self._lately = RecentlyEnqueued()
 
     def enqueue(self, jobs: list[Job], machine_now: datetime) -> None:
-        """Ring for jobs found elsewhere, and remember them."""
+        """Enqueue jobs found elsewhere, and remember them."""
         if jobs and self._enqueue(jobs):
             self._lately.note(jobs, machine_now)
 
     def __call__(self, moment: Moment) -> dict[str, int]:
-        """Ring for what is due; return how many by source. Raises what the database raises.
+        """Enqueue due work; return the number of jobs by kind. Raises database errors.
 
-        Redis being away is logged: the rows stay due, and the next sweep sees them.
+        An unreachable Redis is logged: the rows stay due, and the next sweep finds them.
         """
         reach(Failpoint.SWEEP_BEGUN)
         self._lately.forget(moment.machine_now - PATIENCE, moment.machine_now)
@@ -79,7 +79,7 @@ class Sweep:
         try:
             depths = {queue: self._waiting_in(queue) for queue in dict.fromkeys(s.queue for s in DUE_WORK)}
         except redis.RedisError as error:
-            log.warning("sweep.doorbell_unreachable", error=str(error), consequence="what is due waits for it")
+            log.warning("sweep.doorbell_unreachable", error=str(error), consequence="due work waits for Redis")
             return enqueued
         due = self._due([s for s in DUE_WORK if depths[s.queue] < ENQUEUE_BELOW], moment)
         reach(Failpoint.SWEEP_FOUND)
@@ -94,7 +94,7 @@ class Sweep:
 
     def _due(self, sources: Sequence[DueWork], moment: Moment) -> list[tuple[DueWork, list[Job]]]:
         parameters = moment.parameters()
-        with self._engine.connect() as connection:  # and is given back before anything is rung
+        with self._engine.connect() as connection:  # returned to the pool before anything is enqueued
             return [
                 (
                     source,

@@ -1,4 +1,4 @@
-"""The tick: gather what exists, decide what is due, insert it. Doing it twice, or by two, changes nothing."""
+"""The tick: read what exists, decide what is due, insert it. Repeating it, even concurrently, changes nothing."""
 
 from datetime import datetime
 from uuid import UUID
@@ -18,9 +18,9 @@ log = structlog.get_logger()
 
 
 def tick(engine: Engine, policy: Policy, now: datetime) -> list[Job]:
-    """Insert a row for each run that is due at business time `now`; return the jobs to ring for.
+    """Insert a row for each run that is due at business time `now`; return the jobs to enqueue.
 
-    Each run is a transaction of its own. Raises what the database raises; the next tick starts afresh.
+    Each run is its own transaction. Raises database errors; the next tick starts again.
     """
     jobs: list[Job] = []
     due = in_transaction(engine, lambda connection: _decide(connection, policy, now), step="tick.decide")
@@ -45,7 +45,7 @@ def _insert(engine: Engine, run: DueRun, now: datetime) -> Job | None:
 
     run_id = in_transaction(engine, work, step="tick.run")
     if run_id is None:
-        return None  # another scheduler or a person was faster
+        return None  # another scheduler or an operator was faster
     name = " ".join(run.key)
     if run.state is RunState.AWAITING_CONFIRMATION:
         log.warning(

@@ -1,7 +1,8 @@
 """Every actor on one page: one line each over a use case of the same name. Dramatiq starts from here.
 
-`max_retries=0` everywhere: the row is still due, and the sweep brings it back. What an actor raises is in the log;
-its message becomes a dead letter (ids only; the newest thousand of each queue are kept). Nothing depends on either.
+`max_retries=0` everywhere: the row is still due, and the sweep enqueues it again. An actor's error is in the log;
+its message becomes a dead letter (ids only; the newest thousand per queue are kept). Correctness depends on
+neither.
 """
 
 from functools import cache
@@ -33,9 +34,9 @@ pauses = PauseWatch(pauses_query(_engine))
 broker = make_broker(settings.redis_url.get_secret_value(), [WorkerHeartbeats(_engine)], pauses.is_paused)
 dramatiq.set_broker(broker)
 
-#: Two requests of at most connect + read timeout, and the record; well below the lease of 5 minutes (ms).
+#: Two requests of at most connect + read timeout, and recording; well below the lease of 5 minutes (ms).
 CHARGE_TIME_LIMIT_MS = 90_000
-#: A run works in short chunks and rings again after some 20 s; this stops only a chunk that hangs (ms).
+#: A run works in short chunks and enqueues itself again after some 20 s; this stops only a chunk that hangs (ms).
 RUN_TIME_LIMIT_MS = 300_000
 #: A chunk of a run takes some 0.5 s, everything else milliseconds; a time limit can't interrupt the driver (s).
 STATEMENT_LIMIT_S = 60
@@ -43,7 +44,7 @@ STATEMENT_LIMIT_S = 60
 
 @cache
 def runtime() -> Runtime:
-    """Built at first use, after the fork: no connection is shared between processes."""
+    """Built at first use, after the fork: processes share no connection."""
     return build_runtime(settings, broker=broker, statement_limit_s=STATEMENT_LIMIT_S)
 
 
@@ -55,7 +56,7 @@ def charge_payment(payment_id: str) -> None:
 
 @dramatiq.actor(queue_name=SETTLEMENT, time_limit=CHARGE_TIME_LIMIT_MS)
 def settle_attempt(attempt_id: str) -> None:
-    """Look up what became of an attempt. Safe to deliver twice: one turn, one look."""
+    """Look up the outcome of an attempt. Safe to deliver twice: each turn looks up once."""
     use_cases.settle_attempt(runtime(), UUID(attempt_id))
 
 
@@ -67,19 +68,19 @@ def apply_stripe_event(coverage: str, stripe_event_id: str) -> None:
 
 @dramatiq.actor(queue_name=RUNS, time_limit=RUN_TIME_LIMIT_MS, priority=-1)  # before charges in the same worker
 def generate_invoices(run_id: str) -> None:
-    """Go on with a monthly run. Safe to deliver twice: chunks take turns on the run row."""
+    """Continue a monthly run. Safe to deliver twice: chunks take turns on the run's row."""
     use_cases.generate_invoices(runtime(), UUID(run_id))
 
 
 @dramatiq.actor(queue_name=RUNS, time_limit=RUN_TIME_LIMIT_MS, priority=-1)
 def retry_payments(run_id: str) -> None:
-    """Go on with a daily run. Safe to deliver twice: chunks take turns on the run row."""
+    """Continue a daily run. Safe to deliver twice: chunks take turns on the run's row."""
     use_cases.retry_payments(runtime(), UUID(run_id))
 
 
 @dramatiq.actor(queue_name=SETTLEMENT, time_limit=CHARGE_TIME_LIMIT_MS)
 def close_payment(payment_id: str) -> None:
-    """End one payment that a person wants ended. Safe to deliver twice: the use case claims the attempt first."""
+    """Close one payment with a pending close. Safe to deliver twice: the use case claims the attempt first."""
     use_cases.close_payment(runtime(), UUID(payment_id))
 
 
@@ -91,13 +92,13 @@ def end_payment(payment_id: str) -> None:
 
 @dramatiq.actor(queue_name=RUNS, time_limit=RUN_TIME_LIMIT_MS)
 def apply_bulk_action(bulk_id: str) -> None:
-    """Go on with a bulk action. Safe to deliver twice: chunks take turns on its row."""
+    """Continue a bulk action. Safe to deliver twice: chunks take turns on its row."""
     use_cases.apply_bulk_action(runtime(), UUID(bulk_id))
 
 
 @dramatiq.actor(
     queue_name=RECONCILIATION_QUEUE, time_limit=RUN_TIME_LIMIT_MS, priority=1
-)  # nobody waits for it: after charges
+)  # no other work depends on it: after charges
 def reconcile_charges(run_id: str) -> None:
-    """Go on with a night's reconciliation. Safe to deliver twice: whoever comes second writes nothing."""
+    """Continue a nightly reconciliation run. Safe to deliver twice: the second worker writes nothing."""
     use_cases.reconcile_charges(runtime(), UUID(run_id))

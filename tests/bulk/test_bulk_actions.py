@@ -312,7 +312,7 @@ def test_items_in_another_bulk_action_are_refused(desk: Desk) -> None:
     one = min(desk.owed())
     second = desk.begins(BulkAction.HOLD, ids=select(payments.c.id).where(payments.c.id == one))
     desk.resumes(first)
-    assert desk.items(first)[one] == ("refused", "another bulk action has it: it began while this was stopped")
+    assert desk.items(first)[one] == ("refused", "another bulk action took it while this one was stopped")
     assert desk.bulk(first).counts == {"waiting": 2, "done": 0, "refused": 1, "stopped": 0}
     desk.applies(first)
     desk.applies(second)

@@ -151,7 +151,7 @@ def test_of_two_operators_the_second_is_told_who_was_first(dashboard: Dashboard,
     answer = olga.post("/bulk/new", reason="mine too", **hidden(snapshot[1].text))
     assert answer.status_code == 409
     (bulk,) = bulks(dashboard)
-    assert "2 in another bulk action that isn't through: started by operator:otto" in plain(answer.text)
+    assert "2 in another unfinished bulk action: started by operator:otto" in plain(answer.text)
     assert f"/dashboard/bulk/{bulk.id}" in answer.text
     assert 'action="/dashboard/bulk/new"' not in answer.text, "nothing is left to confirm"
 
