@@ -8,7 +8,7 @@ from datetime import date
 from sqlalchemy import select, text
 
 from shared.bulk.actions import BulkAction
-from shared.bulk.lifecycle import Started, Wanted, begin
+from shared.bulk.lifecycle import ConfirmedPreview, Started, begin
 from shared.bulk.preview import Preview, preview
 from shared.db.billing_events import Cause
 from shared.db.tables.payments import payments
@@ -120,7 +120,7 @@ def _bulk(company: Company, action: BulkAction, *people: Person) -> None:
         assert snapshot.count == len(people)
         begun = begin(
             connection,
-            Wanted(action, {}, None, snapshot.digest),
+            ConfirmedPreview(action, {}, None, snapshot.digest),
             ids,
             Cause(OPERATOR, company.now, "month end"),
             company.world.machine(),
