@@ -1,6 +1,6 @@
-"""A small real world for tests: PostgreSQL, the simulator over HTTP, the real SDK, and clocks in our hand.
+"""A small real world for tests: PostgreSQL, the simulator over HTTP, the real SDK, and clocks that tests set.
 
-Jobs that are rung are collected and done in this thread by `work()`, in order, so that a test is a diary and not a
+Enqueued jobs are collected and done in this thread, in order, so that a test is deterministic and not a
 race. Processes, Redis and threads have tests of their own.
 """
 
@@ -44,7 +44,7 @@ START = datetime(2026, 11, 1, 9, 0, tzinfo=UTC)
 
 
 class MachineClock:
-    """Machine time in a test's hand; near the real one, because Stripe signatures carry it."""
+    """Machine time that a test sets; near the real one, because Stripe signatures carry it."""
 
     def __init__(self) -> None:
         self.now = datetime.now(UTC)
@@ -58,7 +58,7 @@ class MachineClock:
 
 @dataclass
 class World:
-    """Everything a diary needs. Money is asserted on `ledger()`."""
+    """Everything a test needs. Money is asserted on `captured_amounts()`."""
 
     engine: Engine
     policy: Policy
@@ -68,7 +68,7 @@ class World:
     runtime: Runtime
     enqueued: list[Job] = field(default_factory=list)
 
-    # -- people and cards
+    # -- accounts and cards
 
     def account(self, external_id: str, coverage: str = "global", **settings: Any) -> Account:
         """An account with a customer at the processor, and no card yet."""
@@ -103,7 +103,7 @@ class World:
         brand: str = "visa",
         intent: str = "replace",
     ) -> RegisteredCard:
-        """Register a card at the processor, as a customer's browser does; only webhooks tell us."""
+        """Register a card at the processor, as a customer's browser does; only webhooks report it."""
         if story is not None:
             card = self.simulator.make_card(account.coverage, story, brand=brand).token
         metadata = {"duecourse_settings_id": str(account.settings_id), "duecourse_intent": intent}
@@ -193,7 +193,7 @@ class World:
             ]
 
     def captured_amounts(self, payment_id: UUID) -> list[int]:
-        """What the processor's own book says was captured for this payment, in minor units."""
+        """The amounts that the processor's ledger has captured for this payment, in minor units."""
         return [
             line.amount
             for line in self.simulator.iter_ledger()

@@ -1,4 +1,4 @@
-"""Customers at the simulator, its webhooks over HTTP into the real receiver, and jobs done when a test says so."""
+"""Customers at the simulator, its webhooks over HTTP to the real receiver, and jobs done on the test's command."""
 
 import json
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ from workers.use_cases.charge_payment import charge_payment
 
 @dataclass
 class CardWorld:
-    """A world in which Stripe tells us things."""
+    """A world with webhooks."""
 
     world: World
     web_url: str
@@ -39,9 +39,9 @@ class CardWorld:
     # -- events
 
     def arrived(self) -> list[ApplyStripeEvent]:
-        """Send what happened at the processor since the last call; return what is to be applied, oldest first.
+        """Send the processor's events since the last call; return the jobs that apply them, oldest first.
 
-        The events are the simulator's, the order is the test's. That its couriers reach us has a test of its own.
+        The simulator makes the events, the test sets their order. Its own delivery is tested separately.
         """
         found: list[ApplyStripeEvent] = []
         for coverage in self.world.policy.coverages:
@@ -52,12 +52,12 @@ class CardWorld:
         return found
 
     def apply(self, job: ApplyStripeEvent, runtime: Runtime | None = None) -> str | None:
-        """Apply one event; return the note in the trail."""
+        """Apply one event; return the reason in its billing event."""
         apply_stripe_event(runtime or self.world.runtime, job.coverage, job.stripe_event_id)
         return self.note(job)
 
     def live(self) -> None:
-        """Apply what arrives and charge what is rung, until nothing is left."""
+        """Apply new events and charge enqueued payments until nothing is left."""
         while True:
             for job in self.arrived():
                 self.apply(job)
@@ -69,7 +69,7 @@ class CardWorld:
                 charge_payment(self.world.runtime, payment_id)
 
     def tell(self, event_id: str, event_type: str, object_id: str, coverage: str = "global") -> ApplyStripeEvent:
-        """Send an event of Stripe's ourselves."""
+        """Send a signed event of our own making."""
         created = int(self.world.clock.now().timestamp())
         body = event_body(event_id, event_type, data={"object": {"id": object_id}}, created=created)
         self.send(coverage, body)
@@ -123,7 +123,7 @@ class CardWorld:
         self.http.post(url, auth=(api_key(coverage), "")).raise_for_status()
 
     def waiting(self, account: Account, state: str = "needs_payment_method", **columns: Any) -> UUID:
-        """A payment that waits for a card after the present revision."""
+        """A payment that waits for a newer card than the current one."""
         revision = self.settings(account).card_revision
         return self.world.add_due_payment(account, state=state, waiting_for_revision_after=revision, **columns)
 
@@ -146,12 +146,12 @@ def here(engine: Engine, database_url: str) -> Iterator[CardWorld]:
 
 @pytest.fixture
 def cut_off(here: CardWorld) -> Runtime:
-    """A runtime that can't reach the processor: nobody listens on port 1."""
+    """A runtime that can't reach the processor: nothing listens on port 1."""
     return replace(here.world.runtime, gateways=make_gateways("http://127.0.0.1:1", here.world.policy.coverages))
 
 
 def payment_with_a_lost_answer(here: CardWorld, account: Account) -> UUID:
-    """A payment declined once and confirmed again; the card paid, and the answer came too late for us."""
+    """A payment declined once, then confirmed and paid; the answer of the second confirm timed out."""
     world = here.world
     world.add_primary_card(account, story=DeclinesThenPays(times=1))
     here.live()

@@ -1,4 +1,4 @@
-"""An event is applied once and never forgotten: outages put it off, defects are noted and end with a person."""
+"""An event is applied once and never forgotten: outages delay it, errors are stored and end with an operator."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -50,7 +50,7 @@ def test_slow_worker_does_not_apply_an_event_twice(here: CardWorld) -> None:
     (job,) = [job for job in here.arrived() if here.event(job).type == "setup_intent.succeeded"]
 
     class Slow:
-        """The real gateway, during whose answer another worker takes over and finishes."""
+        """The real gateway; while it answers, another worker takes over and finishes."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(world.runtime.gateways["global"], name)

@@ -1,4 +1,4 @@
-"""Cards that go, are renewed, or change while we look at them."""
+"""Cards that are detached, renewed, or changed while they are read."""
 
 import pytest
 from sqlalchemy import select
@@ -28,7 +28,7 @@ def test_detached_primary_card_is_not_charged(here: CardWorld) -> None:
     row = here.card(card)
     assert row is not None
     assert row.detached_at == world.clock.now()
-    assert world.payment(owed) == before, "the payment itself isn't touched"
+    assert world.payment(owed) == before, "the payment itself is unchanged"
     world.charge(owed)
     assert world.payment(owed).state == "needs_payment_method"
     assert world.captured_amounts(owed) == []
@@ -75,7 +75,7 @@ def test_attached_and_detached_card_ends_detached_in_any_order(here: CardWorld, 
 
 
 def test_card_detached_during_its_registration_is_retired(here: CardWorld) -> None:
-    """The registration looked before the detachment, and commits after its event came the first time."""
+    """The registration reads the card before the detachment, and commits after the first delivery of its event."""
     world = here.world
     anna = world.account("A-1")
     card = world.register_card(anna)
@@ -187,7 +187,7 @@ def test_repeated_update_wakes_once(here: CardWorld) -> None:
 
 
 def test_payment_with_an_open_attempt_is_not_woken(here: CardWorld) -> None:
-    """The attempt's record reads the revision again; until then nobody else may ask for the money (I2)."""
+    """Recording the attempt's outcome reads the revision again; until then nothing else may charge (I2)."""
     world = here.world
     anna = world.account("A-1")
     owed = payment_with_a_lost_answer(here, anna)
@@ -215,7 +215,7 @@ def registration_of(here: CardWorld, account: Account, card: RegisteredCard) -> 
 
 
 def test_stored_card_of_another_customer_is_refused(here: CardWorld) -> None:
-    """It can't happen at Stripe; if it does, no account may charge another's card."""
+    """Stripe excludes it; if it happens all the same, no account may charge another account's card."""
     world = here.world
     anna, bob = world.account("A-1"), world.account("B-2")
     card = world.register_card(anna)

@@ -1,4 +1,4 @@
-"""A registered card is charged at once for what its coverage owes, each payment once, whatever tells of it."""
+"""A registered card is charged at once for its coverage's unpaid payments, each once, for any set of events."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -75,7 +75,7 @@ def test_eight_concurrent_workers_register_once(here: CardWorld, is_one_event: b
     ]
     with ThreadPoolExecutor(8) as workers:
         list(workers.map(here.apply, told))
-    world.machine.advance(seconds=30)  # past the claims, for those who found the card changing under their hands
+    world.machine.advance(seconds=30)  # past the claims of workers that saw the card change during the read
     for job in told:
         here.apply(job)
     assert {here.event(job).state for job in told} == {"applied"}

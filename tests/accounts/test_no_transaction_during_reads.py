@@ -1,4 +1,4 @@
-"""While we look at the processor for a Stripe event, no transaction of ours is open: its outage isn't ours."""
+"""While a Stripe event's object is fetched, no transaction is open: an outage there blocks nothing here."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ def test_no_transaction_is_open_while_an_event_object_is_fetched(here: CardWorld
     snapshot: list[tuple[str, int]] = []
 
     class Watched:
-        """The real gateway; before each request somebody looks who holds a transaction open."""
+        """The real gateway; before each request the open transactions are counted."""
 
         def __init__(self, gateway: ProcessorGateway) -> None:
             self._gateway = gateway

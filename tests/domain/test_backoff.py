@@ -1,4 +1,4 @@
-"""The wait doubles from the first to the longest, and no number of tries is too much for it."""
+"""The wait doubles from the first to the maximum, for any number of tries."""
 
 from datetime import timedelta
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Billing months, and what the clocks of a place show: leap years, year ends, daylight saving."""
+"""Billing months and local time: leap years, year ends, daylight saving."""
 
 import time as machine
 from collections.abc import Iterator

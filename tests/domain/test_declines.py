@@ -1,4 +1,4 @@
-"""What declines mean: precedence, every known code, and what follows."""
+"""Decline codes: precedence, every known code, and the next step."""
 
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo

@@ -1,4 +1,4 @@
-"""What a service costs in a month that it didn't fill: days are counted, and no minor unit is lost or made."""
+"""Proration: days are counted, and no minor unit is lost or created."""
 
 from datetime import date, timedelta
 from fractions import Fraction

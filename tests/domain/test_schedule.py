@@ -1,4 +1,4 @@
-"""What is due when, as a pure function: catching up, confirmation, daylight saving, leap days, a fresh install."""
+"""Which runs are due when: catching up, confirmation, daylight saving, leap days, a fresh install."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -129,7 +129,7 @@ TIMES = [time(0), time(0, 30), time(1, 45), time(2, 0), time(2, 30), time(9), ti
 
 
 def lived(entry: ScheduleEntry, moments: list[datetime]) -> list[str]:
-    """The periods that are made if the tick looks at these moments."""
+    """The periods of the runs created by ticks at these moments."""
     made: list[str] = []
     for now in moments:
         known = {RunKey(entry.job, period, "here") for period in made[-3:]}
@@ -192,7 +192,7 @@ def test_run_time_skipped_over_midnight_falls_on_the_next_day() -> None:
     assert next_moment([nuuk], saturday - timedelta(minutes=10)) == saturday
     assert keys(due_runs([nuuk], saturday, frozenset(), EVER)) == [("2026-03-28", RunState.READY)]
     late = due_runs([nuuk], sunday + timedelta(minutes=5), frozenset(), EVER)
-    assert keys(late) == [("2026-03-29", RunState.READY)], "whoever missed both asks once, for today"
+    assert keys(late) == [("2026-03-29", RunState.READY)], "after missing both, one run, for today"
 
 
 def test_month_starts_at_local_midnight_on_a_daylight_saving_day() -> None:

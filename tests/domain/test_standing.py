@@ -1,4 +1,4 @@
-"""When an account is past due, marked for suspension, and good again."""
+"""When an account is past due, marked for suspension, and in good standing again."""
 
 from datetime import date, timedelta
 

@@ -82,7 +82,7 @@ def test_attempt_never_returns_to_a_state_that_may_send() -> None:
 
 
 def test_sets_of_states_are_pinned() -> None:
-    """A word more or less in one of these sets asks for money, or forgets it."""
+    """One value more or less in these sets would charge a payment wrongly, or forget it."""
     assert {PaymentState.DUE, PaymentState.RETRY_SCHEDULED} == CHARGEABLE
     assert {PaymentState.NEEDS_PAYMENT_METHOD, PaymentState.NEEDS_AUTHENTICATION} == WAITING_FOR_CARD
     assert {AttemptState.STARTED, AttemptState.UNKNOWN} == OPEN_ATTEMPT

@@ -1,4 +1,4 @@
-"""The outcome table is total, and what it must never do is spelt out pair by pair."""
+"""The outcome table is total; each pair that must never become a given outcome is tested."""
 
 from itertools import product
 
@@ -68,7 +68,7 @@ def test_unknown_status_has_a_column() -> None:
     ("status", "is_charge_new", "outcome"),
     [
         ("requires_payment_method", True, Outcome.DECLINED),
-        ("requires_payment_method", False, Outcome.NOT_SENT),  # the decline of the attempt before
+        ("requires_payment_method", False, Outcome.NOT_SENT),  # the decline of the previous attempt
         ("requires_confirmation", False, Outcome.NOT_SENT),
         ("succeeded", False, Outcome.SUCCEEDED),
         ("canceled", True, Outcome.CANCELED),

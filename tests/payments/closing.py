@@ -1,4 +1,4 @@
-"""What tests of write offs and voids ask, do and look at."""
+"""Steps and reads that the tests of write-offs and voids share."""
 
 from datetime import timedelta
 from typing import Any
@@ -43,11 +43,11 @@ def withdraw_close_by_operator(
         return withdraw_close(connection, payment, Cause("operator:bob", world.clock.now(), reason))
 
 
-def end(world: World, payment: UUID) -> None:
+def run_close_payment(world: World, payment: UUID) -> None:
     close_payment(world.runtime, payment)
 
 
-def declined(world: World, account: Account) -> UUID:
+def declined_payment(world: World, account: Account) -> UUID:
     """A payment with a live PaymentIntent that could still be paid."""
     payment = world.add_due_payment(account)
     world.charge(payment)
@@ -55,7 +55,7 @@ def declined(world: World, account: Account) -> UUID:
     return payment
 
 
-def due(world: World) -> set[Job]:
+def due_jobs(world: World) -> set[Job]:
     return set(world.due_jobs(webhook_enqueues_within=timedelta(0)))
 
 
@@ -67,7 +67,7 @@ def processor_status(world: World, payment: UUID, which: int = 0) -> str:
 
 
 def confirm_in_browser(world: World, payment: UUID, account: Account) -> None:
-    """The customer pays on our page with another card, and nobody tells us."""
+    """The customer pays in the browser with another card; no webhook arrives."""
     card = world.register_card(account, story=Pays())
     (intent,) = world.intents(payment)
     answer = httpx.post(
@@ -79,13 +79,13 @@ def confirm_in_browser(world: World, payment: UUID, account: Account) -> None:
     answer.raise_for_status()
 
 
-def told(world: World, payment: UUID, kind: str) -> list[Any]:
+def billing_events_of(world: World, payment: UUID, kind: str) -> list[Any]:
     with world.engine.connect() as connection:
         return list(connection.execute(select(billing_events).filter_by(payment_id=payment, type=kind)))
 
 
-def assert_clean(world: World, payment: UUID) -> None:
-    """The audit's promises that hold for payments without invoices."""
+def assert_verify_is_clean(world: World, payment: UUID) -> None:
+    """Run the checks of verify that hold for payments without invoices."""
     report = verify(
         world.engine,
         Scope(now=world.clock.now(), machine_now=world.machine(), forgotten_after=timedelta(0)),

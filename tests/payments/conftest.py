@@ -1,4 +1,4 @@
-"""What tests of more than one file hold in their hands."""
+"""Fixtures that several test files share."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Two people at once, and people who look at an old page: what was agreed to is done, once, or nothing is."""
+"""Concurrent operators and outdated pages: the confirmed charge is made once, or refused."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -97,11 +97,11 @@ def test_open_attempt_names_its_requester(world: World, account: Account) -> Non
     said: list[str] = []
     confirm = gateway.confirm_payment_intent
 
-    def ask_meanwhile(*arguments: str) -> object:
+    def request_meanwhile(*arguments: str) -> object:
         said.append(refusal(ask(world, payment, "ben")))
         return confirm(*arguments)
 
-    gateway.confirm_payment_intent = ask_meanwhile  # type: ignore[method-assign]
+    gateway.confirm_payment_intent = request_meanwhile  # type: ignore[method-assign]
     ask(world, payment)
     world.charge(payment)
     assert said == ["attempt 1, begun by operator:anna at 2026-11-01 09:00:00 UTC, is under way"]

@@ -1,4 +1,4 @@
-"""One payment, one attempt at a time: what each answer of the processor leaves behind."""
+"""One payment, one attempt at a time: the rows after each answer of the processor."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -48,7 +48,7 @@ def test_attempt_stores_its_card_and_requester(world: World) -> None:
 
 
 def test_later_attempt_may_confirm_from_its_claim_on(world: World) -> None:
-    """Its PaymentIntent's id is known: whoever settles it must look, because the confirm may have been sent."""
+    """Its PaymentIntent's ID is known: settlement must look it up, because the confirm may have been sent."""
     account = world.account("A-1")
     world.add_primary_card(account, story=DeclinesThenPays(times=1, decline_code="insufficient_funds"))
     payment = world.add_due_payment(account)
@@ -216,7 +216,7 @@ def test_payment_interrupted_by_a_cancellation_is_retried_at_once(world: World) 
     row = world.payment(payment)
     assert row.state == "due"
     assert row.next_attempt_at < world.clock.now()
-    assert row.decline_count == 10, "a canceled PaymentIntent asked no issuer"
+    assert row.decline_count == 10, "a canceled PaymentIntent reaches no issuer"
     assert (
         ChargePayment(payment, "batch") in world.enqueued or ChargePayment(payment, "interactive") in world.enqueued
     )
@@ -243,20 +243,20 @@ def test_cancellation_in_the_stripe_dashboard_is_not_overruled(world: World) -> 
 
 
 def test_card_registered_during_a_decline_is_charged(world: World) -> None:
-    """I15: the attempt freezes the revision; its record re-reads it."""
+    """I15: the attempt stores the revision; recording its outcome reads it again."""
     account = world.account("A-1")
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="expired_card"))
     payment = world.add_due_payment(account)
     gateway = world.runtime.gateways["global"]
     original = gateway.confirm_payment_intent
 
-    def confirm_while_a_card_is_registered(*arguments: str) -> object:
+    def confirm_during_registration(*arguments: str) -> object:
         answer = original(*arguments)
         if len(world.attempts(payment)) == 1:
             world.add_primary_card(account)
         return answer
 
-    gateway.confirm_payment_intent = confirm_while_a_card_is_registered
+    gateway.confirm_payment_intent = confirm_during_registration
     world.charge(payment)
     row = world.payment(payment)
     assert (row.state, row.lane, row.trigger) == ("due", "interactive", "card_registered")
@@ -269,7 +269,7 @@ def test_waiting_payment_is_woken_only_by_a_newer_card(world: World) -> None:
     account = world.account("A-1")
     payment = world.add_due_payment(account)
     world.charge(payment)
-    with world.engine.begin() as connection:  # the card was detached again: newer revision, no card
+    with world.engine.begin() as connection:  # the card was detached: newer revision, no card
         connection.execute(update(payment_settings).values(card_revision=5))
     world.charge(payment)
     assert world.payment(payment).state == "needs_payment_method"

@@ -1,4 +1,4 @@
-"""Claim, create, commit the id, confirm, record: what must be written, and what must be over, between any two."""
+"""Claim, create, commit the ID, confirm, record: what is committed between any two phases."""
 
 import asyncio
 import threading
@@ -28,7 +28,7 @@ from tests.seed import Account
 from tests.world import World, make_gateways, running_world
 from workers.use_cases.charge_payment import _ask
 
-#: Transactions of this database that somebody keeps open while doing something else.
+#: Sessions of this database that are idle in a transaction.
 OPEN_TRANSACTIONS = """
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'
@@ -36,7 +36,7 @@ OPEN_TRANSACTIONS = """
 
 
 class Watched:
-    """The real gateway; each request first waits for what a test looks at, or does, in its place."""
+    """The real gateway with a callback before each request."""
 
     def __init__(self, gateway: ProcessorGateway, before: Callable[[str], None]) -> None:
         self._gateway = gateway
@@ -61,7 +61,7 @@ def account(world: World) -> Account:
 
 @pytest.fixture
 def other_engine(engine: Engine) -> Iterator[Engine]:
-    """Connections of somebody else, who sees only what is committed."""
+    """Connections of another session, which sees only committed rows."""
     other = create_engine(engine.url, isolation_level="AUTOCOMMIT")
     yield other
     other.dispose()
@@ -95,7 +95,7 @@ def test_attempt_is_committed_and_no_transaction_is_open_when_a_request_leaves(
     world.charge(payment)
     assert snapshot == [
         ("create_payment_intent", 0, "started", 0),
-        ("confirm_payment_intent", 0, "started", 1),  # its id is committed before it can move money
+        ("confirm_payment_intent", 0, "started", 1),  # its ID is committed before it can move money
         ("confirm_payment_intent", 0, "started", 1),
     ]
     assert world.captured_amounts(payment) == [5_00]
@@ -124,7 +124,7 @@ def test_reading_from_the_processor_holds_no_transaction_open(
 
 
 class Counting(NoFaults):
-    """Counts the confirms that arrive; none is answered in time."""
+    """Counts arriving confirms; none is answered in time."""
 
     def __init__(self) -> None:
         self.confirms = 0
@@ -136,7 +136,7 @@ class Counting(NoFaults):
 
 
 def test_request_with_a_lost_answer_is_sent_once(engine: Engine) -> None:
-    """The SDK could repeat it by itself; then nobody would know how often an issuer was asked."""
+    """The SDK could retry by itself; then the number of charges at the issuer would be unknown."""
     counting = Counting()
     with running_world(engine, faults=counting) as world:
         account = world.account("A-1")
@@ -175,7 +175,7 @@ def test_settlement_skips_an_attempt_until_its_lease_expires(world: World, accou
 
 
 def test_decline_webhook_does_not_close_an_attempt_inside_its_lease(world: World) -> None:
-    """They may speak of the attempt before: only its own answer, or settlement after the lease, may close it."""
+    """It may be about the previous attempt: only the own answer, or settlement after the lease, closes one."""
     account = world.account("A-1")
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     payment = world.add_due_payment(account)
@@ -190,7 +190,7 @@ def test_decline_webhook_does_not_close_an_attempt_inside_its_lease(world: World
 
 
 def test_claims_on_one_card_are_serialized(world: World) -> None:
-    """Nine of ten allowed attempts are used up; two workers want the tenth at the same instant."""
+    """Nine of ten allowed attempts are used up; two workers claim the tenth at once."""
     card = world.simulator.make_card(
         "global", AlwaysDeclines(decline_code="insufficient_funds"), brand="mastercard"
     )
@@ -308,7 +308,7 @@ def test_transaction_on_a_broken_connection_is_repeated_once(engine: Engine, oth
 
 
 def test_second_charge_of_a_paid_payment_is_booked_and_reported(world: World, account: Account) -> None:
-    """It can't come from us. If it comes all the same, the money is in our books and a person sees it."""
+    """Our code can't cause it. If it happens, the money is recorded and an operator sees a finding."""
     payment = world.add_due_payment(account)
     world.charge(payment)
     (intent,) = world.intents(payment)
@@ -316,7 +316,7 @@ def test_second_charge_of_a_paid_payment_is_booked_and_reported(world: World, ac
     snapshot = gateway.retrieve_payment_intent(intent.stripe_payment_intent_id).payment_intent
     assert snapshot is not None
     another = replace(snapshot, latest_charge_id="ch_another", amount_received_minor=4_00)
-    for _ in range(2):  # told twice, found once
+    for _ in range(2):  # reported twice, found once
         record_observation(
             world.runtime, intent.id, Answer(Outcome.SUCCEEDED, "seen", payment_intent=another), actor="stripe"
         )
@@ -332,7 +332,7 @@ def test_second_charge_of_a_paid_payment_is_booked_and_reported(world: World, ac
 
 
 def test_only_one_of_two_confirming_workers_takes_the_money(world: World, account: Account) -> None:
-    """The first stood still beyond its lease, right before its confirm; its successor is about to send its own."""
+    """The first froze past its lease right before its confirm; its successor is about to send its own."""
     payment = world.add_due_payment(account)
     successors: list[Claimed] = []
 

@@ -1,4 +1,4 @@
-"""Write off and void: never while the payment could still be paid, always in the end, and money always wins."""
+"""Write-off and void: never while the payment could still be paid, always eventually, and captured money wins."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -30,20 +30,20 @@ from tests.payments.closing import (
     VOID,
     WRITTEN_OFF,
     account_with_declining_card,
-    assert_clean,
+    assert_verify_is_clean,
+    billing_events_of,
     confirm_in_browser,
-    declined,
-    due,
-    end,
+    declined_payment,
+    due_jobs,
     processor_status,
     request_close_by_operator,
-    told,
+    run_close_payment,
     withdraw_close_by_operator,
 )
 from tests.payments.wire import (
     Wire,
-    lose,
-    sent,
+    count_posts,
+    lose_answer,
 )
 from tests.seed import Account, add_fee, add_run
 from tests.world import World
@@ -69,11 +69,11 @@ def test_payment_never_attempted_closes_at_once(
     assert (row.state, row.pending_close_as, row.next_attempt_at) == (as_, None, None)
     assert row.state_reason == f"{word} by operator:anna: billed by mistake"
     assert [kind for kind, _ in world.billing_events(payment)] == ["ending_requested", "payment_moved"]
-    (moved,) = told(world, payment, "payment_moved")
+    (moved,) = billing_events_of(world, payment, "payment_moved")
     assert (moved.actor, moved.reason) == (ANNA, row.state_reason)
     world.charge(payment)
     assert world.intents(payment) == []
-    assert due(world) == set()
+    assert due_jobs(world) == set()
 
 
 def test_payment_without_a_card_or_awaiting_transfer_closes_at_once(world: World) -> None:
@@ -89,11 +89,11 @@ def test_payment_without_a_card_or_awaiting_transfer_closes_at_once(world: World
 
 
 def test_held_payment_may_be_closed(world: World, account: Account) -> None:
-    payment = declined(world, account)
+    payment = declined_payment(world, account)
     with world.engine.begin() as connection:
         hold_payment(connection, world.policy, payment, None, Cause(ANNA, world.clock.now(), "disputed"))
     assert request_close_by_operator(world, payment) == ClosePayment(payment)
-    end(world, payment)
+    run_close_payment(world, payment)
     assert (world.payment(payment).state, world.payment(payment).held_until) == ("void", None)
 
 
@@ -124,9 +124,9 @@ def test_void_voids_the_invoice_and_write_off_keeps_it(world: World) -> None:
             )
         }
     assert voided == {ids["void"]: world.clock.now(), ids["lost"]: None}
-    (event,) = told(world, ids["void"], "invoice_voided")
+    (event,) = billing_events_of(world, ids["void"], "invoice_voided")
     assert event.reason == "voided by operator:anna: billed by mistake"
-    assert told(world, ids["lost"], "invoice_voided") == []
+    assert billing_events_of(world, ids["lost"], "invoice_voided") == []
     report = verify(
         world.engine,
         Scope(now=world.clock.now(), machine_now=world.machine(), forgotten_after=timedelta(0)),
@@ -140,12 +140,12 @@ def test_void_voids_the_invoice_and_write_off_keeps_it(world: World) -> None:
 
 
 def test_payment_closes_only_after_its_payment_intent_is_canceled(world: World, account: Account) -> None:
-    payment = declined(world, account)
+    payment = declined_payment(world, account)
     assert request_close_by_operator(world, payment, WRITTEN_OFF) == ClosePayment(payment)
     waiting = world.payment(payment)
     assert (waiting.state, waiting.pending_close_as) == ("retry_scheduled", "uncollectible")
-    assert due(world) == {ClosePayment(payment)}
-    end(world, payment)
+    assert due_jobs(world) == {ClosePayment(payment)}
+    run_close_payment(world, payment)
     assert processor_status(world, payment) == "canceled"
     row = world.payment(payment)
     assert (row.state, row.pending_close_as) == ("uncollectible", None)
@@ -154,27 +154,27 @@ def test_payment_closes_only_after_its_payment_intent_is_canceled(world: World, 
     cancel = world.attempts(payment)[-1]
     assert (intent.closed_reason, cancel.kind, cancel.state) == ("canceled", "cancel", "canceled")
     assert (cancel.requested_by, cancel.trigger, cancel.card_id) == (ANNA, "operator", None)
-    assert (world.captured_amounts(payment), due(world)) == ([], set())
-    assert_clean(world, payment)
+    assert (world.captured_amounts(payment), due_jobs(world)) == ([], set())
+    assert_verify_is_clean(world, payment)
 
 
 def test_payment_is_not_charged_once_its_close_is_requested(world: World, account: Account) -> None:
-    payment = declined(world, account)
+    payment = declined_payment(world, account)
     world.clock.set(world.clock.now() + timedelta(days=2))
     request_close_by_operator(world, payment)
-    confirms = sent(world, "/confirm")
+    confirms = count_posts(world, "/confirm")
     world.charge(payment)
     with world.engine.begin() as connection:
         refused = request_charge(connection, payment, Cause(ANNA, world.clock.now(), "after all"), world.machine())
         assert isinstance(refused, Refused)
         assert "wants it voided" in refused.reason
         assert isinstance(preview_charge(connection, payment, world.clock.now(), world.machine()), Refused)
-    assert due(world) == {ClosePayment(payment)}, "neither the lane nor the daily run has it"
-    assert sent(world, "/confirm") == confirms
+    assert due_jobs(world) == {ClosePayment(payment)}, "neither the queue nor the daily run has it"
+    assert count_posts(world, "/confirm") == confirms
 
 
 def test_daily_run_skips_a_payment_with_a_pending_close(world: World, account: Account) -> None:
-    payment, other = declined(world, account), declined(world, account)
+    payment, other = declined_payment(world, account), declined_payment(world, account)
     request_close_by_operator(world, payment)
     world.clock.set(world.clock.now() + timedelta(days=1))
     with world.engine.begin() as connection:
@@ -189,7 +189,7 @@ def test_daily_run_skips_a_payment_with_a_pending_close(world: World, account: A
 
 
 def register(world: World, account: Account) -> None:
-    """A card that pays, as the webhook of its SetupIntent brings it."""
+    """Register a card that pays, as the webhook of its SetupIntent does."""
     registered = world.register_card(account, story=Pays())
     card = world.runtime.gateways["global"].retrieve_card(registered.payment_method)
     with world.engine.begin() as connection:
@@ -210,18 +210,18 @@ def test_card_registered_during_a_pending_close_is_charged_only_after_withdrawal
     world: World, account: Account
 ) -> None:
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="expired_card"))
-    payment = declined(world, account)
+    payment = declined_payment(world, account)
     assert world.payment(payment).state == "needs_payment_method"
     request_close_by_operator(world, payment)
     register(world, account)
     world.charge(payment)
-    assert (world.payment(payment).state, due(world)) == ("needs_payment_method", {ClosePayment(payment)})
+    assert (world.payment(payment).state, due_jobs(world)) == ("needs_payment_method", {ClosePayment(payment)})
     assert world.billing_events(payment)[-1] == (
         "charge_not_attempted",
         "a card was registered, but an operator is ending the payment",
     )
     assert withdraw_close_by_operator(world, payment) == CloseWithdrawn(payment, None)
-    assert ChargePayment(payment, Lane.INTERACTIVE) in due(world), "no wake-up is lost (I15)"
+    assert ChargePayment(payment, Lane.INTERACTIVE) in due_jobs(world), "no wake-up is lost (I15)"
     world.charge(payment)
     assert world.captured_amounts(payment) == [5_00]
 
@@ -229,14 +229,14 @@ def test_card_registered_during_a_pending_close_is_charged_only_after_withdrawal
 def test_close_waits_for_an_open_attempt(world: World, wire: Wire) -> None:
     payer = world.account("P-1")
     world.add_primary_card(payer)
-    wire.after["confirm_payment_intent"] = lose
+    wire.after["confirm_payment_intent"] = lose_answer
     payment = world.add_due_payment(payer)
     world.charge(payment)
     refused = request_close_by_operator(world, payment)
     assert isinstance(refused, Refused)
     assert refused.reason == "attempt 1 may be taking the money (unknown)"
     assert world.payment(payment).pending_close_as is None
-    (event,) = told(world, payment, "decision_refused")
+    (event,) = billing_events_of(world, payment, "decision_refused")
     assert event.data == {"asked_for": "be voided", "asked_because": "billed by mistake"}
 
 
@@ -244,7 +244,7 @@ def test_close_waits_for_an_open_attempt(world: World, wire: Wire) -> None:
 def test_payment_closes_whoever_cancels_its_payment_intent(
     world: World, wire: Wire, account: Account, canceled_by: str
 ) -> None:
-    payment = declined(world, account)
+    payment = declined_payment(world, account)
     request_close_by_operator(world, payment)
     (intent,) = world.intents(payment)
     wire.cancel_payment_intent(intent.stripe_payment_intent_id, "somebody-elses-key")
@@ -255,9 +255,9 @@ def test_payment_closes_whoever_cancels_its_payment_intent(
     assert world.payment(payment).state == "void"
     with world.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM findings")).scalar_one() == 0
-    end(world, payment)
+    run_close_payment(world, payment)
     assert len(world.attempts(payment)) == 1, "nothing is left to cancel"
-    assert_clean(world, payment)
+    assert_verify_is_clean(world, payment)
 
 
 # -- money wins
@@ -267,42 +267,42 @@ def test_payment_closes_whoever_cancels_its_payment_intent(
 def test_money_captured_first_is_booked_and_the_close_is_dropped(
     world: World, account: Account, seen_by: str
 ) -> None:
-    payment = declined(world, account)
+    payment = declined_payment(world, account)
     request_close_by_operator(world, payment)
     confirm_in_browser(world, payment, account)
     if seen_by == "a webhook":
         (intent,) = world.intents(payment)
         answer = world.runtime.gateways["global"].retrieve_payment_intent(intent.stripe_payment_intent_id)
         record_observation(world.runtime, intent.id, answer, "stripe")
-    end(world, payment)
+    run_close_payment(world, payment)
     row = world.payment(payment)
     assert (row.state, row.pending_close_as) == ("paid", None)
     assert world.captured_amounts(payment) == [5_00]
-    (event,) = told(world, payment, "ending_overtaken")
+    (event,) = billing_events_of(world, payment, "ending_overtaken")
     assert event.reason == "the money came in before it was voided, as operator:anna wanted"
     assert isinstance(request_close_by_operator(world, payment), Refused)
-    assert_clean(world, payment)
+    assert_verify_is_clean(world, payment)
 
 
 def test_success_webhook_during_the_cancellation_pays_the_payment(
     world: World, wire: Wire, account: Account
 ) -> None:
-    payment = declined(world, account)
+    payment = declined_payment(world, account)
     request_close_by_operator(world, payment)
 
-    def pays_and_we_are_told() -> None:
+    def pay_and_deliver_webhook() -> None:
         wire.before.clear()
         confirm_in_browser(world, payment, account)
         (intent,) = world.intents(payment)
         answer = wire.retrieve_payment_intent(intent.stripe_payment_intent_id)
         record_observation(world.runtime, intent.id, answer, "stripe")
 
-    wire.before["cancel_payment_intent"] = pays_and_we_are_told
-    end(world, payment)
+    wire.before["cancel_payment_intent"] = pay_and_deliver_webhook
+    run_close_payment(world, payment)
     assert (world.payment(payment).state, world.payment(payment).pending_close_as) == ("paid", None)
     assert world.captured_amounts(payment) == [5_00]
     assert [attempt.state for attempt in world.attempts(payment)] == ["declined", "succeeded"]
-    assert_clean(world, payment)
+    assert_verify_is_clean(world, payment)
 
 
 def test_concurrent_charge_and_close_request_are_serialized(world: World, wire: Wire, account: Account) -> None:
@@ -316,5 +316,5 @@ def test_concurrent_charge_and_close_request_are_serialized(world: World, wire: 
     assert isinstance(request_close_by_operator(world, payment), ClosePayment)
     world.clock.set(world.clock.now() + timedelta(days=3))
     wire.before["cancel_payment_intent"] = lambda: world.charge(payment)
-    end(world, payment)
+    run_close_payment(world, payment)
     assert (world.payment(payment).state, len(world.attempts(payment))) == ("void", 2)

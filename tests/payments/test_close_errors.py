@@ -1,4 +1,4 @@
-"""Endings whose answers are lost, whose workers are killed, and that are taken back; and what is said of them."""
+"""Closes with lost answers or killed workers, withdrawn closes, and how they are explained."""
 
 from datetime import timedelta
 from uuid import UUID, uuid4
@@ -15,22 +15,22 @@ from simulator.issuer.stories import NeedsAuthentication
 from tests.payments.closing import (
     WRITTEN_OFF,
     account_with_declining_card,
-    assert_clean,
-    declined,
-    due,
-    end,
+    assert_verify_is_clean,
+    billing_events_of,
+    declined_payment,
+    due_jobs,
     processor_status,
     request_close_by_operator,
-    told,
+    run_close_payment,
     withdraw_close_by_operator,
 )
 from tests.payments.wire import (
     KilledError,
     Wire,
+    count_posts,
     expire_lease,
     kill,
-    lose,
-    sent,
+    lose_answer,
     settle_last_attempt,
 )
 from tests.seed import Account
@@ -50,47 +50,47 @@ def account(world: World) -> Account:
 def test_cancellation_without_an_answer_is_settled_and_the_payment_closes(
     world: World, wire: Wire, account: Account, when: str, request_: str
 ) -> None:
-    payment = declined(world, account)
+    payment = declined_payment(world, account)
     request_close_by_operator(world, payment)
     if "lost" in when:
-        wire.after[request_] = lose
-        end(world, payment)
+        wire.after[request_] = lose_answer
+        run_close_payment(world, payment)
     else:
         (wire.before if "before" in when else wire.after)[request_] = kill
         with pytest.raises(KilledError):
-            end(world, payment)
+            run_close_payment(world, payment)
     wire.before.clear()
     wire.after.clear()
-    assert world.payment(payment).state == "retry_scheduled", "nobody has seen it canceled"
-    end(world, payment)
-    assert len(world.attempts(payment)) == 2, "its attempt is open: nobody asks beside it"
+    assert world.payment(payment).state == "retry_scheduled", "its cancellation is not confirmed"
+    run_close_payment(world, payment)
+    assert len(world.attempts(payment)) == 2, "its attempt is open: no other request is sent"
     assert isinstance(withdraw_close_by_operator(world, payment), Refused)
     expire_lease(world)
-    assert SettleAttempt(world.attempts(payment)[-1].id) in due(world)
+    assert SettleAttempt(world.attempts(payment)[-1].id) in due_jobs(world)
     settle_last_attempt(world, payment)
     if "before" in when:
         assert world.attempts(payment)[-1].state == "not_sent"
         assert world.payment(payment).pending_close_as == "void"
         world.machine.advance(seconds=30)
-        assert due(world) == {ClosePayment(payment)}
-        end(world, payment)
+        assert due_jobs(world) == {ClosePayment(payment)}
+        run_close_payment(world, payment)
     assert world.payment(payment).state == "void"
     assert processor_status(world, payment) == "canceled"
-    assert_clean(world, payment)
+    assert_verify_is_clean(world, payment)
 
 
 def test_cancellation_is_retried_after_an_outage(world: World, wire: Wire, account: Account) -> None:
-    payment = declined(world, account)
+    payment = declined_payment(world, account)
     request_close_by_operator(world, payment)
     wire.after["cancel_payment_intent"] = lambda _: Answer(Outcome.NOT_SENT, "rate_limited: not now")
-    end(world, payment)
-    assert due(world) == set(), "it backs off"
-    end(world, payment)
+    run_close_payment(world, payment)
+    assert due_jobs(world) == set(), "it backs off"
+    run_close_payment(world, payment)
     assert len(world.attempts(payment)) == 2
     wire.after.clear()
     world.machine.advance(seconds=10)
-    assert due(world) == {ClosePayment(payment)}
-    end(world, payment)
+    assert due_jobs(world) == {ClosePayment(payment)}
+    run_close_payment(world, payment)
     assert world.payment(payment).state == "void"
     assert [attempt.state for attempt in world.attempts(payment)] == ["declined", "not_sent", "canceled"]
 
@@ -98,9 +98,9 @@ def test_cancellation_is_retried_after_an_outage(world: World, wire: Wire, accou
 # -- a create whose id was never learnt
 
 
-def with_an_unanswered_create(world: World, wire: Wire, account: Account) -> UUID:
+def payment_with_an_unanswered_create(world: World, wire: Wire, account: Account) -> UUID:
     payment = world.add_due_payment(account)
-    wire.after["create_payment_intent"] = lose
+    wire.after["create_payment_intent"] = lose_answer
     world.charge(payment)
     wire.after.clear()
     (intent,) = world.intents(payment)
@@ -111,12 +111,10 @@ def with_an_unanswered_create(world: World, wire: Wire, account: Account) -> UUI
 def test_create_without_an_answer_is_repeated_with_its_key_and_then_canceled(
     world: World, wire: Wire, account: Account
 ) -> None:
-    payment = with_an_unanswered_create(world, wire, account)
-    assert request_close_by_operator(world, payment) == ClosePayment(payment), (
-        "it may be there, and nobody knows its id"
-    )
+    payment = payment_with_an_unanswered_create(world, wire, account)
+    assert request_close_by_operator(world, payment) == ClosePayment(payment), "it may exist with an unknown ID"
     assert world.payment(payment).state == "due"
-    end(world, payment)
+    run_close_payment(world, payment)
     assert world.payment(payment).state == "void"
     (intent,) = world.intents(payment)
     assert intent.closed_reason == "canceled"
@@ -125,61 +123,61 @@ def test_create_without_an_answer_is_repeated_with_its_key_and_then_canceled(
         snapshot for snapshot in world.simulator.requests(limit=10_000) if snapshot.path == "/v1/payment_intents"
     ]
     assert len({snapshot.idempotency_key for snapshot in made}) == 1
-    assert_clean(world, payment)
+    assert_verify_is_clean(world, payment)
 
 
 def test_close_resumes_after_a_kill_between_create_and_cancellation(
     world: World, wire: Wire, account: Account
 ) -> None:
-    payment = with_an_unanswered_create(world, wire, account)
+    payment = payment_with_an_unanswered_create(world, wire, account)
     request_close_by_operator(world, payment)
     wire.after["create_payment_intent"] = kill
     with pytest.raises(KilledError):
-        end(world, payment)
+        run_close_payment(world, payment)
     wire.after.clear()
     expire_lease(world)
     settle_last_attempt(world, payment)
     assert world.payment(payment).pending_close_as == "void"
     world.machine.advance(seconds=30)
-    end(world, payment)
+    run_close_payment(world, payment)
     assert (world.payment(payment).state, processor_status(world, payment)) == ("void", "canceled")
 
 
 def test_create_with_an_expired_key_was_never_confirmed_and_is_given_up(
     world: World, wire: Wire, account: Account
 ) -> None:
-    payment = with_an_unanswered_create(world, wire, account)
+    payment = payment_with_an_unanswered_create(world, wire, account)
     request_close_by_operator(world, payment)
     world.machine.advance(hours=24)
-    creates = sent(world, "/v1/payment_intents")
-    end(world, payment)
+    creates = count_posts(world, "/v1/payment_intents")
+    run_close_payment(world, payment)
     assert world.payment(payment).state == "void"
     assert world.intents(payment)[0].closed_reason == "abandoned"
-    assert sent(world, "/v1/payment_intents") == creates, "it would make another one"
-    assert_clean(world, payment)
+    assert count_posts(world, "/v1/payment_intents") == creates, "it would create another one"
+    assert_verify_is_clean(world, payment)
 
 
 # -- taking it back
 
 
 def test_close_can_be_withdrawn_until_the_cancellation_begins(world: World, account: Account) -> None:
-    payment = declined(world, account)
+    payment = declined_payment(world, account)
     before = world.payment(payment)
     request_close_by_operator(world, payment)
     assert withdraw_close_by_operator(world, payment) == CloseWithdrawn(payment, None)
     assert world.payment(payment) == before
-    (event,) = told(world, payment, "ending_taken_back")
+    (event,) = billing_events_of(world, payment, "ending_taken_back")
     assert (event.actor, event.reason) == ("operator:bob", "it was right")
-    end(world, payment)
+    run_close_payment(world, payment)
     assert world.intents(payment)[0].closed_reason is None
     assert isinstance(withdraw_close_by_operator(world, payment), Refused)
     request_close_by_operator(world, payment)
-    end(world, payment)
+    run_close_payment(world, payment)
     assert isinstance(withdraw_close_by_operator(world, payment), Refused), "it is void"
 
 
 def test_due_payment_is_enqueued_when_its_close_is_withdrawn(world: World, account: Account) -> None:
-    payment = declined(world, account)
+    payment = declined_payment(world, account)
     request_close_by_operator(world, payment)
     world.clock.set(world.clock.now() + timedelta(days=2))
     assert withdraw_close_by_operator(world, payment) == CloseWithdrawn(payment, ChargePayment(payment, Lane.BATCH))
@@ -187,7 +185,7 @@ def test_due_payment_is_enqueued_when_its_close_is_withdrawn(world: World, accou
 
 @pytest.mark.parametrize("reason", ["", "  "])
 def test_close_and_withdrawal_require_a_reason(world: World, account: Account, reason: str) -> None:
-    payment = declined(world, account)
+    payment = declined_payment(world, account)
     assert isinstance(request_close_by_operator(world, payment, reason=reason), Refused)
     request_close_by_operator(world, payment)
     assert isinstance(withdraw_close_by_operator(world, payment, reason), Refused)
@@ -204,7 +202,7 @@ def test_close_and_withdrawal_require_a_reason(world: World, account: Account, r
 
 
 def test_next_step_names_the_pending_close(world: World, wire: Wire, account: Account) -> None:
-    payment = declined(world, account)
+    payment = declined_payment(world, account)
     request_close_by_operator(world, payment, WRITTEN_OFF)
 
     def explained() -> str:
@@ -214,11 +212,11 @@ def test_next_step_names_the_pending_close(world: World, wire: Wire, account: Ac
 
     assert explained().startswith("It is being written off: its PaymentIntent is canceled at the processor")
     wire.after["cancel_payment_intent"] = lambda _: Answer(Outcome.NOT_SENT, "rate_limited: not now")
-    end(world, payment)
+    run_close_payment(world, payment)
     assert "The processor could not be reached" in explained()
     world.machine.advance(seconds=10)
-    wire.after["cancel_payment_intent"] = lose
-    end(world, payment)
+    wire.after["cancel_payment_intent"] = lose_answer
+    run_close_payment(world, payment)
     assert explained().startswith("It is being written off. ")
     assert "The outcome of attempt 3" in explained()
     wire.after.clear()
@@ -230,9 +228,9 @@ def test_next_step_names_the_pending_close(world: World, wire: Wire, account: Ac
 def test_payment_awaiting_authentication_can_be_closed(world: World) -> None:
     elsa = world.account("E-1")
     world.add_primary_card(elsa, story=NeedsAuthentication())
-    payment = declined(world, elsa)
+    payment = declined_payment(world, elsa)
     assert world.payment(payment).state == "needs_authentication"
     request_close_by_operator(world, payment)
-    end(world, payment)
+    run_close_payment(world, payment)
     assert world.payment(payment).state == "void"
-    assert_clean(world, payment)
+    assert_verify_is_clean(world, payment)

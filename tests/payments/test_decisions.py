@@ -1,4 +1,4 @@
-"""What operators decide about one payment or account: kept as they said it, with their name; refused with words."""
+"""Operators' actions on one payment or account: recorded with actor and reason, or refused with an explanation."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -58,12 +58,12 @@ def unmark(
         return unmark_account(connection, world.policy, account.id, until, Cause(ANNA, world.clock.now(), reason))
 
 
-def told(world: World, **where: Any) -> list[Any]:
+def billing_events_of(world: World, **where: Any) -> list[Any]:
     with world.engine.connect() as connection:
         return list(connection.execute(select(billing_events).filter_by(**where).order_by(billing_events.c.id)))
 
 
-def comes_next(world: World, payment: UUID) -> str:
+def next_step(world: World, payment: UUID) -> str:
     with world.engine.connect() as connection:
         explained = explain_payment(connection, world.policy, payment, world.clock.now(), world.machine())
     return explained.next_step.sentence
@@ -110,8 +110,8 @@ def test_hold_records_actor_reason_end_and_previous_state(world: World, account:
     assert now.state_reason == (
         f"{WHY} (held by operator:anna until 2026-11-20; before that: {before.state_reason})"
     )
-    assert comes_next(world, payment).startswith(f"Held until 2026-11-20 00:00 UTC: {WHY} (held by operator:anna")
-    (event,) = told(world, type="payment_held")
+    assert next_step(world, payment).startswith(f"Held until 2026-11-20 00:00 UTC: {WHY} (held by operator:anna")
+    (event,) = billing_events_of(world, type="payment_held")
     assert (event.actor, event.reason, event.payment_id, event.account_id) == (ANNA, WHY, payment, account.id)
     assert event.before["state_reason"] == before.state_reason
 
@@ -129,7 +129,7 @@ def test_second_hold_replaces_the_first_and_release_restores_the_original_state(
     assert f"before that: {before.state_reason}" in world.payment(payment).state_reason
     assert release(world, payment) == Released(payment, None), "it is scheduled for tomorrow"
     assert world.payment(payment) == before
-    hold_event, second, released = told(world, payment_id=payment)[-3:]
+    hold_event, second, released = billing_events_of(world, payment_id=payment)[-3:]
     assert [one.type for one in (hold_event, second, released)] == ["payment_held", "payment_held", "hold_released"]
     assert (released.actor, released.reason) == (ANNA, "settled by phone")
 
@@ -152,7 +152,7 @@ def test_hold_with_invalid_end_date_is_refused_and_recorded(
     assert why in refused.reason
     assert refused.what_to_do
     assert world.payment(payment) == before
-    (event,) = told(world, type="decision_refused")
+    (event,) = billing_events_of(world, type="decision_refused")
     assert (event.actor, event.reason) == (ANNA, refused.reason)
     assert event.data == {"asked_for": "hold", "asked_because": WHY}
 
@@ -201,8 +201,8 @@ def test_operator_charge_releases_a_hold_and_bulk_charge_does_not(world: World, 
 # -- mark and unmark
 
 
-def in_trouble(world: World, account: Account, days: int = 20) -> UUID:
-    """A payment so old that the daily run marks its account."""
+def overdue(world: World, account: Account, days: int = 20) -> UUID:
+    """A payment old enough that the daily run marks its account."""
     return world.add_due_payment(
         account,
         due_on=world.clock.now().date() - timedelta(days=days),
@@ -227,7 +227,7 @@ def test_operator_marks_an_account_by_the_same_transition_as_the_daily_run(world
         row = connection.execute(select(accounts)).one()
     assert (row.standing, row.standing_since_at) == ("marked_for_suspension", world.clock.now())
     assert row.standing_reason == "marked by operator:anna: looks like fraud"
-    (event,) = told(world, type="standing_changed")
+    (event,) = billing_events_of(world, type="standing_changed")
     assert (event.actor, event.before, event.after) == (
         ANNA,
         {"standing": "good"},
@@ -248,7 +248,7 @@ def test_operator_mark_is_removed_once_overdue_payments_are_paid(world: World, a
 
 
 def test_unmarking_holds_until_its_date(world: World, account: Account) -> None:
-    in_trouble(world, account)
+    overdue(world, account)
     daily_run(world, "2026-11-01")
     assert world.standing(account) == "marked_for_suspension"
     assert unmark(world, account) == Stands(account.id, Standing.PAST_DUE)
@@ -262,7 +262,7 @@ def test_unmarking_holds_until_its_date(world: World, account: Account) -> None:
 
 
 def test_payment_of_another_invoice_keeps_the_unmarking(world: World, account: Account) -> None:
-    in_trouble(world, account)
+    overdue(world, account)
     payment = world.add_due_payment(account)
     daily_run(world, "2026-11-01")
     unmark(world, account)
@@ -273,7 +273,7 @@ def test_payment_of_another_invoice_keeps_the_unmarking(world: World, account: A
 
 def test_new_decline_marks_the_account_again(world: World, account: Account) -> None:
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
-    in_trouble(world, account)
+    overdue(world, account)
     daily_run(world, "2026-11-01")
     unmark(world, account)
     world.charge(world.add_due_payment(account))
@@ -281,14 +281,14 @@ def test_new_decline_marks_the_account_again(world: World, account: Account) -> 
 
 
 def test_unmarking_ends_when_the_standing_changes(world: World, account: Account) -> None:
-    old = in_trouble(world, account)
+    old = overdue(world, account)
     daily_run(world, "2026-11-01")
     unmark(world, account, date(2027, 1, 1))
     with world.engine.begin() as connection:
         connection.execute(text("UPDATE payments SET next_attempt_at = :now"), {"now": world.clock.now()})
     world.charge(old)
     assert world.standing(account) == "good"
-    in_trouble(world, account)
+    overdue(world, account)
     world.clock.set(datetime(2026, 11, 2, 9, tzinfo=UTC))
     daily_run(world, "2026-11-02")
     assert world.standing(account) == "marked_for_suspension"
@@ -297,7 +297,7 @@ def test_unmarking_ends_when_the_standing_changes(world: World, account: Account
 def test_unmarked_account_without_overdue_payments_is_good(world: World, account: Account) -> None:
     mark(world, account)
     assert unmark(world, account) == Stands(account.id, Standing.GOOD)
-    event = told(world, type="standing_changed")[-1]
+    event = billing_events_of(world, type="standing_changed")[-1]
     assert event.reason == "unmarked by operator:anna until 2026-11-08: promised to pay"
     assert event.data == {"spared_until": "2026-11-08"}
 
@@ -326,8 +326,8 @@ def test_unmarking_without_mark_account_or_reason_is_refused(world: World, accou
 
 
 def test_daily_run_and_operator_wait_for_each_other(world: World, account: Account) -> None:
-    """Both lock the account first: whoever comes second sees what the first decided."""
-    in_trouble(world, account)
+    """Both lock the account first: the second sees the change of the first."""
+    overdue(world, account)
     with world.engine.begin() as connection:
         row = lock_account(connection, account.id)
         cause = Cause("scheduler", world.clock.now(), "daily run")
@@ -337,7 +337,7 @@ def test_daily_run_and_operator_wait_for_each_other(world: World, account: Accou
 
 
 def test_closing_an_overdue_payment_restores_the_standing(world: World, account: Account) -> None:
-    payment = in_trouble(world, account)
+    payment = overdue(world, account)
     daily_run(world, "2026-11-01")
     assert world.standing(account) == "marked_for_suspension"
     with world.engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""One table says whether a payment may be charged now: its Python and its SQL agree, and every user follows it.
+"""The eligibility table: its Python and its SQL agree, and every user of it follows it.
 
 Rows of every kind are written, and each answer of a user is compared with what the table says in Python. The lists
 of conditions are spelled out here once more on purpose: a user that drops one, or changes the order, fails.
@@ -190,7 +190,7 @@ def _instant(clock: datetime, offset: timedelta | None) -> datetime | None:
 
 
 class OneConnection:
-    """An engine for whoever opens a connection of its own: the test's, with its uncommitted rows."""
+    """An engine that hands out the test's one connection, with its uncommitted rows."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -224,7 +224,7 @@ class Rows:
 
     @contextmanager
     def undone(self) -> Iterator[None]:
-        """What is written within is taken back."""
+        """Roll back everything written inside the block."""
         savepoint = self.connection.begin_nested()
         yield
         savepoint.rollback()

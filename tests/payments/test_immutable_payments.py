@@ -1,4 +1,4 @@
-"""Trail, receipts and issued invoices are written once: the database refuses any change of them (I10)."""
+"""Billing events, receipts and issued invoices are immutable: the database refuses any change (I10)."""
 
 import psycopg.errors
 import pytest

@@ -1,4 +1,4 @@
-"""Killed before it, during it, after it; answered late or never: what becomes of an attempt, and of the money."""
+"""Workers killed before, during and after a request; late and missing answers: attempts and money."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,10 +21,10 @@ from tests.payments.wire import (
     UNANSWERED,
     KilledError,
     Wire,
+    count_posts,
     expire_lease,
     kill,
-    lose,
-    sent,
+    lose_answer,
     settle_last_attempt,
 )
 from tests.seed import Account
@@ -46,19 +46,19 @@ def claim(world: World, payment: UUID) -> Claimed:
 
 
 def test_captured_money_is_found_at_the_first_look_up(world: World, wire: Wire, account: Account) -> None:
-    wire.after["confirm_payment_intent"] = lose
+    wire.after["confirm_payment_intent"] = lose_answer
     payment = world.add_due_payment(account)
     world.charge(payment)
     assert world.attempts(payment)[0].state == "unknown"
     assert world.payment(payment).state == "due"
     world.machine.advance(seconds=6)
     settle_last_attempt(world, payment)
-    assert world.payment(payment).state == "paid", "evidence of money closes an attempt inside its lease too"
+    assert world.payment(payment).state == "paid", "evidence of money closes an attempt inside its lease, too"
     assert world.captured_amounts(payment) == [5_00]
 
 
 def test_unknown_attempt_blocks_every_other_path(world: World, wire: Wire, account: Account) -> None:
-    wire.after["confirm_payment_intent"] = lose
+    wire.after["confirm_payment_intent"] = lose_answer
     payment = world.add_due_payment(account)
     world.charge(payment)
     for _ in range(3):
@@ -67,17 +67,17 @@ def test_unknown_attempt_blocks_every_other_path(world: World, wire: Wire, accou
         cause = Cause("operator:anna", world.clock.now(), "customer called")
         row = lock_payment(connection, payment)
         assert not make_due_now(connection, row, Lane.INTERACTIVE, Trigger.OPERATOR, cause)
-    assert sent(world, "/confirm") == 1
+    assert count_posts(world, "/confirm") == 1
 
 
 def test_lost_decline_counts_once_and_only_after_the_lease(world: World, wire: Wire, account: Account) -> None:
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
-    wire.after["confirm_payment_intent"] = lose
+    wire.after["confirm_payment_intent"] = lose_answer
     payment = world.add_due_payment(account)
     world.charge(payment)
     world.machine.advance(seconds=30)
     settle_last_attempt(world, payment)
-    assert world.attempts(payment)[0].state == "unknown", "it might speak of the attempt before"
+    assert world.attempts(payment)[0].state == "unknown", "it might be about the previous attempt"
     expire_lease(world)
     settle_last_attempt(world, payment)
     settle_last_attempt(world, payment)
@@ -110,7 +110,7 @@ def test_kill_after_the_claim_sends_nothing(world: World, account: Account) -> N
     payment = world.add_due_payment(account)
     claim(world, payment)
     world.charge(payment)
-    assert world.captured_amounts(payment) == [], "the open attempt holds the place"
+    assert world.captured_amounts(payment) == [], "the open attempt blocks others"
     expire_lease(world)
     settle_last_attempt(world, payment)
     assert world.attempts(payment)[0].state == "not_sent"
@@ -137,7 +137,7 @@ def test_kill_after_the_create_reuses_the_payment_intent(world: World, wire: Wir
 
 
 def test_create_without_an_answer_is_repeated_with_its_key(world: World, wire: Wire, account: Account) -> None:
-    wire.after["create_payment_intent"] = lose
+    wire.after["create_payment_intent"] = lose_answer
     payment = world.add_due_payment(account)
     world.charge(payment)
     (attempt,) = world.attempts(payment)
@@ -152,7 +152,7 @@ def test_create_without_an_answer_is_repeated_with_its_key(world: World, wire: W
 
 
 def test_create_key_older_than_23_hours_is_never_sent_again(world: World, wire: Wire, account: Account) -> None:
-    wire.after["create_payment_intent"] = lose
+    wire.after["create_payment_intent"] = lose_answer
     payment = world.add_due_payment(account)
     world.charge(payment)
     wire.after.clear()
@@ -197,18 +197,18 @@ def test_kill_after_the_capture_is_recovered(world: World, wire: Wire, account: 
 
 
 def test_worker_resumed_after_its_lease_sends_nothing(world: World, wire: Wire, account: Account) -> None:
-    """It slept between create and confirm; settlement took the attempt; its confirm must not leave."""
+    """It froze between create and confirm; settlement took the attempt; its confirm must not be sent."""
     payment = world.add_due_payment(account)
     claimed = claim(world, payment)
 
-    def sleep_past_the_lease(answer: Answer) -> Answer:
+    def freeze_past_the_lease(answer: Answer) -> Answer:
         expire_lease(world)
         settle_last_attempt(world, payment)
         return answer
 
-    wire.after["create_payment_intent"] = sleep_past_the_lease
+    wire.after["create_payment_intent"] = freeze_past_the_lease
     assert _ask(world.runtime, claimed) is None
-    assert sent(world, "/confirm") == 0
+    assert count_posts(world, "/confirm") == 0
     assert world.attempts(payment)[0].state == "not_sent"
 
 
@@ -216,7 +216,7 @@ def test_no_request_is_sent_when_the_lease_is_nearly_over(world: World, wire: Wi
     payment = world.add_due_payment(account)
     wire.before["create_payment_intent"] = lambda: world.machine.advance(minutes=4, seconds=30)
     world.charge(payment)
-    assert sent(world, "/confirm") == 0
+    assert count_posts(world, "/confirm") == 0
     assert world.attempts(payment)[0].state == "not_sent"
 
 
@@ -235,7 +235,7 @@ def test_late_capture_pays_a_closed_payment(world: World, wire: Wire, account: A
     wire.after["confirm_payment_intent"] = lambda answer: (answers.append(answer), UNANSWERED)[1]
     payment = world.add_due_payment(account)
     world.charge(payment)
-    with world.engine.begin() as connection:  # as if it had been closed on worse evidence
+    with world.engine.begin() as connection:  # as if it had been closed on weaker evidence
         connection.execute(text("UPDATE payment_attempts SET state = 'not_sent', look_up_at = NULL"))
         connection.execute(text("UPDATE payments SET state = 'void', next_attempt_at = NULL"))
     record_answer(world.runtime, world.attempts(payment)[0].id, answers[0])
@@ -248,7 +248,7 @@ def test_late_capture_pays_a_closed_payment(world: World, wire: Wire, account: A
 def test_capture_reported_by_webhook_closes_an_attempt_inside_its_lease(
     world: World, wire: Wire, account: Account
 ) -> None:
-    """A webhook is faster than the worker that sleeps on its answer."""
+    """A webhook arrives before the worker handles its answer."""
     payment = world.add_due_payment(account)
 
     def webhook(answer: Answer) -> Answer:
@@ -263,10 +263,10 @@ def test_capture_reported_by_webhook_closes_an_attempt_inside_its_lease(
 
 
 def test_long_outage_blocks_only_the_affected_payment(world: World, wire: Wire, account: Account) -> None:
-    wire.after["confirm_payment_intent"] = lose
+    wire.after["confirm_payment_intent"] = lose_answer
     stuck, other = world.add_due_payment(account), world.add_due_payment(account)
     world.charge(stuck)
-    wire.after = {"retrieve_payment_intent": lose}
+    wire.after = {"retrieve_payment_intent": lose_answer}
     waits = []
     for _ in range(12):
         before = world.machine.now
@@ -333,11 +333,11 @@ def test_many_workers_on_one_payment_send_one_confirm(world: World, account: Acc
         for done in [pool.submit(charge_payment, world.runtime, payment) for _ in range(48)]:
             done.result()
     assert world.captured_amounts(payment) == [5_00]
-    assert (sent(world, "/confirm"), len(world.attempts(payment))) == (1, 1)
+    assert (count_posts(world, "/confirm"), len(world.attempts(payment))) == (1, 1)
 
 
 def test_late_event_of_a_closed_payment_intent_changes_nothing(world: World, account: Account) -> None:
-    """Ten declines, the limit, a successor that declines too; then Stripe tells us of the first one's end again."""
+    """Ten declines, the limit, a successor that declines too; then the first one's canceled event arrives again."""
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     payment = world.add_due_payment(account)
     for _ in range(12):

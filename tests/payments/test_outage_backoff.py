@@ -1,4 +1,4 @@
-"""When the processor answers again, nobody waits out a pause that an hour of outage has made long."""
+"""When the processor answers again, payments don't wait out the long backoff of an hour of outage."""
 
 from datetime import timedelta
 from uuid import UUID
@@ -23,7 +23,7 @@ def wake(world: World) -> list[UUID]:
 
 @pytest.fixture
 def backing_off(world: World) -> UUID:
-    """A payment that nobody could be asked for, again and again; its next try is minutes away."""
+    """A payment whose charges met an outage repeatedly; its next try is minutes away."""
     account = world.account("A-1")
     world.add_primary_card(account)
     payment = world.add_due_payment(account)
@@ -36,7 +36,7 @@ def backing_off(world: World) -> UUID:
     return payment
 
 
-def somebody_else_is_answered(world: World) -> None:
+def another_request_succeeds(world: World) -> None:
     account = world.account("A-2")
     world.add_primary_card(account)
     world.charge(world.add_due_payment(account))
@@ -49,8 +49,8 @@ def test_backoff_stays_during_the_outage(world: World, backing_off: UUID) -> Non
 
 def test_backoff_ends_within_a_minute_once_other_requests_succeed(world: World, backing_off: UUID) -> None:
     world.machine.advance(seconds=10)
-    somebody_else_is_answered(world)
-    assert wake(world) == [], "a minute is what it waits in any case"
+    another_request_succeeds(world)
+    assert wake(world) == [], "a minute is the minimum wait"
     world.machine.now += LONGEST_WHILE_OTHERS_ARE_ANSWERED
     assert wake(world) == [backing_off]
     assert ("backoff_ended", "the processor answers others again") in world.billing_events(backing_off)
@@ -61,8 +61,8 @@ def test_backoff_ends_within_a_minute_once_other_requests_succeed(world: World, 
 
 
 def test_answer_from_before_the_backoff_does_not_end_it(world: World) -> None:
-    """The processor went away after it."""
-    somebody_else_is_answered(world)
+    """The outage began after it."""
+    another_request_succeeds(world)
     account = world.account("A-1")
     world.add_primary_card(account)
     payment = world.add_due_payment(account)
@@ -87,13 +87,13 @@ def test_answers_of_another_coverage_do_not_end_the_backoff(world: World, backin
 
 def test_payment_with_its_own_error_backs_off_a_minute_at_a_time(world: World, backing_off: UUID) -> None:
     world.machine.advance(seconds=10)
-    somebody_else_is_answered(world)
+    another_request_succeeds(world)
     world.machine.now += LONGEST_WHILE_OTHERS_ARE_ANSWERED
     world.simulator.add_faults([FaultRule("rate_limited", count=1)])
     assert wake(world) == [backing_off]
     world.charge(backing_off)
     world.machine.advance(minutes=2)
-    assert wake(world) == [], "nobody was answered since"
+    assert wake(world) == [], "no request succeeded since"
     somebody = world.account("A-3")
     world.add_primary_card(somebody)
     world.charge(world.add_due_payment(somebody))

@@ -1,4 +1,4 @@
-"""People come the machine's way, with a name and a reason, whichever door they use (I14)."""
+"""Operators use the same transitions as the machine, with a name and a reason (I14)."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Settlement beyond a lost confirm: a cancel without an answer, pending money, outages of days, people who look."""
+"""Settlement beyond a lost confirm: unanswered cancels, pending money, long outages, operators' look-ups."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -19,7 +19,7 @@ from shared.messaging.jobs import SettleAttempt
 from shared.payments.operator.charge import request_charge, request_look_up
 from shared.payments.settlement import alarms_due
 from simulator.issuer.stories import AlwaysDeclines, NeedsAuthentication
-from tests.payments.wire import KilledError, Wire, expire_lease, kill, lose, settle_last_attempt
+from tests.payments.wire import KilledError, Wire, expire_lease, kill, lose_answer, settle_last_attempt
 from tests.seed import Account
 from tests.world import World
 
@@ -32,7 +32,7 @@ def account(world: World) -> Account:
 
 
 def shows(status: str, **changes: Any) -> Any:
-    """What a look finds, with another status than the simulator would give: some take days at a real processor."""
+    """Change the status that a look-up finds: some take days at a real processor."""
 
     def change(answer: Answer) -> Answer:
         assert answer.payment_intent is not None
@@ -42,15 +42,15 @@ def shows(status: str, **changes: Any) -> Any:
     return change
 
 
-def in_doubt(world: World, wire: Wire, payment: UUID) -> None:
-    """The processor takes the money, and we never hear of it."""
-    wire.after["confirm_payment_intent"] = lose
+def charge_and_lose_the_answer(world: World, wire: Wire, payment: UUID) -> None:
+    """The processor captures the money, and its answer is lost."""
+    wire.after["confirm_payment_intent"] = lose_answer
     world.charge(payment)
     wire.after.clear()
     assert world.attempts(payment)[-1].state == "unknown"
 
 
-def ask_to_look(world: World, payment: UUID, reason: str = "the customer calls") -> SettleAttempt | Refused:
+def look_up_by_operator(world: World, payment: UUID, reason: str = "the customer calls") -> SettleAttempt | Refused:
     return in_transaction(
         world.engine,
         lambda connection: request_look_up(
@@ -60,7 +60,7 @@ def ask_to_look(world: World, payment: UUID, reason: str = "the customer calls")
 
 
 def waits_for_authentication(world: World, account: Account) -> UUID:
-    """A payment whose PaymentIntent is left in requires_action: the next attempt cancels it first."""
+    """A payment whose PaymentIntent stays in requires_action: the next attempt cancels it first."""
     world.add_primary_card(account, story=NeedsAuthentication())
     payment = world.add_due_payment(account)
     world.charge(payment)
@@ -82,7 +82,7 @@ def test_cancel_without_an_answer_is_settled_and_replaced(
 ) -> None:
     payment = waits_for_authentication(world, account)
     if when == "lost after it was done":
-        wire.after["cancel_payment_intent"] = lose
+        wire.after["cancel_payment_intent"] = lose_answer
         world.charge(payment)
     else:
         (wire.before if "before" in when else wire.after)["cancel_payment_intent"] = kill
@@ -93,9 +93,7 @@ def test_cancel_without_an_answer_is_settled_and_replaced(
     cancel = world.attempts(payment)[-1]
     assert (cancel.kind, cancel.state in ("unknown", "started")) == ("cancel", True)
     world.charge(payment)
-    assert world.captured_amounts(payment) == [], (
-        "nothing is asked while it is unknown whether the first is canceled"
-    )
+    assert world.captured_amounts(payment) == [], "nothing is charged while the first cancellation is unknown"
     expire_lease(world)
     settle_last_attempt(world, payment)
     assert world.attempts(payment)[-1].state == ("not_sent" if "before" in when else "canceled")
@@ -104,13 +102,13 @@ def test_cancel_without_an_answer_is_settled_and_replaced(
         world.charge(payment)
     assert world.captured_amounts(payment) == [5_00]
     closed = [row.closed_reason for row in world.intents(payment)]
-    # Where the cancel never left, the look shows that there was nothing to cancel: the same one is confirmed.
+    # If the cancel was never sent, the look-up shows that nothing was canceled: the same one is confirmed.
     assert closed == (["succeeded"] if "before" in when else ["canceled", "succeeded"])
 
 
 def test_pending_capture_is_awaited_and_booked(world: World, wire: Wire, account: Account) -> None:
     payment = world.add_due_payment(account)
-    in_doubt(world, wire, payment)
+    charge_and_lose_the_answer(world, wire, payment)
     wire.after["retrieve_payment_intent"] = shows("processing", latest_charge_id=None)
     for _ in range(4):
         expire_lease(world)
@@ -144,7 +142,7 @@ def test_cancellation_found_at_look_up_is_attributed_to_stripe_or_a_user(
         assert world.captured_amounts(payment) == [5_00]
         assert [row.ordinal for row in world.intents(payment)] == [1, 2]
     else:
-        assert world.captured_amounts(payment) == [], "a person canceled it: a person decides"
+        assert world.captured_amounts(payment) == [], "a user canceled it: an operator decides"
         assert world.payment(payment).held_until.year == 9999
 
 
@@ -152,7 +150,7 @@ def test_look_up_of_an_unknown_payment_intent_leaves_the_outcome_unknown(
     world: World, wire: Wire, account: Account
 ) -> None:
     payment = world.add_due_payment(account)
-    in_doubt(world, wire, payment)
+    charge_and_lose_the_answer(world, wire, payment)
     with world.engine.begin() as connection:
         connection.execute(text("UPDATE payment_intents SET stripe_payment_intent_id = 'pi_of_another_account'"))
     expire_lease(world)
@@ -170,8 +168,8 @@ def test_long_outage_raises_an_alert_after_an_hour_and_then_daily(
     world: World, wire: Wire, account: Account
 ) -> None:
     payment = world.add_due_payment(account)
-    in_doubt(world, wire, payment)
-    wire.after["retrieve_payment_intent"] = lose
+    charge_and_lose_the_answer(world, wire, payment)
+    wire.after["retrieve_payment_intent"] = lose_answer
     called: list[float] = []
     began = world.attempts(payment)[0].created_at
     while world.machine.now < began + timedelta(days=3):
@@ -205,14 +203,14 @@ def test_alerts_by_age(age: timedelta, alarms: int) -> None:
 
 def test_operator_look_up_sends_no_charge(world: World, wire: Wire, account: Account) -> None:
     payment = world.add_due_payment(account)
-    in_doubt(world, wire, payment)
+    charge_and_lose_the_answer(world, wire, payment)
     with world.engine.begin() as connection:  # as after a long outage
         connection.execute(update(payment_attempts).values(look_up_at=world.machine() + timedelta(minutes=15)))
     attempt = world.attempts(payment)[0]
     world.settle(attempt.id)
-    assert world.attempts(payment)[0].look_ups == 0, "it isn't its turn"
+    assert world.attempts(payment)[0].look_ups == 0, "its look-up is not due"
     confirms = len(world.simulator.requests("/confirm"))
-    job = ask_to_look(world, payment)
+    job = look_up_by_operator(world, payment)
     assert job == SettleAttempt(attempt.id)
     world.settle(attempt.id)
     assert (world.payment(payment).state, world.captured_amounts(payment)) == ("paid", [5_00])
@@ -227,15 +225,15 @@ def test_look_up_is_refused_inside_the_lease_without_reason_or_known_outcome(
     wire.before["confirm_payment_intent"] = kill
     with pytest.raises(KilledError):
         world.charge(payment)
-    refused = ask_to_look(world, payment)
+    refused = look_up_by_operator(world, payment)
     assert isinstance(refused, Refused)
     assert "under way" in refused.reason
     assert "the lease" not in refused.what_to_do
     expire_lease(world)
-    assert isinstance(ask_to_look(world, payment, "  "), Refused)
-    assert isinstance(ask_to_look(world, payment), SettleAttempt)
+    assert isinstance(look_up_by_operator(world, payment, "  "), Refused)
+    assert isinstance(look_up_by_operator(world, payment), SettleAttempt)
     settle_last_attempt(world, payment)
-    none_open = ask_to_look(world, payment)
+    none_open = look_up_by_operator(world, payment)
     assert isinstance(none_open, Refused)
     assert none_open.reason == "no attempt of it is in doubt"
 
@@ -244,7 +242,7 @@ def test_unknown_attempts_are_listed_with_their_age_until_settled(
     world: World, wire: Wire, account: Account
 ) -> None:
     payment = world.add_due_payment(account, 12_34)
-    in_doubt(world, wire, payment)
+    charge_and_lose_the_answer(world, wire, payment)
     world.machine.advance(hours=5)
     with world.engine.connect() as connection:
         (one,) = unknown_attempts(connection, world.machine())
@@ -259,7 +257,7 @@ def test_decline_is_matched_to_its_attempt_by_charge_id(world: World, wire: Wire
     payment = world.add_due_payment(account)
     world.charge(payment)
     world.clock.set(world.payment(payment).next_attempt_at)
-    in_doubt(world, wire, payment)
+    charge_and_lose_the_answer(world, wire, payment)
     expire_lease(world)
     settle_last_attempt(world, payment)
     first, second = world.attempts(payment)

@@ -1,4 +1,4 @@
-"""Dates are business time, leases and keys machine time: neither clock decides about what is the other's (I11)."""
+"""Dates use business time, leases and keys use machine time, never the other clock (I11)."""
 
 from datetime import timedelta
 from typing import Any
@@ -25,21 +25,21 @@ def test_business_time_alone_expires_no_lease(world: World) -> None:
     gateway: Any = world.runtime.gateways["global"]
     confirm = gateway.confirm_payment_intent
 
-    def confirm_while_a_year_passes(*arguments: str) -> object:
+    def confirm_after_a_year(*arguments: str) -> object:
         world.clock.set(world.clock.now() + timedelta(days=365))
         (attempt,) = world.attempts(payment)
         world.settle(attempt.id)
         world.charge(payment)
         return confirm(*arguments)
 
-    gateway.confirm_payment_intent = confirm_while_a_year_passes
+    gateway.confirm_payment_intent = confirm_after_a_year
     world.charge(payment)
     assert [row.state for row in world.attempts(payment)] == ["succeeded"]
     assert world.captured_amounts(payment) == [5_00]
 
 
 def test_old_payment_intent_has_no_successor_until_it_is_canceled(world: World) -> None:
-    """Its create key is long forgotten by Stripe; that matters only while we don't know its id."""
+    """Stripe has dropped its create key; that matters only while its ID is unknown."""
     account = world.account("A-1")
     world.add_primary_card(account, story=DeclinesThenPays(times=3, decline_code="insufficient_funds"))
     payment = world.add_due_payment(account)

@@ -1,4 +1,4 @@
-"""The last belt of "never twice": whatever the code does, the database takes no second row of what is one."""
+"""The last guard of "never twice": the database rejects a second row with the same unique key."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from shared.db.columns import metadata
 NOW = datetime(2026, 11, 1, 9, tzinfo=UTC)
 ONE, ANOTHER = UUID(int=1), UUID(int=2)
 
-#: A value for each column that must have one. Which one doesn't matter: all but the key is free to be the same.
+#: A value for each required column. Any value will do: everything but the key may be equal.
 FILLER: Mapping[type[Any], Any] = {
     Text: "x",
     Integer: 1,
@@ -31,7 +31,7 @@ FILLER: Mapping[type[Any], Any] = {
 
 @dataclass(frozen=True)
 class Key:
-    """A unique key. Two rows equal in `row` clash in this key, and, differing as in `differs`, in no other."""
+    """A unique key. Two rows equal in `row` violate this key, and, differing as in `differs`, no other."""
 
     name: str
     table: str
@@ -99,7 +99,7 @@ KEYS = (
     Key("uq_bulk_items_waiting", "bulk_items", {"state": "waiting"}, {"bulk_id": ANOTHER}),
 )
 
-#: Not the keys that any table has, a number of its own: nothing is promised by them.
+#: Primary keys that are plain IDs: nothing is promised by them.
 UNIQUE_INDEXES = """
     SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
     JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -127,7 +127,7 @@ def test_every_unique_key_is_tested(engine: Engine) -> None:
 
 
 def filled(table: Table) -> dict[str, Any]:
-    """A row with a value in each column that must have one and has none by default."""
+    """A row with a value in each required column without a default."""
     return {
         column.name: FILLER[type(column.type)]
         for column in table.columns

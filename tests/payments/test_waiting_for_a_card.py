@@ -1,4 +1,4 @@
-"""A payment that waits for a card waits for another one, however often somebody rings for it (I15)."""
+"""A payment that waits for a card is woken only by another card, however often it is enqueued (I15)."""
 
 import pytest
 

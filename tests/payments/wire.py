@@ -1,4 +1,4 @@
-"""A hand on the wire to the processor: requests that don't leave, and answers that don't arrive."""
+"""A gateway wrapper that stops requests and loses answers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ class KilledError(Exception):
 
 
 class Wire:
-    """The real gateway, with a hand on the wire: before and after each request."""
+    """The real gateway with callbacks before and after each request."""
 
     def __init__(self, gateway: ProcessorGateway) -> None:
         self._gateway = gateway
@@ -36,7 +36,7 @@ def kill(*_: Any) -> Any:
     raise KilledError
 
 
-def lose(_: Answer) -> Answer:
+def lose_answer(_: Answer) -> Answer:
     return UNANSWERED
 
 
@@ -48,7 +48,7 @@ def settle_last_attempt(world: World, payment: UUID) -> None:
     world.settle(world.attempts(payment)[-1].id)
 
 
-def sent(world: World, what: str) -> int:
+def count_posts(world: World, what: str) -> int:
     return sum(
         snapshot.path.endswith(what) and snapshot.method == "POST"
         for snapshot in world.simulator.requests(limit=10_000)

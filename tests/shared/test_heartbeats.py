@@ -1,4 +1,4 @@
-"""Signs of life: written beside everything else, taken away at a stop, and never in anybody's way."""
+"""Process heartbeats: an upsert every few seconds, deleted on shutdown, that never blocks other work."""
 
 from datetime import UTC, datetime, timedelta
 

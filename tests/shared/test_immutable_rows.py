@@ -1,4 +1,4 @@
-"""What is written once stays: the database itself refuses to change the trail, receipts and invoices (I10)."""
+"""The database itself refuses to change billing events, receipts and issued invoices (I10)."""
 
 import pytest
 from sqlalchemy import Engine, text

@@ -1,4 +1,4 @@
-"""Decimals become minor units exactly, or not at all."""
+"""Decimals become minor units exactly, or are rejected."""
 
 from decimal import Decimal
 

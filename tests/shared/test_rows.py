@@ -1,4 +1,4 @@
-"""The row classes and their tables say the same: names in the same order, nullability and Python types."""
+"""Row classes match their tables: names in the same order, nullability and Python types."""
 
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
