@@ -32,8 +32,10 @@ def message_depths(broker: RedisBroker) -> dict[str, Depth]:
         pipeline.zcard(f"{NAMESPACE}:{queue}.XQ")
         for broker_id in brokers:
             pipeline.scard(f"{NAMESPACE}:__acks__.{broker_id}.{queue}")
-    told = iter(pipeline.execute())
+    replies = iter(pipeline.execute())
     return {
-        queue: Depth(queue, waiting=next(told), dead=next(told), in_flight=sum(next(told) for _ in brokers))
+        queue: Depth(
+            queue, waiting=next(replies), dead=next(replies), in_flight=sum(next(replies) for _ in brokers)
+        )
         for queue in QUEUES
     }

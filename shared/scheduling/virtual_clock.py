@@ -177,11 +177,11 @@ class _Waiting:
 
     def until_done(self, now: datetime) -> float:
         """Wait until nothing is pending; return the seconds it took. ClockError if there is no progress."""
-        began = changed = looked = enqueued = time.monotonic()
+        began = changed = checked = enqueued = time.monotonic()
         last: tuple[dict[str, int], int] | None = None
         pause_s = FIRST_POLL_S
         while True:
-            asked = time.monotonic()
+            polled_at = time.monotonic()
             pending = pending_work(self._connection, self._policy, now, self._machine_now(), self._since)
             answered = time.monotonic()
             if not pending:
@@ -189,15 +189,15 @@ class _Waiting:
             if answered - enqueued > WAKE_AGAIN_EVERY_S:
                 enqueued = answered
                 wake_scheduler(self._connection)
-            if answered - looked > LOOK_FOR_PROGRESS_EVERY_S:
-                looked = answered
+            if answered - checked > LOOK_FOR_PROGRESS_EVERY_S:
+                checked = answered
                 progress = (pending, self._last_event_id())
                 if progress != last:
                     last, changed = progress, answered
                 elif answered - changed > self._stalled_after_s:
                     raise ClockError(self._stalled(now, pending))
             pause_s = min(LONGEST_POLL_S, pause_s * 1.25)
-            time.sleep(max(pause_s, answered - asked))
+            time.sleep(max(pause_s, answered - polled_at))
 
     def _last_event_id(self) -> int:
         return self._connection.scalar(select(func.max(billing_events.c.id))) or 0
