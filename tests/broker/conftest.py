@@ -1,4 +1,4 @@
-"""A broker as the processes make it, real workers on threads, and a line to Redis that can break."""
+"""A broker as the processes make it, real workers on threads, and a Redis proxy that can break."""
 
 import os
 import time
@@ -44,7 +44,7 @@ def client(redis_url: str) -> Iterator["redis.Redis"]:
 
 @pytest.fixture
 def full(client: Any) -> Iterator["redis.Redis"]:
-    """A Redis that has no memory left for anybody."""
+    """Fill Redis: it has no memory left."""
     if os.environ.get("REDIS_URL"):
         pytest.skip("the server at REDIS_URL may have other users, whose writes would be refused too")
     client.config_set("maxmemory", 1)
@@ -56,7 +56,7 @@ def full(client: Any) -> Iterator["redis.Redis"]:
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Dramatiq waits after a lost connection, in seconds, and we needn't."""
+    """Shorten Dramatiq's wait after a lost connection."""
     monkeypatch.setattr(dramatiq.worker, "CONSUMER_RESTART_DELAY_SECS", 0.1)
     monkeypatch.setattr(dramatiq.worker, "POST_PROCESS_MESSAGE_RETRY_DELAY_SECS", 0.1)
 
@@ -86,7 +86,7 @@ def eventually(is_so: Callable[[], object], what: str, within_s: float = 20.0) -
 
 
 def put_in_front(client: "redis.Redis", queue: str, bodies: Sequence[bytes]) -> list[str]:
-    """Put bodies before everything that waits; returns their ids."""
+    """Put bodies at the head of the queue; returns their IDs."""
     ids = [str(uuid4()) for _ in bodies]
     for redis_id, body in reversed(list(zip(ids, bodies, strict=True))):
         client.hset(f"{NAMESPACE}:{queue}.msgs", redis_id, body)  # type: ignore[arg-type]
@@ -97,10 +97,10 @@ def put_in_front(client: "redis.Redis", queue: str, bodies: Sequence[bytes]) -> 
 def dead_letters(client: Any, queue: str) -> dict[str, bytes]:
     ids = [one.decode() for one in client.zrange(f"{NAMESPACE}:{queue}.XQ", 0, -1)]
     bodies = {key.decode(): body for key, body in client.hgetall(f"{NAMESPACE}:{queue}.XQ.msgs").items()}
-    assert sorted(ids) == sorted(bodies), "each dead letter has its body, and each body its place"
+    assert sorted(ids) == sorted(bodies), "each dead letter has a body, and each body a dead letter"
     return bodies
 
 
 def is_at_rest(client: Any, queue: str) -> bool:
-    """Nothing waits, and no body is left that somebody has yet to acknowledge."""
+    """Nothing waits, and no message is unacknowledged."""
     return not client.exists(f"{NAMESPACE}:{queue}", f"{NAMESPACE}:{queue}.msgs")

@@ -1,4 +1,4 @@
-"""The line to Redis, in a test's hand: it can be cut, mended and made to hang, and something else may answer."""
+"""A TCP proxy to Redis that a test can cut, restore and make hang, or replace by a fake server."""
 
 import contextlib
 import socket
@@ -11,7 +11,7 @@ CHUNK = 65_536
 
 
 class Line:
-    """A TCP line to the real Redis. `url` is the one that goes through it."""
+    """A TCP proxy to the real Redis. `url` is the address that goes through it."""
 
     def __init__(self, redis_url: str) -> None:
         parts = urlsplit(redis_url)
@@ -25,7 +25,7 @@ class Line:
         self.url = urlunsplit(parts._replace(netloc=f"{secret}{HOST}:{port}"))
 
     def cut(self) -> None:
-        """Nobody listens any more, and every connection is gone."""
+        """Close the listener and every connection."""
         # shutdown wakes the thread that waits in accept; close alone leaves the port listening for it.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -41,7 +41,7 @@ class Line:
         self._listener = self._listen(self._port)
 
     def hang(self) -> None:
-        """Connections are accepted, and nothing comes through."""
+        """Accept connections and forward nothing."""
         self._flows.clear()
 
     def _listen(self, port: int) -> socket.socket:

@@ -1,4 +1,4 @@
-"""`ring` writes what Dramatiq itself would have written, thousands at a time, and never raises."""
+"""`enqueue` writes what Dramatiq itself would write, thousands at a time, and never raises."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def body_of(client: Any, queue: str) -> bytes:
 
 
 def masked(body: bytes) -> bytes:
-    """Without what differs from message to message: its own ids and its time."""
+    """Mask what differs from message to message: its IDs and its time."""
     for name in (b"message_id", b"redis_message_id"):
         body = re.sub(rb'"%s":"[0-9a-f-]{36}"' % name, b'"%s":"-"' % name, body)
     return re.sub(rb'"message_timestamp":\d{13}', b'"message_timestamp":0', body)
@@ -58,7 +58,7 @@ def masked(body: bytes) -> bytes:
 
 @pytest.mark.parametrize("job", EVERY_JOB, ids=lambda job: f"{job.name}-{job.queue}")
 def test_enqueue_writes_what_dramatiq_writes(broker: RedisBroker, client: "redis.Redis", job: Job) -> None:
-    client.flushdb()  # of a Redis that was given, also the mark that says whose it is
+    client.flushdb()  # of an external Redis, also the mark that names its owner
     assert enqueue(broker, [job])
     ours, our_keys = body_of(client, job.queue), keys_and_types(client)
     client.flushdb()
@@ -95,7 +95,7 @@ def test_ten_thousand_jobs_take_ten_round_trips_in_order(broker: RedisBroker, cl
 
 
 def writes_of(client: Any) -> int:
-    """How often the server wrote an answer to anybody."""
+    """How many answers the server wrote."""
     return int(client.info("stats")["total_writes_processed"])
 
 
@@ -144,11 +144,11 @@ def test_hanging_redis_is_given_up_after_the_socket_timeout(line: Line) -> None:
     settings = broker.client.get_connection_kwargs()
     assert 0 < settings["socket_timeout"] <= 10
     assert 0 < settings["socket_connect_timeout"] <= 5
-    settings["socket_timeout"] = 0.2  # not waited for, but the way through is the same
+    settings["socket_timeout"] = 0.2  # not waited for, but the path is the same
     line.hang()
     began = time.monotonic()
     assert not enqueue(broker, [ChargePayment(ONE, Lane.BATCH)])
-    assert time.monotonic() - began < 2, "it waits once, and doesn't try again"
+    assert time.monotonic() - began < 2, "it waits once, and doesn't retry"
     line.cut()
     line.mend()
     assert enqueue(broker, [ChargePayment(ONE, Lane.BATCH)])

@@ -1,4 +1,4 @@
-"""Jobs and actors are two lists of the same names; nothing but this test holds them together."""
+"""Jobs and actors are two lists of the same names; only this test keeps them equal."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ ONE = UUID("01890000-0000-7000-8000-000000000001")
 #: A value for each field that jobs have.
 VALUES: dict[str, Any] = {"lane": Lane.BATCH, "coverage": "global", "stripe_event_id": "evt_1"}
 
-#: Imports the actors as the worker process does, and tells of each.
+#: Imports the actors as the worker process does, and prints each.
 TELL = """
 import inspect, json
 from workers.actors import broker
@@ -81,7 +81,7 @@ def test_actor_accepts_the_arguments_of_its_job(actors: dict[str, dict[str, Any]
     fields = [field.name for field in dataclasses.fields(job_class) if field.name != "lane"]
     assert [name for name, _ in actor["parameters"]] == fields
     assert actor["queue"] == job.queue
-    assert actor["max_retries"] in (None, 0), "the row comes back by itself"
+    assert actor["max_retries"] in (None, 0), "the sweep enqueues the row again"
     assert actor["time_limit"], "a charge that hangs must end before its lease does"
 
 
@@ -98,7 +98,7 @@ def test_every_queue_has_one_worker_line_in_the_procfile(redis_url: str) -> None
         if "--queues" in line
         for queue in line.split("--queues ")[1].split(" --")[0].split()
     ]
-    assert sorted(taken) == sorted([*QUEUES, *RELEASED_QUEUES]), "each by one worker line, none by two"
+    assert sorted(taken) == sorted([*QUEUES, *RELEASED_QUEUES]), "each by exactly one worker line"
     assert make_broker(redis_url).get_declared_queues() == {*QUEUES, *RELEASED_QUEUES}  # type: ignore[no-untyped-call]
     for job_class in job_classes():
         assert make(job_class).queue in QUEUES
@@ -115,7 +115,7 @@ def test_run_of_an_unknown_kind_is_rejected() -> None:
 
 
 def test_job_names_and_queues_are_permanent() -> None:
-    """Messages of the release before are in Redis while the next one starts: add to this list.
+    """Messages of the previous release are in Redis while the next one starts: only add to this list.
 
     A job may move to another queue (`settle_attempt` left `batch`): a worker finds the actor by its name, whatever
     queue a message lies in, as long as that queue has a worker.

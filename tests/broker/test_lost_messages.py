@@ -1,6 +1,6 @@
-"""What Dramatiq loses, keeps to itself or dead-letters, the sweep finds again: each a fact of dramatiq 2.2.1.
+"""The sweep recovers what Dramatiq loses, holds or dead-letters: each case is a fact of dramatiq 2.2.1.
 
-Real workers on threads, the real broker, real rows and the simulator; `Sweep` rings as the scheduler's does.
+Real workers on threads, the real broker, real rows and the simulator; `Sweep` enqueues as the scheduler's does.
 """
 
 import json
@@ -40,7 +40,7 @@ ONE = UUID("01890000-0000-7000-8000-000000000001")
 
 
 class Company:
-    """Payments that are due, a worker's actor for them, and the sweep that rings."""
+    """Due payments, a worker's actor for them, and the sweep that enqueues them."""
 
     def __init__(self, world: World, broker: RedisBroker) -> None:
         self.world = world
@@ -70,7 +70,7 @@ class Company:
         return all(self.world.payment(payment).state == PaymentState.PAID for payment in self.payments)
 
     def charges(self) -> list[int]:
-        """How often each payment was charged, in the processor's own book."""
+        """How often each payment was charged, by the processor's ledger."""
         return [len(self.world.captured_amounts(payment)) for payment in self.payments]
 
 
@@ -119,11 +119,11 @@ def test_jobs_of_a_killed_worker_are_enqueued_again_without_dramatiq_maintenance
     company.sweep()
     killed = make_broker(redis_url).consume(BATCH, prefetch=PREFETCH, timeout=1)
     assert {next(killed).args[0] for _ in payments} == {str(payment) for payment in payments}  # type: ignore[union-attr]
-    assert waiting_messages(company.broker, BATCH) == 0, "its messages are nobody's now"
+    assert waiting_messages(company.broker, BATCH) == 0, "its messages have no owner now"
     with running_worker(company.broker, BATCH):
         assert company.sweep(after_s=2) == {"due payments, batch": 4}
         eventually(company.is_paid, "all paid")
-    assert client.hlen(f"{NAMESPACE}:{BATCH}.msgs") == 4, "Dramatiq hasn't missed the killed worker yet"
+    assert client.hlen(f"{NAMESPACE}:{BATCH}.msgs") == 4, "Dramatiq hasn't noticed the killed worker yet"
     assert company.charges() == [1] * 4
 
 
@@ -155,7 +155,7 @@ def test_raising_actor_leaves_a_dead_letter_and_its_row_is_enqueued_again(compan
     with running_worker(company.broker, BATCH):
         eventually(lambda: dead_letters(client, BATCH), "the dead letter")
         assert is_at_rest(client, BATCH)
-        assert not client.exists(f"{NAMESPACE}:{BATCH}.DQ"), "no retry by Dramatiq: the row is the retry"
+        assert not client.exists(f"{NAMESPACE}:{BATCH}.DQ"), "Dramatiq doesn't retry: the row does"
         company.before_charge = lambda: None
         assert company.sweep(after_s=2) == {"due payments, batch": 1}
         eventually(company.is_paid, "paid")
@@ -181,7 +181,7 @@ def test_raising_actor_during_a_redis_outage_loses_at_most_its_message(
     company.before_charge = break_both
     with running_worker(company.broker, BATCH):
         assert line_is_cut.wait(10)
-        client.flushdb()  # Redis comes back without it
+        client.flushdb()  # Redis restarts without it
         line.mend()
         sweep_until_paid(company, "paid after Redis came back")
     assert company.charges() == [1]
@@ -238,7 +238,7 @@ def test_undecodable_message_is_dead_lettered_and_the_next_are_processed(
         eventually(company.is_paid, "all paid, without another sweep")
         assert all(thread.is_alive() for thread in worker.workers)
     assert dead_letters(client, BATCH) == {redis_id: body}
-    assert is_at_rest(client, BATCH), "it would come back at the worker's next death"
+    assert is_at_rest(client, BATCH), "it would be requeued at the worker's next death"
     assert [one["queue"] for one in logs if one["event"] == "doorbell.unreadable"] == [BATCH]
     assert company.charges() == [1] * 3
 
@@ -275,7 +275,7 @@ def test_wrong_arguments_affect_only_their_own_message(company: Company, client:
     with running_worker(company.broker, BATCH, threads=1) as worker:
         eventually(lambda: company.is_paid() and is_at_rest(client, BATCH), "all taken, one paid")
         assert all(thread.is_alive() for thread in worker.workers)
-    assert len(dead_letters(client, BATCH)) == (arguments != [str(ONE)]), "an id of nothing is no error"
+    assert len(dead_letters(client, BATCH)) == (arguments != [str(ONE)]), "an unknown ID is no error"
     assert company.charges() == [1]
 
 
@@ -291,7 +291,7 @@ def test_no_message_is_delayed(company: Company, broker: RedisBroker, client: An
 
 
 def test_plain_dramatiq_strands_a_delayed_message_when_redis_reconnects(line: Line, client: Any) -> None:
-    """Why DoorbellBroker has none: the worker forgets what it held, and Redis believes that it still holds it."""
+    """Why DoorbellBroker has none: the worker drops the message, and Redis counts it as still held."""
     dramatiqs = RedisBroker(url=line.url, namespace=NAMESPACE, middleware=[])  # type: ignore[no-untyped-call]
     dramatiqs.declare_queue(BATCH)  # type: ignore[no-untyped-call]
     dramatiqs.maintenance_chance = 0
@@ -311,11 +311,11 @@ def test_plain_dramatiq_strands_a_delayed_message_when_redis_reconnects(line: Li
         eventually(lambda: "after" in done, "the worker works again")
         eventually(lambda: time.time() * 1000 > message.message_timestamp + 2_500, "it was due a second ago")
         assert done == ["after"]
-    assert client.hlen(f"{NAMESPACE}:{BATCH}.DQ.msgs") == 1, "there it lies, and nobody has it"
+    assert client.hlen(f"{NAMESPACE}:{BATCH}.DQ.msgs") == 1, "it stays unacknowledged, and no worker has it"
 
 
 def test_plain_dramatiq_drops_messages_fetched_with_an_undecodable_one(redis_url: str, client: Any) -> None:
-    """Why DoorbellBroker is there. If this ever fails, Dramatiq was mended, and it can go."""
+    """Why DoorbellBroker exists. If this ever fails, Dramatiq is fixed, and DoorbellBroker can go."""
     dramatiqs = RedisBroker(url=redis_url, namespace=NAMESPACE, middleware=[Retries(max_retries=0)])  # type: ignore[no-untyped-call]
     dramatiqs.declare_queue(BATCH)  # type: ignore[no-untyped-call]
     dramatiqs.maintenance_chance = 0
@@ -325,7 +325,7 @@ def test_plain_dramatiq_drops_messages_fetched_with_an_undecodable_one(redis_url
     put_in_front(client, BATCH, [b"\xff"])
     with running_worker(dramatiqs, BATCH):
         eventually(lambda: len(done) == 2 and not client.exists(f"{NAMESPACE}:{BATCH}"), "those behind the batch")
-    assert client.hlen(f"{NAMESPACE}:{BATCH}.msgs") == PREFETCH, "its batch is still there, and nobody's"
+    assert client.hlen(f"{NAMESPACE}:{BATCH}.msgs") == PREFETCH, "its batch is still there, without an owner"
 
 
 def test_job_of_a_newer_release_is_dead_lettered(company: Company, client: Any) -> None:
@@ -344,7 +344,7 @@ def test_job_of_a_newer_release_is_dead_lettered(company: Company, client: Any) 
 
 
 class Objects(Middleware):
-    """A middleware that means to prevent an actor from running."""
+    """A middleware that tries to prevent an actor from running."""
 
     def before_process_message(self, *_: Any) -> None:
         raise PermissionError("this must not be charged")
@@ -385,7 +385,7 @@ def test_queue_is_processed_once_a_full_redis_has_room_again(
     full = request.getfixturevalue("full")
     with running_worker(company.broker, BATCH):
         assert company.sweep(after_s=PATIENCE.total_seconds()) is not None
-        assert not company.is_paid(), "a full Redis gives nothing away either"
+        assert not company.is_paid(), "a full Redis returns nothing either"
         full.config_set("maxmemory", 0)
         eventually(company.is_paid, "all paid")
     assert company.charges() == [1, 1]

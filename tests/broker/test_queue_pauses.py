@@ -1,4 +1,4 @@
-"""A paused lane stands still: real workers on threads, real Valkey, and the simulator's ledger as witness."""
+"""Queue pauses with real workers on threads, real Valkey, and the simulator's ledger."""
 
 import json
 import threading
@@ -26,12 +26,12 @@ from tests.broker.conftest import add_actor, dead_letters, eventually, is_at_res
 from tests.world import World
 from workers.use_cases.charge_payment import charge_payment
 
-#: How old a worker's knowledge may be here (s), where processes allow two.
+#: How old a worker's cached pauses may be here (s), where processes allow two.
 SOON_S = 0.02
 
 
 class Shop:
-    """Payments that are due, and a worker that looks at the pauses before it takes anything."""
+    """Due payments, and a worker that reads the pauses before it takes a job."""
 
     def __init__(self, world: World, redis_url: str) -> None:
         self.world = world
@@ -70,7 +70,7 @@ class Shop:
         return all(self.world.payment(payment).state == PaymentState.PAID for payment in payments)
 
     def charges(self, payments: list[UUID]) -> list[int]:
-        """How often each was charged, in the processor's own book."""
+        """How often each was charged, by the processor's ledger."""
         return [len(self.world.captured_amounts(payment)) for payment in payments]
 
     def fetched(self) -> int:
@@ -124,7 +124,7 @@ def test_pause_returns_fetched_jobs_and_lets_running_ones_finish(shop: Shop, cli
         shop.may_go_on.set()
         eventually(lambda: waiting_messages(shop.broker, BATCH) == 3 and not shop.fetched(), "three are back")
         assert shop.begun == [str(payments[0])]
-        assert shop.charges(payments) == [1, 0, 0, 0], "what was in flight ended, nothing else began"
+        assert shop.charges(payments) == [1, 0, 0, 0], "the running job finished, and no other began"
         shop.resume()
         eventually(lambda: shop.is_paid(payments) and is_at_rest(client, BATCH), "all paid, nothing left")
     assert shop.charges(payments) == [1, 1, 1, 1]
@@ -155,11 +155,11 @@ def test_sweep_fills_a_paused_queue_only_up_to_a_bound(
         shop.world.machine.advance(seconds=PATIENCE.total_seconds() + 1)
         sweep(Moment(shop.world.clock.now(), shop.world.machine()))
         depths.append(waiting_messages(shop.broker, BATCH))
-    assert depths == [6, 12, 12, 12, 12, 12], "below the mark it is filled up once more, above it never"
+    assert depths == [6, 12, 12, 12, 12, 12], "below the mark it is filled once more, above it never"
 
 
 class Database:
-    """Answers, or doesn't."""
+    """A database that answers or raises."""
 
     def __init__(self) -> None:
         self.paused: Collection[str] = ()
@@ -241,11 +241,11 @@ def test_repeated_pause_and_resume_change_nothing(world: World) -> None:
     ]
 
 
-# -- why a letter died
+# -- tracebacks of dead letters
 
 
 def test_dead_letter_stores_its_traceback_without_secrets(shop: Shop, client: Any) -> None:
-    """Dramatiq 2.2.1 alone would bury the body as it was sent."""
+    """Plain Dramatiq 2.2.1 would store the body as it was sent."""
 
     somebody = "Erika Mustermann"
 

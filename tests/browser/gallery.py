@@ -49,8 +49,8 @@ def a_bulk_action(office: Office) -> UUID:
     desk = Desk(office.diary.world)
     waiting = select(payments.c.id).where(payments.c.state == PaymentState.RETRY_SCHEDULED)
     for action in (BulkAction.HOLD, BulkAction.RELEASE):
-        bulk_id = desk.begins(action, ids=waiting)
-        desk.applies(bulk_id)
+        bulk_id = desk.begin(action, ids=waiting)
+        desk.apply(bulk_id)
     return bulk_id
 
 

@@ -1,4 +1,4 @@
-"""Bulk actions: what they would do, and that they do it once."""
+"""Bulk actions: their previews, and that each item is applied once."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""People who owe, and what operators do to many of them at once."""
+"""Accounts with due payments, and an operator's bulk actions on them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,19 +31,19 @@ def everything() -> Select[Any]:
 
 @dataclass
 class Desk:
-    """What an operator sees and confirms."""
+    """An operator's previews, confirmations and reads of bulk actions."""
 
     world: World
 
     def account(self, name: str, amounts: Sequence[int] = (), coverage: str = "global") -> Account:
-        """Somebody with a card of their own, and payments of so much."""
+        """An account with a card of its own, and due payments of these amounts."""
         account = self.world.account(name, coverage)
         self.world.add_primary_card(account, self.world.simulator.make_card(coverage).token)
         for amount in amounts:
             self.world.add_due_payment(account, amount)
         return account
 
-    def sees(self, action: BulkAction, ids: Select[Any] | None = None) -> Preview:
+    def preview(self, action: BulkAction, ids: Select[Any] | None = None) -> Preview:
         with self.world.engine.connect() as connection:
             found = preview(
                 connection,
@@ -55,7 +55,7 @@ class Desk:
         assert isinstance(found, Preview), found
         return found
 
-    def confirms(
+    def confirm(
         self,
         action: BulkAction,
         digest: str,
@@ -65,35 +65,35 @@ class Desk:
         reason: str = "month end",
     ) -> Started | PreviewChanged | Refused:
         chosen = everything() if ids is None else ids
-        asked = PaymentFilter(self.world.clock.now()).as_json()  # what the page keeps, to be shown
+        asked = PaymentFilter(self.world.clock.now()).as_json()  # what the page stores, to be shown
         wanted = ConfirmedPreview(action, asked, until, digest)
         cause = Cause(who, self.world.clock.now(), reason)
         return in_transaction(
             self.world.engine, lambda connection: begin(connection, wanted, chosen, cause, self.world.machine())
         )
 
-    def begins(self, action: BulkAction, **how: Any) -> UUID:
-        begun = self.confirms(action, self.sees(action, how.get("ids")).digest, **how)
+    def begin(self, action: BulkAction, **how: Any) -> UUID:
+        begun = self.confirm(action, self.preview(action, how.get("ids")).digest, **how)
         assert isinstance(begun, Started), begun
         return begun.bulk_id
 
-    def stops(self, bulk_id: UUID, reason: str = "too many") -> Row[Any] | Refused:
+    def stop(self, bulk_id: UUID, reason: str = "too many") -> Row[Any] | Refused:
         cause = Cause("operator:bob", self.world.clock.now(), reason)
         return in_transaction(self.world.engine, lambda connection: stop(connection, bulk_id, cause))
 
-    def resumes(self, bulk_id: UUID, reason: str = "they are right") -> Row[Any] | Refused:
+    def resume(self, bulk_id: UUID, reason: str = "they are right") -> Row[Any] | Refused:
         cause = Cause("operator:bob", self.world.clock.now(), reason)
         return in_transaction(self.world.engine, lambda connection: resume(connection, bulk_id, cause))
 
     # -- work
 
-    def applies(self, bulk_id: UUID) -> None:
+    def apply(self, bulk_id: UUID) -> None:
         use_cases.apply_bulk_action(self.world.runtime, bulk_id)
 
     def do_enqueued(self) -> None:
         self.world.do_enqueued()
 
-    # -- looking
+    # -- reading
 
     def bulk(self, bulk_id: UUID) -> Row[Any]:
         with self.world.engine.connect() as connection:
@@ -104,15 +104,15 @@ class Desk:
             rows = connection.execute(select(bulk_items).where(bulk_items.c.bulk_id == bulk_id))
             return {row.payment_id: (row.state, row.result) for row in rows}
 
-    def book(self) -> list[Row[Any]]:
+    def audit_log(self) -> list[Row[Any]]:
         with self.world.engine.connect() as connection:
             return list(connection.execute(select(audit_log).order_by(audit_log.c.id)))
 
-    def told(self, event_type: str) -> list[Row[Any]]:
+    def billing_events(self, event_type: str) -> list[Row[Any]]:
         with self.world.engine.connect() as connection:
             return list(connection.execute(select(billing_events).where(billing_events.c.type == event_type)))
 
-    def owed(self) -> dict[UUID, int]:
+    def amounts(self) -> dict[UUID, int]:
         with self.world.engine.connect() as connection:
             return {row.id: row.amount_minor for row in connection.execute(select(payments))}
 
@@ -120,8 +120,8 @@ class Desk:
         with self.world.engine.connect() as connection:
             return sorted(connection.scalars(select(payments.c.state)))
 
-    def charged(self) -> dict[UUID, list[int]]:
-        """The processor's ledger, by payment: minor units."""
+    def captured_amounts(self) -> dict[UUID, list[int]]:
+        """The processor's ledger by payment, in minor units."""
         found: dict[UUID, list[int]] = {}
         for line in self.world.simulator.iter_ledger():
             found.setdefault(UUID(line.metadata["duecourse_payment_id"]), []).append(line.amount)

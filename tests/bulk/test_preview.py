@@ -1,4 +1,4 @@
-"""What a bulk action would do is counted in the database, and what it leaves out is named."""
+"""Previews of bulk actions: counts and sums by SQL, and excluded payments by reason."""
 
 import hashlib
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""What the tests of month start share: a runtime without processor or Redis, and what was issued, as plain data."""
+"""What tests of month start share: a runtime without processor or Redis, and issued invoices as plain data."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +23,7 @@ NOVEMBER = datetime(2026, 11, 1, 0, 0, 5, tzinfo=UTC)
 
 @dataclass
 class MonthStart:
-    """A database, a clock in the hand, and a doorbell that only collects."""
+    """A database, a manual clock, and an enqueue that only collects."""
 
     engine: Engine
     clock: ManualClock = field(default_factory=lambda: ManualClock(NOVEMBER))
@@ -44,14 +44,14 @@ class MonthStart:
         )
 
     def run(self, period: str = "2026-10", coverage: str = "global") -> UUID:
-        """Add the run and work on it until it rings no more."""
+        """Add the run and work on it until it enqueues no more."""
         with self.engine.begin() as connection:
             run_id = seed.add_run(connection, period, coverage)
         self.deliver(run_id)
         return run_id
 
     def deliver(self, run_id: UUID) -> None:
-        """Deliver the run's message, and the ones that it rings for itself."""
+        """Deliver the run's message, and those that it enqueues for itself."""
         self.deliver_once(run_id)
         while self.enqueued:
             assert self.enqueued == [GenerateInvoices(run_id)]
@@ -115,7 +115,7 @@ def lines(
 
 
 def add_mixed_accounts(connection: Connection, how_many: int, coverage: str = "global") -> list[seed.Account]:
-    """Accounts of every sort in turn: card, transfer, small, zero, trial, nothing, and a service with each fee."""
+    """Accounts of every kind in turn: card, transfer, small, zero, trial, nothing, and a service with each fee."""
     made = []
     for index in range(how_many):
         kind = ("card", "bank_transfer", "card", "card", "trial", "card", "card")[index % 7]
@@ -146,7 +146,7 @@ def assert_gapless(engine: Engine, coverage: str, how_many: int, year: int = 202
     assert one(engine, counter, coverage=coverage, year=year)["last_sequence"] == how_many
 
 
-#: The advisory lock at which a chunk stops in a test.
+#: The advisory lock at which a test stops a chunk.
 BARRIER = 4711
 
 
@@ -174,7 +174,7 @@ def stopping_at(engine: Engine, sequence: int) -> Iterator[Callable[[], int]]:
 
 
 def wait_until_gone(engine: Engine, connection_pid: int) -> None:
-    """Wait until PostgreSQL has noticed that the client of a connection is gone, and let go of its locks."""
+    """Wait until PostgreSQL has noticed that a connection's client is gone, and released its locks."""
     give_up_at = time.monotonic() + 20
     while rows(engine, f"SELECT 1 FROM pg_stat_activity WHERE pid = {int(connection_pid)}"):
         assert time.monotonic() < give_up_at, f"connection {connection_pid} is still there"

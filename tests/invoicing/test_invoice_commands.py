@@ -1,4 +1,4 @@
-"""`duecourse invoices run`, typed against a real database: what it promises is what is then issued."""
+"""`duecourse invoices run` against a real database: its dry run matches what is then issued."""
 
 import json
 import threading
@@ -45,7 +45,7 @@ def answer(*arguments: str, exit_code: int = 0) -> Any:
 
 
 def everything(engine: Engine) -> list[dict[str, Any]]:
-    """How many rows each table has, and how far each sequence is."""
+    """The row count of each table, and the value of each sequence."""
     tables = rows(
         engine, "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
     )

@@ -1,4 +1,4 @@
-"""Which lines an invoice has, what they cost, and where its payment starts. One account, one rule at a time."""
+"""An invoice's lines, their amounts, and the first state of its payment. One account, one rule at a time."""
 
 from datetime import UTC, date, datetime
 
@@ -204,7 +204,7 @@ def test_total_below_the_minimum_is_carried_forward(
     assert {name: found["state"] for name, found in october.items()} == {
         "anna": "carried_forward",
         "ben": "due",
-        "cleo": "awaiting_transfer",  # a bank takes any amount
+        "cleo": "awaiting_transfer",  # a bank transfer has no minimum
     }
     assert world.counts(run_id)["carried_forward_minor"] == below_minor
 

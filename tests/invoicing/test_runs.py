@@ -1,4 +1,4 @@
-"""A run survives everything: it is delivered twice, worked on by two, killed in the middle, and ends the same."""
+"""A monthly run delivered twice, worked on by two workers, or killed in the middle has the same result."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ from tests.invoicing.month_start import (
     wait_until_gone,
 )
 
-ACCOUNTS = 70  # of seven sorts; 50 of them get an invoice
+ACCOUNTS = 70  # of seven kinds; 50 of them get an invoice
 INVOICES = 50
 
 
@@ -60,7 +60,7 @@ def in_background(work: Callable[[], object]) -> "Future[object]":
 
 
 def assert_complete(world: MonthStart, run_id: UUID, expected: dict[str, object]) -> None:
-    """What must be true at the end, whatever happened on the way."""
+    """Assert what must hold at the end, whatever happened before."""
     run = one(world.engine, "SELECT * FROM runs WHERE id = :id", id=run_id)
     assert (run["state"], run["counts"]) == ("finished", expected)
     assert (run["started_at"], run["finished_at"]) == (NOVEMBER, NOVEMBER)
@@ -181,7 +181,7 @@ def test_worker_killed_three_times_issues_the_same_invoices(world: MonthStart) -
             held_by = wait()
             worker.kill()
             worker.wait()
-        wait_until_gone(world.engine, held_by)  # PostgreSQL has to notice, and the run is locked until then
+        wait_until_gone(world.engine, held_by)  # PostgreSQL has to notice; the run is locked until then
         assert len(issued(world.engine)) < sequence
     world.deliver(run_id)
     assert_complete(world, run_id, expected)

@@ -1,4 +1,4 @@
-"""One account's bad data stops neither the run nor anybody else, is reported, and is billed once it is mended."""
+"""An account with bad data is skipped and reported, stops no other account, and is billed once it is fixed."""
 
 from typing import Any
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""Books and a processor that agree, and the ways in which a test makes them differ."""
+"""Our records and a processor that agree, and ways to make them differ."""
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -13,10 +13,10 @@ from tests.seed import Account, add_run
 from tests.world import World
 from workers.use_cases.reconcile_charges import reconcile_charges
 
-#: The world's clock stands at 2026-11-01 09:00 UTC; this is the night after.
+#: The world's clock stands at 2026-11-01 09:00 UTC; this is the next run.
 NIGHT = datetime(2026, 11, 2, 4, 0, tzinfo=UTC)
 
-#: What our books would say had they never heard that the money came.
+#: Our records as if the answer about the money never arrived.
 UNBOOK = (
     "DELETE FROM receipts WHERE payment_id = :payment",
     """UPDATE payments SET state = 'retry_scheduled', next_attempt_at = '2026-11-20', paid_at = NULL
@@ -26,22 +26,22 @@ UNBOOK = (
                                   latest_charge_id = NULL
        WHERE payment_id = :payment""",
 )
-#: What they would say had somebody written that it did.
+#: Our records as if somebody had set the payment to paid by hand.
 PAID_BY_HAND = """UPDATE payments SET state = 'paid', paid_at = '2026-11-01 12:00Z', next_attempt_at = NULL
                   WHERE id = :payment"""
 
 
 @dataclass
 class Night:
-    """One coverage's charges of a day, and the run of the night after."""
+    """One coverage's charges of a day, and the reconciliation run after it."""
 
     world: World
     account: Account
     card: str
     made: int = field(default=0)
 
-    def pays(self, amount_minor: int = 5_00) -> UUID:
-        """A payment that was charged, and is in order on both sides."""
+    def charged_payment(self, amount_minor: int = 5_00) -> UUID:
+        """A charged payment, equal on both sides."""
         payment = self.world.add_due_payment(self.account, amount_minor)
         self.world.charge(payment)
         assert self.world.payment(payment).state == "paid"
@@ -54,12 +54,12 @@ class Night:
             for statement in statements:
                 connection.execute(text(statement), parameters)
 
-    # -- at the processor, behind our back
+    # -- at the processor, unknown to us
 
-    def intent_there(
+    def create_unknown_intent(
         self, payment: UUID | str | None, amount_minor: int = 5_00, ordinal: int = 1, **more: Any
     ) -> PaymentIntentSnapshot:
-        """An unconfirmed PaymentIntent with our metadata, or without any, that our books know nothing of."""
+        """An unconfirmed PaymentIntent with our metadata, or none, without a row of ours."""
         self.made += 1
         metadata = {}
         if payment is not None:
@@ -81,9 +81,9 @@ class Night:
         assert snapshot is not None
         return snapshot
 
-    def charge_there(self, payment: UUID | str | None, amount_minor: int = 5_00, **more: Any) -> str:
-        """A charge that our books know nothing of; its id."""
-        snapshot = self.intent_there(payment, amount_minor, **more)
+    def create_unknown_charge(self, payment: UUID | str | None, amount_minor: int = 5_00, **more: Any) -> str:
+        """A charge without a row of ours; returns its ID."""
+        snapshot = self.create_unknown_intent(payment, amount_minor, **more)
         gateway = self.world.runtime.gateways[self.account.coverage]
         card = "pm_card_visa" if more.get("customer", "") is None else self.card
         answer = gateway.confirm_payment_intent(snapshot.stripe_id, card, f"test-{uuid4()}")
@@ -128,21 +128,21 @@ class Night:
         assert snapshot is not None
         return snapshot.status
 
-    # -- the night
+    # -- the run
 
-    def ask(self, at: datetime = NIGHT) -> UUID:
-        """The run of a night, as the scheduler makes it."""
+    def add_run(self, at: datetime = NIGHT) -> UUID:
+        """Add the run as the scheduler does."""
         self.world.clock.set(max(self.world.clock.now(), at))
         period = str(at.date())
         with self.world.engine.begin() as connection:
             return add_run(connection, period, self.account.coverage, RECONCILIATION, scheduled_for_at=at)
 
     def reconcile(self, at: datetime = NIGHT) -> dict[str, Any]:
-        """The whole night; its counts."""
-        run_id = self.ask(at)
-        return self.go_on(run_id)
+        """Run the whole reconciliation; return its counts."""
+        run_id = self.add_run(at)
+        return self.resume(run_id)
 
-    def go_on(self, run_id: UUID) -> dict[str, Any]:
+    def resume(self, run_id: UUID) -> dict[str, Any]:
         reconcile_charges(self.world.runtime, run_id)
         run = self.run(run_id)
         assert run.state == "finished", (run.state, run.trouble)

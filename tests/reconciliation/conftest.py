@@ -1,4 +1,4 @@
-"""A night at a company with one account and one good card."""
+"""Reconciliation of one account with one good card."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Findings are rows: listed with what they mean, resolved by a named person, back only with other facts."""
+"""Findings: listed with a description, resolved by a named user, reopened only by new facts."""
 
 import json
 import re
@@ -30,7 +30,7 @@ app.add_typer(findings_commands.app, name="findings")
 
 
 class Terminal:
-    """Types the two commands against the night's world."""
+    """Run the two commands against the world of `night`."""
 
     def __call__(self, *words: str) -> Result:
         return CliRunner().invoke(app, list(words), catch_exceptions=False)
@@ -53,7 +53,7 @@ def reconcile(terminal: Terminal, *more: str) -> Result:
 
 
 def test_reconcile_reports_no_differences(night: Night, terminal: Terminal) -> None:
-    night.pays()
+    night.charged_payment()
     result = reconcile(terminal)
     assert result.exit_code == 0, result.output
     assert "Our records and the processor's charges agree." in result.stdout
@@ -62,7 +62,7 @@ def test_reconcile_reports_no_differences(night: Night, terminal: Terminal) -> N
 
 
 def test_reconcile_fixes_in_the_name_of_its_user(night: Night, terminal: Terminal) -> None:
-    payment = night.pays()
+    payment = night.charged_payment()
     night.plant(*UNBOOK, payment=payment)
     result = reconcile(terminal, "--coverage", "global")
     assert result.exit_code == 0, result.output
@@ -77,7 +77,7 @@ def test_reconcile_fixes_in_the_name_of_its_user(night: Night, terminal: Termina
 
 
 def test_finding_is_listed_with_its_description_and_resolved_by_name(night: Night, terminal: Terminal) -> None:
-    charge = night.charge_there(None)
+    charge = night.create_unknown_charge(None)
     result = reconcile(terminal)
     assert result.exit_code == 1
     assert "found: charge_without_payment" in result.stdout
@@ -145,11 +145,11 @@ def test_resolved_finding_reopens_only_with_new_facts(night: Night) -> None:
     write(6)
     (finding,) = night.findings()
     assert (finding.details["received_minor"], finding.resolved_by) == (6, None)
-    write(7)  # other facts while it is open: the person reads the latest
+    write(7)  # new facts while it is open: the operator reads the latest
     assert [one.details["received_minor"] for one in night.findings()] == [7]
     resolve("reconciliation")
     write(7)
-    assert len(night.findings()) == 1, "what the machine put right and sees again is open again"
+    assert len(night.findings()) == 1, "what was fixed automatically and found again is open again"
     with night.world.engine.connect() as connection:
         told = connection.scalars(
             text("SELECT type FROM billing_events WHERE type LIKE 'finding%' ORDER BY id")

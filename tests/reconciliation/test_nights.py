@@ -1,4 +1,4 @@
-"""The night's run: made by the tick, caught up, resumed after a kill, patient with a processor that is away."""
+"""Reconciliation runs: created by the tick, caught up, resumed after a kill, retried during an outage."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +28,7 @@ class KilledError(BaseException):
 
 
 def killed(night: Night, run_id: UUID) -> None:
-    """Let a worker go on with a run, and die at what was patched."""
+    """Let a worker resume a run and die at the patched function."""
     with pytest.raises(KilledError):
         reconcile_charges(night.world.runtime, run_id)
 
@@ -39,17 +39,17 @@ def die(*_arguments: object, **_options: object) -> Any:
 
 def test_tick_creates_each_run_and_the_next_one_catches_up(night: Night) -> None:
     world = night.world
-    tick(world.engine, world.policy, world.clock.now())  # from here on the schedule is in force
+    tick(world.engine, world.policy, world.clock.now())  # the schedule is in force from here
     world.clock.set(NIGHT)
     jobs = [job for job in tick(world.engine, world.policy, NIGHT) if isinstance(job, ReconcileCharges)]
     with world.engine.connect() as connection:
         first = find_run(connection, RunKey(RECONCILIATION, "2026-11-02", "global"))
     assert ReconcileCharges(first.id) in jobs
-    night.go_on(first.id)
-    night.pays()
-    unbooked = night.pays()
+    night.resume(first.id)
+    night.charged_payment()
+    unbooked = night.charged_payment()
     night.plant(*UNBOOK, payment=unbooked)
-    world.clock.set(NIGHT + timedelta(days=9, hours=5))  # the scheduler was away
+    world.clock.set(NIGHT + timedelta(days=9, hours=5))  # the scheduler was down
     tick(world.engine, world.policy, world.clock.now())
     with world.engine.connect() as connection:
         second = find_run(connection, RunKey(RECONCILIATION, "2026-11-11", "global"))
@@ -57,21 +57,21 @@ def test_tick_creates_each_run_and_the_next_one_catches_up(night: Night) -> None
             text("SELECT count(*) FROM runs WHERE job = 'reconciliation' AND coverage = 'global'")
         )
     assert made == 2
-    counts = night.go_on(second.id)
+    counts = night.resume(second.id)
     assert night.run(second.id).cursor["begins_at"] == NIGHT.isoformat()
-    assert counts["mended"] == 1, "what was charged on the first of the nine days is compared too"
+    assert counts["mended"] == 1, "charges of the first of the nine days are compared, too"
 
 
 def plant_one_of_each(night: Night) -> dict[str, Any]:
-    """One difference of each kind; the payments that were planted with money or an orphan."""
-    unbooked, differs, second = (night.pays() for _ in range(3))
+    """Plant one difference of each kind; return the payments planted with money or an orphan."""
+    unbooked, differs, second = (night.charged_payment() for _ in range(3))
     night.plant(*UNBOOK, payment=unbooked)
     night.plant("UPDATE payments SET amount_minor = 499 WHERE id = :payment", payment=differs)
-    night.charge_there(second, ordinal=2)
-    night.charge_there(None)
+    night.create_unknown_charge(second, ordinal=2)
+    night.create_unknown_charge(None)
     night.plant(PAID_BY_HAND, payment=night.world.add_due_payment(night.account, 8_00))
     waiting = night.world.add_due_payment(night.account, 9_00)
-    orphan = night.intent_there(waiting)
+    orphan = night.create_unknown_intent(waiting)
     return {"unbooked": unbooked, "waiting": waiting, "orphan": orphan.stripe_id}
 
 
@@ -98,28 +98,28 @@ def test_reconciliation_killed_anywhere_resumes_and_counts_once(
     night: Night, module: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planted = plant_one_of_each(night)
-    run_id = night.ask()
+    run_id = night.add_run()
     with monkeypatch.context() as patched:
         patched.setattr(module, name, die)
         killed(night, run_id)
     assert night.run(run_id).state == "running"
-    _assert_each_once(night, night.go_on(run_id), planted)
+    _assert_each_once(night, night.resume(run_id), planted)
 
 
 def test_fixes_made_before_a_kill_are_still_counted(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     planted = plant_one_of_each(night)
-    run_id = night.ask()
+    run_id = night.add_run()
     with monkeypatch.context() as patched:
         patched.setattr(repair, "record_observation", _then_die(repair.record_observation))
         killed(night, run_id)  # once the second charge is booked,
-        killed(night, run_id)  # and once the money is that our books didn't have
+        killed(night, run_id)  # and once the money is recorded that was missing
     assert night.world.payment(planted["unbooked"]).state == "paid"
     gateway = night.world.runtime.gateways["global"]
     with monkeypatch.context() as patched:
         patched.setattr(gateway, "cancel_payment_intent", _then_die(gateway.cancel_payment_intent))
         killed(night, run_id)
     assert night.processor_status(planted["orphan"]) == "canceled"
-    _assert_each_once(night, night.go_on(run_id), planted)
+    _assert_each_once(night, night.resume(run_id), planted)
 
 
 def _assert_each_once(night: Night, counts: dict[str, Any], planted: dict[str, Any]) -> None:
@@ -160,7 +160,7 @@ def test_run_without_answers_stays_unfinished_with_its_error(
     night: Night, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planted = plant_one_of_each(night)
-    run_id = night.ask()
+    run_id = night.add_run()
 
     def away(*_arguments: object) -> Page[ChargeReadBack]:
         raise GatewayUnavailableError("APIConnectionError: no message")
@@ -175,46 +175,46 @@ def test_run_without_answers_stays_unfinished_with_its_error(
         reconcile_charges(night.world.runtime, run_id)
         night.world.machine.advance(seconds=REST.total_seconds() + 1)
         assert _is_due(night)
-        reconcile_charges(night.world.runtime, run_id)  # in trouble still
+        reconcile_charges(night.world.runtime, run_id)  # still with an error
     with night.world.engine.connect() as connection:
         told = connection.scalar(text("SELECT count(*) FROM billing_events WHERE type = 'run_in_trouble'"))
-    assert told == 1, "not at each repetition"
+    assert told == 1, "not at each retry"
     night.world.machine.advance(seconds=REST.total_seconds() + 1)
-    _assert_each_once(night, night.go_on(run_id), planted)
+    _assert_each_once(night, night.resume(run_id), planted)
     assert night.run(run_id).trouble is None
 
 
 def test_orphan_with_an_unanswered_cancellation_is_canceled_later(night: Night) -> None:
-    orphan = night.intent_there(night.world.add_due_payment(night.account))
+    orphan = night.create_unknown_intent(night.world.add_due_payment(night.account))
     gateway = night.world.runtime.gateways["global"]
     cancel = gateway.cancel_payment_intent
     gateway.cancel_payment_intent = lambda *_: Answer(Outcome.UNKNOWN, "no_answer: timeout")
-    run_id = night.ask()
+    run_id = night.add_run()
     reconcile_charges(night.world.runtime, run_id)
     assert night.run(run_id).trouble is not None
     assert night.kinds() == ["orphan_payment_intent"]
     gateway.cancel_payment_intent = cancel
     night.world.machine.advance(seconds=REST.total_seconds() + 1)
-    assert night.go_on(run_id)["orphans_canceled"] == 1
+    assert night.resume(run_id)["orphans_canceled"] == 1
     assert night.findings() == []
     assert night.processor_status(orphan.stripe_id) == "canceled"
 
 
 def test_run_without_an_api_key_reports_it_and_waits(night: Night) -> None:
-    run_id = night.ask()
+    run_id = night.add_run()
     gateways = dict(night.world.runtime.gateways)
     night.world.runtime.gateways.clear()
     reconcile_charges(night.world.runtime, run_id)
     assert "STRIPE_API_KEYS has no key for global" in night.run(run_id).trouble
     night.world.runtime.gateways.update(gateways)
     night.world.machine.advance(seconds=REST.total_seconds() + 1)
-    night.go_on(run_id)
+    night.resume(run_id)
 
 
 def test_lagging_list_and_clock_skew_make_no_findings(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The list shows nothing of what was made lately; each is looked at, and is there."""
-    paid = night.pays()
-    unbooked = night.pays()
+    """The list omits recent objects; each is read by itself and is there."""
+    paid = night.charged_payment()
+    unbooked = night.charged_payment()
     night.plant(*UNBOOK, payment=unbooked)
     monkeypatch.setattr(night.world.runtime.gateways["global"], "charge_page", lambda *_: Page((), None))
     counts = night.reconcile()
@@ -222,13 +222,13 @@ def test_lagging_list_and_clock_skew_make_no_findings(night: Night, monkeypatch:
     assert counts["receipts_looked_up"] == 1
     assert night.findings() == []
     assert night.world.payment(paid).state == "paid"
-    assert counts["mended"] == 1, "what we hold open is looked at, too"
+    assert counts["mended"] == 1, "our open PaymentIntents are read, too"
     assert night.world.payment(unbooked).state == "paid"
 
 
 def test_finding_is_verified_against_the_charge_itself(night: Night) -> None:
-    """The list shows another amount than the charge itself, as a stale copy might."""
-    night.pays()
+    """The list shows another amount than the charge itself, as a stale copy may."""
+    night.charged_payment()
     gateway = night.world.runtime.gateways["global"]
     page = gateway.charge_page
 
@@ -263,7 +263,7 @@ def test_charge_of_an_open_attempt_is_skipped(night: Night) -> None:
 
 
 def test_every_phase_skips_an_attempt_inside_its_lease(night: Night) -> None:
-    """Money is there for a PaymentIntent that was lost, while an attempt of the payment is under way."""
+    """A lost PaymentIntent has captured money while another attempt of the payment is open."""
     payment = night.world.add_due_payment(night.account)
     gateway = night.world.runtime.gateways["global"]
     confirm = gateway.confirm_payment_intent
@@ -271,8 +271,8 @@ def test_every_phase_skips_an_attempt_inside_its_lease(night: Night) -> None:
     night.world.charge(payment)
     gateway.confirm_payment_intent = confirm
     night.plant("UPDATE payment_attempts SET state = 'started', look_up_at = NULL")
-    night.charge_there(payment, ordinal=2)
-    orphan = night.intent_there(payment, ordinal=3)
+    night.create_unknown_charge(payment, ordinal=2)
+    orphan = night.create_unknown_intent(payment, ordinal=3)
     counts = night.reconcile()
     assert counts["on_their_way"] == 1
     assert counts["payment_intents_left_to_their_claim"] == 1
@@ -284,14 +284,14 @@ def test_every_phase_skips_an_attempt_inside_its_lease(night: Night) -> None:
 
 def test_second_worker_on_the_same_run_writes_nothing(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     plant_one_of_each(night)
-    run_id = night.ask()
+    run_id = night.add_run()
     gateway = night.world.runtime.gateways["global"]
     page = gateway.charge_page
     counts: list[dict[str, Any]] = []
 
     def page_while_another_finishes(*arguments: Any) -> Page[ChargeReadBack]:
         monkeypatch.setattr(gateway, "charge_page", page)
-        counts.append(night.go_on(run_id))
+        counts.append(night.resume(run_id))
         return page(*arguments)
 
     monkeypatch.setattr(gateway, "charge_page", page_while_another_finishes)

@@ -1,4 +1,4 @@
-"""Each kind of difference, planted: found once, mended or canceled where it can be, and shown where it can't."""
+"""Each kind of difference: found once, fixed or canceled where possible, and shown where not."""
 
 from uuid import uuid4
 
@@ -11,7 +11,7 @@ from tests.reconciliation.books import UNBOOK, Night
 
 def test_consistent_day_has_no_findings(night: Night) -> None:
     for amount in (5_00, 7_50, 9_99):
-        night.pays(amount)
+        night.charged_payment(amount)
     counts = night.reconcile()
     assert counts["charges"] == counts["agrees"] == 3
     assert counts["found"] == {}
@@ -19,7 +19,7 @@ def test_consistent_day_has_no_findings(night: Night) -> None:
 
 
 def test_charge_missing_in_our_records_is_booked(night: Night) -> None:
-    payment = night.pays()
+    payment = night.charged_payment()
     (charge,) = night.receipts(payment)
     night.plant(*UNBOOK, payment=payment)
     assert night.world.payment(payment).state == "retry_scheduled"
@@ -37,9 +37,9 @@ def test_charge_missing_in_our_records_is_booked(night: Night) -> None:
 
 
 def test_charge_of_a_lost_payment_intent_row_is_booked(night: Night) -> None:
-    """The row of the PaymentIntent went with a restore; the processor's metadata name the payment."""
+    """A restore lost the row of the PaymentIntent; the processor's metadata names the payment."""
     payment = night.world.add_due_payment(night.account, 5_00)
-    charge = night.charge_there(payment)
+    charge = night.create_unknown_charge(payment)
     counts = night.reconcile()
     assert night.world.payment(payment).state == "paid"
     assert night.receipts(payment) == [charge]
@@ -50,7 +50,7 @@ def test_charge_of_a_lost_payment_intent_row_is_booked(night: Night) -> None:
 
 
 def test_different_amount_is_found(night: Night) -> None:
-    asked_less, booked_more = night.pays(5_00), night.pays(6_00)
+    asked_less, booked_more = night.charged_payment(5_00), night.charged_payment(6_00)
     night.plant("UPDATE payments SET amount_minor = 499 WHERE id = :payment", payment=asked_less)
     night.plant("UPDATE receipts SET amount_minor = 601 WHERE payment_id = :payment", payment=booked_more)
     counts = night.reconcile()
@@ -67,16 +67,16 @@ def test_different_amount_is_found(night: Night) -> None:
 
 
 def test_different_currency_is_found(night: Night) -> None:
-    payment = night.pays()
+    payment = night.charged_payment()
     night.plant("UPDATE payments SET currency = 'EUR' WHERE id = :payment", payment=payment)
     assert night.reconcile()["found"] == {"amount_differs": 1}
 
 
 def test_charge_without_a_payment_is_found_and_foreign_charge_is_counted(night: Night) -> None:
     unknown = uuid4()
-    of_unknown_payment = night.charge_there(unknown)
-    on_our_customer = night.charge_there(None)
-    night.charge_there(None, customer=None)
+    of_unknown_payment = night.create_unknown_charge(unknown)
+    on_our_customer = night.create_unknown_charge(None)
+    night.create_unknown_charge(None, customer=None)
     counts = night.reconcile()
     assert counts["found"] == {"charge_without_payment": 2}
     assert counts["foreign"] == 1
@@ -86,7 +86,7 @@ def test_charge_without_a_payment_is_found_and_foreign_charge_is_counted(night: 
 
 
 def test_paid_payment_without_a_charge_is_found(night: Night) -> None:
-    by_receipt, by_state = night.pays(), night.world.add_due_payment(night.account, 7_00)
+    by_receipt, by_state = night.charged_payment(), night.world.add_due_payment(night.account, 7_00)
     night.plant(
         "UPDATE receipts SET stripe_charge_id = 'ch_nobody' WHERE payment_id = :payment", payment=by_receipt
     )
@@ -104,7 +104,7 @@ def test_paid_payment_without_a_charge_is_found(night: Night) -> None:
 
 
 def test_missing_receipt_is_restored(night: Night) -> None:
-    payment = night.pays()
+    payment = night.charged_payment()
     (charge,) = night.receipts(payment)
     night.plant("DELETE FROM receipts WHERE payment_id = :payment", payment=payment)
     assert night.reconcile()["mended"] == 1
@@ -113,8 +113,8 @@ def test_missing_receipt_is_restored(night: Night) -> None:
 
 
 def test_second_charge_of_a_payment_is_booked_and_found(night: Night) -> None:
-    payment = night.pays()
-    second = night.charge_there(payment, ordinal=2)
+    payment = night.charged_payment()
+    second = night.create_unknown_charge(payment, ordinal=2)
     counts = night.reconcile()
     assert counts["found"] == {"paid_more_than_once": 1}
     (finding,) = night.findings()
@@ -126,7 +126,7 @@ def test_second_charge_of_a_payment_is_booked_and_found(night: Night) -> None:
 
 def test_two_charges_of_an_open_payment_pay_it_once_with_one_finding(night: Night) -> None:
     payment = night.world.add_due_payment(night.account, 5_00)
-    charges = {night.charge_there(payment), night.charge_there(payment, ordinal=2)}
+    charges = {night.create_unknown_charge(payment), night.create_unknown_charge(payment, ordinal=2)}
     counts = night.reconcile()
     assert night.world.payment(payment).state == "paid"
     assert set(night.receipts(payment)) == charges
@@ -137,7 +137,7 @@ def test_two_charges_of_an_open_payment_pay_it_once_with_one_finding(night: Nigh
 
 def test_orphan_is_canceled_and_its_ordinal_is_used_up(night: Night) -> None:
     payment = night.world.add_due_payment(night.account, 5_00)
-    orphan = night.intent_there(payment)
+    orphan = night.create_unknown_intent(payment)
     counts = night.reconcile()
     assert night.processor_status(orphan.stripe_id) == "canceled"
     assert counts["orphans_canceled"] == 1
@@ -152,15 +152,15 @@ def test_orphan_is_canceled_and_its_ordinal_is_used_up(night: Night) -> None:
 
 
 def test_orphan_of_a_paid_payment_is_canceled(night: Night) -> None:
-    payment = night.pays()
-    orphan = night.intent_there(payment, ordinal=1)
+    payment = night.charged_payment()
+    orphan = night.create_unknown_intent(payment, ordinal=1)
     assert night.reconcile()["orphans_canceled"] == 1
     assert night.processor_status(orphan.stripe_id) == "canceled"
     assert [row.closed_reason for row in night.world.intents(payment)] == ["succeeded"]
 
 
 def test_payment_intent_of_an_unanswered_create_is_skipped_until_its_claim_gives_up(night: Night) -> None:
-    """Within 23 hours the next claim sends the same create again, and gets this very PaymentIntent."""
+    """Within 23 hours the next claim repeats the create and gets this PaymentIntent."""
     payment = night.world.add_due_payment(night.account, 5_00)
     lost = night.lose_create(payment)
     assert night.reconcile()["payment_intents_left_to_their_claim"] == 1
@@ -187,7 +187,7 @@ def test_payment_intent_of_an_unanswered_create_is_reused_by_its_claim(night: Ni
 
 
 def test_payment_intents_of_unknown_payments_are_counted_and_skipped(night: Night) -> None:
-    theirs, strangers = night.intent_there(uuid4()), night.intent_there(None)
+    theirs, strangers = night.create_unknown_intent(uuid4()), night.create_unknown_intent(None)
     counts = night.reconcile()
     assert counts["payment_intents_of_unknown_payments"] == 1
     assert counts["payment_intents_of_others"] == 1
@@ -197,9 +197,9 @@ def test_payment_intents_of_unknown_payments_are_counted_and_skipped(night: Nigh
 
 
 def test_open_payment_with_an_unbookable_charge_is_held(night: Night) -> None:
-    """A charge that names our payment, and no PaymentIntent: nothing to look at, so a person decides."""
+    """A charge names our payment and no PaymentIntent: nothing can be looked up, so an operator decides."""
     payment = night.world.add_due_payment(night.account, 5_00)
-    charge = night.charge_there(payment)
+    charge = night.create_unknown_charge(payment)
     night.hide_intents_of_charges()
     counts = night.reconcile()
     assert counts["found"] == {"paid_there_open_here": 1}
@@ -207,18 +207,18 @@ def test_open_payment_with_an_unbookable_charge_is_held(night: Night) -> None:
     assert (finding.subject, finding.payment_id) == (charge, payment)
     assert night.world.payment(payment).held_until is not None
     night.world.charge(payment)
-    assert night.world.captured_amounts(payment) == [5_00], "not asked again"
+    assert night.world.captured_amounts(payment) == [5_00], "not charged again"
 
 
 def test_verify_is_clean_after_fixes_and_cancellations(night: Night) -> None:
     unbooked, lost, waiting = (
-        night.pays(),
+        night.charged_payment(),
         night.world.add_due_payment(night.account, 6_00),
         night.world.add_due_payment(night.account, 7_00),
     )
     night.plant(*UNBOOK, payment=unbooked)
-    night.charge_there(lost, 6_00)
-    night.intent_there(waiting, 7_00)
+    night.create_unknown_charge(lost, 6_00)
+    night.create_unknown_intent(waiting, 7_00)
     counts = night.reconcile()
     assert (counts["mended"], counts["orphans_canceled"]) == (2, 1)
     night.world.charge(waiting)
@@ -238,7 +238,7 @@ def test_verify_is_clean_after_fixes_and_cancellations(night: Night) -> None:
 
 def test_fixed_payment_is_explained(night: Night) -> None:
     payment = night.world.add_due_payment(night.account)
-    night.charge_there(payment)
+    night.create_unknown_charge(payment)
     night.reconcile()
     world = night.world
     with world.engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""A small world whose books are in order: invoiced by month start, charged, declined and paid by a second card."""
+"""A small world with consistent records: invoiced by month start, charged and declined."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ MONTH_START = datetime(2026, 11, 1, 9, 0, tzinfo=UTC)
 
 @dataclass
 class Books:
-    """What was made, by what became of it."""
+    """The payments by their outcome."""
 
     world: World
     paid: UUID

@@ -1,4 +1,4 @@
-"""Books are made once; each test gets a copy of their database, beside the one simulator that holds the money."""
+"""Records are made once; each test gets a copy of the database, beside one shared simulator."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +14,7 @@ from tests.world import running_world
 
 @pytest.fixture(scope="module")
 def originals(servers: Servers, migrated: str) -> Iterator[tuple[Books, str]]:
-    """The books, and the name of their database, which nobody is connected to."""
+    """The records, and the name of their database, which has no connections."""
     with servers.fresh_database(migrated) as url:
         engine = create_engine(sqlalchemy_url(url))
         with running_world(engine) as world:
@@ -27,7 +27,7 @@ def originals(servers: Servers, migrated: str) -> Iterator[tuple[Books, str]]:
 
 @pytest.fixture
 def books(servers: Servers, originals: tuple[Books, str]) -> Iterator[Books]:
-    """Books that a test may spoil. The processor's are shared: whoever charges makes a world of its own."""
+    """Records that a test may break. The processor is shared: a test that charges makes a world of its own."""
     original, name = originals
     with servers.fresh_database(name) as url:
         engine = create_engine(sqlalchemy_url(url))

@@ -1,4 +1,4 @@
-"""Each check goes red when its fault is planted, and names the row; on books in order all are green."""
+"""Each check fails when its fault is planted, and names the row; on consistent records all hold."""
 
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -30,12 +30,12 @@ A_RECEIPT = """
     VALUES (:{of}, 'global', '{charge}', 100, 'USD', CAST(:now AS timestamptz))
 """
 LONG_AGO = "'2026-01-01T00:00:00Z'"
-#: The row's own trail was written a moment ago by the machine's clock; a forgotten one's was not.
+#: The row's billing event was written a moment ago by the machine's clock; that of a forgotten row was not.
 SILENCE = f"UPDATE billing_events SET created_at = {LONG_AGO}"
 
 
 def charge_twice(books: Books) -> None:
-    """A second PaymentIntent for a paid payment, confirmed past all our code."""
+    """A second PaymentIntent for a paid payment, confirmed without our code."""
     gateway = books.world.runtime.gateways["global"]
     with books.world.engine.connect() as connection:
         sent = connection.execute(
@@ -52,7 +52,7 @@ def charge_twice(books: Books) -> None:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is planted, and every check that must then be red; `says` is part of the first break's words."""
+    """A planted fault and every check that must then fail; `says` is part of the first break's text."""
 
     check: str
     plant: tuple[str, ...]
@@ -356,7 +356,7 @@ def test_payment_due_for_less_than_the_patience_is_not_forgotten(world: World) -
     world.clock.set(world.clock.now() + timedelta(days=1, minutes=59))
     assert books.run().is_clean
     world.clock.set(world.clock.now() + timedelta(minutes=2))
-    assert books.run().is_clean, "its trail was written a moment ago, so the machine has had no time"
+    assert books.run().is_clean, "its billing event was written a moment ago, so the machine has had no time"
     world.machine.advance(minutes=61)
     assert names_broken(books.run()) == ["no-payment-forgotten"]
 
