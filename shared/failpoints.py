@@ -1,11 +1,12 @@
-"""Failpoints: every step between two transactions or requests has a name, at which a process can be made to die.
+"""Failpoints: every step between two transactions or requests has a name, at which a process can be crashed.
 
-Off, which is always so in production, a step costs one look at a module's variable. Tests arm it in process;
-in a real process `DUECOURSE_CRASH_AT` and `DUECOURSE_CRASH_PROBABILITY` do (settings with a live Stripe key refuse
-them), and there a crash is SIGKILL: nothing is rolled back, answered, logged or closed by us.
+Disarmed, as always in production, a failpoint costs one read of a module variable. Tests arm them in process; a
+real process is armed by `DUECOURSE_CRASH_AT` and `DUECOURSE_CRASH_PROBABILITY` (refused together with a live Stripe
+key), and its crash is SIGKILL: the process rolls back, answers, logs and closes nothing.
 
-A new transaction in a use case has its points by `in_transaction(…, step=…)`, a new request by `request`
-(shared/gateway/requests.py). What is done by hand needs a point on both sides; tests/failpoints finds all of them.
+A transaction gets its failpoints from `in_transaction(…, step=…)`, a request from `request`
+(shared/gateway/requests.py). Steps written by hand need a `reach` on both sides;
+tests/failpoints checks all of them.
 """
 
 import os
@@ -24,10 +25,10 @@ log = structlog.get_logger()
 
 
 class Failpoint(StrEnum):
-    """Where a process can die. Names are permanent: scripts of drills hold them, so RENAMED keeps the old ones.
+    """Where a process can crash. Scripts of drills use the names, so RENAMED keeps the old ones.
 
-    `.sending` is before a request leaves, `.sent` after its answer came and before anything is done with it;
-    `.before_commit` is the end of a transaction, and its last chance to be rolled back.
+    `.sending` is before a request is sent, `.sent` after its answer arrived and before it is used;
+    `.before_commit` is the end of a transaction, where it can still be rolled back.
     """
 
     CHARGE_BEGUN = "charge.begun"
@@ -166,7 +167,7 @@ class Failpoint(StrEnum):
         return None if current is None else cls(current)
 
 
-#: Names that scripts may still hold, with what they are called now.
+#: Old names that scripts may still use, with the current ones.
 RENAMED: Mapping[str, str] = {
     "settle.begun": "settle.turn.begun",
     "settle.turn_taken": "settle.turn.committed",
@@ -202,7 +203,7 @@ _hook: Hook | None = None
 
 
 def reach(point: Failpoint) -> None:
-    """Say that a step is reached. Does nothing unless a test or a drill has armed this process."""
+    """Reach a failpoint. Does nothing unless a test or a drill has armed this process."""
     if _hook is not None:
         _hook(point)
 
@@ -213,13 +214,13 @@ def reach_edge(step: str | None, edge: str) -> None:
         _hook(Failpoint(f"{step}.{edge}"))
 
 
-class Crashed(BaseException):  # a death isn't an error, and nothing may catch it as one
-    """What a test has instead of SIGKILL. No `except Exception` sees it; its transaction is rolled back."""
+class Crashed(BaseException):  # a crash isn't an error, and nothing may catch it as one
+    """A crash in a test, instead of SIGKILL. `except Exception` doesn't catch it; transactions roll back."""
 
 
 @dataclass(frozen=True)
 class CrashPlan:
-    """When a real process kills itself: at the `arrival`th arrival at one of `points`, or each time by chance."""
+    """When a real process kills itself: at the `arrival`th arrival at one of `points`, or at each by chance."""
 
     points: frozenset[Failpoint]
     arrival: int = 1
@@ -234,8 +235,8 @@ class CrashPlan:
 def read_plan(crash_at: str | None, probability: float | None) -> CrashPlan | None:
     """Read `DUECOURSE_CRASH_AT` (`charge.claimed`, `charge.claimed:3`, several with commas) and the probability.
 
-    The number is the arrival counted over all the points named; without a probability there are no points but
-    those named, with one it goes for each arrival. None if neither is given; ValueError says what can't be read.
+    The number is the arrival, counted over all named points. A probability alone applies to every point, together
+    with names to each arrival at those. None if neither is given; ValueError if a name or number is invalid.
     """
     if not crash_at:
         return CrashPlan(frozenset(Failpoint), probability=probability) if probability else None
@@ -245,12 +246,12 @@ def read_plan(crash_at: str | None, probability: float | None) -> CrashPlan | No
     except ValueError as error:
         raise ValueError(f"{error}; there are: {', '.join(Failpoint)}") from None
     if number and not (number.isdecimal() and int(number) > 0):
-        raise ValueError(f"{number!r} is no number of an arrival: charge.claimed:3 is the third")
+        raise ValueError(f"{number!r} is not the number of an arrival: charge.claimed:3 is the third")
     return CrashPlan(points, int(number or 1), probability or None)
 
 
 def arm(plan: CrashPlan | None) -> None:
-    """Make this process kill itself as planned, for good; nothing happens without a plan."""
+    """Arm this process until it ends; nothing happens without a plan."""
     global _hook
     if plan is None:
         return
@@ -265,7 +266,7 @@ def arm(plan: CrashPlan | None) -> None:
 
 @contextmanager
 def armed(hook: Hook) -> Iterator[None]:
-    """Call `hook` at each arrival, in whatever thread, as long as this lasts. For tests."""
+    """Call `hook` at each arrival, in every thread, within this context. For tests."""
     global _hook
     before, _hook = _hook, hook
     try:
@@ -276,10 +277,10 @@ def armed(hook: Hook) -> Iterator[None]:
 
 @dataclass
 class Crash:
-    """A crash that a test has ordered: whether it came, who arrived where, and what the dead did afterwards.
+    """A crash that a test ordered: whether it happened, the arrivals, and those after the crash.
 
-    The dead arrive nowhere: an arrival after the crash and before `bury` is code that would not run after
-    SIGKILL. It is noted in `after_death` and dies again.
+    After SIGKILL no code runs: an arrival after the crash and before `bury` is recorded in `after_death` and
+    raises again.
     """
 
     point: Failpoint
@@ -301,11 +302,11 @@ class Crash:
 
     @property
     def is_dead(self) -> bool:
-        """Whether the thread that asks is one that the crash came to."""
+        """Whether the calling thread is the one that crashed."""
         return self._died_in == threading.get_ident()
 
     def bury(self) -> None:
-        """From here on a new process is at work."""
+        """A new process has taken over: arrivals count again."""
         self._died_in = None
 
 
@@ -318,7 +319,7 @@ def crashing_at(point: Failpoint, arrival: int = 1) -> Iterator[Crash]:
 
 
 class _Killer:
-    """Counts a real process's arrivals, and kills it."""
+    """Counts a real process's arrivals and kills it."""
 
     def __init__(self, plan: CrashPlan) -> None:
         self._plan = plan
@@ -337,4 +338,4 @@ class _Killer:
     def _is_time(self) -> bool:
         if self._plan.probability is None:
             return self._arrivals == self._plan.arrival
-        return random.random() < self._plan.probability  # noqa: S311  # chance, not secrecy
+        return random.random() < self._plan.probability  # noqa: S311  # not for security

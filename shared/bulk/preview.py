@@ -34,7 +34,7 @@ from shared.db.tables.operators import bulk_actions, bulk_items
 from shared.db.tables.payments import payments
 from shared.domain.refusals import Refused
 from shared.payments.eligibility import (
-    ASKED_ALREADY,
+    ALREADY_REQUESTED,
     ATTEMPT_OPEN,
     AUTHORISED,
     AWAITS_TRANSFER,
@@ -86,7 +86,7 @@ LEFT_OUT_BY: Mapping[BulkAction, tuple[tuple[str, Condition], ...]] = {
     BulkAction.CHARGE: (
         *_WHILE_CHARGED,
         ("held", HELD),
-        ("asked_already", ASKED_ALREADY),
+        ("asked_already", ALREADY_REQUESTED),
         ("transfer", BANK_TRANSFER),
         ("transfer", AWAITS_TRANSFER),
         *(("no_card", condition) for condition in WITHOUT_CARD),

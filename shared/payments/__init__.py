@@ -1,1 +1,1 @@
-"""The one runner that applies decisions to rows: every process and every person moves payments through here."""
+"""Payments: every process and every operator changes them through these modules."""

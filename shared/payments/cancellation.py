@@ -1,8 +1,8 @@
-"""How a payment that a person wants written off or void leaves collection: never while it could still be paid (I3).
+"""Close a payment that an operator writes off or voids, but never while it could still be paid (I3).
 
-The wish is the column `pending_close_as`; who wants it and why is in the trail. From then on no charge starts. The
-payment ends once no attempt is open and its PaymentIntent was seen canceled, whoever canceled it; money that comes
-in before wins, and the wish is over.
+`pending_close_as` holds the requested state; the billing events hold who requested it and why. From then on no
+charge starts. The payment is closed once no attempt is open and its PaymentIntent was seen canceled, whoever
+canceled it. If money arrives first, the payment is paid and the request is dropped.
 """
 
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ ACTOR = "worker"
 
 @dataclass(frozen=True)
 class Closed:
-    """The payment has left collection, as what."""
+    """The payment is closed as `as_`."""
 
     payment_id: UUID
     as_: PaymentState
@@ -46,21 +46,21 @@ class Closed:
 
 @dataclass(frozen=True)
 class CloseRequest:
-    """Who wants a payment ended, and why."""
+    """Who requested the close, and why."""
 
     who: str
     reason: str
 
 
 def claim_cancellation(connection: Connection, runtime: Runtime, payment_id: UUID) -> Claimed | Closed | NotClaimed:
-    """End a payment, or claim the attempt to cancel its PaymentIntent, in the caller's transaction."""
+    """Close a payment, or claim the attempt that cancels its PaymentIntent, in the caller's transaction."""
     locked = lock_with_account(connection, payment_id)
     if locked is None:
         return NotClaimed("there is no such payment")
     now, machine_now = runtime.clock.now(), runtime.machine_now()
     payment = locked.payment
     if payment.pending_close_as is None or payment.state in ENDED:
-        return NotClaimed("nobody wants it ended")
+        return NotClaimed("no close is pending")
     if is_backing_off(payment.backoff_until, machine_now):
         return NotClaimed("backs off from an outage")
     if open_attempt(connection, payment_id) is not None:
@@ -68,8 +68,8 @@ def claim_cancellation(connection: Connection, runtime: Runtime, payment_id: UUI
     close_request = close_request_of(connection, payment)
     intent = lock_live_intent(connection, payment_id)
     if intent is not None and is_create_key_stale(intent, machine_now):
-        # A create that may have been sent, and whose id was never learnt, is repeated under its key by the attempt,
-        # to cancel what it made. Once Stripe may have forgotten the key, that would only make another one.
+        # The id of a create that may have been sent is unknown. While Stripe keeps the key, the attempt repeats the
+        # create to learn the id and cancels it; after that, the repetition would create another PaymentIntent.
         abandon_intent(connection, intent, now)
         intent = None
     if intent is None:
@@ -84,7 +84,7 @@ def claim_cancellation(connection: Connection, runtime: Runtime, payment_id: UUI
 
 
 def close_request_of(connection: Connection, payment: PaymentRow) -> CloseRequest:
-    """Who asked for the payment's end, and why: the last word about it in the trail."""
+    """Return who requested the close, and why: the latest such billing event."""
     row = connection.execute(
         select(billing_events.c.actor, billing_events.c.reason)
         .where(billing_events.c.payment_id == payment.id, billing_events.c.type == EventType.CLOSE_REQUESTED)
@@ -92,9 +92,7 @@ def close_request_of(connection: Connection, payment: PaymentRow) -> CloseReques
         .limit(1)
     ).one_or_none()
     return (
-        CloseRequest("operator", "no reason was written down")
-        if row is None
-        else CloseRequest(row.actor, row.reason)
+        CloseRequest("operator", "no reason was recorded") if row is None else CloseRequest(row.actor, row.reason)
     )
 
 
@@ -119,15 +117,17 @@ def close_payment_as(
     close_request: CloseRequest,
     cause: Cause,
 ) -> None:
-    """Move a locked payment to its end, with its invoice if that is void, and decide anew how the account stands.
+    """Close a locked payment, void its invoice if it closes as void, and update the account's standing.
 
-    Only where no attempt is open and no PaymentIntent is live: the caller has looked, under the lock.
+    The caller has checked under the lock that no attempt is open and no PaymentIntent is live.
     """
     cause = replace(cause, reason=f"{WORD_OF_CLOSE[to]} by {close_request.who}: {close_request.reason}")
     move_payment(connection, payment, to, cause, held_until=None, not_sent_count=0)
     if to is PaymentState.VOID and payment.invoice_id is not None:
         _void_invoice(connection, payment, cause)
-    if payment.kind == PaymentKind.MONTHLY and account.standing != Standing.GOOD:  # an end makes no standing worse
+    if (
+        payment.kind == PaymentKind.MONTHLY and account.standing != Standing.GOOD
+    ):  # a close never worsens the standing
         today = local_date(cause.at, policy.coverage(payment.coverage).zone)
         update_standing(connection, account, policy, today, cause, payment.id)
 
@@ -135,7 +135,7 @@ def close_payment_as(
 def record_close_overtaken(
     connection: Connection, payment: PaymentRow, close_as: PaymentState, cause: Cause
 ) -> None:
-    """Say in the trail that money came in for a payment that was being ended: it is paid, and stays so."""
+    """Record that money arrived for a payment with a pending close: it is paid and stays paid."""
     close_request = close_request_of(connection, payment)
     record_event(
         connection,
@@ -143,7 +143,7 @@ def record_close_overtaken(
             type=EventType.CLOSE_OVERTAKEN,
             at=cause.at,
             actor=cause.actor,
-            reason=(f"the money came in before it was {WORD_OF_CLOSE[close_as]}, as {close_request.who} wanted"),
+            reason=f"paid before it could be {WORD_OF_CLOSE[close_as]}, as {close_request.who} requested",
             account_id=payment.account_id,
             payment_id=payment.id,
             attempt_id=cause.attempt_id,
@@ -154,7 +154,7 @@ def record_close_overtaken(
 
 
 def _void_invoice(connection: Connection, payment: PaymentRow, cause: Cause) -> None:
-    """A voided invoice keeps its number and its place (I1); its fees stay its lines."""
+    """Void the invoice. It keeps its number and its lines (I1)."""
     voided = connection.scalar(
         update(invoices)
         .where(invoices.c.id == payment.invoice_id, invoices.c.voided_at.is_(None))

@@ -17,7 +17,7 @@ from shared.payments.state_changes import make_due_now
 
 @dataclass(frozen=True)
 class Woken:
-    """A card change with its consequences: a note for people, and the payments that are due now because of it."""
+    """A card change's effect: a note for operators, and the payments that it made due."""
 
     note: str
     account_id: UUID | None
@@ -25,9 +25,9 @@ class Woken:
 
 
 def wake_payments(connection: Connection, change: CardChange) -> Woken:
-    """Make the payments due that a card change wakes, in the transaction that changed the card.
+    """Make the payments due that waited for this card change, in the transaction that changed the card.
 
-    The change has locked the account and its settings; the payments are locked here, by id (I4).
+    The caller has locked the account and its settings; the payments are locked here, by id (I4).
     """
     wakes = change.wakes
     if wakes is None:
@@ -43,13 +43,13 @@ def wake_payments(connection: Connection, change: CardChange) -> Woken:
 
 
 def _wake(connection: Connection, payments: list[PaymentRow], cause: Cause) -> tuple[UUID, ...]:
-    """Make locked payments due at once on the interactive lane. What an operator decided stands; it is said why."""
+    """Make locked payments due now on the interactive lane; skip held and closing ones with a recorded reason."""
     made_due: list[UUID] = []
     for payment in payments:
         if is_held(payment.held_until, cause.at):
             _record_not_attempted(connection, payment, cause, "holds the payment")
         elif payment.pending_close_as is not None:
-            _record_not_attempted(connection, payment, cause, "is ending the payment")
+            _record_not_attempted(connection, payment, cause, "is closing the payment")
         elif make_due_now(connection, payment, Lane.INTERACTIVE, Trigger.CARD_REGISTERED, cause):
             made_due.append(payment.id)
     return tuple(made_due)

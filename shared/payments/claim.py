@@ -1,7 +1,7 @@
-"""The claim: under locks, look again whether a payment is really due, and commit an attempt before any request.
+"""The claim: check under locks that a payment is due, and commit an attempt before any request is sent.
 
-Returns what to ask for, or why not. A claim that finds due work and doesn't start it moves the payment on with a
-reason (I13), so that nothing starves what is behind it.
+Returns the claimed attempt, or why none was claimed. A due payment that can't be charged is moved on with a reason
+(I13), so that it doesn't block the payments behind it.
 """
 
 from collections.abc import Mapping
@@ -52,13 +52,13 @@ from shared.payments.state_changes import PaymentChanges, make_due_now, move_pay
 from shared.runtime import Runtime
 
 ACTOR = "worker"
-#: Nothing older is sent again under its key: Stripe may prune keys after 24 hours.
+#: No older request is repeated under its key: Stripe may prune keys after 24 hours.
 KEY_GOOD_FOR = timedelta(hours=23)
 
-#: Why a payment whose time has come isn't charged now, in the words of the worker's log.
+#: Why a due payment isn't charged now, for the worker's log.
 WORDS_OF_STOP: Mapping[Condition, str] = {
     HELD: "is held by an operator",
-    CLOSE_PENDING: "is being ended by an operator",
+    CLOSE_PENDING: "is being closed by an operator",
     BACKING_OFF: "backs off from an outage",
     ATTEMPT_OPEN: "has an open attempt",
 }
@@ -77,7 +77,7 @@ _COUNT_ATTEMPT = update(payments).where(payments.c.id == bindparam("payment_id")
 
 @dataclass(frozen=True)
 class Claimed:
-    """An attempt that is committed and ours: what to ask the processor for, and under which keys."""
+    """A committed attempt that this worker owns: the request to send, and its idempotency keys."""
 
     attempt_id: UUID
     payment_id: UUID
@@ -102,7 +102,7 @@ class Claimed:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an attempt is for: the card that is asked (none to cancel) as it is now, why, and who wants it."""
+    """What an attempt is for: the card as it is now (none to cancel), the trigger, and who requested it."""
 
     kind: AttemptKind
     card: CardRow | None
@@ -113,7 +113,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class NotClaimed:
-    """Why nothing is asked for now."""
+    """Why no attempt was claimed."""
 
     reason: str
 
@@ -141,7 +141,7 @@ def claim_charge(connection: Connection, runtime: Runtime, payment_id: UUID) -> 
 
 
 def _why_not_due(payment: PaymentRow, facts: Facts) -> str | None:
-    """Say why the payment isn't due now; None if it is, or if a newer card wakes it."""
+    """Return why the payment isn't due now; None if it is, or if a newer card makes it due."""
     if WAITS_FOR_CARD.holds(facts):
         if not HAS_NEWER_CARD.holds(facts):
             return f"waits: {payment.state_reason}"
@@ -156,14 +156,14 @@ def _why_not_due(payment: PaymentRow, facts: Facts) -> str | None:
 
 
 def _wake(connection: Connection, payment: PaymentRow, now: datetime) -> PaymentRow:
-    """A card came after the one that blocked this payment (I15): due at once, somebody is waiting."""
-    cause = Cause(ACTOR, now, "the card that blocked it was replaced or mended")
+    """Make a payment due whose blocking card was replaced (I15); interactive, since the customer may be waiting."""
+    cause = Cause(ACTOR, now, "the blocking card was replaced or updated")
     make_due_now(connection, payment, Lane.INTERACTIVE, Trigger.CARD_REGISTERED, cause)
     return read_one(PaymentRow, connection.execute(select(payments).where(payments.c.id == payment.id)))
 
 
 def _park(connection: Connection, payment: PaymentRow, look: Look) -> str | None:
-    """Move a due payment that can't be charged to where it waits; None if it can be charged."""
+    """Move a due payment that can't be charged to the state in which it waits; None if it can be charged."""
     now = look.facts.now
     obstacle = first_that_holds(SET_ASIDE_BY, look.facts)
     if obstacle is BANK_TRANSFER:
@@ -171,7 +171,7 @@ def _park(connection: Connection, payment: PaymentRow, look: Look) -> str | None
     if obstacle is not None:
         reason = "no card is registered"
         if obstacle is CARD_BLOCKED:
-            reason = f"this card must not be asked again ({look.block_reason})"
+            reason = f"the card network forbids charging this card again ({look.block_reason})"
         revision = look.facts.card_revision
         return _move(
             connection, payment, PaymentState.NEEDS_PAYMENT_METHOD, now, reason, waiting_for_revision_after=revision
@@ -193,7 +193,7 @@ def _move(
     reason: str,
     **changes: Unpack[PaymentChanges],
 ) -> str:
-    """Park the payment and record the attempt that was not made, with the next date if there is one."""
+    """Move the payment and record the skipped attempt, with the next date if there is one."""
     move_payment(connection, payment, to, Cause(ACTOR, now, reason), **changes)
     next_at = changes.get("next_attempt_at")
     record_event(
@@ -237,7 +237,7 @@ def start_attempt(
     now: datetime,
     machine_now: datetime,
 ) -> Claimed:
-    """Write an attempt at a locked payment, with its trail: ours once the caller has committed."""
+    """Insert an attempt for a locked payment, with its billing event. The caller owns it after the commit."""
     number, card = payment.attempt_count + 1, wanted.card
     lease_expires_at = machine_now + runtime.lease
     attempt_id = uuid4()
@@ -261,7 +261,7 @@ def start_attempt(
             "card_network": card.network if card else None,
             "started_at": now,
             "lease_expires_at": lease_expires_at,
-            # Known already: the confirm may leave any moment after this commit.
+            # The id is known, so the confirm may be sent as soon as this is committed.
             "confirm_allowed_at": machine_now if intent.stripe_payment_intent_id else None,
         },
     )
@@ -296,7 +296,7 @@ def start_attempt(
 
 
 def is_create_key_stale(intent: PaymentIntentRow, machine_now: datetime) -> bool:
-    """Stripe may forget a key after 24 h; then the same create would make a second PaymentIntent (I6)."""
+    """Whether Stripe may have pruned the create's key (24 h): a repetition could create a second one (I6)."""
     if intent.stripe_payment_intent_id is not None or intent.first_sent_at is None:
         return False
     return intent.first_sent_at < machine_now - KEY_GOOD_FOR
@@ -305,7 +305,7 @@ def is_create_key_stale(intent: PaymentIntentRow, machine_now: datetime) -> bool
 def abandon_intent(connection: Connection, intent: PaymentIntentRow, now: datetime) -> None:
     """Close a PaymentIntent whose create key is stale. `now` is business time.
 
-    Never confirmed, because its id was never known: whatever the lost create left behind moves no money.
+    Its id was never known, so it was never confirmed: whatever the lost create left behind moves no money.
     """
     connection.execute(
         update(payment_intents)
@@ -317,7 +317,7 @@ def abandon_intent(connection: Connection, intent: PaymentIntentRow, now: dateti
 def _live_intent(
     connection: Connection, payment: PaymentRow, settings: SettingsRow, now: datetime, machine_now: datetime
 ) -> PaymentIntentRow:
-    """Return the payment's live PaymentIntent row, or insert the next ordinal's before it is asked for (I3)."""
+    """Return the payment's live PaymentIntent row, or insert the next ordinal's before its create is sent (I3)."""
     latest = read_one_or_none(PaymentIntentRow, connection.execute(_LATEST_INTENT, {"payment_id": payment.id}))
     if latest is not None and latest.closed_reason is None:
         if not is_create_key_stale(latest, machine_now):
@@ -329,7 +329,7 @@ def _live_intent(
         "currency": payment.currency.lower(),
         "customer": settings.stripe_customer_id,
         "capture_method": "automatic",
-        "allowed_payment_method_types": ["card"],  # account defaults would ask for a return_url
+        "allowed_payment_method_types": ["card"],  # the account's defaults would require a return_url
         "metadata": {
             "duecourse_payment_id": str(payment.id),
             "duecourse_ordinal": str(ordinal),

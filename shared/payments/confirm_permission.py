@@ -1,4 +1,4 @@
-"""The transaction between create and confirm: commit the PaymentIntent's id while the attempt is still ours."""
+"""Commit the PaymentIntent's id between create and confirm, while this worker still owns the attempt."""
 
 from datetime import datetime
 
@@ -13,7 +13,7 @@ from shared.payments.claim import Claimed
 def allow_confirm(
     connection: Connection, claimed: Claimed, snapshot: PaymentIntentSnapshot, machine_now: datetime
 ) -> bool:
-    """Write the PaymentIntent's id before anything confirms it; False if settlement has taken the attempt."""
+    """Store the PaymentIntent's id before its confirm is sent; False if settlement has taken the attempt."""
     is_ours = connection.execute(
         update(payment_attempts)
         .where(payment_attempts.c.id == claimed.attempt_id, payment_attempts.c.state == AttemptState.STARTED)

@@ -1,8 +1,8 @@
-"""A coverage's daily run, one chunk at a time: retries made due, standings decided, skipped payments explained.
+"""A coverage's daily run, one chunk at a time: make retries due, update standings, explain skipped payments.
 
 Three phases (the first one for each lane), each in short chunks. Nothing is charged here: payments become due, and
-the charges follow. The caller locks the run's row and saves the cursor and the counts in the same transaction, so a
-killed worker leaves the run exactly as far as its rows.
+are charged afterwards. The caller locks the run's row and saves cursor and counts in the same transaction, so a
+killed worker leaves the cursor consistent with the rows.
 """
 
 from collections import Counter
@@ -65,7 +65,7 @@ After = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class DailyRun:
-    """A run of one coverage: who asked for it, business time now, and the coverage's calendar day."""
+    """A run of one coverage: who requested it, business time now, and the coverage's calendar day."""
 
     run_id: UUID
     requested_by: str
@@ -98,7 +98,7 @@ class ChunkResult:
     jobs: Sequence[Job]
 
 
-#: What a daily run makes due, and what it leaves alone. Back-offs stay: they outlast the move.
+#: What a daily run makes due, and what it skips. A back-off stays in force after the move.
 RETRIED_DAILY = (RETRY_SCHEDULED, REACHED, MONTHLY)
 NOT_RETRIED = (HELD, CLOSE_PENDING)
 
@@ -127,10 +127,10 @@ def retry_next_chunk(
 
 
 def _next_chunk(connection: Connection, daily: DailyRun, cursor: Mapping[str, Any]) -> tuple[Chunk, int]:
-    """Do the next chunk that finds any rows; return it with the phase to go on with.
+    """Do the next chunk that finds any rows; return it with the phase to continue with.
 
-    Phases that find nothing are passed over within the transaction: most days of a small company are empty.
-    One that found rows ends it, because the phases lock different things (I4).
+    Phases that find nothing are skipped within the transaction: most days of a small company are empty.
+    A phase that found rows ends it, because the phases lock different rows (I4).
     """
     phase: int = cursor.get("phase", 0)
     chunk = PHASES[phase](connection, daily, _read_cursor(cursor))
@@ -143,12 +143,12 @@ def _next_chunk(connection: Connection, daily: DailyRun, cursor: Mapping[str, An
 
 
 def _stamp(lane: Lane, connection: Connection, daily: DailyRun, after: After | None) -> Chunk:
-    """Make what is scheduled for retry due, in this run's name: on the batch lane, whichever it was on before."""
+    """Make scheduled retries due for this run, on the batch lane whatever their lane was."""
     rows = connection.execute(
         select(payments.c.next_attempt_at, payments.c.id)
         .where(
             is_(payments.c.lane, lane),
-            one_of(payments.c.state, CHARGEABLE),  # the words of the index; `retryable` narrows them
+            one_of(payments.c.state, CHARGEABLE),  # the index's predicate; `retryable` narrows it
             *retryable(daily.coverage, daily.now),
             _beyond((payments.c.next_attempt_at, payments.c.id), after),
         )
@@ -182,16 +182,16 @@ def _lock_retryable(connection: Connection, daily: DailyRun, ids: Sequence[UUID]
         .order_by(payments.c.id)
         .with_for_update(key_share=True)
     )
-    blocked = set(  # asked under the locks: an attempt is only ever opened under its payment's lock
+    blocked = set(  # read under the locks: an attempt is only opened under its payment's lock
         connection.scalars(select(payments.c.id).where(payments.c.id.in_(ids), ATTEMPT_OPEN.sql()))
     )
     return [payment for payment in read_all(PaymentRow, locked) if payment.id not in blocked]
 
 
 def _mark(connection: Connection, daily: DailyRun, after: After | None) -> Chunk:
-    """Decide anew how each account with a declined or overdue payment stands: days count without attempts too.
+    """Update the standing of accounts with a declined or overdue payment; days count without attempts too.
 
-    Most accounts stand as they stood, so they are only read; the few that change are locked and decided again.
+    Most standings don't change, so the accounts are only read; the few that change are locked and decided again.
     """
     rows = connection.execute(
         select(payments.c.account_id)
@@ -249,7 +249,7 @@ def _changing(connection: Connection, daily: DailyRun, account_ids: Sequence[UUI
 
 
 def _explain(connection: Connection, daily: DailyRun, after: After | None) -> Chunk:
-    """Say of each payment not asked for today why not, and when next: once for each reason, not each day."""
+    """Record why a payment isn't charged today, and when next: once for each reason, not each day."""
     last = (
         select(billing_events.c.reason)
         .where(
@@ -287,7 +287,7 @@ def _explain(connection: Connection, daily: DailyRun, after: After | None) -> Ch
 def _record_not_attempted(
     connection: Connection, daily: DailyRun, payment: PaymentRow, reason: str | None, held_until: datetime | None
 ) -> None:
-    """`next_attempt_on` is the local date, null where it is a card, a customer or a person that is waited for."""
+    """`next_attempt_on` is the local date, null if the payment waits for a card, a customer or an operator."""
     zone = daily.policy.coverage(payment.coverage).zone
     next_at = held_until if held_until is not None and not waits_for_operator(held_until) else None
     record_event(

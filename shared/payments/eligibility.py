@@ -99,11 +99,11 @@ class Condition:
         return self.as_sql(clocks)
 
 
-# -- the state, and when it is time
+# -- the state and the next attempt
 
 MONTHLY = Condition(
     "monthly",
-    "it collects a monthly invoice; orders are never retried by themselves",
+    "it collects a monthly invoice; orders are never retried automatically",
     lambda facts: facts.kind == PaymentKind.MONTHLY,
     lambda _: is_(payments.c.kind, PaymentKind.MONTHLY),
 )
@@ -208,7 +208,7 @@ NOT_HELD = Condition(
 )
 CLOSE_PENDING = Condition(
     "close_pending",
-    "an operator has it written off or voided, and its PaymentIntent is being canceled",
+    "an operator closes it, and its PaymentIntent is being canceled",
     lambda facts: facts.pending_close_as is not None,
     lambda _: payments.c.pending_close_as.is_not(None),
 )
@@ -262,7 +262,7 @@ NO_CUSTOMER = Condition(
 )
 CARD_BLOCKED = Condition(
     "card_blocked",
-    "the network forbids charging its card again",
+    "the card network forbids charging its card again",
     lambda facts: facts.is_card_blocked,
     lambda _: (
         exists()
@@ -272,10 +272,10 @@ CARD_BLOCKED = Condition(
 )
 
 
-# -- what an operator asked for
+# -- what an operator requested
 
-#: Not during a back-off or a hold: then anybody may ask anew.
-ASKED_ALREADY = Condition(
+#: False during a back-off or a hold: then the charge may be requested again.
+ALREADY_REQUESTED = Condition(
     "asked_already",
     "an operator's charge of it waits for a worker",
     lambda facts: (
@@ -296,7 +296,7 @@ ASKED_ALREADY = Condition(
     ),
 )
 
-#: The table, in the order in which a claim asks.
+#: The table, in the order in which a claim checks.
 CONDITIONS: tuple[Condition, ...] = (
     MONTHLY,
     PAID,
@@ -319,10 +319,10 @@ CONDITIONS: tuple[Condition, ...] = (
     CARD_DETACHED,
     NO_CUSTOMER,
     CARD_BLOCKED,
-    ASKED_ALREADY,
+    ALREADY_REQUESTED,
 )
 
-#: What stops a payment whose time has come, in the order in which a claim asks.
+#: What stops a payment whose time has come, in the order in which a claim checks.
 STOPPED_BY = (HELD, CLOSE_PENDING, BACKING_OFF, ATTEMPT_OPEN)
 #: Each of these means that there is no card to charge.
 WITHOUT_CARD = (NO_CARD, CARD_DETACHED, NO_CUSTOMER)
@@ -389,7 +389,7 @@ class Look:
 def look_at(
     connection: Connection, payment: PaymentRow, settings: SettingsRow, now: datetime, machine_now: datetime
 ) -> Look:
-    """Read the card, what blocks it and whether an attempt is open. A claim calls it under both rows' locks."""
+    """Read the card, its block and whether an attempt is open. A claim calls this under both rows' locks."""
     found = connection.execute(_LOOK, {"payment_id": payment.id}).one()
     card = None if found.id is None else read_first(CardRow, found)
     facts = Facts(
@@ -418,7 +418,7 @@ def look_at(
 
 
 def over_budget(connection: Connection, payment: PaymentRow, look: Look) -> OverBudget | None:
-    """Say whether the card's network forbids one more attempt now.
+    """Return the budget that forbids one more attempt with the card now, or None.
 
     Not in the table, because it counts the attempts of other payments too. A claim calls
     `network_budgets.lock_card` first; a preview may be outdated at once.

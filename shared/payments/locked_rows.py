@@ -156,9 +156,9 @@ def lock_collectable_monthly(connection: Connection, account_id: UUID, coverage:
 
 
 def lock_all(connection: Connection, payment_ids: Sequence[UUID]) -> None:
-    """Lock the accounts, settings and payments of a chunk, kind by kind and each kind in id order (I4).
+    """Lock the accounts, settings and payments of a chunk, table by table and each in id order (I4).
 
-    Payment by payment, a second chunk or a daily run could hold what we need next, and wait for what we hold.
+    Locking payment by payment could deadlock with another chunk or a daily run.
     """
     of_chunk = payments.c.id.in_(payment_ids)
     for table, column, is_shared in (

@@ -1,4 +1,4 @@
-"""May this card be asked once more? Blocks that forbid it for good, and the networks' budgets (I2, dunning)."""
+"""May this card be charged once more? Permanent card blocks, and the networks' attempt budgets (I2, dunning)."""
 
 from datetime import datetime
 from typing import Any
@@ -28,7 +28,7 @@ def lock_card(connection: Connection, coverage: str, fingerprint: str) -> None:
 
 
 def find_block(connection: Connection, coverage: str, fingerprint: str) -> CardBlockRow | None:
-    """Return the row that forbids ever asking this card again, if there is one."""
+    """Return the block that forbids charging this card again, if there is one."""
     found = connection.execute(
         select(card_blocks).where(card_blocks.c.coverage == coverage, card_blocks.c.fingerprint == fingerprint)
     )
@@ -38,7 +38,7 @@ def find_block(connection: Connection, coverage: str, fingerprint: str) -> CardB
 def block_card(
     connection: Connection, coverage: str, fingerprint: str, reason: str, attempt_id: UUID, at: datetime
 ) -> None:
-    """Forbid asking this card again, whatever it is registered for; the first reason stays."""
+    """Forbid charging this card again for any account; the first reason stays."""
     connection.execute(
         insert(card_blocks)
         .values(coverage=coverage, fingerprint=fingerprint, reason=reason, attempt_id=attempt_id, blocked_at=at)
@@ -49,11 +49,11 @@ def block_card(
 def over_budget(
     connection: Connection, coverage: str, fingerprint: str, network: str | None, now: datetime
 ) -> OverBudget | None:
-    """Say whether the card's network forbids one more attempt now (business time); needs `lock_card`.
+    """Return the budget that forbids one more attempt now (business time), or None; needs `lock_card`.
 
-    Counts every charge attempt over every path, open ones included; what certainly reached no issuer is free.
+    Counts every charge attempt from every trigger, open ones included, except those that reached no issuer.
     """
-    asked_at = connection.scalars(
+    attempted_at = connection.scalars(
         select(payment_attempts.c.started_at).where(
             payment_attempts.c.coverage == coverage,
             payment_attempts.c.card_fingerprint == fingerprint,
@@ -62,7 +62,7 @@ def over_budget(
             payment_attempts.c.state != AttemptState.NOT_SENT,
         )
     )
-    return check_network_budget(network, list(asked_at), now)
+    return check_network_budget(network, list(attempted_at), now)
 
 
 #: The networks' limits, one element for each: what `is_over_budget` compares with.

@@ -1,8 +1,8 @@
-"""The end of an outage: what backs off for longer than it needs is tried soon again once the processor answers.
+"""The end of an outage: shorten long back-offs once the processor answers again.
 
-While the processor is away, pauses double up to an hour, because asking a hundred thousand times helps nobody. When
-others are answered again, an hour is too long to wait. What can't be asked for a reason of its own (a key without a
-permission, say) is so tried once a minute, which does no harm.
+During an outage, back-offs double up to an hour, to limit the requests of many payments. Once other requests are
+answered, an hour is too long. A payment that has its own obstacle (a key without a permission, say) is then tried
+once a minute, which does no harm.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from sqlalchemy import Connection, text
 
 from shared.payments.outcome_handlers import NOT_SENT_BACKOFF
 
-#: The longest pause while others are answered.
-LONGEST_WHILE_OTHERS_ARE_ANSWERED = timedelta(minutes=1)
-#: Payments woken in one sweep: more would ring the bell for a minute's work at once.
+#: The longest back-off while other requests are answered.
+LONGEST_BACKOFF_WITHOUT_OUTAGE = timedelta(minutes=1)
+#: Payments woken in one sweep: more would enqueue more than a minute's work at once.
 WAKE_AT_MOST = 1_000
-#: The latest answers that are looked at: in an outage none of them is one, however many there were before.
+#: How many of the latest answers are read: during an outage none of them came from an issuer.
 LATEST_ANSWERS = 200
 
-# The pause began when it was written: its end less its length, which is NOT_SENT_BACKOFF's.
-# An answer counts by when it was asked for, which may be moments before it came.
+# A back-off began at its end minus its length, which NOT_SENT_BACKOFF gives.
+# An answer counts by the time of its request, which may be moments before it arrived.
 _WAKE = text("""
     WITH answered AS (
         SELECT a.coverage, max(a.confirm_allowed_at) AS at
@@ -45,7 +45,7 @@ _WAKE = text("""
         UPDATE payments p SET backoff_until = :machine_now FROM woken WHERE p.id = woken.id
     )
     INSERT INTO billing_events (at, type, actor, reason, account_id, payment_id, before, after)
-    SELECT :now, 'backoff_ended', 'scheduler', 'the processor answers others again', account_id, id,
+    SELECT :now, 'backoff_ended', 'scheduler', 'the processor answers other requests again', account_id, id,
            jsonb_build_object('backoff_until', backoff_until), jsonb_build_object('backoff_until', :machine_now)
     FROM woken
     RETURNING payment_id
@@ -53,9 +53,9 @@ _WAKE = text("""
 
 
 def end_backoffs(connection: Connection, now: datetime, machine_now: datetime) -> Sequence[UUID]:
-    """End the pauses of payments that have waited a minute although others are answered; return their ids.
+    """End the back-offs of payments that waited a minute while other requests are answered; return their ids.
 
-    `now` is business time, for the trail.
+    `now` is business time, for the billing events.
     """
     woken: Sequence[UUID] = connection.scalars(
         _WAKE,
@@ -64,7 +64,7 @@ def end_backoffs(connection: Connection, now: datetime, machine_now: datetime) -
             "machine_now": machine_now,
             "first_backoff_s": NOT_SENT_BACKOFF.first.total_seconds(),
             "longest_backoff_s": NOT_SENT_BACKOFF.longest.total_seconds(),
-            "longest": LONGEST_WHILE_OTHERS_ARE_ANSWERED,
+            "longest": LONGEST_BACKOFF_WITHOUT_OUTAGE,
             "latest": LATEST_ANSWERS,
             "at_most": WAKE_AT_MOST,
         },

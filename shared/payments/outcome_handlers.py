@@ -1,4 +1,4 @@
-"""What an outcome does to its payment: one function per outcome, in one table. Everything is locked already."""
+"""Outcome handlers: what an outcome does to its payment, one function each. The caller holds all locks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,15 +34,15 @@ from shared.payments.receipts import has_other_receipt, open_finding, record_rec
 from shared.payments.state_changes import DeclineCounts, PaymentChanges, move_payment
 from shared.policy import Coverage, Policy
 
-#: Machine time until a payment is tried again for which no request was sent: an outage, mostly.
+#: Machine time until a payment is tried again whose request reached no issuer: mostly an outage.
 NOT_SENT_BACKOFF = Backoff(first=timedelta(seconds=5), longest=timedelta(hours=1))
-#: A PaymentIntent canceled for these reasons was canceled by Stripe itself; for any other, by a person (I3).
+#: A PaymentIntent canceled for these reasons was canceled by Stripe itself; otherwise by a user of Stripe (I3).
 CANCELED_BY_STRIPE = frozenset({"automatic", "expired"})
 
 
 @dataclass(frozen=True)
 class Locked(LockedPaymentIntent):
-    """The locked rows that an outcome changes, and the moment of it on both clocks."""
+    """The locked rows that an outcome changes, and the current time on both clocks."""
 
     attempt: AttemptRow | None
     policy: Policy
@@ -62,7 +62,7 @@ class Locked(LockedPaymentIntent):
 
 
 def after_success(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
-    """Book the money; the payment is paid, wherever it stood. Paid twice, or after its end: a finding (I8)."""
+    """Record the receipt; the payment is paid, whatever its state. Paid twice or after a close: a finding (I8)."""
     snapshot = answer.payment_intent
     if snapshot is None:
         raise AssertionError("success without a PaymentIntent that shows it")
@@ -89,12 +89,12 @@ def after_success(connection: Connection, locked: Locked, answer: Answer, actor:
     move_payment(
         connection, payment, PaymentState.PAID, cause, paid_at=locked.now, held_until=None, not_sent_count=0
     )
-    if locked.account.standing != Standing.GOOD:  # a payment makes no standing worse
+    if locked.account.standing != Standing.GOOD:  # a success never worsens the standing
         _update_standing(connection, locked, cause)
 
 
 def after_decline(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
-    """Count the decline, decide what follows, and mark the account if it is time."""
+    """Count the decline, decide what follows, and update the account's standing."""
     decline, payment = _with_network(answer.decline or Decline(), locked), locked.payment
     declines = payment.decline_count + 1
     local_now = locked.now.astimezone(locked.coverage.zone)
@@ -122,23 +122,23 @@ def after_authentication_needed(connection: Connection, locked: Locked, answer: 
 
 
 def after_cancellation(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
-    """Go on with a successor at once if Stripe or we canceled; a person's cancellation waits for a person (I3).
+    """Continue with a new PaymentIntent if Stripe or we canceled; otherwise hold the payment for an operator (I3).
 
-    Unless a person wants the payment ended: now it is.
+    A pending close takes precedence: the payment is closed now.
     """
     by = answer.payment_intent.cancellation_reason if answer.payment_intent else None
     is_ours = locked.attempt is not None and locked.attempt.kind == AttemptKind.CANCEL
     if locked.payment.state in ENDED:
         return
-    if locked.payment.pending_close_as is not None:  # what a person waits for, whoever canceled it
+    if locked.payment.pending_close_as is not None:
         to = PaymentState(locked.payment.pending_close_as)
         close_as_requested(connection, locked.account, locked.payment, to, locked.policy, locked.cause(actor, ""))
         return
     if is_ours or by in CANCELED_BY_STRIPE:
-        cause = locked.cause(actor, f"its PaymentIntent was canceled ({by or 'by us'}): go on with a new one")
+        cause = locked.cause(actor, f"its PaymentIntent was canceled ({by or 'by us'}): continue with a new one")
         _move_chargeable(connection, locked, cause, next_attempt_at=locked.now)
         return
-    reason = f"its PaymentIntent was canceled by a person ({by or 'no reason given'}): an operator decides"
+    reason = f"its PaymentIntent was canceled manually at Stripe ({by or 'no reason given'}): an operator decides"
     cause = locked.cause(actor, reason)
     open_finding(
         connection,
@@ -152,7 +152,7 @@ def after_cancellation(connection: Connection, locked: Locked, answer: Answer, a
 
 
 def after_not_sent(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
-    """No issuer was asked: try again after a pause of machine time. Never dunning, never a decline."""
+    """Back off (machine time): the request reached no issuer. Never dunning, never a decline."""
     count = locked.payment.not_sent_count
     wait = NOT_SENT_BACKOFF.after(count + 1)
     connection.execute(
@@ -178,7 +178,7 @@ def after_not_sent(connection: Connection, locked: Locked, answer: Answer, actor
 
 
 def after_unknown(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
-    """Nothing moves: the open attempt keeps every other path away until settlement knows."""
+    """Change nothing: the open attempt blocks every other charge until settlement knows the outcome."""
     if answer.needs_attention:
         ask_for_attention(connection, locked, actor, answer.reason)
 
@@ -204,7 +204,7 @@ def _apply_decision(
         and settings.primary_card_id is not None
     )
     if has_newer_card and not isinstance(decision, HoldForOperator) and payment.kind == PaymentKind.MONTHLY:
-        # The customer acted while the old card was being asked: no wake-up is lost to that race (I15).
+        # The customer registered a card while the old one was being charged: charge the new one now (I15).
         newer = locked.cause(actor, f"{decision.reason}; a newer card was registered meanwhile")
         move_payment(
             connection,
@@ -253,7 +253,7 @@ def _move_chargeable(
 
 
 def _with_network(decline: Decline, locked: Locked) -> Decline:
-    """The network decides which of its rules apply; we know the card even where the error doesn't name it."""
+    """Fill in the card's network where the error doesn't name it: the network's rules depend on it."""
     network = decline.network or (locked.attempt.card_network if locked.attempt is not None else None)
     return Decline(**{**vars(decline), "network": network})
 
@@ -271,7 +271,7 @@ def _update_standing(connection: Connection, locked: Locked, cause: Cause, *, is
 
 
 def ask_for_attention(connection: Connection, locked: Locked, actor: str, reason: str) -> None:
-    """Leave an alarm in the trail that dashboards and logs pick up."""
+    """Record an alert that the dashboard shows."""
     record_event(
         connection,
         BillingEvent(

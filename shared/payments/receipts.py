@@ -1,4 +1,4 @@
-"""Money that came in, and what a person must look at: receipts and findings."""
+"""Receipts of money that arrived, and findings for an operator to review."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from shared.db.tables.system import findings
 from shared.domain.event_types import EventType
 from shared.gateway.port import PaymentIntentSnapshot
 
-#: How the names of people begin, where a finding or the trail says who did something.
-PERSON = "operator:"
+#: The prefix of operators' names in findings and billing events.
+OPERATOR_PREFIX = "operator:"
 
 
 def record_receipt(
@@ -26,7 +26,7 @@ def record_receipt(
     snapshot: PaymentIntentSnapshot,
     cause: Cause,
 ) -> bool:
-    """Write down money that came in, once per charge; False if this charge is in the books already (I8)."""
+    """Record a receipt, once per charge; False if this charge has one already (I8)."""
     written = connection.execute(
         insert(receipts)
         .values(
@@ -45,7 +45,7 @@ def record_receipt(
 
 
 def has_other_receipt(connection: Connection, payment: PaymentRow, charge_id: str) -> bool:
-    """Whether the payment was paid by another charge than this one: then it was paid twice."""
+    """Whether the payment has a receipt of another charge: then it was paid twice."""
     other = exists().where(receipts.c.payment_id == payment.id, receipts.c.stripe_charge_id != charge_id)
     return bool(connection.scalar(select(other)))
 
@@ -53,14 +53,14 @@ def has_other_receipt(connection: Connection, payment: PaymentRow, charge_id: st
 def open_finding(
     connection: Connection, kind: str, payment: PaymentRow, subject: str, details: dict[str, Any], cause: Cause
 ) -> None:
-    """Ask for a person's eye on a payment, once per kind and subject. Details hold ids, codes and amounts only."""
+    """Open a finding about a payment, once per kind and subject. Details hold ids, codes and amounts only."""
     finding = Finding(kind, payment.coverage, subject, details, payment.id, payment.account_id)
     write_finding(connection, finding, cause)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a person must look at. The same kind, coverage and subject are one finding, however often found."""
+    """What an operator must review. The same kind, coverage and subject are one finding, however often found."""
 
     kind: str
     coverage: str
@@ -73,7 +73,7 @@ class Finding:
 def write_finding(connection: Connection, finding: Finding, cause: Cause) -> None:
     """Open a finding, unless it is open already with the same facts.
 
-    One that a person resolved comes back only if its facts changed since; what the machine resolved, always.
+    If an operator resolved it, it reopens only with changed facts; if it was resolved automatically, always.
     """
     opened = connection.execute(
         insert(findings)
@@ -89,7 +89,7 @@ def write_finding(connection: Connection, finding: Finding, cause: Cause) -> Non
         .returning(findings.c.id)
     ).one_or_none()
     if opened is not None:
-        _tell(connection, EventType.FINDING_OPENED, finding, cause, finding.details)
+        _record_finding_event(connection, EventType.FINDING_OPENED, finding, cause, finding.details)
         return
     known = connection.execute(
         select(findings)
@@ -101,7 +101,7 @@ def write_finding(connection: Connection, finding: Finding, cause: Cause) -> Non
         .with_for_update()
     ).one()
     is_open, is_same = known.resolved_at is None, known.details == dict(finding.details)
-    if is_same and (is_open or known.resolved_by.startswith(PERSON)):
+    if is_same and (is_open or known.resolved_by.startswith(OPERATOR_PREFIX)):
         return
     connection.execute(
         update(findings)
@@ -116,11 +116,11 @@ def write_finding(connection: Connection, finding: Finding, cause: Cause) -> Non
     )
     before = {"details": known.details, "resolved_by": known.resolved_by, "resolution": known.resolution}
     what = EventType.FINDING_CHANGED if is_open else EventType.FINDING_REOPENED
-    _tell(connection, what, finding, cause, finding.details, before=before)
+    _record_finding_event(connection, what, finding, cause, finding.details, before=before)
 
 
 def resolve_finding(connection: Connection, kind: str, coverage: str, subject: str, cause: Cause) -> bool:
-    """Close an open finding, because of what was done or decided about it; False if none is open."""
+    """Resolve an open finding with the cause's reason; False if none is open."""
     resolved = connection.execute(
         update(findings)
         .where(
@@ -135,24 +135,26 @@ def resolve_finding(connection: Connection, kind: str, coverage: str, subject: s
     if resolved is None:
         return False
     finding = Finding(kind, coverage, subject, resolved.details, resolved.payment_id)
-    _tell(connection, EventType.FINDING_RESOLVED, finding, cause, {"kind": kind}, reason=cause.reason)
+    _record_finding_event(
+        connection, EventType.FINDING_RESOLVED, finding, cause, {"kind": kind}, reason=cause.reason
+    )
     return True
 
 
 def resolve_finding_by_id(connection: Connection, finding_id: UUID, cause: Cause) -> bool:
-    """Close a finding as a person does, with their name and reason; False if it was resolved already.
+    """Resolve a finding for an operator, with name and reason; False if it was resolved already.
 
     LookupError if there is no such finding, or if no reason is given.
     """
     if not cause.reason.strip():
-        raise LookupError("--reason is empty: say what you found and did; it is kept in the trail")
+        raise LookupError("--reason is empty: say what you found and did; it is kept in the billing events")
     known = connection.execute(select(findings).where(findings.c.id == finding_id)).one_or_none()
     if known is None:
         raise LookupError(f"there is no finding {finding_id}; `duecourse findings list --all` shows all")
     return resolve_finding(connection, known.kind, known.coverage, known.subject, cause)
 
 
-def _tell(
+def _record_finding_event(
     connection: Connection,
     what: EventType,
     finding: Finding,

@@ -29,17 +29,17 @@ from shared.payments.outcome_handlers import OUTCOME_HANDLERS, Locked
 from shared.payments.state_changes import open_attempt
 from shared.runtime import Runtime
 
-#: Machine time until an unknown attempt is looked up again: at first soon, then ever less often.
+#: Machine time until an unknown attempt is looked up again: at first soon, then less often.
 LOOK_UP_BACKOFF = Backoff(first=timedelta(seconds=5), longest=timedelta(minutes=15))
 #: How long recording an answer waits for a lock or a restarting database (s): an answer that is not recorded costs
 #: the rest of the lease and a look-up. With both requests (70 s at most) this stays within the actor's time limit
 #: of 90 s; alone it stays within a worker's shutdown grace of 40 s.
 WRITE_INSISTS_FOR_S = 20.0
-#: Outcomes after which a payment may be due at this moment: a newer card, or a successor of what was canceled.
+#: Outcomes after which a payment may be due now: a newer card, or a canceled PaymentIntent to replace.
 MAY_BE_DUE_AT_ONCE = frozenset({Outcome.DECLINED, Outcome.AUTHENTICATION_NEEDED, Outcome.CANCELED})
 
 # Built once: every record runs them.
-#: An attempt that was opened meanwhile needs no condition: the claim finds it.
+# No condition on open attempts: the claim checks them.
 _LANE_IF_DUE = select(payments.c.lane).where(
     payments.c.id == bindparam("payment_id"),
     DUE_STATE.sql(),
@@ -51,7 +51,7 @@ _UPDATE_ATTEMPT = update(payment_attempts).where(payment_attempts.c.id == bindpa
 
 
 def record_answer(runtime: Runtime, attempt_id: UUID, answer: Answer, actor: str = "worker") -> None:
-    """Record what the processor answered to this attempt's own request, then ring if more is due now.
+    """Record the processor's answer to this attempt's own request, then enqueue the payment if it is due now.
 
     Safe to call twice, late, or after settlement: only evidence of money changes a closed attempt.
     """
@@ -134,7 +134,7 @@ def _at_this_moment(runtime: Runtime, rows: LockedPaymentIntent, attempt: Attemp
 def _attempt_observed(
     connection: Connection, payment_id: UUID, intent_id: UUID, answer: Answer
 ) -> AttemptRow | None:
-    """Find the attempt that an observation speaks of: the open one, or, for money, the last that may have asked."""
+    """Find the attempt that an observation is about: the open one or, for money, the last that may have charged."""
     attempt = open_attempt(connection, payment_id)
     if attempt is not None and attempt.payment_intent_id == intent_id:
         return attempt
@@ -171,11 +171,11 @@ def _apply(connection: Connection, locked: Locked, answer: Answer, actor: str, *
     is_open = attempt is not None and attempt.state in OPEN_ATTEMPT
     is_inside_lease = attempt is not None and is_open and locked.machine_now < attempt.lease_expires_at
     if is_inside_lease and not is_own and not has_money:
-        return  # may speak of the attempt before; its own answer or settlement will come
+        return  # may be about the attempt before; the own answer or settlement decides
     if has_money or is_own or is_open or answer.outcome is Outcome.CANCELED:
         _update_intent(connection, locked, answer)
         reach(Failpoint.RECORD_INTENT_WRITTEN)
-    closing = _without_money_of_another(connection, locked, answer)
+    closing = _without_charge_of_another(connection, locked, answer)
     is_proven = closing.outcome is Outcome.SUCCEEDED
     if is_open or (is_proven and attempt is not None and attempt.state != AttemptState.SUCCEEDED):
         _close_attempt(connection, locked, closing, actor)
@@ -184,10 +184,10 @@ def _apply(connection: Connection, locked: Locked, answer: Answer, actor: str, *
         OUTCOME_HANDLERS[answer.outcome](connection, locked, answer, actor)
 
 
-def _without_money_of_another(connection: Connection, locked: Locked, answer: Answer) -> Answer:
-    """One charge is one attempt's success: whoever finds its PaymentIntent paid by another one asked nobody.
+def _without_charge_of_another(connection: Connection, locked: Locked, answer: Answer) -> Answer:
+    """If another attempt owns this charge, close this one as not_sent: one charge is one attempt's success.
 
-    That happens when a worker stood still beyond its lease: it confirms while its successor is about to.
+    This happens when a worker is stopped beyond its lease and then confirms while the next attempt is about to.
     """
     attempt, snapshot = locked.attempt, answer.payment_intent
     if answer.outcome is not Outcome.SUCCEEDED or attempt is None or snapshot is None:
@@ -200,21 +200,21 @@ def _without_money_of_another(connection: Connection, locked: Locked, answer: An
     )
     if not connection.scalar(select(of_another)):
         return answer
-    reason = f"another attempt was paid before this one could ask: {answer.reason}"
+    reason = f"another attempt owns this charge: {answer.reason}"
     return replace(answer, outcome=Outcome.NOT_SENT, charge_id=None, reason=reason)
 
 
 def _is_fresh_cancellation(connection: Connection, locked: Locked, answer: Answer) -> bool:
-    """Whether this is the first we hear of a live PaymentIntent's cancellation, with no attempt of its own.
+    """Whether this is the first report of a live PaymentIntent's cancellation, without an attempt of its own.
 
-    A late event about one that is closed says nothing new: its successor may have been asked already.
+    A late event about a closed PaymentIntent says nothing new: the next one may have been charged already.
     """
     is_news = answer.outcome is Outcome.CANCELED and locked.intent.closed_reason is None and locked.attempt is None
     return is_news and open_attempt(connection, locked.payment.id) is None
 
 
 def _of_cancel(answer: Answer) -> Answer:
-    """A cancel attempt ends canceled, or with money after all, or unknown; anything else means: not canceled."""
+    """Map a cancel attempt's answer: canceled, succeeded and unknown stay; anything else is not_sent."""
     if answer.outcome in (Outcome.CANCELED, Outcome.SUCCEEDED, Outcome.UNKNOWN):
         return answer
     return replace(answer, outcome=Outcome.NOT_SENT, decline=None, reason=f"not canceled: {answer.reason}")
@@ -223,7 +223,7 @@ def _of_cancel(answer: Answer) -> Answer:
 def _update_intent(connection: Connection, locked: Locked, answer: Answer) -> None:
     snapshot, intent = answer.payment_intent, locked.intent
     if snapshot is None:
-        _give_up_unanswered(connection, locked, answer)
+        _abandon_if_key_spent(connection, locked, answer)
         return
     if intent.closed_reason == "succeeded":
         return
@@ -237,26 +237,26 @@ def _update_intent(connection: Connection, locked: Locked, answer: Answer) -> No
     connection.execute(_UPDATE_INTENT, {"row_id": intent.id, **values})
 
 
-def _give_up_unanswered(connection: Connection, locked: Locked, answer: Answer) -> None:
-    """Abandon a PaymentIntent whose create is answered by a saved error only: its key will never bring it.
+def _abandon_if_key_spent(connection: Connection, locked: Locked, answer: Answer) -> None:
+    """Abandon a PaymentIntent whose create key is spent: every repetition returns the saved error.
 
-    Its id was never known, so nobody can have confirmed it and it moves no money. Waiting until the key is
-    forgotten (a day) would leave the payment unasked for.
+    Its id was never known, so it was never confirmed and moves no money. Waiting until the key is pruned (a day)
+    would leave the payment uncharged.
     """
     attempt, intent = locked.attempt, locked.intent
-    is_asking = attempt is not None and attempt.state in OPEN_ATTEMPT and attempt.confirm_allowed_at is None
-    if answer.is_key_spent and is_asking and intent.stripe_payment_intent_id is None and not intent.closed_reason:
+    is_creating = attempt is not None and attempt.state in OPEN_ATTEMPT and attempt.confirm_allowed_at is None
+    if answer.is_key_spent and is_creating and intent.stripe_payment_intent_id is None and not intent.closed_reason:
         values = {"row_id": intent.id, "closed_reason": "abandoned", "closed_at": locked.now}
         connection.execute(_UPDATE_INTENT, values)
 
 
 def _close_attempt(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
-    """Write the outcome and every code that came with it, verbatim; unknown keeps the attempt open."""
+    """Store the outcome and every code that came with it, verbatim; unknown keeps the attempt open."""
     attempt = locked.attempt
     if attempt is None:
         raise AssertionError("only called with an attempt")
     before, after = AttemptState(attempt.state), AttemptState(answer.outcome)
-    if before is after:  # still unknown: the next look-up is scheduled where it is made
+    if before is after:  # still unknown: settlement has scheduled the next look-up
         return
     check_attempt_move(before, after)
     decline = answer.decline

@@ -47,27 +47,27 @@ from shared.payments.eligibility import (
 from shared.payments.network_budgets import budget_parameters, is_over_budget
 from shared.policy import Coverage
 
-#: Counting what isn't asked for stops here.
+#: Skipped payments are counted up to this number.
 COUNT_UP_TO = 10_000
-#: As many of the largest payments as a person reads before saying yes.
+#: How many of the largest payments the confirmation shows.
 LARGEST = 10
 
-#: Why a payment isn't charged, in the order in which they are asked about.
+#: Why a payment isn't charged, in the order in which the reasons are checked.
 MEANING_OF_SKIP: Mapping[str, str] = {
-    "attempt_open": "an attempt of it is open: nothing else is asked until its outcome is known",
+    "attempt_open": "an attempt is open: nothing else is charged until its outcome is known",
     "held": "an operator holds it",
-    "being_ended": "an operator has it written off or voided: its PaymentIntent is being canceled",
-    "bank_transfer": "the customer pays by bank transfer now: it is set aside for that",
-    "no_card": "no card is registered: it is set aside until there is one",
-    "card_blocked": "the network forbids asking its card again: it is set aside until there is another",
-    "network_budget": "its card was asked as often as the network allows: it is put off",
+    "being_ended": "it is being written off or voided: its PaymentIntent is being canceled",
+    "bank_transfer": "the customer now pays by bank transfer: it starts to wait for the transfer",
+    "no_card": "no card is registered: it starts to wait for one",
+    "card_blocked": "the card network forbids charging its card again: it starts to wait for another card",
+    "network_budget": "its card was charged as often as the network allows: it is postponed",
     "paid": "was declined before, and has been paid since that day began",
     "waits_for_customer": "waits for the customer's new card or confirmation",
     "not_yet_due": "is scheduled for later",
 }
 
 
-#: What stands in a charge's way, in the order in which a claim asks; the network's budget comes last.
+#: The obstacles to a charge, in the order in which a claim checks them; the network's budget comes last.
 SKIPPED_BY: tuple[tuple[str, Condition], ...] = (
     ("attempt_open", ATTEMPT_OPEN),
     ("held", HELD),
@@ -106,9 +106,9 @@ class RetryPreview:
 
 
 def preview_retries(connection: Connection, coverage: Coverage, now: datetime) -> RetryPreview:
-    """Say what the daily run would charge if it ran at business time `now`. Locks nothing, writes nothing.
+    """Return what the daily run would charge at business time `now`. Locks nothing, writes nothing.
 
-    Each card's budget is looked at as it is now: of two payments of one card the first may use it up.
+    Each card's budget is read as it is now: of two payments of one card the first may use it up.
     """
     answer = connection.execute(
         _PREVIEW,
@@ -140,7 +140,7 @@ _TODAY = bindparam("today", type_=DateTime(timezone=True))
 
 
 def _scheduled() -> CTE:
-    """What the daily run looks at, with the first obstacle to a charge (null: it would be charged).
+    """The payments that the daily run reads, with the first obstacle to a charge (null: it would be charged).
 
     Both lanes are named, so that the index of due payments is used.
     """
@@ -163,7 +163,7 @@ def _scheduled() -> CTE:
 
 
 def _elsewhere() -> CTE:
-    """Payments that the daily run doesn't look at, and that a reader may miss."""
+    """Payments that the daily run doesn't read, and that a reader may look for."""
     other: Mapping[str, tuple[ColumnElement[bool], ...]] = {
         "paid": (
             PAID.sql(),

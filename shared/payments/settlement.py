@@ -1,6 +1,6 @@
-"""Settlement: under locks, decide whether an attempt without an answer is to be looked up, and when next.
+"""Settlement: decide under locks whether an attempt without an answer is looked up now, and when next.
 
-Raises an alarm for an attempt whose outcome has been unknown for long.
+Raises an alert for an attempt whose outcome has been unknown for long.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ from shared.runtime import Runtime
 
 log = structlog.get_logger()
 
-#: Machine time: outages of an hour are rare, and nobody should learn of one that lasts days only once.
-FIRST_ALARM, ALARM_AGAIN = timedelta(hours=1), timedelta(days=1)
+#: Machine time. Outages of an hour are rare; one that lasts days raises an alert each day.
+FIRST_ALERT, ALERT_AGAIN = timedelta(hours=1), timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class LookUp:
 
 
 @dataclass(frozen=True)
-class NeverAsked:
-    """The worker was lost before it could ask an issuer: certain without a look."""
+class NeverSent:
+    """The worker was lost before it sent a confirm: no look-up is needed."""
 
 
-def take_turn(connection: Connection, runtime: Runtime, attempt_id: UUID) -> LookUp | NeverAsked | None:
-    """Decide under the locks what to do now, and schedule the next look-up. None: nothing is due."""
+def take_turn(connection: Connection, runtime: Runtime, attempt_id: UUID) -> LookUp | NeverSent | None:
+    """Decide under locks what to do now, and schedule the next look-up. None: nothing is due."""
     machine_now = runtime.machine_now()
     payment_id = connection.scalar(select(payment_attempts.c.payment_id).where(payment_attempts.c.id == attempt_id))
     if payment_id is None:
@@ -60,7 +60,7 @@ def take_turn(connection: Connection, runtime: Runtime, attempt_id: UUID) -> Loo
         return None
     look_ups = attempt.look_ups + 1
     look_up_at = machine_now + LOOK_UP_BACKOFF.after(look_ups)
-    # Unknown from here on, so that a worker which wakes up late finds the attempt taken and sends nothing.
+    # Unknown from here on, so that a worker which resumes late finds the attempt taken and sends nothing.
     connection.execute(
         update(payment_attempts)
         .where(payment_attempts.c.id == attempt_id)
@@ -73,7 +73,7 @@ def take_turn(connection: Connection, runtime: Runtime, attempt_id: UUID) -> Loo
                 type=EventType.ATTEMPT_BECAME_UNKNOWN,
                 at=runtime.clock.now(),
                 actor="settlement",
-                reason="its lease ran out without an answer",
+                reason="its lease expired without an answer",
                 account_id=payment.account_id,
                 payment_id=payment.id,
                 attempt_id=attempt_id,
@@ -81,16 +81,16 @@ def take_turn(connection: Connection, runtime: Runtime, attempt_id: UUID) -> Loo
                 after={"state": AttemptState.UNKNOWN},
             ),
         )
-    _raise_alarm(connection, runtime, payment, attempt)
+    _raise_alert(connection, runtime, payment, attempt)
     found = connection.execute(select(payment_intents).where(payment_intents.c.id == attempt.payment_intent_id))
     intent = read_one(PaymentIntentRow, found)
     if attempt.confirm_allowed_at is None or intent.stripe_payment_intent_id is None:
-        return NeverAsked()
+        return NeverSent()
     return LookUp(attempt.coverage, intent.id, intent.stripe_payment_intent_id)
 
 
 def _shorten_lease(connection: Connection, attempt: AttemptRow, longest: datetime) -> None:
-    """End a lease at the latest where one that began now would: the clock that gave it more was set back since."""
+    """Limit a lease to what one would get now: it is longer only if the machine's clock was set back since."""
     connection.execute(
         update(payment_attempts)
         .where(
@@ -102,10 +102,10 @@ def _shorten_lease(connection: Connection, attempt: AttemptRow, longest: datetim
     )
 
 
-def _raise_alarm(connection: Connection, runtime: Runtime, payment: PaymentRow, attempt: AttemptRow) -> None:
-    """Call for a person once an attempt has been in doubt for an hour, and again for each day of it."""
+def _raise_alert(connection: Connection, runtime: Runtime, payment: PaymentRow, attempt: AttemptRow) -> None:
+    """Raise an alert once an outcome has been unknown for an hour, and again for each day of it."""
     age = runtime.machine_now() - attempt.created_at
-    due = alarms_due(age)
+    due = alerts_due(age)
     if due == 0:
         return
     given: int = connection.execute(
@@ -118,8 +118,8 @@ def _raise_alarm(connection: Connection, runtime: Runtime, payment: PaymentRow, 
     if given >= due:
         return
     hours = int(age.total_seconds() // 3600)
-    reason = f"nobody has known for {hours} h whether it moved money, after {attempt.look_ups} looks"
-    log.error("settlement.long_in_doubt", payment_id=str(payment.id), attempt_id=str(attempt.id), hours=hours)
+    reason = f"the outcome has been unknown for {hours} h, after {attempt.look_ups} look-ups"
+    log.error("settlement.unknown_for_long", payment_id=str(payment.id), attempt_id=str(attempt.id), hours=hours)
     record_event(
         connection,
         BillingEvent(
@@ -135,6 +135,6 @@ def _raise_alarm(connection: Connection, runtime: Runtime, payment: PaymentRow, 
     )
 
 
-def alarms_due(age: timedelta) -> int:
-    """How many alarms an attempt in doubt for so long (machine time) should have raised."""
-    return 0 if age < FIRST_ALARM else 1 + age // ALARM_AGAIN
+def alerts_due(age: timedelta) -> int:
+    """How many alerts an attempt with an unknown outcome should have raised at this age (machine time)."""
+    return 0 if age < FIRST_ALERT else 1 + age // ALERT_AGAIN

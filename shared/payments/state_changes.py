@@ -1,4 +1,4 @@
-"""Moves of payments: the only code that writes `payments.state`. Machine and people come the same way (I14)."""
+"""Moves of payments: the only code that writes `payments.state`, for workers and operators alike (I14)."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -24,7 +24,7 @@ from shared.domain.states import (
 
 
 class DeclineCounts(TypedDict, total=False):
-    """Columns that an answer of the issuer changes, whatever is decided then."""
+    """Columns that an issuer's answer changes, whatever follows from it."""
 
     decline_count: int
     first_declined_at: datetime | None
@@ -63,10 +63,10 @@ def open_attempt(connection: Connection, payment_id: UUID) -> AttemptRow | None:
 def move_payment(
     connection: Connection, payment: PaymentRow, to: PaymentState, cause: Cause, **changes: Unpack[PaymentChanges]
 ) -> None:
-    """Move a locked payment to `to`, with other column changes, and write the trail.
+    """Move a locked payment to `to`, with other column changes, and record the billing event.
 
     `next_attempt_at` and `waiting_for_revision_after` are cleared unless given, since only some states have them.
-    At an end nobody wants it ended any more.
+    A final state clears a pending close.
     """
     before = PaymentState(payment.state)
     check_payment_move(before, to)
@@ -99,10 +99,10 @@ def move_payment(
 
 
 def make_due_now(connection: Connection, payment: PaymentRow, lane: Lane, trigger: Trigger, cause: Cause) -> bool:
-    """Make a locked, unpaid payment due at once on `lane`; False if its state or an open attempt forbids it.
+    """Make a locked, unpaid payment due now on `lane`; False if its state, a close or an open attempt forbids it.
 
-    An open attempt is no loss: what it leaves behind is decided at its record, which re-reads the card (I15).
-    Nor is one that a person wants ended; should they take that back, the sweep looks at its card again.
+    Nothing is lost by that: recording the open attempt's outcome reads the card again (I15), and after a withdrawn
+    close the sweep does.
     """
     state = PaymentState(payment.state)
     if state not in CHARGEABLE | WAITING_FOR_CARD | {PaymentState.NEEDS_SUPPORT}:
@@ -126,7 +126,7 @@ def make_due_now(connection: Connection, payment: PaymentRow, lane: Lane, trigge
 
 
 def _shown(values: Mapping[str, Any], only: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a change the trail shows: JSON knows no instants or ids, so they are written as text."""
+    """Return the changed columns for the billing event; instants and ids as text, for JSON."""
     return {
         name: value if value is None or isinstance(value, int | str) else str(value)
         for name, value in ((name, values[name]) for name in only if name in values)

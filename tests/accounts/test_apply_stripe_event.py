@@ -90,7 +90,7 @@ def test_outage_delays_an_event_with_growing_backoff_until_it_is_applied(here: C
 def test_event_of_a_deleted_object_is_applied_with_a_note(here: CardWorld) -> None:
     setup = here.tell("evt_1", "setup_intent.succeeded", "seti_gone")
     card = here.tell("evt_2", "payment_method.updated", "pm_gone")
-    assert here.apply(setup) == "gone: the processor doesn't know the object any more"
+    assert here.apply(setup) == "gone: the processor no longer has the object"
     assert here.apply(card) == "not ours: the card was never stored"
 
 
@@ -176,7 +176,7 @@ def test_webhook_settles_an_attempt_with_a_lost_answer(here: CardWorld) -> None:
                 billing_events.c.type == "stripe_event_applied", billing_events.c.payment_id == owed
             )
         ).all()
-    assert "looked at the PaymentIntent: succeeded" in [row.reason for row in told]
+    assert "retrieved the PaymentIntent: succeeded" in [row.reason for row in told]
 
 
 def test_simulator_delivers_webhooks_to_the_receiver(here: CardWorld) -> None:

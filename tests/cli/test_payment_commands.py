@@ -63,7 +63,7 @@ def test_show_explains_a_decline_with_codes_and_next_step(world: World, terminal
     assert "JPY 500" in told
     assert "retry_scheduled since 2026-11-01 18:00 JST (09:00 UTC)" in told
     assert f"At 2026-11-02 09:00 JST (00:00 UTC) visa ending in {last4(world)} is charged" in told
-    assert "insufficient_funds: the card is good, the money or the allowance is not there today" in told
+    assert "insufficient_funds: the card is valid, but its funds or its limit are exhausted today" in told
     for word in (
         attempt.stripe_request_id,
         attempt.stripe_charge_id,
@@ -178,7 +178,7 @@ def test_charge_stores_actor_and_reason(world: World, terminal: Terminal, redis_
     hold(world, payment)
     result = terminal("payment", "charge", str(payment), "--reason", "she called", answer="y\n")
     assert result.exit_code == 0, result.output
-    assert "it is held, and the charge releases it: looks like a fault of ours" in result.stderr
+    assert "it is held; the charge releases the hold: looks like a fault of ours" in result.stderr
     row = world.payment(payment)
     assert (row.state, row.lane, row.trigger, row.held_until) == ("due", "interactive", "operator", None)
     assert row.requested_by.startswith("operator:")
@@ -202,8 +202,8 @@ def test_charge_is_refused_while_an_attempt_is_unknown(world: World, terminal: T
     lose_answers(world)
     world.charge(payment)
     said = refusal(terminal, payment)
-    assert "nobody knows yet whether attempt 1, begun at 2026-11-01 09:00:00 UTC, moved money" in said
-    assert "asking again could take the money twice" in said
+    assert "attempt 1, started at 2026-11-01 09:00:00 UTC, has an unknown outcome" in said
+    assert "a second charge could collect the money twice" in said
     assert messages(redis_url) == 0
     world.charge(payment)
     assert world.captured_amounts(payment) == [5_00]
@@ -223,7 +223,9 @@ def test_charge_of_a_blocked_card_is_refused_and_stored(world: World, terminal: 
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="stolen_card"))
     payment = world.add_due_payment(account)
     world.charge(payment)
-    assert "must not be asked again (advice code do_not_try_again" in refusal(terminal, payment)
+    said = refusal(terminal, payment)
+    assert "the card network forbids charging visa ending in" in said
+    assert "again (advice code do_not_try_again" in said
     assert world.billing_events(payment)[-1][0] == "charge_not_attempted"
     assert ": she called" in shown(terminal, payment)
 
@@ -237,7 +239,7 @@ def test_charge_over_the_network_budget_is_refused_with_its_end(world: World, te
     for _ in range(10):
         payment = world.add_due_payment(account)
         world.charge(payment)
-    assert "it may be asked again from 2026-11-02 09:00 UTC on" in refusal(terminal, payment)
+    assert "it may be charged again from 2026-11-02 09:00 UTC" in refusal(terminal, payment)
 
 
 def test_charge_without_a_card_or_by_transfer_is_refused(world: World, terminal: Terminal) -> None:
@@ -249,8 +251,8 @@ def test_charge_without_a_card_or_by_transfer_is_refused(world: World, terminal:
 @pytest.mark.parametrize(
     ("story", "warning"),
     [
-        (AlwaysDeclines(decline_code="expired_card"), "the card hasn't changed since"),
-        (NeedsAuthentication(), "the bank asked for the customer's confirmation"),
+        (AlwaysDeclines(decline_code="expired_card"), "the card has not changed since the last attempt"),
+        (NeedsAuthentication(), "the bank required the customer's confirmation"),
     ],
 )
 def test_charge_that_will_likely_decline_warns_but_proceeds(
@@ -305,7 +307,7 @@ def test_unknown_attempts_are_listed_and_looked_up(world: World, terminal: Termi
     assert (world.payment(payment).state, world.captured_amounts(payment)) == ("paid", [12_34])
     again = terminal("attempts", "look-up", str(payment), "--reason", "customer calls")
     assert again.exit_code == 1
-    assert "no attempt of it is in doubt" in " ".join(again.output.split())
+    assert "no attempt has an unknown outcome" in " ".join(again.output.split())
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_all_that_are_shown_are_looked_up_and_one_known_meanwhile_is_told(dashbo
     world.enqueued.clear()
     answer = otto.post("/unknown/look-up", what="all", shown=shown, reason="the line is back")
     assert "Look-up requested for 2 attempts." in answer.text
-    assert "1 not looked up: no attempt of it is in doubt" in answer.text
+    assert "1 not looked up: no attempt has an unknown outcome" in answer.text
     assert len(world.enqueued) == 2
     assert sorted(line.outcome for line in book(world)) == ["done", "done", "refused"]
 

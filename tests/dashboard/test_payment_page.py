@@ -82,7 +82,7 @@ def test_a_decline_is_told_with_every_code_and_what_comes_next(dashboard: Dashbo
     for value in (*told, attempt.stripe_request_id, attempt.stripe_charge_id, intent.stripe_payment_intent_id):
         assert value in said
     assert "HTTP status 402" in said
-    assert "insufficient_funds: the card is good, the money or the allowance is not there today." in said
+    assert "insufficient_funds: the card is valid, but its funds or its limit are exhausted today." in said
     assert "Next step At 2026-11-02 09:00 UTC visa ending in" in said
     assert "Owner: Duecourse." in said
     assert "the account is marked for suspension on 2026-11-15 if unpaid or after 6 more declines" in said
@@ -181,8 +181,9 @@ def test_another_amount_than_the_preview_showed_is_refused_and_shown_again(
         connection.execute(update(payments).where(payments.c.id == payment).values(amount_minor=7_00))
     again = confirm(operator, payment, snapshot)
     assert again.status_code == 409
-    assert "Not charged: it isn't what you saw any more: the amount was USD 5.00 and is USD 7.00 now." in words(
-        again
+    assert (
+        "Not charged: the payment changed since you viewed it: the amount was USD 5.00 and is now USD 7.00."
+        in words(again)
     )
     assert "This charges $7.00" in words(again)
     assert (world.enqueued, book(world)) == ([], [("payment.charge", "operator:otto", "refused")])
@@ -200,7 +201,7 @@ def test_another_card_than_the_preview_showed_is_refused_and_shown_again(
     world.add_primary_card(account, "pm_card_mastercard", brand="mastercard")
     again = confirm(operator, payment, snapshot)
     assert again.status_code == 409
-    assert "the card was visa ending in 4242 and is mastercard ending in 4444 now" in words(again)
+    assert "the card was visa ending in 4242 and is now mastercard ending in 4444" in words(again)
     assert world.captured_amounts(payment) == []
     assert seen_on(again)["card"] != snapshot["card"]
 
@@ -212,7 +213,7 @@ def test_of_two_operators_one_charges_and_the_other_is_told_who_did(dashboard: D
     assert confirm(otto, payment, snapshot[0]).status_code == 200
     told = confirm(olga, payment, snapshot[1])
     assert (told.status_code, len(world.enqueued)) == (409, 1)
-    assert "Not charged: operator:otto asked for it already, at 2026-11-01 09:00:00 UTC." in words(told)
+    assert "Not charged: operator:otto already requested this charge at 2026-11-01 09:00:00 UTC." in words(told)
     world.charge(payment)
     assert "it was paid at 2026-11-01 09:00 UTC" in words(confirm(olga, payment, snapshot[1]))
     assert world.captured_amounts(payment) == [5_00]
@@ -227,7 +228,7 @@ def test_a_form_sent_again_after_a_decline_asks_no_second_time(dashboard: Dashbo
     snapshot = seen_on(operator.get(f"/payments/{payment}/charge"))
     confirm(operator, payment, snapshot)
     world.charge(payment)
-    assert "attempt 1 was made since" in words(confirm(operator, payment, snapshot))
+    assert "attempt 1 was started" in words(confirm(operator, payment, snapshot))
     world.charge(payment)
     assert (world.captured_amounts(payment), len(world.attempts(payment))) == ([], 1)
 
@@ -256,7 +257,7 @@ def test_what_is_paid_offers_no_charge_and_says_why(dashboard: Dashboard, accoun
     operator = dashboard.as_("operator")
     assert f"/payments/{payment}/charge" not in operator.get(f"/payments/{payment}").text
     asked = operator.get(f"/payments/{payment}/charge")
-    assert "Not charged: it was paid at 2026-11-01 09:00 UTC. Nothing: it is never asked for again." in words(asked)
+    assert "Not charged: it was paid at 2026-11-01 09:00 UTC. Nothing: it is never charged again." in words(asked)
     assert seen_on(asked) == {}
 
 
@@ -267,7 +268,7 @@ def test_a_hold_is_shown_and_warned_of(dashboard: Dashboard, account: Account) -
     operator = dashboard.as_("operator")
     assert "Held until an operator releases it" in words(operator.get(f"/payments/{payment}"))
     asked = words(operator.get(f"/payments/{payment}/charge"))
-    assert "Warning: it is held, and the charge releases it: looks odd." in asked
+    assert "Warning: it is held; the charge releases the hold: looks odd." in asked
 
 
 def test_an_attempt_in_doubt_is_looked_up_and_never_charged_again(dashboard: Dashboard, account: Account) -> None:
@@ -278,8 +279,8 @@ def test_an_attempt_in_doubt_is_looked_up_and_never_charged_again(dashboard: Das
     page = operator.get(f"/payments/{payment}")
     assert "Open attempt attempt 1, unknown" in words(page)
     refused = operator.get(f"/payments/{payment}/charge")
-    assert "nobody knows yet whether attempt 1" in words(refused)
-    assert "“Look up at the processor”: asking again could take the money twice." in words(refused)
+    assert "has an unknown outcome" in words(refused)
+    assert "“Look up at the processor”: a second charge could collect the money twice." in words(refused)
     answer = operator.post(f"/payments/{payment}/look-up", reason="the customer calls")
     assert "Look-up requested: a worker asks the processor within seconds." in words(answer)
     (attempt,) = world.attempts(payment)

@@ -104,7 +104,7 @@ def test_invalid_failpoint_or_number_is_rejected_with_the_choices(set_environmen
     with pytest.raises(SettingsError, match=r"'charge.nowhere' is not a valid Failpoint; there are: charge.begun,"):
         load_settings()
     set_environment(DUECOURSE_CRASH_AT="charge.claimed:soon")
-    with pytest.raises(SettingsError, match="'soon' is no number of an arrival"):
+    with pytest.raises(SettingsError, match="'soon' is not the number of an arrival"):
         load_settings()
     set_environment(DUECOURSE_CRASH_PROBABILITY="2")
     with pytest.raises(SettingsError, match="DUECOURSE_CRASH_PROBABILITY"):

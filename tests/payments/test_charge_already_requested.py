@@ -56,7 +56,7 @@ def test_second_charge_request_names_the_first_and_money_moves_once(world: World
     assert isinstance(ask(world, payment, snapshot=snapshot), ChargePayment)
     world.clock.set(world.clock.now() + timedelta(seconds=5))
     second = ask(world, payment, "ben", snapshot)
-    assert refusal(second) == "operator:anna asked for it already, at 2026-11-01 09:00:00 UTC"
+    assert refusal(second) == "operator:anna already requested this charge at 2026-11-01 09:00:00 UTC"
     assert world.billing_events(payment)[-1] == ("charge_not_attempted", refusal(second))
     with world.engine.connect() as connection:
         assert isinstance(preview_charge(connection, payment, world.clock.now(), world.machine()), Refused)
@@ -104,7 +104,7 @@ def test_open_attempt_names_its_requester(world: World, account: Account) -> Non
     gateway.confirm_payment_intent = request_meanwhile  # type: ignore[method-assign]
     ask(world, payment)
     world.charge(payment)
-    assert said == ["attempt 1, begun by operator:anna at 2026-11-01 09:00:00 UTC, is under way"]
+    assert said == ["attempt 1, started by operator:anna at 2026-11-01 09:00:00 UTC, is in progress"]
     assert world.captured_amounts(payment) == [5_00]
 
 
@@ -114,7 +114,7 @@ def test_changed_amount_is_refused(world: World, account: Account) -> None:
     with world.engine.begin() as connection:
         connection.execute(update(payments).where(payments.c.id == payment).values(amount_minor=7_00))
     said = refusal(ask(world, payment, snapshot=snapshot))
-    assert said == "it isn't what you saw any more: the amount was USD 5.00 and is USD 7.00 now"
+    assert said == "the payment changed since you viewed it: the amount was USD 5.00 and is now USD 7.00"
     assert world.payment(payment).requested_by is None
     assert isinstance(ask(world, payment, snapshot=look(world, payment).snapshot), ChargePayment)
 
@@ -124,7 +124,7 @@ def test_changed_card_is_refused(world: World, account: Account) -> None:
     snapshot = look(world, payment).snapshot
     world.add_primary_card(account, "pm_card_mastercard", brand="mastercard")
     said = refusal(ask(world, payment, snapshot=snapshot))
-    assert "the card was visa ending in 4242 and is mastercard ending in 4444 now" in said
+    assert "the card was visa ending in 4242 and is now mastercard ending in 4444" in said
 
 
 def test_updated_data_of_the_same_card_is_refused(world: World, account: Account) -> None:
@@ -132,7 +132,7 @@ def test_updated_data_of_the_same_card_is_refused(world: World, account: Account
     snapshot = look(world, payment).snapshot
     with world.engine.begin() as connection:
         connection.execute(update(payment_settings).values(card_revision=payment_settings.c.card_revision + 1))
-    assert refusal(ask(world, payment, snapshot=snapshot)).endswith("any more: the card's data changed")
+    assert refusal(ask(world, payment, snapshot=snapshot)).endswith("since you viewed it: the card's data changed")
 
 
 def test_form_submitted_twice_charges_once(world: World) -> None:
@@ -143,5 +143,5 @@ def test_form_submitted_twice_charges_once(world: World) -> None:
     ask(world, payment, snapshot=snapshot)
     world.charge(payment)
     assert world.payment(payment).state == "retry_scheduled"
-    assert refusal(ask(world, payment, snapshot=snapshot)).endswith("any more: attempt 1 was made since")
+    assert refusal(ask(world, payment, snapshot=snapshot)).endswith("since you viewed it: attempt 1 was started")
     assert isinstance(ask(world, payment, snapshot=replace(snapshot, attempt_count=1)), ChargePayment)

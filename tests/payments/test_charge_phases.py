@@ -26,7 +26,7 @@ from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays
 from tests.invoicing.month_start import wait_for_waiter
 from tests.seed import Account
 from tests.world import World, make_gateways, running_world
-from workers.use_cases.charge_payment import _ask
+from workers.use_cases.charge_payment import _request
 
 #: Sessions of this database that are idle in a transaction.
 OPEN_TRANSACTIONS = """
@@ -345,7 +345,7 @@ def test_only_one_of_two_confirming_workers_takes_the_money(world: World, accoun
 
     watch(world, stand_still)
     world.charge(payment)
-    answer = _ask(world.runtime, successors[0])
+    answer = _request(world.runtime, successors[0])
     assert answer is not None
     record_answer(world.runtime, successors[0].attempt_id, answer)
     assert [row.state for row in world.attempts(payment)] == ["succeeded", "not_sent"]

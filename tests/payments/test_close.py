@@ -167,7 +167,7 @@ def test_payment_is_not_charged_once_its_close_is_requested(world: World, accoun
     with world.engine.begin() as connection:
         refused = request_charge(connection, payment, Cause(ANNA, world.clock.now(), "after all"), world.machine())
         assert isinstance(refused, Refused)
-        assert "wants it voided" in refused.reason
+        assert "being voided" in refused.reason
         assert isinstance(preview_charge(connection, payment, world.clock.now(), world.machine()), Refused)
     assert due_jobs(world) == {ClosePayment(payment)}, "neither the queue nor the daily run has it"
     assert count_posts(world, "/confirm") == confirms
@@ -218,7 +218,7 @@ def test_card_registered_during_a_pending_close_is_charged_only_after_withdrawal
     assert (world.payment(payment).state, due_jobs(world)) == ("needs_payment_method", {ClosePayment(payment)})
     assert world.billing_events(payment)[-1] == (
         "charge_not_attempted",
-        "a card was registered, but an operator is ending the payment",
+        "a card was registered, but an operator is closing the payment",
     )
     assert withdraw_close_by_operator(world, payment) == CloseWithdrawn(payment, None)
     assert ChargePayment(payment, Lane.INTERACTIVE) in due_jobs(world), "no wake-up is lost (I15)"
@@ -234,7 +234,7 @@ def test_close_waits_for_an_open_attempt(world: World, wire: Wire) -> None:
     world.charge(payment)
     refused = request_close_by_operator(world, payment)
     assert isinstance(refused, Refused)
-    assert refused.reason == "attempt 1 may be taking the money (unknown)"
+    assert refused.reason == "attempt 1 may still charge the card (unknown)"
     assert world.payment(payment).pending_close_as is None
     (event,) = billing_events_of(world, payment, "decision_refused")
     assert event.data == {"asked_for": "be voided", "asked_because": "billed by mistake"}
@@ -279,7 +279,7 @@ def test_money_captured_first_is_booked_and_the_close_is_dropped(
     assert (row.state, row.pending_close_as) == ("paid", None)
     assert world.captured_amounts(payment) == [5_00]
     (event,) = billing_events_of(world, payment, "ending_overtaken")
-    assert event.reason == "the money came in before it was voided, as operator:anna wanted"
+    assert event.reason == "paid before it could be voided, as operator:anna requested"
     assert isinstance(request_close_by_operator(world, payment), Refused)
     assert_verify_is_clean(world, payment)
 

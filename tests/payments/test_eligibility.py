@@ -34,7 +34,7 @@ from shared.payments.cancellation import claim_cancellation
 from shared.payments.claim import WORDS_OF_STOP, Claimed, NotClaimed, claim_charge
 from shared.payments.daily_retries import DailyRun, retry_next_chunk, retryable
 from shared.payments.eligibility import (
-    ASKED_ALREADY,
+    ALREADY_REQUESTED,
     ATTEMPT_OPEN,
     AUTHORISED,
     AWAITS_TRANSFER,
@@ -574,14 +574,14 @@ def check_daily_preview(rows: Rows) -> None:
 REFUSED_BY = {
     PAID: "it was paid at",
     COLLECTION_ENDED: "it is ",
-    CLOSE_PENDING: "an operator wants it",
+    CLOSE_PENDING: "it is being",
     AWAITS_TRANSFER: "the customer pays by bank transfer",
-    AUTHORISED: "the money is on hold already",
+    AUTHORISED: "the amount is already authorised",
     ATTEMPT_OPEN: "attempt 1",
-    ASKED_ALREADY: f"{ANNA} asked for it already",
+    ALREADY_REQUESTED: f"{ANNA} already requested this charge",
     BANK_TRANSFER: "the customer pays by bank transfer",
     **dict.fromkeys(WITHOUT_CARD, "no card is registered"),
-    CARD_BLOCKED: "visa ending in 4242 must not be asked again (stolen)",
+    CARD_BLOCKED: "the card network forbids charging visa ending in 4242 again (stolen)",
 }
 
 
@@ -595,7 +595,7 @@ def check_operators_charge(rows: Rows) -> None:
             )
         refusing = first_that_holds(REFUSED_BY, facts)
         if refusing or is_used_up(spec):
-            words = REFUSED_BY[refusing] if refusing else "visa ending in 4242 may not be asked now"
+            words = REFUSED_BY[refusing] if refusing else "visa ending in 4242 may not be charged now"
             for answer in (would, asked):
                 assert isinstance(answer, Refused), spec
                 assert words in answer.reason, (spec, answer)
@@ -616,7 +616,7 @@ LEFT_OUT_BY = {
         *_ALWAYS,
         *_CHARGING,
         ("held", HELD),
-        ("asked_already", ASKED_ALREADY),
+        ("asked_already", ALREADY_REQUESTED),
         ("transfer", BANK_TRANSFER),
         ("transfer", AWAITS_TRANSFER),
         *(("no_card", condition) for condition in WITHOUT_CARD),

@@ -29,7 +29,7 @@ from tests.payments.wire import (
 )
 from tests.seed import Account
 from tests.world import World, api_key
-from workers.use_cases.charge_payment import _ask, charge_payment
+from workers.use_cases.charge_payment import _request, charge_payment
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_worker_resumed_after_its_lease_sends_nothing(world: World, wire: Wire, 
         return answer
 
     wire.after["create_payment_intent"] = freeze_past_the_lease
-    assert _ask(world.runtime, claimed) is None
+    assert _request(world.runtime, claimed) is None
     assert count_posts(world, "/confirm") == 0
     assert world.attempts(payment)[0].state == "not_sent"
 

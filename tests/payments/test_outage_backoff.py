@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from shared.db.session import in_transaction
-from shared.payments.outages import LONGEST_WHILE_OTHERS_ARE_ANSWERED, end_backoffs
+from shared.payments.outages import LONGEST_BACKOFF_WITHOUT_OUTAGE, end_backoffs
 from simulator.faults.rules import FaultRule
 from tests.world import World
 
@@ -51,9 +51,9 @@ def test_backoff_ends_within_a_minute_once_other_requests_succeed(world: World, 
     world.machine.advance(seconds=10)
     another_request_succeeds(world)
     assert wake(world) == [], "a minute is the minimum wait"
-    world.machine.now += LONGEST_WHILE_OTHERS_ARE_ANSWERED
+    world.machine.now += LONGEST_BACKOFF_WITHOUT_OUTAGE
     assert wake(world) == [backing_off]
-    assert ("backoff_ended", "the processor answers others again") in world.billing_events(backing_off)
+    assert ("backoff_ended", "the processor answers other requests again") in world.billing_events(backing_off)
     world.charge(backing_off)
     assert world.payment(backing_off).state == "paid"
     assert world.captured_amounts(backing_off) == [5_00]
@@ -88,7 +88,7 @@ def test_answers_of_another_coverage_do_not_end_the_backoff(world: World, backin
 def test_payment_with_its_own_error_backs_off_a_minute_at_a_time(world: World, backing_off: UUID) -> None:
     world.machine.advance(seconds=10)
     another_request_succeeds(world)
-    world.machine.now += LONGEST_WHILE_OTHERS_ARE_ANSWERED
+    world.machine.now += LONGEST_BACKOFF_WITHOUT_OUTAGE
     world.simulator.add_faults([FaultRule("rate_limited", count=1)])
     assert wake(world) == [backing_off]
     world.charge(backing_off)

@@ -17,7 +17,7 @@ from shared.explain.unknown_attempts import unknown_attempts
 from shared.gateway.port import Answer, PaymentIntentSnapshot
 from shared.messaging.jobs import SettleAttempt
 from shared.payments.operator.charge import request_charge, request_look_up
-from shared.payments.settlement import alarms_due
+from shared.payments.settlement import alerts_due
 from simulator.issuer.stories import AlwaysDeclines, NeedsAuthentication
 from tests.payments.wire import KilledError, Wire, expire_lease, kill, lose_answer, settle_last_attempt
 from tests.seed import Account
@@ -175,8 +175,8 @@ def test_long_outage_raises_an_alert_after_an_hour_and_then_daily(
     while world.machine.now < began + timedelta(days=3):
         world.machine.now = max(world.machine.now, world.attempts(payment)[0].look_up_at)
         settle_last_attempt(world, payment)
-        alarms = [kind for kind, _ in world.billing_events(payment)].count(EventType.ATTEMPT_UNKNOWN_FOR_LONG)
-        if alarms > len(called):
+        alerts = [kind for kind, _ in world.billing_events(payment)].count(EventType.ATTEMPT_UNKNOWN_FOR_LONG)
+        if alerts > len(called):
             called.append((world.machine.now - began) / timedelta(hours=1))
     assert len(called) == 4
     for at, hours in zip(called, [1, 24, 48, 72], strict=True):
@@ -188,7 +188,7 @@ def test_long_outage_raises_an_alert_after_an_hour_and_then_daily(
 
 
 @pytest.mark.parametrize(
-    ("age", "alarms"),
+    ("age", "alerts"),
     [
         (timedelta(minutes=59, seconds=59), 0),
         (timedelta(hours=1), 1),
@@ -197,8 +197,8 @@ def test_long_outage_raises_an_alert_after_an_hour_and_then_daily(
         (timedelta(days=2), 3),
     ],
 )
-def test_alerts_by_age(age: timedelta, alarms: int) -> None:
-    assert alarms_due(age) == alarms
+def test_alerts_by_age(age: timedelta, alerts: int) -> None:
+    assert alerts_due(age) == alerts
 
 
 def test_operator_look_up_sends_no_charge(world: World, wire: Wire, account: Account) -> None:
@@ -227,7 +227,7 @@ def test_look_up_is_refused_inside_the_lease_without_reason_or_known_outcome(
         world.charge(payment)
     refused = look_up_by_operator(world, payment)
     assert isinstance(refused, Refused)
-    assert "under way" in refused.reason
+    assert "in progress" in refused.reason
     assert "the lease" not in refused.what_to_do
     expire_lease(world)
     assert isinstance(look_up_by_operator(world, payment, "  "), Refused)
@@ -235,7 +235,7 @@ def test_look_up_is_refused_inside_the_lease_without_reason_or_known_outcome(
     settle_last_attempt(world, payment)
     none_open = look_up_by_operator(world, payment)
     assert isinstance(none_open, Refused)
-    assert none_open.reason == "no attempt of it is in doubt"
+    assert none_open.reason == "no attempt has an unknown outcome"
 
 
 def test_unknown_attempts_are_listed_with_their_age_until_settled(

@@ -1,4 +1,4 @@
-"""Go on with one bulk action, chunk by chunk."""
+"""Continue one bulk action, chunk by chunk."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -11,9 +11,9 @@ from workers.use_cases.chunks import work_in_chunks
 
 
 def apply_bulk_action(runtime: Runtime, bulk_id: UUID) -> None:
-    """Go on with a bulk action. Safe to deliver twice, to kill anywhere and to start again.
+    """Continue a bulk action. Safe to deliver twice, to kill anywhere and to restart.
 
-    Raises what the database raises when it is away; the sweep brings it back.
+    Raises what the database raises when it is unavailable; the sweep enqueues it again.
     """
 
     def chunk() -> Sequence[Job] | None:

@@ -1,4 +1,4 @@
-"""Apply one stored Stripe event: claim it, fetch the truth behind it, apply that and mark it, enqueue."""
+"""Apply one stored Stripe event: claim it, fetch the object's current state, apply that, enqueue jobs."""
 
 from datetime import datetime
 from functools import partial
@@ -28,15 +28,15 @@ from workers.use_cases.stripe_events.effect import LookLaterError, nothing_but
 
 log = structlog.get_logger()
 
-#: Looks at a card that changes under our hands: each repetition means that another worker got further.
+#: How often a changing card is fetched again: each repetition means that another worker made progress.
 MAX_LOOKS = 3
 
 
 def apply_stripe_event(runtime: Runtime, coverage: str, stripe_event_id: str) -> None:
-    """Apply one event, if that is due. Safe to deliver twice, at once or late.
+    """Apply one event if it is due. Safe to deliver twice, concurrently or late.
 
-    A processor that can't be reached leaves the event for later. Any other error is noted on the event's row
-    and raised, so that it is seen.
+    If the processor is unavailable, the event is postponed. Any other error is stored on the event's
+    row and raised.
     """
     reach(Failpoint.EVENT_BEGUN)
     event = in_transaction(
@@ -47,12 +47,12 @@ def apply_stripe_event(runtime: Runtime, coverage: str, stripe_event_id: str) ->
     if event is None:
         return
     try:
-        effect = _look_and_apply(runtime, event)
+        effect = _fetch_and_apply(runtime, event)
     except LookLaterError as error:
-        _come_back(runtime, event, error.at, str(error))
+        _postpone(runtime, event, error.at, str(error))
         return
     except (GatewayUnavailableError, CardMovedError) as error:
-        _come_back(runtime, event, runtime.machine_now() + EVENT_BACKOFF.after(event.tries), describe_error(error))
+        _postpone(runtime, event, runtime.machine_now() + EVENT_BACKOFF.after(event.tries), describe_error(error))
         return
     except Exception as error:
         _note_error(runtime, event, error)
@@ -69,8 +69,8 @@ def apply_stripe_event(runtime: Runtime, coverage: str, stripe_event_id: str) ->
         )
 
 
-def _look_and_apply(runtime: Runtime, event: StripeEvent) -> Effect | None:
-    """Fetch and apply; again if the card changed in between. None if another worker was faster."""
+def _fetch_and_apply(runtime: Runtime, event: StripeEvent) -> Effect | None:
+    """Fetch and apply; repeat if the card changed in between. None if another worker was faster."""
     for look in range(1, MAX_LOOKS + 1):
         apply = _fetch(runtime, event)
         try:
@@ -100,11 +100,11 @@ def _fetch(runtime: Runtime, event: StripeEvent) -> Apply:
     try:
         return handler(runtime, event)
     except GatewayMissingError:
-        return nothing_but("gone: the processor doesn't know the object any more")
+        return nothing_but("gone: the processor no longer has the object")
 
 
-def _come_back(runtime: Runtime, event: StripeEvent, at: datetime, why: str) -> None:
-    """Leave the event as it is and look at it again at `at`, machine time."""
+def _postpone(runtime: Runtime, event: StripeEvent, at: datetime, why: str) -> None:
+    """Leave the event unchanged and process it again at `at`, machine time."""
     log.warning("stripe_event.later", stripe_event_id=event.stripe_event_id, type=event.type, at=at, why=why)
     in_transaction(runtime.engine, lambda connection: postpone_event(connection, event, at), step="event.postpone")
 
@@ -115,9 +115,9 @@ def _note_error(runtime: Runtime, event: StripeEvent, error: Exception) -> None:
         in_transaction(
             runtime.engine, lambda connection: note_error(connection, event, error, at), step="event.trouble"
         )
-    except DBAPIError as also:  # the database may be the trouble; the claim's end brings the event back
+    except DBAPIError as also:  # the database may be the cause; the event is due again when its claim expires
         log.warning(
-            "stripe_event.trouble_not_noted", stripe_event_id=event.stripe_event_id, why=describe_error(also)
+            "stripe_event.error_not_recorded", stripe_event_id=event.stripe_event_id, why=describe_error(also)
         )
 
 

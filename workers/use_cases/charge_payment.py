@@ -1,4 +1,4 @@
-"""Charge one payment: claim, create, confirm, record. Between the phases the network, never inside one."""
+"""Charge one payment: claim, create, confirm, record. No transaction is open during a request."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -18,13 +18,13 @@ from shared.runtime import Runtime
 
 log = structlog.get_logger()
 
-#: A request leaves only with this much of the lease left: more than connect and read timeouts together, so
-#: that settlement never looks while an answer may still be on its way.
+#: A request is sent only with this much of the lease left: more than connect and read timeouts together, so
+#: that settlement never looks an attempt up while its answer may still arrive.
 LEASE_MARGIN = timedelta(seconds=60)
 
 
 def charge_payment(runtime: Runtime, payment_id: UUID) -> None:
-    """Ask for one payment's money if that is due. Safe to deliver twice: the attempt is claimed first."""
+    """Charge one payment if it is due. Safe to deliver twice: the attempt is claimed first."""
     reach(Failpoint.CHARGE_BEGUN)
     claimed = in_turn(
         runtime.engine, lambda connection: claim_charge(connection, runtime, payment_id), f"charge of {payment_id}"
@@ -35,12 +35,12 @@ def charge_payment(runtime: Runtime, payment_id: UUID) -> None:
     if isinstance(claimed, NotClaimed):
         log.debug("charge.not_claimed", payment_id=str(payment_id), reason=claimed.reason)
         return
-    carry_out(runtime, claimed)
+    send_claimed(runtime, claimed)
 
 
-def carry_out(runtime: Runtime, claimed: Claimed) -> None:
-    """Ask the processor for what was claimed, a charge or a cancellation, and record what it answers."""
-    answer = _ask(runtime, claimed)
+def send_claimed(runtime: Runtime, claimed: Claimed) -> None:
+    """Send the claimed charge or cancellation to the processor, and record its answer."""
+    answer = _request(runtime, claimed)
     if answer is None:
         log.warning("charge.overtaken", attempt_id=str(claimed.attempt_id), consequence="settlement owns it")
         return
@@ -57,8 +57,8 @@ def carry_out(runtime: Runtime, claimed: Claimed) -> None:
     )
 
 
-def _ask(runtime: Runtime, claimed: Claimed) -> Answer | None:
-    """Create the PaymentIntent if need be, commit its id, then confirm; None if the attempt was taken from us."""
+def _request(runtime: Runtime, claimed: Claimed) -> Answer | None:
+    """Create the PaymentIntent if needed, commit its id, then confirm; None if settlement took the attempt."""
     gateway = runtime.gateways.get(claimed.coverage)
     if gateway is None:
         reason = f"STRIPE_API_KEYS has no key for coverage {claimed.coverage}"
@@ -69,8 +69,8 @@ def _ask(runtime: Runtime, claimed: Claimed) -> Answer | None:
             "charge.create", gateway.create_payment_intent, claimed.create_parameters, claimed.create_key
         )
         if created.payment_intent is None:
-            # It isn't confirmed, so it moves no money, whatever became of it. The same key finds it again, unless
-            # it is spent: then the record gives this one up, and the next claim makes another.
+            # It isn't confirmed, so it moves no money. The same key returns it again, unless the key is spent:
+            # then recording the answer abandons it, and the next claim creates another.
             return replace(created, outcome=Outcome.NOT_SENT, reason=f"no PaymentIntent: {created.reason}")
         stripe_id = created.payment_intent.stripe_id
         shown, machine_now = created.payment_intent, runtime.machine_now
@@ -82,7 +82,7 @@ def _ask(runtime: Runtime, claimed: Claimed) -> Answer | None:
         if not is_allowed:
             return None
     if runtime.machine_now() + min(LEASE_MARGIN, runtime.lease / 2) > claimed.lease_expires_at:
-        return Answer(Outcome.NOT_SENT, "the lease was nearly over before the request could leave")
+        return Answer(Outcome.NOT_SENT, "the lease was about to expire before the request was sent")
     return _send(gateway, claimed, stripe_id)
 
 

@@ -1,8 +1,8 @@
-"""Month start: go on with one monthly run, chunk by chunk, until it is finished or its time is up.
+"""Continue a monthly run, chunk by chunk, until it is finished or its time is up.
 
-Each chunk is one short transaction that holds the run's row, so that two messages for the same run take turns and
-a killed worker leaves a cursor that is exactly as far as its invoices. Charging is left to the sweep: it rings the
-payments that have become due in bounded batches, where ringing here would put a million messages into Redis.
+Each chunk is one short transaction that locks the run's row, so two messages for the same run take turns, and a
+killed worker leaves the cursor consistent with the invoices. The sweep enqueues the charges in bounded batches;
+enqueueing them here would put a million messages into Redis.
 """
 
 from collections.abc import Sequence
@@ -21,17 +21,18 @@ from workers.use_cases.chunks import work_in_chunks
 log = structlog.get_logger()
 
 #: Accounts in one transaction. Card registrations of these accounts wait for it, so it must stay well under a
-#: second (0.2 to 0.5 s for three lines each on two busy cores, benchmarks/month_start.py); much smaller, and
-#: round trips and commits begin to cost.
+#: second (0.2 to 0.5 s for three lines each on two busy cores, benchmarks/month_start.py). In much smaller chunks,
+#: round trips and commits dominate.
 CHUNK_ACCOUNTS = 1_000
-#: When a chunk is refused it is halved until the account to blame stands alone.
+#: A refused chunk is divided by this until it holds only the offending account.
 SMALLER = 2
 
 
 def generate_invoices(runtime: Runtime, run_id: UUID, *, accounts_per_chunk: int = CHUNK_ACCOUNTS) -> None:
-    """Go on with a run of `monthly-invoices`. Safe to deliver twice, to kill anywhere and to start again.
+    """Continue a run of `monthly-invoices`. Safe to deliver twice, to kill anywhere and to restart.
 
-    Raises TooManyRefusedError, and what the database raises when it is away; the sweep brings the run back.
+    Raises TooManyRefusedError, and what the database raises when it is unavailable; the sweep enqueues
+    the run again.
     """
     size = accounts_per_chunk
 

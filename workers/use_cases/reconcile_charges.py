@@ -1,7 +1,7 @@
-"""A night's reconciliation: go on with one run, chunk by chunk, until it is finished or its time is up.
+"""Continue a run of `reconciliation`, chunk by chunk, until it is finished or its time is up.
 
-A chunk asks the processor with no transaction open, and is then written in one, together with how far the run came.
-Two workers on one run do no harm: whoever comes second finds the run further on, and writes nothing.
+A chunk sends its requests with no transaction open, and is then saved in one transaction with the run's progress.
+Two workers on one run do no harm: the second finds the progress advanced and writes nothing.
 """
 
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ ACTOR = "reconciliation"
 
 
 def reconcile_charges(runtime: Runtime, run_id: UUID) -> None:
-    """Go on with a run of `reconciliation`. Safe to deliver twice, to kill anywhere and to start again.
+    """Continue a run of `reconciliation`. Safe to deliver twice, to kill anywhere and to restart.
 
-    A processor that gives no answer leaves the run unfinished, with the trouble on its row. Raises what the
-    database raises when it is away; the sweep brings the run back.
+    If the processor gives no answer, the run backs off with the error on its row. Raises what the database raises
+    when it is unavailable; the sweep enqueues the run again.
     """
     begun = in_transaction(
         runtime.engine,
@@ -46,19 +46,19 @@ def reconcile_charges(runtime: Runtime, run_id: UUID) -> None:
         run_id, run.coverage, progress.window, runtime, Processor(gateway), ACTOR, run_id
     )
     try:
-        _walk(reconciliation, progress)
+        _run(reconciliation, progress)
     except ProcessorUnavailableError as error:
         _postpone(runtime, run_id, str(error))
 
 
-def _walk(reconciliation: Reconciliation, progress: Progress) -> None:
+def _run(reconciliation: Reconciliation, progress: Progress) -> None:
     journal = RunJournal(reconciliation.id)
 
     def chunk() -> Sequence[Job] | None:
         nonlocal progress
         moved_on = run_chunk(reconciliation, progress, journal)
         if moved_on is None:
-            return None  # another worker is on it
+            return None  # another worker advanced it
         if moved_on.is_over:
             log.info("reconciliation.finished", coverage=reconciliation.coverage, **moved_on.counted())
             return None

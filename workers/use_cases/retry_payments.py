@@ -1,4 +1,4 @@
-"""Go on with the daily run of one coverage, chunk by chunk."""
+"""Continue the daily run of one coverage, chunk by chunk."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -12,9 +12,9 @@ from workers.use_cases.chunks import work_in_chunks
 
 
 def retry_payments(runtime: Runtime, run_id: UUID) -> None:
-    """Go on with a run of `daily-retries`. Safe to deliver twice, to kill anywhere and to start again.
+    """Continue a run of `daily-retries`. Safe to deliver twice, to kill anywhere and to start again.
 
-    Raises what the database raises when it is away; the sweep brings the run back.
+    Raises what the database raises when it is unavailable; the sweep enqueues the run again.
     """
 
     def chunk() -> Sequence[Job] | None:

@@ -9,14 +9,14 @@ from shared.failpoints import Failpoint, reach
 from shared.gateway.port import Answer, Outcome
 from shared.gateway.requests import request
 from shared.payments.record_outcome import record_answer, record_observation
-from shared.payments.settlement import LookUp, NeverAsked, take_turn
+from shared.payments.settlement import LookUp, NeverSent, take_turn
 from shared.runtime import Runtime
 
 log = structlog.get_logger()
 
 
 def settle_attempt(runtime: Runtime, attempt_id: UUID) -> None:
-    """Find out what became of an attempt. Safe to deliver twice: the first takes the look-up's turn."""
+    """Settle one attempt. Safe to deliver twice: the first delivery takes the look-up's turn."""
     step = in_turn(
         runtime.engine,
         lambda connection: take_turn(connection, runtime, attempt_id),
@@ -26,8 +26,8 @@ def settle_attempt(runtime: Runtime, attempt_id: UUID) -> None:
     match step:
         case None:
             return
-        case NeverAsked():
-            answer = Answer(Outcome.NOT_SENT, "the worker was lost before it could ask")
+        case NeverSent():
+            answer = Answer(Outcome.NOT_SENT, "the worker was lost before it sent the request")
             record_answer(runtime, attempt_id, answer, actor="settlement")
         case LookUp():
             _look_up(runtime, attempt_id, step)

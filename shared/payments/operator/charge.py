@@ -1,7 +1,7 @@
-"""What people ask for: the same transitions as the machine's, with a name and a reason (I14).
+"""Charge a payment or look an attempt up because an operator requests it, with a name and a reason (I14).
 
-Used by the command line and the dashboard. A refusal says why and what to do instead, and is written down like
-every attempt that was not made.
+Used by the command line and the dashboard. The transitions are the same as a worker's. A refusal says why and what
+to do instead; it is recorded as a billing event.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from shared.db.tables.accounts import cards, payment_settings
 from shared.db.tables.payments import payment_attempts, payments
 from shared.domain.event_types import EventType
 from shared.domain.money import format_minor
-from shared.domain.refusals import Refused
+from shared.domain.refusals import NO_REASON, Refused
 from shared.domain.states import (
     WORD_OF_CLOSE,
     AttemptState,
@@ -27,7 +27,7 @@ from shared.domain.states import (
 )
 from shared.messaging.jobs import ChargePayment, SettleAttempt
 from shared.payments.eligibility import (
-    ASKED_ALREADY,
+    ALREADY_REQUESTED,
     ATTEMPT_OPEN,
     AUTHORISED,
     AWAITS_TRANSFER,
@@ -46,12 +46,13 @@ from shared.payments.eligibility import (
     over_budget,
 )
 from shared.payments.locked_rows import lock_payment, lock_settings_and_payment
+from shared.payments.operator.refusals import no_such_payment
 from shared.payments.state_changes import make_due_now, open_attempt
 
 
 @dataclass(frozen=True)
 class ChargeSnapshot:
-    """What a person saw before they said yes: the money, the card as it was, and what had been tried so far."""
+    """What the operator saw when they confirmed: the amount, the card, and the number of attempts so far."""
 
     amount_minor: int
     currency: str
@@ -62,7 +63,7 @@ class ChargeSnapshot:
 
 @dataclass(frozen=True)
 class WouldCharge:
-    """What a charge would ask for: minor units, and the card. `warnings` are reasons to think twice."""
+    """What a charge would collect (minor units) from which card; `warnings` are shown before the confirmation."""
 
     payment_id: UUID
     amount_minor: int
@@ -76,10 +77,10 @@ class WouldCharge:
 def preview_charge(
     connection: Connection, payment_id: UUID, now: datetime, machine_now: datetime
 ) -> WouldCharge | Refused:
-    """Say what `request_charge` would do at this moment. Changes nothing; what it says may be outdated at once."""
+    """Return what `request_charge` would do now. Reads without locks, so the result may be outdated at once."""
     payment = read_one_or_none(PaymentRow, connection.execute(select(payments).where(payments.c.id == payment_id)))
     if payment is None:
-        return _unknown(payment_id)
+        return no_such_payment(payment_id)
     found = connection.execute(select(payment_settings).where(payment_settings.c.id == payment.settings_id))
     settings = read_one(SettingsRow, found)
     look = look_at(connection, payment, settings, now, machine_now)
@@ -108,21 +109,22 @@ def request_charge(
     lane: Lane = Lane.INTERACTIVE,
     releases_hold: bool = True,
 ) -> ChargePayment | Refused:
-    """Make a payment due at once because an operator (`cause.actor`) wants it; enqueue the job after the commit.
+    """Make a payment due now for the operator `cause.actor`; enqueue the returned job after the commit.
 
-    `snapshot` is what they saw: if it differs by now, it is refused. Releases a hold, unless `releases_hold`
-    is false: then a held payment is refused. Commit after a refusal too: it is recorded as a billing event.
+    `snapshot` is what they saw: if it differs by now, the charge is refused. Releases a hold, unless
+    `releases_hold` is false: then a held payment is refused. Commit after a refusal too: it is recorded as a
+    billing event.
     """
     locked = lock_settings_and_payment(connection, payment_id)
     if locked is None:
-        return _unknown(payment_id)
+        return no_such_payment(payment_id)
     settings, payment = locked
     if not cause.reason.strip():
-        return Refused("no reason was given", "say why; the reason is kept in the payment's trail")
+        return NO_REASON
     look = look_at(connection, payment, settings, cause.at, machine_now)
     refused = _why_not(connection, payment, look)
     if refused is None and not releases_hold and HELD.holds(look.facts):
-        refused = Refused(f"it is held: {payment.state_reason}", "release it first, or charge it by itself")
+        refused = Refused(f"it is held: {payment.state_reason}", "release it first, or charge it individually")
     if refused is None and snapshot is not None:
         refused = _because_it_changed(connection, payment, settings, look.charged_card, snapshot)
     if refused is not None:
@@ -138,22 +140,22 @@ def request_charge(
 def request_look_up(
     connection: Connection, payment_id: UUID, cause: Cause, machine_now: datetime
 ) -> SettleAttempt | Refused:
-    """Have an attempt in doubt looked up at the processor now, because a person wants it; ring after commit.
+    """Make an attempt's look-up due now because an operator requests it; enqueue the job after the commit.
 
-    Never a way to ask for the money again: the attempt stays open until it is known what became of it.
+    This never charges again: the attempt stays open until its outcome is known.
     """
     if connection.scalar(select(payments.c.id).where(payments.c.id == payment_id)) is None:
-        return _unknown(payment_id)
+        return no_such_payment(payment_id)
     payment = lock_payment(connection, payment_id)
     if not cause.reason.strip():
-        return Refused("no reason was given", "say why; the reason is kept in the payment's trail")
+        return NO_REASON
     attempt = open_attempt(connection, payment_id)
     if attempt is None:
-        return Refused("no attempt of it is in doubt", "nothing: `duecourse payment show` explains where it stands")
+        return Refused("no attempt has an unknown outcome", "nothing: `duecourse payment show` explains its state")
     if attempt.state != AttemptState.UNKNOWN and attempt.lease_expires_at > machine_now:
         return Refused(
-            f"attempt {attempt.number} is under way, and its worker may still be answered",
-            f"wait: it is looked up by itself from {attempt.lease_expires_at:%H:%M:%S} UTC on (machine time)",
+            f"attempt {attempt.number} is in progress, and its worker may still receive the answer",
+            f"wait: it is looked up automatically from {attempt.lease_expires_at:%H:%M:%S} UTC (machine time)",
         )
     connection.execute(
         update(payment_attempts)
@@ -176,27 +178,23 @@ def request_look_up(
     return SettleAttempt(attempt.id)
 
 
-def _unknown(payment_id: UUID) -> Refused:
-    return Refused(f"there is no payment {payment_id}", "look it up by invoice number or account")
-
-
 def _why_not(connection: Connection, payment: PaymentRow, look: Look) -> Refused | None:
-    """Say why an operator may not charge it: the first of REFUSED_BY that holds, or the network's budget."""
+    """Return why an operator may not charge it: the first of REFUSED_BY that holds, or the network's budget."""
     refusing = first_that_holds(REFUSED_BY, look.facts)
     if refusing is not None:
         return REFUSED_BY[refusing](connection, payment, look)
     budget = over_budget(connection, payment, look)
     if budget is not None:
         return Refused(
-            f"{_named(look)} may not be asked now ({budget.reason})",
-            f"wait: it may be asked again from {budget.free_at:%Y-%m-%d %H:%M} UTC on",
+            f"{_named(look)} may not be charged now ({budget.reason})",
+            f"wait: it may be charged again from {budget.free_at:%Y-%m-%d %H:%M} UTC",
             budget.free_at,
         )
     return None
 
 
 def _because_paid(_connection: Connection, payment: PaymentRow, _look: Look) -> Refused:
-    return Refused(f"it was paid at {payment.paid_at:%Y-%m-%d %H:%M} UTC", "nothing: it is never asked for again")
+    return Refused(f"it was paid at {payment.paid_at:%Y-%m-%d %H:%M} UTC", "nothing: it is never charged again")
 
 
 def _because_ended(_connection: Connection, payment: PaymentRow, _look: Look) -> Refused:
@@ -205,9 +203,8 @@ def _because_ended(_connection: Connection, payment: PaymentRow, _look: Look) ->
 
 def _because_close_is_pending(_connection: Connection, payment: PaymentRow, _look: Look) -> Refused:
     return Refused(
-        f"an operator wants it {WORD_OF_CLOSE[str(payment.pending_close_as)]}, "
-        "and its PaymentIntent is being canceled",
-        "take that back on its page first, as long as it can be",
+        f"it is being {WORD_OF_CLOSE[str(payment.pending_close_as)]}: its PaymentIntent is being canceled",
+        "cancel the pending close on its page first, while that is possible",
     )
 
 
@@ -216,40 +213,43 @@ def _because_of_transfer(_connection: Connection, _payment: PaymentRow, _look: L
 
 
 def _because_authorised(_connection: Connection, _payment: PaymentRow, _look: Look) -> Refused:
-    return Refused("the money is on hold already", "capture or release the hold")
+    return Refused("the amount is already authorised", "capture or cancel the authorisation")
 
 
 def _because_of_open_attempt(connection: Connection, payment: PaymentRow, _look: Look) -> Refused:
     attempt = open_attempt(connection, payment.id)
     if attempt is None:  # a preview locks nothing
-        return Refused("its last attempt ended a moment ago", "look at it again")
+        return Refused("its last attempt ended a moment ago", "reload the payment")
     by = f" by {attempt.requested_by}" if (attempt.requested_by or "").startswith("operator:") else ""
-    since = f"attempt {attempt.number}, begun{by} at {attempt.started_at:%Y-%m-%d %H:%M:%S} UTC,"
+    named = f"attempt {attempt.number}, started{by} at {attempt.started_at:%Y-%m-%d %H:%M:%S} UTC,"
     if attempt.state == AttemptState.UNKNOWN:
         return Refused(
-            f"nobody knows yet whether {since} moved money; looked up {attempt.look_ups} times so far",
-            "wait until it is known, or `duecourse attempts look-up`: asking again could take the money twice",
+            f"{named} has an unknown outcome ({attempt.look_ups} look-ups so far)",
+            "wait until it is known, or use `duecourse attempts look-up`: a second charge could collect the money "
+            "twice",
         )
     return Refused(
-        f"{since} is under way",
+        f"{named} is in progress",
         "wait for its answer; without one it is looked up at the processor when its lease ends",
     )
 
 
-def _because_asked_already(_connection: Connection, payment: PaymentRow, _look: Look) -> Refused:
+def _because_already_requested(_connection: Connection, payment: PaymentRow, _look: Look) -> Refused:
     return Refused(
-        f"{payment.requested_by} asked for it already, at {payment.next_attempt_at:%Y-%m-%d %H:%M:%S} UTC",
-        "nothing: it is charged as soon as a worker is free; look at the payment again in a moment",
+        f"{payment.requested_by} already requested this charge at {payment.next_attempt_at:%Y-%m-%d %H:%M:%S} UTC",
+        "nothing: it is charged as soon as a worker is free; reload the payment in a moment",
     )
 
 
 def _because_of_no_card(_connection: Connection, _payment: PaymentRow, _look: Look) -> Refused:
-    return Refused("no card is registered", "ask the customer to register one; then it is charged by itself")
+    return Refused(
+        "no card is registered", "ask the customer to register one; the payment is then charged automatically"
+    )
 
 
 def _because_card_is_blocked(_connection: Connection, _payment: PaymentRow, look: Look) -> Refused:
     return Refused(
-        f"{_named(look)} must not be asked again ({look.block_reason})",
+        f"the card network forbids charging {_named(look)} again ({look.block_reason})",
         "ask the customer to register another card",
     )
 
@@ -258,7 +258,7 @@ def _named(look: Look) -> str:
     return f"{look.charged_card.brand} ending in {look.charged_card.last4}"
 
 
-#: What an operator's charge is refused by, in this order, and the words of the refusal.
+#: The conditions that refuse an operator's charge, in this order, with the refusal of each.
 REFUSED_BY: Mapping[Condition, Callable[[Connection, PaymentRow, Look], Refused]] = {
     PAID: _because_paid,
     COLLECTION_ENDED: _because_ended,
@@ -266,7 +266,7 @@ REFUSED_BY: Mapping[Condition, Callable[[Connection, PaymentRow, Look], Refused]
     AWAITS_TRANSFER: _because_of_transfer,
     AUTHORISED: _because_authorised,
     ATTEMPT_OPEN: _because_of_open_attempt,
-    ASKED_ALREADY: _because_asked_already,
+    ALREADY_REQUESTED: _because_already_requested,
     BANK_TRANSFER: _because_of_transfer,
     **dict.fromkeys(WITHOUT_CARD, _because_of_no_card),
     CARD_BLOCKED: _because_card_is_blocked,
@@ -282,34 +282,34 @@ def _snapshot(payment: PaymentRow, settings: SettingsRow, card: CardRow) -> Char
 def _because_it_changed(
     connection: Connection, payment: PaymentRow, settings: SettingsRow, card: CardRow, snapshot: ChargeSnapshot
 ) -> Refused | None:
-    """What a person agreed to is what is done, or nothing is."""
+    """Refuse a charge that differs from what the operator confirmed."""
     found = _snapshot(payment, settings, card)
     if found == snapshot:
         return None
     changes = []
     if (found.amount_minor, found.currency) != (snapshot.amount_minor, snapshot.currency):
         was = format_minor(snapshot.amount_minor, snapshot.currency)
-        changes.append(f"the amount was {was} and is {format_minor(found.amount_minor, found.currency)} now")
+        changes.append(f"the amount was {was} and is now {format_minor(found.amount_minor, found.currency)}")
     if found.card_id != snapshot.card_id:
         old = read_one_or_none(CardRow, connection.execute(select(cards).where(cards.c.id == snapshot.card_id)))
         was = f"{old.brand} ending in {old.last4}" if old else "another one"
-        changes.append(f"the card was {was} and is {card.brand} ending in {card.last4} now")
+        changes.append(f"the card was {was} and is now {card.brand} ending in {card.last4}")
     elif found.card_revision != snapshot.card_revision:
         changes.append("the card's data changed")
     if found.attempt_count != snapshot.attempt_count:
-        changes.append(f"attempt {found.attempt_count} was made since")
-    return Refused(f"it isn't what you saw any more: {', '.join(changes)}", "look at it again, and decide anew")
+        changes.append(f"attempt {found.attempt_count} was started")
+    return Refused(f"the payment changed since you viewed it: {', '.join(changes)}", "review it and confirm again")
 
 
 def _warnings(payment: PaymentRow, settings: SettingsRow, now: datetime) -> list[str]:
     warnings = []
     if is_held(payment.held_until, now):
-        warnings.append(f"it is held, and the charge releases it: {payment.state_reason}")
+        warnings.append(f"it is held; the charge releases the hold: {payment.state_reason}")
     is_same_card = payment.waiting_for_revision_after == settings.card_revision
     if payment.state == PaymentState.NEEDS_AUTHENTICATION and is_same_card:
-        warnings.append("the bank asked for the customer's confirmation, and probably will again")
+        warnings.append("the bank required the customer's confirmation and will probably require it again")
     elif payment.state == PaymentState.NEEDS_PAYMENT_METHOD and is_same_card:
-        warnings.append(f"the card hasn't changed since: {payment.state_reason}")
+        warnings.append(f"the card has not changed since the last attempt: {payment.state_reason}")
     return warnings
 
 

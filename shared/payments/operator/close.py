@@ -1,4 +1,4 @@
-"""Close a payment as uncollectible or void, or withdraw that (I14).
+"""Request that a payment is closed as uncollectible or void, or withdraw the request (I14).
 
 The caller's transaction; a refusal says why and what to do instead and is recorded; jobs are enqueued after the
 commit. `now` is business time.
@@ -29,7 +29,7 @@ from shared.policy import Policy
 
 @dataclass(frozen=True)
 class CloseWithdrawn:
-    """The payment is collected again, as before somebody wanted it ended."""
+    """The pending close is canceled; collection continues as before."""
 
     payment_id: UUID
     job: ChargePayment | None
@@ -42,22 +42,22 @@ def request_close(
     as_: PaymentState,
     cause: Cause,
 ) -> Closed | ClosePayment | Refused:
-    """End a payment as uncollectible or void: at once, or once its PaymentIntent is seen canceled (ring the job).
+    """Close a payment as uncollectible or void: now, or by the returned job once its PaymentIntent is canceled.
 
-    Void means that it was never owed: its invoice is voided with it. From here on no charge starts.
+    Void means that it was never owed: its invoice is voided too. No charge starts after this.
     """
     locked = lock_with_account(connection, payment_id)
     if locked is None:
         return no_such_payment(payment_id)
     payment, what = locked.payment, WORD_OF_CLOSE[as_]
-    refused = NO_REASON if not cause.reason.strip() else _why_no_ending(connection, payment, what)
+    refused = NO_REASON if not cause.reason.strip() else _why_not_closable(connection, payment, what)
     if refused is not None:
         record_payment_refusal(connection, payment, f"be {what}", refused, cause)
         return refused
     cause = replace(cause, reason=cause.reason.strip())
-    _tell_ending(connection, payment, EventType.CLOSE_REQUESTED, cause, before=None, after=as_)
+    _record_close_event(connection, payment, EventType.CLOSE_REQUESTED, cause, before=None, after=as_)
     if lock_live_intent(connection, payment_id) is None:
-        _end(connection, locked, policy, as_, cause)
+        _close(connection, locked, policy, as_, cause)
         return Closed(payment.id, as_)
     connection.execute(
         update(payments).where(payments.c.id == payment.id).values(pending_close_as=as_, backoff_until=None)
@@ -66,7 +66,7 @@ def request_close(
 
 
 def withdraw_close(connection: Connection, payment_id: UUID, cause: Cause) -> CloseWithdrawn | Refused:
-    """Take back that a payment is to be ended, as long as nobody is canceling its PaymentIntent."""
+    """Cancel a pending close, unless its PaymentIntent is being canceled right now."""
     payment = lock_if_known(connection, payment_id)
     if payment is None:
         return no_such_payment(payment_id)
@@ -74,55 +74,59 @@ def withdraw_close(connection: Connection, payment_id: UUID, cause: Cause) -> Cl
     if not cause.reason.strip():
         refused = NO_REASON
     elif payment.state in ENDED or payment.pending_close_as is None:
-        refused = Refused("nobody wants it ended", "nothing: see on its page where it stands")
+        refused = Refused("no close is pending", "nothing: its page shows its state")
     elif open_attempt(connection, payment.id) is not None:
         refused = Refused(
-            "its PaymentIntent is being canceled at this moment",
-            "look again in a moment: if that came to nothing, it can be taken back then",
+            "its PaymentIntent is being canceled right now",
+            "try again in a moment: if the cancellation does not succeed, the pending close can be canceled then",
         )
     if refused is not None:
         record_payment_refusal(connection, payment, "stay in collection", refused, cause)
         return refused
     cause = replace(cause, reason=cause.reason.strip())
-    _tell_ending(connection, payment, EventType.CLOSE_WITHDRAWN, cause, before=payment.pending_close_as, after=None)
+    _record_close_event(
+        connection, payment, EventType.CLOSE_WITHDRAWN, cause, before=payment.pending_close_as, after=None
+    )
     connection.execute(update(payments).where(payments.c.id == payment.id).values(pending_close_as=None))
     return CloseWithdrawn(payment.id, job_if_due(payment, cause.at))
 
 
-# -- why not
+# -- refusals
 
 
-def _why_no_ending(connection: Connection, payment: PaymentRow, what: str) -> Refused | None:
+def _why_not_closable(connection: Connection, payment: PaymentRow, what: str) -> Refused | None:
     state = PaymentState(payment.state)
     if state is PaymentState.PAID:
         return Refused(
-            f"it was paid at {payment.paid_at:%Y-%m-%d %H:%M} UTC", "nothing here: pay it back at the processor"
+            f"it was paid at {payment.paid_at:%Y-%m-%d %H:%M} UTC", "nothing here: refund it at the processor"
         )
     if state in ENDED:
         return Refused(f"it is {state}: {payment.state_reason}", "nothing: collection has ended")
     if payment.pending_close_as is not None:
         already = WORD_OF_CLOSE[payment.pending_close_as]
-        return Refused(f"it is being {already} already", f"nothing; to have it {what} otherwise, take that back")
+        return Refused(
+            f"it is already being {already}", f"nothing; to have it {what} instead, cancel the pending close"
+        )
     if state is PaymentState.AUTHORISED:
-        return Refused("the money is on hold at the bank", "release that hold first")
+        return Refused("the amount is authorised at the bank", "cancel the authorisation first")
     attempt = open_attempt(connection, payment.id)
     if attempt is None:
         return None
     return Refused(
-        f"attempt {attempt.number} may be taking the money ({attempt.state})",
-        "wait until its outcome is known: that takes minutes at most, unless the processor is away",
+        f"attempt {attempt.number} may still charge the card ({attempt.state})",
+        "wait until its outcome is known: minutes at most, unless the processor is unavailable",
     )
 
 
-# -- rows and trail
+# -- rows and billing events
 
 
-def _end(connection: Connection, locked: LockedPayment, policy: Policy, as_: PaymentState, cause: Cause) -> None:
+def _close(connection: Connection, locked: LockedPayment, policy: Policy, as_: PaymentState, cause: Cause) -> None:
     close_request = CloseRequest(cause.actor, cause.reason)
     close_payment_as(connection, locked.account, locked.payment, policy, as_, close_request, cause)
 
 
-def _tell_ending(
+def _record_close_event(
     connection: Connection,
     payment: PaymentRow,
     what: EventType,

@@ -19,13 +19,13 @@ from shared.payments.eligibility import is_held
 from shared.payments.operator.refusals import job_if_due, lock_if_known, no_such_payment, record_payment_refusal
 from shared.policy import Policy
 
-#: A hold for longer than a year is forgotten by everybody; until it is released is another thing.
+#: A dated hold of more than a year would be forgotten. A hold without a date has no limit.
 LONGEST_HOLD = timedelta(days=366)
 
 
 @dataclass(frozen=True)
 class Held:
-    """The payment isn't asked for before that instant; UNTIL_RELEASED waits for a person."""
+    """The payment isn't charged before that instant; UNTIL_RELEASED waits for an operator."""
 
     payment_id: UUID
     until: datetime
@@ -33,7 +33,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Released:
-    """The hold is over. `job`, if it is due by now, is to be rung after the commit."""
+    """The hold is released. Enqueue `job`, if there is one, after the commit: the payment is due now."""
 
     payment_id: UUID
     job: ChargePayment | None
@@ -46,9 +46,9 @@ def hold_payment(
     until: date | None,
     cause: Cause,
 ) -> Held | Refused:
-    """Keep a payment from being asked for until midnight of a day in its coverage, or until it is released (None).
+    """Hold a payment until midnight of a day in its coverage, or until it is released (None).
 
-    A brake works at any time: what is under way goes its way, and what would follow it is held.
+    Works in any unpaid state: an attempt in progress finishes, and the next one is held.
     """
     payment = lock_if_known(connection, payment_id)
     if payment is None:
@@ -67,7 +67,7 @@ def hold_payment(
 
 
 def release_payment(connection: Connection, payment_id: UUID, cause: Cause) -> Released | Refused:
-    """End a payment's hold, whoever holds it: what it waited for before, it waits for again."""
+    """Release a payment's hold, whoever set it; the payment waits again for what it waited for before."""
     payment = lock_if_known(connection, payment_id)
     if payment is None:
         return no_such_payment(payment_id)
@@ -75,7 +75,7 @@ def release_payment(connection: Connection, payment_id: UUID, cause: Cause) -> R
     if not cause.reason.strip():
         refused = NO_REASON
     elif not is_held(payment.held_until, cause.at) or payment.state in ENDED:
-        refused = Refused("it isn't held", "nothing: see on its page what comes next")
+        refused = Refused("it isn't held", "nothing: its page shows the next step")
     if refused is not None:
         record_payment_refusal(connection, payment, "release", refused, cause)
         return refused
@@ -88,17 +88,17 @@ def _why_no_hold(policy: Policy, payment: PaymentRow, until: date | None, cause:
     if not cause.reason.strip():
         return NO_REASON
     if payment.state not in UNPAID:
-        return Refused(f"it is {payment.state}", "nothing: it isn't asked for any more")
+        return Refused(f"it is {payment.state}", "nothing: it is no longer charged")
     if payment.pending_close_as is not None:
         return Refused(
-            f"it is being {WORD_OF_CLOSE[payment.pending_close_as]}: it isn't asked for any more",
-            "take that back first",
+            f"it is being {WORD_OF_CLOSE[payment.pending_close_as]}: it is no longer charged",
+            "cancel the pending close first",
         )
     if until is None:
         return None
     today = local_date(cause.at, policy.coverage(payment.coverage).zone)
     if until <= today:
-        return Refused(f"{until} has begun already (it is {today} in {payment.coverage})", "give a later day")
+        return Refused(f"{until} has already begun (it is {today} in {payment.coverage})", "choose a later day")
     if until > today + LONGEST_HOLD:
         return Refused(
             f"{until} is more than {LONGEST_HOLD.days} days away", "hold it until it is released, or for less"
@@ -107,7 +107,7 @@ def _why_no_hold(policy: Policy, payment: PaymentRow, until: date | None, cause:
 
 
 def _reason_without_hold(connection: Connection, payment: PaymentRow) -> str | None:
-    """The reason of the payment's state as it was before a person's hold was written over it."""
+    """Return the reason of the payment's state without the hold's own reason."""
     last = connection.execute(
         select(billing_events.c.data, billing_events.c.after)
         .where(billing_events.c.payment_id == payment.id, billing_events.c.type == EventType.PAYMENT_HELD)

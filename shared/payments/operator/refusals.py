@@ -21,11 +21,11 @@ def lock_if_known(connection: Connection, payment_id: UUID) -> PaymentRow | None
 
 
 def no_such_payment(payment_id: UUID) -> Refused:
-    return Refused(f"there is no payment {payment_id}", "look it up by invoice number or account")
+    return Refused(f"there is no payment {payment_id}", "search by invoice number or account")
 
 
 def job_if_due(payment: PaymentRow, now: datetime) -> ChargePayment | None:
-    """What to ring for after a brake is taken off; the sweep would find it, only later."""
+    """Return the job to enqueue after a hold or close is lifted; without it the sweep would find it later."""
     is_due = payment.next_attempt_at is not None and payment.next_attempt_at <= now
     return ChargePayment(payment.id, Lane(payment.lane)) if is_due else None
 

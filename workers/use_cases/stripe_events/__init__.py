@@ -1,4 +1,4 @@
-"""What each Stripe event leads to: one table, and beside it the handlers by the object that they look at."""
+"""The handler of each Stripe event type; the modules here are named after the object that they retrieve."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,7 @@ HANDLERS: Mapping[str, Handler] = {
     "payment_intent.requires_action": observe_payment_intent,
 }
 
-#: Events that mostly tell what we did ourselves: a look at our own rows spares the request.
+#: Events that mostly echo our own requests: reading our own rows saves the request.
 ECHOES: Mapping[str, Echo] = {
     "payment_method.attached": echo_of_registration,
     "payment_intent.succeeded": echo_of_our_request,

@@ -1,4 +1,4 @@
-"""What a handler gets and what it gives back."""
+"""The signature of the handlers, and the effects that they return."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -11,19 +11,19 @@ from shared.runtime import Runtime
 
 
 class LookLaterError(Exception):
-    """The event can't be understood yet. Not a trouble: it comes back at `at` (machine time)."""
+    """The event can't be applied yet. Not an error: it is due again at `at` (machine time)."""
 
     def __init__(self, at: datetime, why: str) -> None:
         self.at = at
         super().__init__(why)
 
 
-#: Fetches the truth, outside any transaction, and writes nothing: what it returns does.
+#: Retrieves the object's current state outside any transaction; what it returns writes.
 Handler = Callable[[Runtime, StripeEvent], Apply]
 
 
 def nothing_but(note: str) -> Apply:
-    """Return what applies an event that changes nothing."""
+    """Return the application of an event that changes nothing."""
     return lambda _connection: Effect(note)
 
 

@@ -1,4 +1,4 @@
-"""Something became of a PaymentIntent. The webhook is only a hint to look at it; recording decides what follows."""
+"""A PaymentIntent changed. The webhook is only a hint to retrieve it; recording decides what follows."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from shared.runtime import Runtime
 from workers.use_cases.stripe_events.effect import nothing_but
 
 DECLINED = "payment_intent.payment_failed"
-#: Machine time in which nearly every answer has come and is recorded; if its worker died, we look after it.
+#: Machine time within which nearly every answer is recorded; after it the PaymentIntent is retrieved.
 ANSWERS_COME_WITHIN = timedelta(seconds=10)
 NOT_OURS = "not ours: no payment has this PaymentIntent"
 
@@ -23,20 +23,20 @@ NOT_OURS = "not ours: no payment has this PaymentIntent"
 def echo_of_our_request(
     connection: Connection, event: StripeEvent, machine_now: datetime
 ) -> Effect | ProcessAgain | None:
-    """Say what an event tells that we know already; None if it is worth a look.
+    """Return the effect of an event that tells nothing new; None if its PaymentIntent has to be retrieved.
 
-    Most events only echo our own confirm. Succeeded and canceled are final at Stripe, and we were shown it; news
-    of no money closes nothing inside a lease (I5), and outside of one there is no attempt to close. An event that
-    overtakes the answer to a request sent just now is asked again a little later.
+    Most events only echo our own confirm. Succeeded and canceled are final at Stripe and already recorded here. A
+    decline closes nothing inside a lease (I5), and outside of one there is no attempt to close. An event that
+    overtakes the answer to a request sent just now is processed a little later.
     """
     ours = _find(connection, event)
     if ours is None:
         return Effect(NOT_OURS)
     if ours.closed_reason is not None:
-        return Effect(f"known already: the PaymentIntent is {ours.closed_reason}", payment_id=ours.payment_id)
+        return Effect(f"already known: the PaymentIntent is {ours.closed_reason}", payment_id=ours.payment_id)
     has_expired_attempt = ours.lease_expires_at is not None and ours.lease_expires_at <= machine_now
     if event.type == DECLINED and not has_expired_attempt:
-        return Effect("the attempt's own answer tells", payment_id=ours.payment_id)
+        return Effect("the answer to the attempt's own request decides", payment_id=ours.payment_id)
     if ours.state == AttemptState.STARTED and ours.confirm_allowed_at is not None:
         recorded_at = ours.confirm_allowed_at + ANSWERS_COME_WITHIN
         return ProcessAgain(recorded_at) if machine_now < recorded_at else None
@@ -44,7 +44,7 @@ def echo_of_our_request(
 
 
 def observe_payment_intent(runtime: Runtime, event: StripeEvent) -> Apply:
-    """Retrieve a PaymentIntent of ours; what it shows is recorded in the transaction that applies the event."""
+    """Retrieve a PaymentIntent of ours; its state is recorded in the transaction that applies the event."""
     with runtime.engine.connect() as connection:
         ours = _find(connection, event)
     if ours is None:
@@ -54,7 +54,7 @@ def observe_payment_intent(runtime: Runtime, event: StripeEvent) -> Apply:
     if answer.payment_intent is None:
         error = GatewayMissingError if answer.http_status == 404 else GatewayUnavailableError
         raise error(answer.reason)
-    note = f"looked at the PaymentIntent: {answer.payment_intent.status}"
+    note = f"retrieved the PaymentIntent: {answer.payment_intent.status}"
 
     def apply(connection: Connection) -> Effect:
         jobs = apply_observation(connection, runtime, ours.id, answer, actor="stripe")

@@ -1,4 +1,4 @@
-"""A stored card came, changed or went."""
+"""A stored card was attached, updated or detached."""
 
 from datetime import datetime, timedelta
 
@@ -12,19 +12,19 @@ from shared.payments.card_changes import wake_payments
 from shared.runtime import Runtime
 from workers.use_cases.stripe_events.effect import LookLaterError, effect_of
 
-#: A registration that looked at the card before it was detached has committed or died by then: above the
+#: A registration that read the card before it was detached has committed or died by then: above the
 #: workers' time limit of 90 s.
 REGISTRATIONS_END_WITHIN = timedelta(seconds=120)
 
 
 def echo_of_registration(connection: Connection, event: StripeEvent, _machine_now: datetime) -> Effect | None:
-    """An attached card that its SetupIntent has brought in already; None if it is worth a look."""
+    """Return the effect of an attached card that its SetupIntent already stored; None if it has to be retrieved."""
     known = find_card(connection, event.coverage, event.stripe_object_id)
-    return None if known is None or known.detached_at is not None else Effect("known already: the card is stored")
+    return None if known is None or known.detached_at is not None else Effect("already known: the card is stored")
 
 
 def refresh_stored_card(runtime: Runtime, event: StripeEvent) -> Apply:
-    """Look at the card as it is now, whatever the event said; one that is gone counts as detached."""
+    """Retrieve the card's current state, whatever the event said; a missing card counts as detached."""
     with runtime.engine.connect() as connection:
         known = find_card(connection, event.coverage, event.stripe_object_id)
     gateway, now = runtime.gateways[event.coverage], runtime.clock.now()
@@ -40,12 +40,12 @@ def refresh_stored_card(runtime: Runtime, event: StripeEvent) -> Apply:
 def retire_card(runtime: Runtime, event: StripeEvent) -> Apply:
     """Take a detached card out of use.
 
-    A card that we don't know may be another system's, or its registration may be under way with an older look
-    at it: then there is a card to retire a little later.
+    An unknown card may be another system's, or its registration may be in progress with older data: then there is
+    a card to retire a little later.
     """
     with runtime.engine.connect() as connection:
         known = find_card(connection, event.coverage, event.stripe_object_id)
     settled_at = event.stored_at + REGISTRATIONS_END_WITHIN
     if known is None and runtime.machine_now() < settled_at:
-        raise LookLaterError(settled_at, "detached before we knew the card; a registration may be under way")
+        raise LookLaterError(settled_at, "detached before the card was stored; a registration may be in progress")
     return refresh_stored_card(runtime, event)

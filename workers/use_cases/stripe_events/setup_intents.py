@@ -10,7 +10,7 @@ from workers.use_cases.stripe_events.effect import effect_of, nothing_but
 
 
 def register_card_of_setup_intent(runtime: Runtime, event: StripeEvent) -> Apply:
-    """Look at the SetupIntent, then at its card as it is now: it may be detached again."""
+    """Retrieve the SetupIntent, then its card's current state: it may be detached again."""
     gateway = runtime.gateways[event.coverage]
     setup_intent = request("event.setup_intent", gateway.retrieve_setup_intent, event.stripe_object_id)
     registration = read_registration(event.coverage, setup_intent, event.stripe_created_at)
