@@ -1,4 +1,4 @@
-"""The web process: Stripe's webhooks, the probes and the operators' dashboard; portal and API join it here."""
+"""The web process: Stripe's webhooks, health probes and the operators' dashboard."""
 
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -31,23 +31,23 @@ from web.dashboard.routes import dashboard_routes
 from web.dashboard.site import Site
 from web.dashboard.templating import make_templates
 from web.headers import StrictHeaders
-from web.webhooks import STORERS, Endpoint, WebhookReceiver
+from web.webhooks import STORE_THREADS, Endpoint, WebhookReceiver
 
 log = structlog.get_logger()
 
-#: Seconds a readiness probe waits for the database before it says no.
+#: Seconds that the readiness probe waits for the database.
 READY_WITHIN_S = 3.0
-#: Below the time that Stripe waits for an answer (s); storing an event takes a millisecond.
+#: Statement timeout (s), below the time that Stripe waits for a response; storing an event takes a millisecond.
 STATEMENT_LIMIT_S = 5
 
 
 def make_app() -> ASGIApp:
-    """Build the application from the environment: what uvicorn's `--factory` calls. Opens no connection yet."""
+    """Build the application from the environment, for uvicorn's `--factory`. Opens no connection."""
     try:
         settings = load_settings()
         configure_logs("web", settings.log_level)
         arm(settings.crash_plan)
-        _log_like_us()
+        _redirect_uvicorn_logs()
         broker = make_broker(settings.redis_url.get_secret_value())
         return build_app(settings, _runtime(settings, broker), broker, is_process=True)
     except (SettingsError, PolicyError) as error:
@@ -55,16 +55,16 @@ def make_app() -> ASGIApp:
 
 
 def _runtime(settings: Settings, broker: RedisBroker) -> Runtime:
-    connections = STORERS + 1  # one for the probe
+    connections = STORE_THREADS + 1  # one for the probe
     return build_runtime(settings, broker=broker, pool_size=connections, statement_limit_s=STATEMENT_LIMIT_S)
 
 
 def build_app(
     settings: Settings, runtime: Runtime, broker: RedisBroker | None = None, *, is_process: bool = False
 ) -> ASGIApp:
-    """Build the application around a runtime. Without a broker the page of queues says that it has none.
+    """Build the application around a runtime. Without a broker the queues page shows no message counts.
 
-    `is_process`: it is a process of its own, and says that it lives.
+    `is_process`: it runs as its own process and sends heartbeats.
     """
     endpoints = webhook_endpoints(settings, runtime.policy)
     receiver = WebhookReceiver(endpoints, runtime.engine, runtime.enqueue, verify_webhook)
@@ -101,7 +101,7 @@ def build_app(
 
 
 def make_site(settings: Settings, runtime: Runtime, broker: RedisBroker | None = None) -> Site:
-    """What the dashboard's pages share. Its connections are its own: pages never keep webhooks waiting."""
+    """Build what the dashboard's pages share. It has its own connection pool, so pages never delay webhooks."""
     return Site(
         runtime=runtime,
         engine=make_engine(settings, pool_size=WORKERS, statement_limit_s=STATEMENT_LIMIT_S),
@@ -114,7 +114,7 @@ def make_site(settings: Settings, runtime: Runtime, broker: RedisBroker | None =
 
 
 def webhook_endpoints(settings: Settings, policy: Policy) -> Mapping[str, Endpoint]:
-    """Return an endpoint for each coverage that has secrets and a key; say in the log which ones don't."""
+    """Return an endpoint for each coverage that has secrets and a key; log a warning for each of the others."""
     endpoints: dict[str, Endpoint] = {}
     for coverage in policy.coverages:
         secrets = [secret.get_secret_value() for secret in settings.stripe_webhook_secrets.get(coverage, ())]
@@ -151,8 +151,8 @@ async def _reaches_database(engine: Engine) -> bool:
     return False
 
 
-def _log_like_us() -> None:
-    """Send uvicorn's own lines through our handler too, where secrets are cut out."""
+def _redirect_uvicorn_logs() -> None:
+    """Route uvicorn's log lines through our handler, which redacts secrets."""
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()

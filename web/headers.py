@@ -1,9 +1,9 @@
-"""Headers on every answer, the error pages of the framework included."""
+"""Security headers on every response, including the framework's error pages."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: A page that needs more than this sets its own; what is set already is left alone.
+#: Defaults: a header that the response already has is kept.
 STRICT_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
@@ -17,7 +17,7 @@ STRICT_HEADERS = {
 
 
 class StrictHeaders:
-    """ASGI middleware around the whole application, so that also its last-resort 500 carries the headers."""
+    """ASGI middleware around the whole application, so that even its last-resort 500 carries the headers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

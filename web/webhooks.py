@@ -1,6 +1,6 @@
-"""Stripe's webhooks: check, store, answer. What an event means is found out later, by a worker.
+"""Stripe's webhooks: verify, store, respond. A worker applies the event later.
 
-Stripe repeats for days whatever isn't answered with 2xx, so an answer is 200 only after the row is committed.
+Stripe resends for days every event that didn't get a 2xx, so the response is 200 only after the row is committed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,25 +29,25 @@ from shared.messaging.jobs import ApplyStripeEvent
 
 log = structlog.get_logger()
 
-#: Stripe's events are some 10 kB; this leaves room for the largest and bounds what a stranger can make us hold.
+#: Stripe's events are about 10 kB; this leaves room for the largest and limits the memory a stranger can use.
 MAX_BODY_BYTES = 512 * 1024
-#: Seconds to receive a body in. Stripe sends it in one go; who drips bytes gets no connection of ours.
+#: Seconds to receive a body. Stripe sends it at once; a sender that drips bytes may not hold a connection.
 BODY_TIMEOUT_S = 10.0
-#: Threads that store, each with its database connection: one insert takes about a millisecond.
-STORERS = 4
-#: Requests that may wait for a storer. More means that the database hangs: Stripe had better send again.
+#: Threads that store events, each with a database connection: one insert takes about a millisecond.
+STORE_THREADS = 4
+#: Requests that may wait for such a thread. More mean that the database hangs: Stripe should resend later.
 MAX_WAITING = 200
-#: Rings under way at once, and waiting. With Redis away beyond that, the sweep rings instead.
-RINGERS = 2
-MAX_RINGS = 50
+#: Threads that enqueue jobs, and jobs running or waiting for one. Beyond that (Redis is down), the sweep enqueues.
+ENQUEUE_THREADS = 2
+MAX_ENQUEUES = 50
 
-#: The database is away, or too busy to give us a connection.
-DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeoutError)
+#: The database is down, or too busy to give a connection.
+DATABASE_UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError)
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One coverage's webhook: the secrets that are good now, and whether its Stripe key moves real money."""
+    """One coverage's webhook: its valid secrets, and whether its Stripe key moves real money."""
 
     coverage: str
     secrets: Sequence[str]
@@ -67,12 +67,12 @@ class WebhookReceiver:
         self._engine = engine
         self._enqueue = enqueue
         self._verify = verify
-        self._storers = anyio.CapacityLimiter(STORERS)
-        self._ringers = anyio.CapacityLimiter(RINGERS)
-        self._rings = 0
+        self._store_limiter = anyio.CapacityLimiter(STORE_THREADS)
+        self._enqueue_limiter = anyio.CapacityLimiter(ENQUEUE_THREADS)
+        self._pending_enqueues = 0
 
     async def receive(self, request: Request) -> Response:
-        """Answer 200 once the event is stored; 4xx for what isn't ours to store, 503 for "send it again"."""
+        """Return 200 once the event is stored, 4xx if it must not be stored, 503 to make Stripe resend it."""
         endpoint = self._endpoints.get(request.path_params["coverage"])
         if endpoint is None:
             return PlainTextResponse("there is no webhook for this coverage\n", 404)
@@ -89,14 +89,14 @@ class WebhookReceiver:
         return await self._store(endpoint.coverage, event)
 
     async def _store(self, coverage: str, event: StripeEventSnapshot) -> Response:
-        if self._storers.statistics().tasks_waiting >= MAX_WAITING:
-            return _send_again(coverage, event, "too many events wait for the database")
+        if self._store_limiter.statistics().tasks_waiting >= MAX_WAITING:
+            return _ask_to_resend(coverage, event, "too many events wait for the database")
         try:
             is_new = await anyio.to_thread.run_sync(
-                store_event, self._engine, coverage, event, limiter=self._storers
+                store_event, self._engine, coverage, event, limiter=self._store_limiter
             )
-        except DATABASE_AWAY as error:
-            return _send_again(coverage, event, type(error.__cause__ or error).__name__)
+        except DATABASE_UNAVAILABLE as error:
+            return _ask_to_resend(coverage, event, type(error.__cause__ or error).__name__)
         is_handled = event.type in HANDLED_EVENT_TYPES
         log.info(
             "webhook.stored" if is_new else "webhook.known",
@@ -105,30 +105,30 @@ class WebhookReceiver:
             type=event.type,
             is_handled=is_handled,
         )
-        # Who sends again what we have needs no bell: the row is applied, or the sweep knows of it.
+        # A resent event needs no job: its row is applied already, or the sweep enqueues it.
         job = ApplyStripeEvent(coverage, event.stripe_event_id)
         task = (
-            BackgroundTask(self._ring_soon, job)
+            BackgroundTask(self._enqueue_later, job)
             if is_new and is_handled and event.type not in ECHO_EVENT_TYPES
             else None
         )
         return Response(status_code=200, background=task)
 
-    async def _ring_soon(self, job: ApplyStripeEvent) -> None:
-        """Ring after the answer, so that a Redis which hangs costs Stripe no second and us no memory."""
-        if self._rings >= MAX_RINGS:
-            log.warning("webhook.bell_skipped", consequence="the sweep rings instead")
+    async def _enqueue_later(self, job: ApplyStripeEvent) -> None:
+        """Enqueue after the response, so that a hanging Redis neither delays Stripe nor fills the memory."""
+        if self._pending_enqueues >= MAX_ENQUEUES:
+            log.warning("webhook.bell_skipped", consequence="the sweep enqueues the job")
             return
         reach(Failpoint.WEBHOOK_ANSWERED)
-        self._rings += 1
+        self._pending_enqueues += 1
         try:
-            await anyio.to_thread.run_sync(self._enqueue, [job], limiter=self._ringers)
+            await anyio.to_thread.run_sync(self._enqueue, [job], limiter=self._enqueue_limiter)
         finally:
-            self._rings -= 1
+            self._pending_enqueues -= 1
 
 
 def store_event(engine: Engine, coverage: str, event: StripeEventSnapshot) -> bool:
-    """Store the event under Stripe's own id; False if we have it already. Types without a handler are ignored."""
+    """Store the event under Stripe's ID; False if it exists. Types without a handler are stored as ignored."""
     state = StripeEventState.RECEIVED if event.type in HANDLED_EVENT_TYPES else StripeEventState.IGNORED
     insertion = (
         insert(stripe_events)
@@ -155,7 +155,7 @@ def store_event(engine: Engine, coverage: str, event: StripeEventSnapshot) -> bo
 
 
 async def _read_body(request: Request) -> bytes | Response:
-    """Read the raw body, or the answer to one that is too large, too slow or cut off."""
+    """Return the raw body, or the error response if it is too large, too slow or cut off."""
     too_large = PlainTextResponse(f"the body is larger than {MAX_BODY_BYTES} bytes\n", 413)
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and (len(announced) > 12 or int(announced) > MAX_BODY_BYTES):
@@ -177,7 +177,7 @@ async def _read_body(request: Request) -> bytes | Response:
 
 
 def _wrong_mode(endpoint: Endpoint, event: StripeEventSnapshot) -> Response:
-    """Refuse loudly: Stripe shows the 400 to whoever set the endpoint up, and nothing is applied."""
+    """Refuse the event and log an error: Stripe's dashboard shows the 400 to the owner of the endpoint."""
     log.error(
         "webhook.wrong_mode",
         coverage=endpoint.coverage,
@@ -189,11 +189,11 @@ def _wrong_mode(endpoint: Endpoint, event: StripeEventSnapshot) -> Response:
     return PlainTextResponse("live and test mode are mixed up: the event isn't of this coverage's mode\n", 400)
 
 
-def _send_again(coverage: str, event: StripeEventSnapshot, why: str) -> Response:
+def _ask_to_resend(coverage: str, event: StripeEventSnapshot, why: str) -> Response:
     log.error("webhook.not_stored", coverage=coverage, stripe_event_id=event.stripe_event_id, why=why)
     return PlainTextResponse("not stored; send it again\n", 503, headers={"Retry-After": "5"})
 
 
 def _public(error: BadSignatureError | UnreadableEventError) -> str:
-    """What a stranger is told: nothing that helps to guess; what is signed may know why."""
+    """The message for the sender: the reason is given only for a validly signed event."""
     return "the signature is not valid" if isinstance(error, BadSignatureError) else str(error)
