@@ -24,7 +24,7 @@ def pytest_configure() -> None:
 #: Files that take longest (30 to 140 s), the longest first: begun last, one of them would run on alone.
 LONGEST_FIRST = (
     "model/test_model.py",
-    "browser/test_a_night_on_call.py",
+    "browser/test_operator_tasks.py",
     "chaos/test_small_run.py",
     "failpoints/test_failpoints_of_outcomes.py",
     "failpoints/test_workers_killed.py",

@@ -20,7 +20,7 @@ from simulator.issuer.stories import DeclinesThenPays
 from tests.seed import Account
 from tests.web.conftest import web_settings
 from tests.web.serving import running
-from tests.web.stripe_words import SECRET, event_body, signature
+from tests.web.stripe_webhooks import SECRET, event_body, signature
 from tests.world import World, api_key, make_gateways, running_world
 from web.app import build_app
 from workers.use_cases.apply_stripe_event import apply_stripe_event

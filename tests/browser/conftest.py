@@ -1,4 +1,4 @@
-"""Debian's chromium, driven by playwright, on the dashboard of a company that has lived through a month's start."""
+"""Chromium, driven by Playwright, on the dashboard of a company a few days into its month."""
 
 import os
 import shutil
@@ -28,12 +28,12 @@ from web.app import build_app
 from web.dashboard.request_context import ROOT
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-#: Where a browser must be there, as in CI: then its absence is an error and no skip.
+#: Set in CI: a missing browser is then an error, not a skip.
 NEEDED = "DUECOURSE_NEED_CHROMIUM"
-#: A page that takes longer than this is broken on any machine (ms).
+#: Timeout of every page action (ms); generous, for slow machines.
 PATIENCE_MS = 30_000
 NOVEMBER = date(2026, 11, 1)
-#: What the customers' cards do, one account each; the rest pay.
+#: Card behaviours, one account each; the remaining accounts pay.
 STORIES: tuple[Story, ...] = (
     AlwaysDeclines(decline_code="insufficient_funds"),
     AlwaysDeclines(decline_code="do_not_honor"),
@@ -48,14 +48,14 @@ ACCOUNTS = 16
 
 @pytest.fixture(
     scope="module"
-)  # no longer: playwright's event loop runs in our thread, and others begin theirs there
+)  # not session: Playwright's event loop runs in this thread, and other tests start theirs there
 def chromium() -> Iterator[Chromium]:
-    """One browser for a file's tests. Skips where there is none."""
+    """One browser for the tests of a file. Skips the tests if none is installed."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         if os.environ.get(NEEDED):
             pytest.fail(f"no chromium, and {NEEDED} is set: apt-get install chromium")
-        pytest.skip("no chromium here: the dashboard isn't tried in a browser (apt-get install chromium)")
+        pytest.skip("no chromium installed: browser tests are skipped (apt-get install chromium)")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
         yield browser
@@ -64,7 +64,7 @@ def chromium() -> Iterator[Chromium]:
 
 @dataclass
 class Office:
-    """The dashboard, the people in front of it, and the company behind it."""
+    """The running dashboard, the users' browsers, and the company whose data it shows."""
 
     diary: Diary
     url: str
@@ -73,8 +73,8 @@ class Office:
     accounts: list[Account] = field(default_factory=list)
     contexts: list[BrowserContext] = field(default_factory=list)
 
-    def sit_down(self, name: str, role: str = "operator", **context: Any) -> Page:
-        """Somebody opens the dashboard, signs in with their password and sees the overview."""
+    def sign_in(self, name: str, role: str = "operator", **context: Any) -> Page:
+        """Sign in as this user (added if new) in a new browser context; returns its page at the overview."""
         with self.diary.world.engine.begin() as connection:
             if find_user(connection, name) is None:
                 add_user(connection, name, Role(role), PASSWORD, "test", self.diary.world.machine())
@@ -87,14 +87,14 @@ class Office:
         return page
 
     def open(self, **context: Any) -> Page:
-        """An empty page of a browser of one's own."""
+        """An empty page in a browser context of its own."""
         opened_context = self.chromium.new_context(base_url=self.url, **context)
         opened_context.set_default_timeout(PATIENCE_MS)
         self.contexts.append(opened_context)
         return opened_context.new_page()
 
     def add_accounts(self, count: int, name: str, amount_minor: int, *stories: Story) -> list[Account]:
-        """Accounts with a fee for October and a card each, the first ones with these stories."""
+        """Add accounts with a card and a fee for October each; the first cards follow these stories."""
         added = []
         for number in range(count):
             account = self.diary.account(f"{name}-{number:03d}")
@@ -109,7 +109,7 @@ class Office:
 
 @pytest.fixture
 def empty_office(engine: Engine, database_url: str, redis_url: str, chromium: Chromium) -> Iterator[Office]:
-    """A company without anybody."""
+    """A company without accounts."""
     with ExitStack() as stack:
         diary = stack.enter_context(opened(engine, database_url, NOVEMBER, default_policy()))
         broker = make_broker(redis_url)
@@ -123,7 +123,7 @@ def empty_office(engine: Engine, database_url: str, redis_url: str, chromium: Ch
 
 @pytest.fixture
 def office(empty_office: Office) -> Office:
-    """A company on the fourth of November: some cards paid, some declined three times."""
+    """A company on November 4: some cards paid, some were declined three times."""
     empty_office.add_accounts(ACCOUNTS, "A", 29_85, *STORIES)
     empty_office.diary.live_until("2026-11-04 12:00")
     return empty_office

@@ -1,4 +1,4 @@
-"""Pictures of every page, for people to look at: `GALLERY=/some/folder pytest tests/browser/gallery.py`."""
+"""Screenshots of every page, for review by eye: `GALLERY=/some/folder pytest tests/browser/gallery.py`."""
 
 import os
 from pathlib import Path
@@ -19,33 +19,33 @@ from web.dashboard.request_context import ROOT
 SIZES = {"wide": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 
 
-FOR_PEOPLE = pytest.mark.skipif("GALLERY" not in os.environ, reason="for people: set GALLERY to a folder")
+ON_REQUEST = pytest.mark.skipif("GALLERY" not in os.environ, reason="set GALLERY to a folder")
 
 
-@FOR_PEOPLE
+@ON_REQUEST
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", list(SIZES))
-def test_pictures(office: Office, size: str, scheme: str) -> None:
+def test_screenshots_of_every_page(office: Office, size: str, scheme: str) -> None:
     folder = Path(os.environ["GALLERY"])
     folder.mkdir(parents=True, exist_ok=True)
-    page = office.sit_down("ada", "admin", viewport=SIZES[size], color_scheme=scheme)
-    for name, path in places(office).items():
+    page = office.sign_in("ada", "admin", viewport=SIZES[size], color_scheme=scheme)
+    for name, path in page_paths(office).items():
         page.goto(f"{ROOT}{path}")
         page.screenshot(path=folder / f"{name}-{size}-{scheme}.png", full_page=True)
 
 
-@FOR_PEOPLE
+@ON_REQUEST
 @pytest.mark.parametrize("size", list(SIZES))
-def test_pictures_of_a_company_without_anybody(empty_office: Office, size: str) -> None:
+def test_screenshots_of_an_empty_company(empty_office: Office, size: str) -> None:
     folder = Path(os.environ["GALLERY"])
-    page = empty_office.sit_down("ada", "admin", viewport=SIZES[size])
+    page = empty_office.sign_in("ada", "admin", viewport=SIZES[size])
     for path in ("", "/payments", "/accounts", "/bulk", "/runs", "/findings", "/unknown", "/stripe-events"):
         page.goto(f"{ROOT}{path}")
         page.screenshot(path=folder / f"empty-{path[1:] or 'overview'}-{size}.png", full_page=True)
 
 
-def a_bulk_action(office: Office) -> UUID:
-    """All that waits for another try is held, and released again by the second of two bulk actions."""
+def apply_bulk_actions(office: Office) -> UUID:
+    """Hold all payments that await a retry, then release them; returns the second bulk action's ID."""
     desk = Desk(office.diary.world)
     waiting = select(payments.c.id).where(payments.c.state == PaymentState.RETRY_SCHEDULED)
     for action in (BulkAction.HOLD, BulkAction.RELEASE):
@@ -54,8 +54,8 @@ def a_bulk_action(office: Office) -> UUID:
     return bulk_id
 
 
-def a_dead_letter(office: Office) -> str:
-    """A message that failed for good lies in `batch`; the page that shows it."""
+def add_dead_letter(office: Office) -> str:
+    """Add a dead letter to the queue `batch`; returns the path of its page."""
     message: Message[None] = Message("batch", "charge_payment", ("no id",), {}, {"redis_message_id": "letter-1"})
     client = office.broker.client
     client.hset("duecourse:batch.XQ.msgs", "letter-1", message.encode())
@@ -63,9 +63,9 @@ def a_dead_letter(office: Office) -> str:
     return "/queues/batch/dead-letters"
 
 
-def places(office: Office) -> dict[str, str]:
-    """A page of each kind, by a name for its picture; for some of them something happens first."""
-    bulk_id, letters = a_bulk_action(office), a_dead_letter(office)
+def page_paths(office: Office) -> dict[str, str]:
+    """One path of each kind of page, by screenshot name. Adds the bulk actions and the dead letter they show."""
+    bulk_id, dead_letters = apply_bulk_actions(office), add_dead_letter(office)
     with office.diary.world.engine.connect() as connection:
         event = connection.scalars(select(stripe_events.c.stripe_event_id).limit(1)).one()
     declined = office.diary.payment(office.accounts[0], "2026-10")
@@ -88,8 +88,8 @@ def places(office: Office) -> dict[str, str]:
         "bulk-new": "/bulk/new?action=charge&state=retry_scheduled",
         "bulk-action": f"/bulk/{bulk_id}",
         "queues": "/queues",
-        "dead-letters": letters,
-        "dead-letters-all": f"{letters}/all?deed=requeue",
+        "dead-letters": dead_letters,
+        "dead-letters-all": f"{dead_letters}/all?deed=requeue",
         "stripe-events": "/stripe-events",
         "stripe-event": f"/stripe-events/global/{event}",
         "findings": "/findings",

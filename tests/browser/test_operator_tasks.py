@@ -1,4 +1,4 @@
-"""What operators do, in a real browser: see, find, charge, run again, requeue, pause; and all of it is booked."""
+"""Operator tasks in a real browser: find, charge, rerun, requeue, pause; each one is in the audit log."""
 
 import re
 from collections import Counter
@@ -12,15 +12,15 @@ from sqlalchemy import text
 from simulator.client import LedgerLine
 from simulator.issuer.stories import AlwaysDeclines, Pays
 from tests.browser.conftest import Office
-from tests.browser.gallery import a_dead_letter, places
+from tests.browser.gallery import add_dead_letter, page_paths
 from web.dashboard.request_context import ROOT
 
-#: A little more than a page's parts wait before they refresh themselves.
+#: A little more than the refresh interval of page fragments.
 REFRESH_MS = 5_100
 
 
-def booked(office: Office) -> list[tuple[str, str, str | None, str]]:
-    """The book without sign-ins: who, what, why, and what came of it."""
+def audit_entries(office: Office) -> list[tuple[str, str, str | None, str]]:
+    """Actor, action, reason and outcome of each audit log entry, sign-ins excluded."""
     with office.diary.world.engine.connect() as connection:
         return [
             (row.actor, row.action, row.reason, row.outcome)
@@ -31,7 +31,7 @@ def booked(office: Office) -> list[tuple[str, str, str | None, str]]:
 
 
 def ledger(office: Office, wanted: Container[UUID]) -> dict[UUID, list[LedgerLine]]:
-    """What the processor took, by payment; of those that are wanted."""
+    """Captured charges at the processor, by payment, for the wanted payments."""
     found: dict[UUID, list[LedgerLine]] = {}
     for line in office.diary.world.simulator.iter_ledger():
         payment = UUID(line.metadata["duecourse_payment_id"])
@@ -40,12 +40,12 @@ def ledger(office: Office, wanted: Container[UUID]) -> dict[UUID, list[LedgerLin
     return found
 
 
-def settle_down(page: Page) -> None:
+def wait_for_network(page: Page) -> None:
     page.wait_for_load_state("networkidle")
 
 
 def hide(page: Page, *, is_hidden: bool) -> None:
-    """What a browser tells a page when its tab goes to the background, or comes back."""
+    """Tell the page that its tab went to the background or came back."""
     page.evaluate(
         """hidden => {
             Object.defineProperty(document, "hidden", {get: () => hidden, configurable: true});
@@ -55,10 +55,10 @@ def hide(page: Page, *, is_hidden: bool) -> None:
     )
 
 
-def test_a_declined_payment_is_found_in_two_clicks_and_charged_after_a_preview(office: Office) -> None:
-    declined = office.accounts[2]  # pays at the third time; two declines are behind it by day 3
+def test_declined_payment_is_found_in_two_clicks_and_charged_after_a_preview(office: Office) -> None:
+    declined = office.accounts[2]  # declined twice, paid on day 3
     payment = office.diary.payment(office.accounts[0], "2026-10")
-    page = office.sit_down("anna")
+    page = office.sign_in("anna")
     page.get_by_role("link", name="insufficient_funds").first.click()
     page.get_by_role("row", name=re.compile("A-000")).get_by_role("link").first.click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("$29.85")
@@ -71,13 +71,13 @@ def test_a_declined_payment_is_found_in_two_clicks_and_charged_after_a_preview(o
     attempts = len(office.diary.world.attempts(payment))
     office.diary.work()
     assert len(office.diary.world.attempts(payment)) == attempts + 1
-    assert booked(office) == [("operator:anna", "payment.charge", "the customer is on the phone", "done")]
+    assert audit_entries(office) == [("operator:anna", "payment.charge", "the customer is on the phone", "done")]
     page.goto(f"{ROOT}/audit-log")
     expect(page.get_by_role("row", name=re.compile("payment.charge")).get_by_text("operator:anna")).to_be_visible()
     assert office.diary.money(office.diary.payment(declined, "2026-10")) == [("2026-11-03 09:00", 29_87)]
 
 
-def test_five_hundred_declined_payments_are_charged_again_by_one_decision(office: Office) -> None:
+def test_one_bulk_action_charges_five_hundred_declined_payments(office: Office) -> None:
     diary = office.diary
     users = [diary.account(f"B-{number:03d}") for number in range(100)]
     outage = AlwaysDeclines(decline_code="processing_error")
@@ -92,7 +92,7 @@ def test_five_hundred_declined_payments_are_charged_again_by_one_decision(office
     for card in cards:
         diary.world.simulator.set_story("global", card.payment_method, Pays())
 
-    page = office.sit_down("anna")
+    page = office.sign_in("anna")
     page.get_by_role("link", name="Payments").first.click()
     page.get_by_label("Last decline code").fill("processing_error")
     page.get_by_label("retry scheduled").check()
@@ -104,64 +104,69 @@ def test_five_hundred_declined_payments_are_charged_again_by_one_decision(office
     page.get_by_role("button", name="Charge now: 500 payments").click()
     expect(page.get_by_role("heading", name=re.compile("0 of 500"))).to_be_visible()
     diary.work()
-    expect(page.get_by_role("heading", name="finished 500 of 500")).to_be_visible()  # it refreshed itself
+    expect(page.get_by_role("heading", name="finished 500 of 500")).to_be_visible()  # the page refreshes itself
     assert {payment: [cents] for payment, cents in owed.items()} == {
         payment: [line.amount for line in lines] for payment, lines in ledger(office, owed).items()
     }
-    assert booked(office) == [
+    assert audit_entries(office) == [
         ("operator:anna", "bulk.start", "the processor was out of order", "started"),
         ("operator:anna", "bulk.finish", "the processor was out of order", "finished"),
     ]
 
 
-def test_a_month_is_run_again_after_a_preview_and_bills_what_came_late(office: Office) -> None:
+def test_rerun_of_a_month_bills_late_fees_after_a_preview(office: Office) -> None:
     late = office.accounts[9]
     newcomer = office.diary.account("A-new")
     office.diary.fee(newcomer, 12_34)
-    page = office.sit_down("anna")
+    page = office.sign_in("anna")
     page.get_by_role("link", name="Runs").first.click()
     page.get_by_label("Month or day").fill("2026-10")
     page.get_by_role("button", name=re.compile("Preview")).click()
     expect(page.get_by_text("$12.34").first).to_be_visible()
     page.get_by_label(re.compile("^Reason")).fill("a customer was imported late")
     page.get_by_role("button", name=re.compile("Rerun")).click()
-    settle_down(page)
+    wait_for_network(page)
     office.diary.work()
     assert office.diary.lines(newcomer, "2026-10") == [12_34]
     assert len(office.diary.lines(late, "2026-10")) == 1
-    assert [line[:3] for line in booked(office)] == [
+    assert [line[:3] for line in audit_entries(office)] == [
         ("operator:anna", "run.again", "a customer was imported late"),
     ]
 
 
-def test_a_dead_letter_is_requeued_once_and_a_paused_lane_says_who_paused_it(office: Office) -> None:
-    a_dead_letter(office)
+def test_dead_letter_is_requeued_once_and_paused_queue_shows_who_paused_it(office: Office) -> None:
+    add_dead_letter(office)
     client = office.broker.client
-    page = office.sit_down("anna")
+    page = office.sign_in("anna")
     page.get_by_role("link", name="Queues").first.click()
     page.get_by_role("row", name=re.compile("^batch")).get_by_role("link", name="1").click()
     expect(page.get_by_text("charge_payment").first).to_be_visible()
     page.get_by_role("checkbox").first.check()
     page.get_by_label(re.compile("^Reason")).first.fill("Redis was full")
     page.get_by_role("button", name=re.compile("^Requeue")).first.click()
-    settle_down(page)
+    wait_for_network(page)
     assert client.zcard("duecourse:batch.XQ") == 0
     assert client.llen("duecourse:batch") == 1
     page.goto(f"{ROOT}/queues")
     page.get_by_label("Reason for pausing").nth(1).fill("the processor is being moved")
     page.get_by_role("button", name="Pause batch").click()
-    settle_down(page)
+    wait_for_network(page)
     expect(page.get_by_text("the processor is being moved").first).to_be_visible()
-    assert booked(office) == [
-        ("operator:anna", "dead_letter.requeue", "Redis was full", "started"),  # Redis knows no transaction of ours
+    assert audit_entries(office) == [
+        (
+            "operator:anna",
+            "dead_letter.requeue",
+            "Redis was full",
+            "started",
+        ),  # Redis has no transaction
         ("operator:anna", "dead_letter.requeue", "Redis was full", "finished"),
         ("operator:anna", "lane.pause", "the processor is being moved", "done"),
     ]
 
 
-def test_a_viewer_sees_everything_and_may_do_none_of_it(office: Office) -> None:
+def test_viewer_sees_every_page_and_no_action(office: Office) -> None:
     payment = office.diary.payment(office.accounts[0], "2026-10")
-    page = office.sit_down("vera", "viewer")
+    page = office.sign_in("vera", "viewer")
     for path in (
         "",
         "/payments",
@@ -182,22 +187,22 @@ def test_a_viewer_sees_everything_and_may_do_none_of_it(office: Office) -> None:
         assert answer is not None
         assert answer.status == 403
         expect(page.get_by_role("heading", level=1)).to_contain_text("needs the role operator")
-    assert booked(office) == []
+    assert audit_entries(office) == []
 
 
-@pytest.mark.parametrize("hands", ["keyboard only", "no JavaScript", "phone"])
-def test_a_charge_needs_neither_mouse_nor_javascript_nor_a_wide_screen(office: Office, hands: str) -> None:
+@pytest.mark.parametrize("input_method", ["keyboard only", "no JavaScript", "phone"])
+def test_charge_works_without_mouse_javascript_or_wide_screen(office: Office, input_method: str) -> None:
     payment = office.diary.payment(office.accounts[1], "2026-10")
     how = {
         "keyboard only": {},
         "no JavaScript": {"java_script_enabled": False},
         "phone": {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True},
-    }[hands]
-    page = office.sit_down("anna", **how)
+    }[input_method]
+    page = office.sign_in("anna", **how)
     page.goto(f"{ROOT}/payments/{payment}/charge")
-    if hands == "phone":
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390, "nothing sticks out of the screen"
-    if hands == "keyboard only":
+    if input_method == "phone":
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, "the page must not scroll sideways"
+    if input_method == "keyboard only":
         for _ in range(60):
             page.keyboard.press("Tab")
             if page.evaluate("document.activeElement.name") == "reason":
@@ -209,35 +214,35 @@ def test_a_charge_needs_neither_mouse_nor_javascript_nor_a_wide_screen(office: O
         page.get_by_label(re.compile("^Reason")).fill("by hand")
         page.get_by_role("button", name=re.compile("^Charge")).click()
     page.wait_for_url(f"**{ROOT}/payments/{payment}")
-    assert booked(office) == [("operator:anna", "payment.charge", "by hand", "done")]
+    assert audit_entries(office) == [("operator:anna", "payment.charge", "by hand", "done")]
 
 
-def test_the_overview_refreshes_itself_and_rests_while_hidden(office: Office) -> None:
-    """The browser's clock is ours; what htmx asks for is heard at the page."""
-    page = office.sit_down("vera", "viewer")
+def test_overview_refreshes_itself_unless_its_tab_is_hidden(office: Office) -> None:
+    """Controls the browser's clock and records the requests that htmx sends."""
+    page = office.sign_in("vera", "viewer")
     page.clock.install()
     page.goto(ROOT)
-    settle_down(page)
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url) if "hx-request" in request.headers else None)
+    wait_for_network(page)
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url) if "hx-request" in request.headers else None)
     with page.expect_request(lambda request: "hx-request" in request.headers):
         page.clock.run_for(REFRESH_MS)
-    settle_down(page)
+    wait_for_network(page)
     hide(page, is_hidden=True)
-    asked.clear()
+    requests.clear()
     page.clock.run_for(20 * REFRESH_MS)
-    settle_down(page)
-    assert asked == [], "nobody looks"
+    wait_for_network(page)
+    assert requests == [], "a hidden tab must not refresh"
     with page.expect_request(lambda request: "hx-request" in request.headers):
         hide(page, is_hidden=False)
 
 
-def test_nothing_on_any_page_is_refused_by_the_content_policy(office: Office) -> None:
-    page = office.sit_down("ada", "admin")
+def test_no_page_violates_the_content_security_policy(office: Office) -> None:
+    page = office.sign_in("ada", "admin")
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    for path in places(office).values():
+    for path in page_paths(office).values():
         page.goto(f"{ROOT}{path}")
-    settle_down(page)
+    wait_for_network(page)
     assert complaints == []

@@ -1,4 +1,4 @@
-"""The dashboard behind a real server, on a real database; people who are signed in with a role."""
+"""The dashboard on a real server and database, with browsers signed in by role."""
 
 import html
 import re
@@ -28,26 +28,26 @@ _FORM = re.compile(
 
 @dataclass
 class Browser:
-    """Somebody's browser without JavaScript: gets pages, and sends forms that it found on them."""
+    """A browser without JavaScript: gets pages and submits the forms found on them."""
 
     client: httpx.Client
     user: User | None
     forms: dict[str, str] = field(default_factory=dict)
 
     def get(self, path: str = "", **query: str) -> httpx.Response:
-        """Get a page of the dashboard; the tokens of its forms are kept."""
+        """Get a page of the dashboard and remember the CSRF tokens of its forms."""
         return self._snapshot(self.client.get(f"{ROOT}{path}", params=query or None))
 
     def post(self, path: str, page: str | None = None, **fields: str) -> httpx.Response:
-        """Send the form to `path` as found on `page` (by default, wherever it was seen last), and follow."""
+        """Submit the form to `path` found on `page` (default: the last page that had it); follow redirects."""
         if page is not None:
             self.get(page)
         token = self.forms.get(f"{ROOT}{path}")
-        assert token is not None, f"no form to {path} was seen; seen: {sorted(self.forms)}"
+        assert token is not None, f"no page had a form to {path}; known forms: {sorted(self.forms)}"
         return self.send(path, token=token, **fields)
 
     def send(self, path: str, **fields: str) -> httpx.Response:
-        """Send fields as they are: for forms that nobody was given."""
+        """Post these fields as they are, without a form from a page."""
         response = self.client.post(f"{ROOT}{path}", data=fields)
         while response.has_redirect_location:
             response = self.client.get(urljoin(str(response.url), response.headers["location"]))
@@ -60,14 +60,14 @@ class Browser:
 
 @dataclass
 class Dashboard:
-    """The running dashboard. `url` is its server's address."""
+    """The running dashboard. `url` is its server's base URL."""
 
     world: World
     url: str
     stack: ExitStack
 
     def as_(self, role: str, name: str | None = None) -> Browser:
-        """A browser in which a person of this role is signed in."""
+        """A browser signed in as a user of this role."""
         name = name or {"viewer": "vera", "operator": "otto", "admin": "ada"}[role]
         with self.world.engine.begin() as connection:
             row = find_user(connection, name)
@@ -77,13 +77,13 @@ class Dashboard:
                 else user_of(row)
             )
             token = begin_session(connection, user.id, "127.0.0.1", "test", self.world.machine())
-        browser = self.nobody()
+        browser = self.anonymous()
         browser.client.cookies.set(SESSION_COOKIE, token)
         browser.user = user
         return browser
 
-    def nobody(self) -> Browser:
-        """A browser in which nobody is signed in."""
+    def anonymous(self) -> Browser:
+        """A browser without a session."""
         return Browser(self.stack.enter_context(httpx.Client(base_url=self.url, timeout=30)), None)
 
     def add_user(self, name: str, role: str = "operator", password: str = PASSWORD) -> User:
@@ -96,7 +96,7 @@ MakeDashboard = Callable[..., Dashboard]
 
 @pytest.fixture
 def make_dashboard(world: World, database_url: str) -> Iterator[MakeDashboard]:
-    """Makes a dashboard with settings of its own: `make_dashboard(DUECOURSE_USER_HEADER="X-User", …)`."""
+    """Make a dashboard with its own settings: `make_dashboard(DUECOURSE_USER_HEADER="X-User", …)`."""
     with ExitStack() as stack:
 
         def make(**settings: object) -> Dashboard:

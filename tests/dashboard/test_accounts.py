@@ -1,4 +1,4 @@
-"""Accounts: found by how they begin and by standing, and everything about one of them on a page."""
+"""Accounts: the list with prefix search and standing filter, and the page of one account."""
 
 import html
 import re
@@ -53,7 +53,7 @@ def all_pages(browser: Browser, **query: str) -> list[UUID]:
     while newer is not None:
         response = browser.client.get(newer)
         newer, last = link(response, "prev"), shown(response) + last
-    assert last == rows, "forwards and back show the same"
+    assert last == rows, "paging forwards and back must show the same rows"
     return rows
 
 
@@ -77,7 +77,7 @@ def words(response: httpx.Response) -> str:
         ({"standing": "marked_for_suspension", "text": "bob"}, "bob", "marked_for_suspension"),
     ],
 )
-def test_each_search_shows_what_a_plain_look_at_the_rows_finds(
+def test_each_search_matches_a_plain_python_filter(
     many: Dashboard, query: dict[str, str], begins: str, standing: str | None
 ) -> None:
     with many.world.engine.connect() as connection:
@@ -99,21 +99,21 @@ def test_each_search_shows_what_a_plain_look_at_the_rows_finds(
     assert all_pages(many.as_("viewer"), **query) == [row.id for row in expected]
 
 
-def test_addresses_are_masked_in_the_list(many: Dashboard) -> None:
+def test_list_masks_email_addresses(many: Dashboard) -> None:
     for role in ("viewer", "operator"):
         page = many.as_(role).get("/accounts", text="A-011").text
         assert "p•••@example.com" in page
         assert "p11@example.com" not in page
 
 
-def test_what_cannot_be_read_is_said_beside_its_field(many: Dashboard) -> None:
+def test_invalid_filter_is_explained_beside_its_field(many: Dashboard) -> None:
     response = many.as_("viewer").get("/accounts", standing="odd", text="anna")
     assert response.status_code == 400
     assert '<span class="wrong" id="wrong-standing">has an unknown value: “odd”</span>' in response.text
     assert 'value="anna"' in response.text
 
 
-def test_attacks_are_shown_as_text_and_change_nothing(many: Dashboard) -> None:
+def test_attacks_in_filters_are_escaped_and_change_nothing(many: Dashboard) -> None:
     browser = many.as_("viewer")
     for attack in ATTACKS:
         for field in ("text", "standing", "after", "before"):
@@ -125,7 +125,7 @@ def test_attacks_are_shown_as_text_and_change_nothing(many: Dashboard) -> None:
         assert connection.scalar(select(func.count()).select_from(accounts)) == 120
 
 
-def test_the_page_says_how_it_stands_pays_and_what_it_owes(dashboard: Dashboard) -> None:
+def test_page_shows_standing_payment_methods_and_debts(dashboard: Dashboard) -> None:
     world = dashboard.world
     account = world.account("A-1", name="<script>alert(1)</script>", email="anna@example.com")
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
@@ -160,7 +160,7 @@ def test_the_page_says_how_it_stands_pays_and_what_it_owes(dashboard: Dashboard)
     assert "<script>alert" not in response.text
 
 
-def test_viewers_see_a_masked_address_and_no_form(dashboard: Dashboard) -> None:
+def test_viewers_see_a_masked_email_and_no_form(dashboard: Dashboard) -> None:
     account = dashboard.world.account("A-1", email="anna@example.com")
     page = dashboard.as_("viewer").get(f"/accounts/{account.id}").text.split("<main")[1]
     assert "a•••@example.com" in page
@@ -168,7 +168,7 @@ def test_viewers_see_a_masked_address_and_no_form(dashboard: Dashboard) -> None:
     assert "<form" not in page
 
 
-def test_its_payments_and_its_trail_are_paged_each_by_itself(dashboard: Dashboard) -> None:
+def test_payments_and_billing_events_of_an_account_are_paged_independently(dashboard: Dashboard) -> None:
     world = dashboard.world
     account = world.account("A-1")
     with world.engine.begin() as connection:
@@ -178,37 +178,37 @@ def test_its_payments_and_its_trail_are_paged_each_by_itself(dashboard: Dashboar
         world.charge(world.add_due_payment(account))
     browser = dashboard.as_("viewer")
 
-    def above_the_trail(response: httpx.Response) -> str:
+    def before_the_events(response: httpx.Response) -> str:
         return response.text.split('id="events"')[0]
 
     def payments_on(response: httpx.Response) -> list[str]:
         cell = r'<td class="short"><a href="/dashboard/payments/([0-9a-f-]{36})"'
-        return re.findall(cell, above_the_trail(response))
+        return re.findall(cell, before_the_events(response))
 
     response = browser.get(f"/accounts/{account.id}")
     rows = payments_on(response)
-    places = re.findall(r'<a href="([^"]+)" rel="next"', response.text)
-    assert len(places) == 2, "one for the payments, one for the trail"
-    while (older := re.search(r'<a href="([^"]+)" rel="next"', above_the_trail(response))) is not None:
+    next_links = re.findall(r'<a href="([^"]+)" rel="next"', response.text)
+    assert len(next_links) == 2, "one for the payments, one for the billing events"
+    while (older := re.search(r'<a href="([^"]+)" rel="next"', before_the_events(response))) is not None:
         response = browser.client.get(html.unescape(older[1]))
         rows += payments_on(response)
     assert len(rows) == len(set(rows)) == 120
-    told = browser.client.get(html.unescape(places[1])).text.split('id="events"')[1]
+    second = browser.client.get(html.unescape(next_links[1])).text.split('id="events"')[1]
     first = browser.get(f"/accounts/{account.id}").text.split('id="events"')[1]
-    snapshot = [set(re.findall(r"/payments/([0-9a-f-]{36})", part)) for part in (first, told)]
-    assert len(snapshot[0] | snapshot[1]) > len(snapshot[0])
-    assert payments_on(browser.client.get(html.unescape(places[1]))) == rows[:50]
+    payments_of_pages = [set(re.findall(r"/payments/([0-9a-f-]{36})", part)) for part in (first, second)]
+    assert len(payments_of_pages[0] | payments_of_pages[1]) > len(payments_of_pages[0])
+    assert payments_on(browser.client.get(html.unescape(next_links[1]))) == rows[:50]
 
 
-def test_no_such_account_is_said_plainly(dashboard: Dashboard) -> None:
+def test_unknown_account_is_not_found(dashboard: Dashboard) -> None:
     browser = dashboard.as_("viewer")
     for id_ in ("1", "9" * 10_000, "00000000-0000-0000-0000-000000000000", "'; DROP TABLE accounts;--"):
         assert browser.client.get(f"/dashboard/accounts/{id_}").status_code == 404
 
 
-def test_nobody_finds_an_address_out_letter_by_letter(dashboard: Dashboard) -> None:
+def test_email_search_needs_the_whole_local_part(dashboard: Dashboard) -> None:
     dashboard.world.account("A-1", name="Somebody", email="anna@example.com")
     viewer = dashboard.as_("viewer")
     assert "A-1" not in viewer.get("/accounts", text="ann").text
     assert "A-1" not in viewer.get("/search", q="ann").text
-    assert "A-1" in viewer.get("/accounts", text="anna@").text, "who knows it may look for it"
+    assert "A-1" in viewer.get("/accounts", text="anna@").text, "a complete local part may be searched"

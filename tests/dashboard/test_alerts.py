@@ -1,4 +1,4 @@
-"""Alarms on the overview: each trouble with what to do about it, as of now, and gone with its cause."""
+"""Alerts on the overview: each problem with its next step, never cached, gone once its cause is fixed."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -19,7 +19,7 @@ from tests.seed import Account, add_account, add_payment, add_run
 from tests.world import World
 
 
-def test_alarms_are_never_kept(dashboard: Dashboard) -> None:
+def test_alerts_are_never_cached(dashboard: Dashboard) -> None:
     browser, world = dashboard.as_("viewer"), dashboard.world
     assert "Queue night is paused" not in browser.get().text
     with world.engine.begin() as connection:
@@ -33,13 +33,13 @@ def test_alarms_are_never_kept(dashboard: Dashboard) -> None:
 
 @pytest.fixture
 def leader(world: World) -> Iterator[None]:
-    """A scheduler leads: somebody holds its lock."""
+    """A leading scheduler: a connection holds the leader lock."""
     with world.engine.connect() as connection:
         connection.exec_driver_sql(f"SELECT pg_advisory_lock({LEADER_LOCK})")
         yield
 
 
-def beat(world: World, kind: str = WORKER, ago_s: float = 3) -> None:
+def add_heartbeat(world: World, kind: str = WORKER, ago_s: float = 3) -> None:
     now = world.machine()
     with world.engine.begin() as connection:
         connection.execute(
@@ -53,20 +53,20 @@ def beat(world: World, kind: str = WORKER, ago_s: float = 3) -> None:
         )
 
 
-def test_where_all_is_well_no_alarm_is_shown(dashboard: Dashboard, leader: None) -> None:
-    beat(dashboard.world)
+def test_healthy_system_shows_no_alerts(dashboard: Dashboard, leader: None) -> None:
+    add_heartbeat(dashboard.world)
     page = dashboard.as_("viewer").get().text
     assert "No alerts" in page
     assert 'class="alert"' not in page
 
 
 @pytest.mark.parametrize("fragment", [False, True])
-def test_each_trouble_is_an_alarm_that_says_what_to_do(dashboard: Dashboard, fragment: bool) -> None:
+def test_each_problem_is_an_alert_with_its_next_step(dashboard: Dashboard, fragment: bool) -> None:
     world, now = dashboard.world, dashboard.world.clock.now()
-    beat(world, ago_s=31)
+    add_heartbeat(world, ago_s=31)
     with world.engine.begin() as connection:
         anna = add_account(connection, "anna")
-        _in_trouble(connection, world, anna, now)
+        _add_problems(connection, world, anna, now)
         late = add_run(connection, "2026-09", state=RunState.AWAITING_CONFIRMATION)
         stuck = add_run(connection, "2026-10", state=RunState.RUNNING)
         connection.execute(update(runs).where(runs.c.id == stuck).values(trouble="Stripe doesn't answer"))
@@ -90,7 +90,7 @@ def test_each_trouble_is_an_alarm_that_says_what_to_do(dashboard: Dashboard, fra
     assert page.count('class="alert"') == 8
 
 
-def _in_trouble(connection: Any, world: World, anna: Account, now: datetime) -> None:
+def _add_problems(connection: Any, world: World, anna: Account, now: datetime) -> None:
     long_ago = world.machine() - timedelta(minutes=16)
     unknown = add_payment(connection, anna, 1, next_attempt_at=now)
     add_attempt(connection, anna, unknown, "unknown", look_up_at=long_ago, created_at=long_ago)

@@ -1,4 +1,4 @@
-"""The audit page: every action searched by who, what, on what and when, as CSV too, and unchangeable."""
+"""The audit log page: search by actor, action, subject and day, CSV export; entries can't be changed."""
 
 import csv
 import io
@@ -19,8 +19,8 @@ def account(dashboard: Dashboard) -> Account:
     return dashboard.world.account("A-1")
 
 
-def write(dashboard: Dashboard, count: int, actor: str = "operator:anna", days_ago: int = 0) -> None:
-    """So many lines, each about something of its own."""
+def add_entries(dashboard: Dashboard, count: int, actor: str = "operator:anna", days_ago: int = 0) -> None:
+    """Add this many entries, each with its own subject."""
     at = dashboard.world.clock.now() - timedelta(days=days_ago)
     with dashboard.world.engine.begin() as connection:
         for number in range(count):
@@ -35,20 +35,18 @@ def subjects(page: str) -> list[str]:
     return re.findall(r'href="/dashboard/payments/([^"]+)"', page)
 
 
-def test_what_an_operator_did_is_there_with_who_what_why_and_what_they_saw(
-    dashboard: Dashboard, account: Account
-) -> None:
+def test_entry_shows_actor_action_reason_and_snapshot(dashboard: Dashboard, account: Account) -> None:
     payment = dashboard.world.add_due_payment(account, 5_00)
     otto, here = dashboard.as_("operator"), f"/payments/{payment}"
     otto.post(f"{here}/hold", here, until="2026-11-20", reason="disputed <b>")
     page = dashboard.as_("viewer").get("/audit-log").text
-    for said in ("operator:otto", "127.0.0.1", "payment.hold", str(payment), "disputed &lt;b&gt;", "2026-11-20"):
-        assert said in page, said
+    for shown in ("operator:otto", "127.0.0.1", "payment.hold", str(payment), "disputed &lt;b&gt;", "2026-11-20"):
+        assert shown in page, shown
 
 
-def test_it_is_searched_by_who_what_on_what_and_day(dashboard: Dashboard) -> None:
-    write(dashboard, 2)
-    write(dashboard, 1, "operator:bob", days_ago=3)
+def test_search_by_actor_action_subject_and_day(dashboard: Dashboard) -> None:
+    add_entries(dashboard, 2)
+    add_entries(dashboard, 1, "operator:bob", days_ago=3)
     viewer = dashboard.as_("viewer")
     bobs = ["operator:bob-0"]
     assert subjects(viewer.get("/audit-log", actor="operator:bob").text) == bobs
@@ -62,30 +60,30 @@ def test_it_is_searched_by_who_what_on_what_and_day(dashboard: Dashboard) -> Non
         assert viewer.get("/audit-log", since=nonsense, until=nonsense).status_code == 200, nonsense
 
 
-def test_its_pages_show_every_line_once_there_and_back(dashboard: Dashboard) -> None:
-    write(dashboard, 120)
+def test_paging_in_both_directions_shows_every_entry_once(dashboard: Dashboard) -> None:
+    add_entries(dashboard, 120)
     viewer = dashboard.as_("viewer")
 
     def beside(page: str, way: str) -> str | None:
         found = re.search(rf'href="/dashboard/audit-log\?([^"]*)"[^>]*>[^<]*{way}', page)
         return found[1].replace("&amp;", "&") if found else None
 
-    snapshot, page = [], viewer.get("/audit-log").text
+    listed, page = [], viewer.get("/audit-log").text
     pages = [subjects(page)]
     while (older := beside(page, "Older")) is not None:
         page = viewer.get(f"/audit-log?{older}").text
         pages.append(subjects(page))
-    snapshot = [subject for one in pages for subject in one]
+    listed = [subject for one in pages for subject in one]
     assert [len(one) for one in pages] == [50, 50, 20]
-    assert snapshot == [f"operator:anna-{number}" for number in reversed(range(120))]
+    assert listed == [f"operator:anna-{number}" for number in reversed(range(120))]
     newer = beside(page, "Newer")
     assert newer is not None
     assert subjects(viewer.get(f"/audit-log?{newer}").text) == pages[1]
 
 
-def test_the_csv_has_the_same_lines_and_no_formula(dashboard: Dashboard) -> None:
-    write(dashboard, 1, "=cmd()")
-    write(dashboard, 60)
+def test_csv_has_the_same_entries_and_no_formula(dashboard: Dashboard) -> None:
+    add_entries(dashboard, 1, "=cmd()")
+    add_entries(dashboard, 60)
     otto = dashboard.as_("operator")
     answer = otto.get("/audit-log.csv", actor="operator:anna")
     rows = list(csv.DictReader(io.StringIO(answer.text)))
@@ -101,8 +99,8 @@ def test_the_csv_has_the_same_lines_and_no_formula(dashboard: Dashboard) -> None
 
 
 @pytest.mark.parametrize("sql", ["UPDATE audit_log SET actor = 'x'", "DELETE FROM audit_log", "TRUNCATE audit_log"])
-def test_nobody_changes_it_not_even_by_hand(dashboard: Dashboard, sql: str) -> None:
-    write(dashboard, 1)
+def test_database_rejects_changes_to_the_audit_log(dashboard: Dashboard, sql: str) -> None:
+    add_entries(dashboard, 1)
     with (
         pytest.raises(DBAPIError, match="audit_log rows are never changed or deleted"),
         dashboard.world.engine.begin() as connection,
@@ -111,5 +109,5 @@ def test_nobody_changes_it_not_even_by_hand(dashboard: Dashboard, sql: str) -> N
     assert len(subjects(dashboard.as_("viewer").get("/audit-log").text)) == 1
 
 
-def test_empty_it_says_so(dashboard: Dashboard) -> None:
+def test_empty_audit_log_shows_a_message(dashboard: Dashboard) -> None:
     assert "No audit log entries" in dashboard.as_("viewer").get("/audit-log", actor="operator:nobody").text

@@ -1,4 +1,4 @@
-"""Decisions on their pages: previewed, confirmed with a reason, written down, and refused to who may not."""
+"""Bulk actions, holds, closes and marks on their pages: preview, confirmation, audit log, roles."""
 
 import html
 import re
@@ -30,7 +30,7 @@ def owed(dashboard: Dashboard, account: Account, *amounts: int) -> list[UUID]:
     return [dashboard.world.add_due_payment(account, amount) for amount in amounts]
 
 
-def book(dashboard: Dashboard) -> list[Any]:
+def audit_entries(dashboard: Dashboard) -> list[Any]:
     with dashboard.world.engine.connect() as connection:
         return list(connection.execute(select(audit_log).order_by(audit_log.c.id)))
 
@@ -45,7 +45,7 @@ def plain(text: str) -> str:
 
 
 def hidden(text: str) -> dict[str, str]:
-    """The fields that the confirmation carries."""
+    """The hidden fields of the confirmation form."""
     form = text.split('action="/dashboard/bulk/new"')[1].split("</form>")[0]
     found = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', form))
     found.pop("token")
@@ -53,7 +53,7 @@ def hidden(text: str) -> dict[str, str]:
 
 
 def confirm(browser: Browser, query: str, reason: str = "month end", **fields: str) -> Any:
-    """See a preview, and confirm it."""
+    """Get a preview and confirm it."""
     page = browser.get(f"/bulk/new?{query}")
     assert page.status_code == 200, plain(page.text)
     return browser.post("/bulk/new", reason=reason, **hidden(page.text), **fields)
@@ -74,7 +74,7 @@ def work(dashboard: Dashboard) -> None:
 # -- bulk actions
 
 
-def test_a_bulk_charge_is_previewed_confirmed_done_and_in_the_book(dashboard: Dashboard, account: Account) -> None:
+def test_bulk_charge_is_previewed_confirmed_applied_and_audited(dashboard: Dashboard, account: Account) -> None:
     owed(dashboard, account, 5_00, 7_00)
     owed(dashboard, account, 9_00)
     held = dashboard.world.add_due_payment(account, 1_00, held_until=None, state="void")
@@ -95,7 +95,7 @@ def test_a_bulk_charge_is_previewed_confirmed_done_and_in_the_book(dashboard: Da
     assert "finished 3 of 3" in told
     assert f"/audit-log?subject={bulk.id}" in otto.get(f"/bulk/{bulk.id}").text
     assert sorted(line.amount for line in dashboard.world.simulator.iter_ledger()) == [5_00, 7_00, 9_00]
-    started, finished = book(dashboard)
+    started, finished = audit_entries(dashboard)
     assert (started.action, started.outcome, started.actor, started.role) == (
         AuditAction.BULK_START,
         "started",
@@ -113,7 +113,7 @@ def test_a_bulk_charge_is_previewed_confirmed_done_and_in_the_book(dashboard: Da
     assert "Charge now" in plain(otto.get("/bulk").text)
 
 
-def test_over_the_whole_filter_and_not_the_page(dashboard: Dashboard, account: Account) -> None:
+def test_bulk_action_covers_the_whole_filter_not_one_page(dashboard: Dashboard, account: Account) -> None:
     owed(dashboard, account, *range(1_00, 1_60))
     otto = dashboard.as_("operator")
     page = otto.get("/payments", state="due")
@@ -127,7 +127,7 @@ def test_over_the_whole_filter_and_not_the_page(dashboard: Dashboard, account: A
     assert len(held) == 60
 
 
-def test_what_changed_meanwhile_is_shown_and_not_begun(dashboard: Dashboard, account: Account) -> None:
+def test_stale_preview_is_shown_again_and_not_started(dashboard: Dashboard, account: Account) -> None:
     owed(dashboard, account, 5_00)
     otto = dashboard.as_("operator")
     snapshot = otto.get("/bulk/new?action=charge&state=due")
@@ -137,13 +137,13 @@ def test_what_changed_meanwhile_is_shown_and_not_begun(dashboard: Dashboard, acc
     assert "Not started: the matching payments have changed since the preview" in plain(answer.text)
     assert "Charge now 2 of 2" in plain(answer.text)
     assert bulks(dashboard) == []
-    (line,) = book(dashboard)
+    (line,) = audit_entries(dashboard)
     assert (line.outcome, line.result["now"]["count"]) == ("refused", 2)
     assert otto.post("/bulk/new", reason="month end", **hidden(answer.text)).status_code == 200
     assert len(bulks(dashboard)) == 1
 
 
-def test_of_two_operators_the_second_is_told_who_was_first(dashboard: Dashboard, account: Account) -> None:
+def test_second_operator_sees_who_started_first(dashboard: Dashboard, account: Account) -> None:
     owed(dashboard, account, 5_00, 7_00)
     otto, olga = dashboard.as_("operator"), dashboard.as_("operator", "olga")
     snapshot = [browser.get("/bulk/new?action=charge&state=due") for browser in (otto, olga)]
@@ -153,10 +153,10 @@ def test_of_two_operators_the_second_is_told_who_was_first(dashboard: Dashboard,
     (bulk,) = bulks(dashboard)
     assert "2 in another unfinished bulk action: started by operator:otto" in plain(answer.text)
     assert f"/dashboard/bulk/{bulk.id}" in answer.text
-    assert 'action="/dashboard/bulk/new"' not in answer.text, "nothing is left to confirm"
+    assert 'action="/dashboard/bulk/new"' not in answer.text, "no payment is left to confirm"
 
 
-def test_a_refused_payment_is_named_with_its_reason_and_a_link(dashboard: Dashboard, account: Account) -> None:
+def test_refused_payment_is_listed_with_reason_and_link(dashboard: Dashboard, account: Account) -> None:
     paid, _ = owed(dashboard, account, 5_00, 7_00)
     otto = dashboard.as_("operator")
     confirm(otto, "action=charge&state=due")
@@ -168,7 +168,7 @@ def test_a_refused_payment_is_named_with_its_reason_and_a_link(dashboard: Dashbo
     assert f'href="/dashboard/payments/{paid}"' in told.text
 
 
-def test_a_bulk_action_is_stopped_and_resumed_with_a_reason(dashboard: Dashboard, account: Account) -> None:
+def test_bulk_action_is_stopped_and_resumed_with_a_reason(dashboard: Dashboard, account: Account) -> None:
     owed(dashboard, account, 5_00, 7_00)
     otto, ada = dashboard.as_("operator"), dashboard.as_("admin")
     confirm(otto, "action=void&state=due")
@@ -181,18 +181,18 @@ def test_a_bulk_action_is_stopped_and_resumed_with_a_reason(dashboard: Dashboard
     assert "Bulk action resumed" in plain(otto.post(f"{here}/resume", here, reason="it was right").text)
     work(dashboard)
     assert "finished 2 of 2" in plain(otto.get(here).text)
-    kinds = [(line.action, line.actor, line.reason) for line in book(dashboard)]
+    kinds = [(line.action, line.actor, line.reason) for line in audit_entries(dashboard)]
     assert kinds[1:3] == [
         (AuditAction.BULK_STOP, "operator:ada", "wrong filter"),
         (AuditAction.BULK_RESUME, "operator:otto", "it was right"),
     ]
-    assert "/stop" not in otto.get(here).text, "it is finished"
+    assert "/stop" not in otto.get(here).text, "a finished action can't be stopped"
     stale = ada.send(f"{here}/stop", token=ada.forms[f"/dashboard{here}/stop"], reason="late")
     assert stale.status_code == 409
-    assert book(dashboard)[-1].outcome == "refused"
+    assert audit_entries(dashboard)[-1].outcome == "refused"
 
 
-def test_too_many_are_refused_with_what_to_do(
+def test_too_many_matches_are_refused_with_the_next_step(
     dashboard: Dashboard, account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owed(dashboard, account, 5_00, 7_00)
@@ -213,15 +213,15 @@ def test_too_many_are_refused_with_what_to_do(
         "action=charge&coverage=mars",
     ],
 )
-def test_what_is_no_action_or_no_filter_is_explained(dashboard: Dashboard, query: str) -> None:
+def test_unknown_action_or_filter_is_explained(dashboard: Dashboard, query: str) -> None:
     assert dashboard.as_("operator").get(f"/bulk/new?{query}").status_code == 400
 
 
-def test_an_empty_list_says_how_to_begin(dashboard: Dashboard) -> None:
+def test_empty_list_explains_how_to_start(dashboard: Dashboard) -> None:
     assert "No bulk actions" in plain(dashboard.as_("viewer").get("/bulk").text)
 
 
-def test_a_part_of_the_page_refreshes_itself_only_while_it_runs(dashboard: Dashboard, account: Account) -> None:
+def test_page_refreshes_itself_only_while_the_action_runs(dashboard: Dashboard, account: Account) -> None:
     owed(dashboard, account, 5_00)
     otto = dashboard.as_("operator")
     confirm(otto, "action=charge&state=due")
@@ -235,19 +235,19 @@ def test_a_part_of_the_page_refreshes_itself_only_while_it_runs(dashboard: Dashb
     assert "<html" not in otto.get("/bulk").text
 
 
-def test_an_address_in_a_filter_is_not_kept_for_good(dashboard: Dashboard) -> None:
+def test_email_in_a_filter_is_not_stored(dashboard: Dashboard) -> None:
     account = dashboard.world.account("A-1")
     with dashboard.world.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE accounts SET email = 'ann@example.com'")
     owed(dashboard, account, 5_00)
     otto = dashboard.as_("operator")
     confirm(otto, "action=hold&text=ann@example.com")
-    (bulk,), lines = bulks(dashboard), book(dashboard)
+    (bulk,), lines = bulks(dashboard), audit_entries(dashboard)
     assert bulk.filter["text"] == "(an e-mail address)"
     assert all("ann@" not in str(line._mapping) for line in lines)
 
 
-def test_a_viewer_sees_bulk_actions_and_does_none(dashboard: Dashboard, account: Account) -> None:
+def test_viewer_sees_bulk_actions_and_may_start_none(dashboard: Dashboard, account: Account) -> None:
     (payment,) = owed(dashboard, account, 5_00)
     otto, vera = dashboard.as_("operator"), dashboard.as_("viewer")
     confirm(otto, "action=hold&state=due")
@@ -263,7 +263,7 @@ def test_a_viewer_sees_bulk_actions_and_does_none(dashboard: Dashboard, account:
 # -- one payment, one account
 
 
-def test_a_payment_is_held_and_released_on_its_page(dashboard: Dashboard, account: Account) -> None:
+def test_payment_is_held_and_released_on_its_page(dashboard: Dashboard, account: Account) -> None:
     (payment,) = owed(dashboard, account, 5_00)
     otto, here = dashboard.as_("operator"), f"/payments/{payment}"
     told = otto.post(f"{here}/hold", here, until="2026-11-20", reason="disputed")
@@ -271,38 +271,38 @@ def test_a_payment_is_held_and_released_on_its_page(dashboard: Dashboard, accoun
     assert "Held until 2026-11-20 00:00 UTC: disputed (held by operator:otto" in plain(told.text)
     assert "Hold released." in plain(otto.post(f"{here}/release", here, reason="settled").text)
     assert dashboard.world.payment(payment).held_until is None
-    assert [(line.action, line.subject, line.reason) for line in book(dashboard)] == [
+    assert [(line.action, line.subject, line.reason) for line in audit_entries(dashboard)] == [
         (AuditAction.PAYMENT_HOLD, str(payment), "disputed"),
         (AuditAction.PAYMENT_RELEASE, str(payment), "settled"),
     ]
-    assert book(dashboard)[0].snapshot == {"until": "2026-11-20"}
-    assert len(dashboard.world.enqueued) == 1, "it is due"
+    assert audit_entries(dashboard)[0].snapshot == {"until": "2026-11-20"}
+    assert len(dashboard.world.enqueued) == 1, "a released payment is due at once"
 
 
 @pytest.mark.parametrize(
     ("path", "act", "state"),
     [("write-off", AuditAction.PAYMENT_WRITE_OFF, "uncollectible"), ("void", AuditAction.PAYMENT_VOID, "void")],
 )
-def test_a_payment_is_ended_on_its_page(
+def test_payment_is_closed_on_its_page(
     dashboard: Dashboard, account: Account, path: str, act: AuditAction, state: str
 ) -> None:
-    never_asked, asked = owed(dashboard, account, 5_00, 7_00)
+    never_charged, charged = owed(dashboard, account, 5_00, 7_00)
     dashboard.world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
-    dashboard.world.charge(asked)
+    dashboard.world.charge(charged)
     otto = dashboard.as_("operator")
-    for payment in (never_asked, asked):
+    for payment in (never_charged, charged):
         otto.post(f"/payments/{payment}/{path}", f"/payments/{payment}", reason="gone")
-    assert dashboard.world.payment(never_asked).state == state
-    assert dashboard.world.payment(asked).pending_close_as == state
-    assert dashboard.world.enqueued == [ClosePayment(asked)]
-    assert "It is being " in plain(otto.get(f"/payments/{asked}").text)
+    assert dashboard.world.payment(never_charged).state == state
+    assert dashboard.world.payment(charged).pending_close_as == state
+    assert dashboard.world.enqueued == [ClosePayment(charged)]
+    assert "It is being " in plain(otto.get(f"/payments/{charged}").text)
     work(dashboard)
-    assert dashboard.world.payment(asked).state == state
-    assert [(line.action, line.outcome) for line in book(dashboard)] == [(act, "done")] * 2
-    assert f"/{path}" not in otto.get(f"/payments/{asked}").text
+    assert dashboard.world.payment(charged).state == state
+    assert [(line.action, line.outcome) for line in audit_entries(dashboard)] == [(act, "done")] * 2
+    assert f"/{path}" not in otto.get(f"/payments/{charged}").text
 
 
-def test_an_ending_is_taken_back_on_its_page(dashboard: Dashboard, account: Account) -> None:
+def test_pending_close_is_cancelled_on_its_page(dashboard: Dashboard, account: Account) -> None:
     dashboard.world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     (payment,) = owed(dashboard, account, 5_00)
     dashboard.world.charge(payment)
@@ -311,24 +311,24 @@ def test_an_ending_is_taken_back_on_its_page(dashboard: Dashboard, account: Acco
     told = otto.post(f"{here}/withdraw-close", here, reason="it was right")
     assert "Pending close canceled; collection continues." in plain(told.text)
     assert dashboard.world.payment(payment).pending_close_as is None
-    assert book(dashboard)[-1].action == AuditAction.PAYMENT_WITHDRAW_CLOSE
+    assert audit_entries(dashboard)[-1].action == AuditAction.PAYMENT_WITHDRAW_CLOSE
 
 
-def test_a_refusal_is_explained_and_in_the_book(dashboard: Dashboard, account: Account) -> None:
+def test_refusal_is_explained_and_audited(dashboard: Dashboard, account: Account) -> None:
     (payment,) = owed(dashboard, account, 5_00)
     otto, here = dashboard.as_("operator"), f"/payments/{payment}"
     answer = otto.post(f"{here}/hold", here, until="2026-10-01", reason="disputed")
     assert answer.status_code == 409
     assert "Nothing was changed: 2026-10-01 has begun already" in plain(answer.text)
     assert "To do: give a later day." in plain(answer.text)
-    (line,) = book(dashboard)
+    (line,) = audit_entries(dashboard)
     assert line.outcome == "refused"
     assert line.result["refused"].startswith("2026-10-01 has begun already")
     for said, status in (("someday", 400), ("2026-11-31", 400)):
         assert otto.post(f"{here}/hold", here, until=said, reason="disputed").status_code == status
 
 
-def test_an_account_is_marked_and_unmarked_on_its_page(dashboard: Dashboard, account: Account) -> None:
+def test_account_is_marked_and_unmarked_on_its_page(dashboard: Dashboard, account: Account) -> None:
     otto, here = dashboard.as_("operator"), f"/accounts/{account.id}"
     assert "The account's standing is marked for suspension." in plain(
         otto.post(f"{here}/mark", here, reason="fraud?").text
@@ -337,13 +337,13 @@ def test_an_account_is_marked_and_unmarked_on_its_page(dashboard: Dashboard, acc
     assert "The account's standing is good." in plain(
         otto.post(f"{here}/unmark", here, until="2026-11-30", reason="it wasn't").text
     )
-    assert [(line.action, line.subject_kind, line.snapshot) for line in book(dashboard)] == [
+    assert [(line.action, line.subject_kind, line.snapshot) for line in audit_entries(dashboard)] == [
         (AuditAction.ACCOUNT_MARK, "account", {}),
         (AuditAction.ACCOUNT_UNMARK, "account", {"until": "2026-11-30"}),
     ]
 
 
-def test_items_of_a_large_bulk_action_are_shown_up_to_two_hundred(dashboard: Dashboard, account: Account) -> None:
+def test_large_bulk_action_shows_at_most_two_hundred_items(dashboard: Dashboard, account: Account) -> None:
     owed(dashboard, account, *range(1_00, 3_05))
     otto = dashboard.as_("operator")
     confirm(otto, "action=hold&state=due")

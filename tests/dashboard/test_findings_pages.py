@@ -1,4 +1,4 @@
-"""Findings and unknown attempts: what a person must look at, with what it means and what to do."""
+"""Findings and attempts with unknown outcome: lists with descriptions and next steps, resolving, look-ups."""
 
 from typing import Any
 from uuid import UUID
@@ -27,16 +27,16 @@ def open_finding(world: World, kind: str = "amount_differs", subject: str = "ch_
         return UUID(str(connection.scalar(select(findings.c.id).where(findings.c.subject == subject))))
 
 
-def book(world: World) -> list[Any]:
+def audit_entries(world: World) -> list[Any]:
     with world.engine.connect() as connection:
         return list(connection.execute(select(audit_log).order_by(audit_log.c.id)))
 
 
-def test_without_findings_the_page_says_that_nothing_waits(dashboard: Dashboard) -> None:
+def test_page_without_findings_shows_a_message(dashboard: Dashboard) -> None:
     assert "No open findings" in dashboard.as_("viewer").get("/findings").text
 
 
-def test_findings_are_grouped_by_kind_with_meaning_and_money(dashboard: Dashboard) -> None:
+def test_findings_are_grouped_by_kind_with_description_and_amount(dashboard: Dashboard) -> None:
     for subject in ("ch_1", "ch_2"):
         open_finding(dashboard.world, subject=subject)
     open_finding(dashboard.world, "charge_without_payment", "ch_3", name="<b>x</b>")
@@ -47,10 +47,10 @@ def test_findings_are_grouped_by_kind_with_meaning_and_money(dashboard: Dashboar
     assert "$1,234.56" in page
     assert "<b>x</b>" not in page
     assert FINDING_DESCRIPTIONS["amount_differs"].what_to_do.split(":")[0] in page.replace("&#39;", "'")
-    assert "/resolve" not in page, "a viewer resolves nothing"
+    assert "/resolve" not in page, "viewers may not resolve findings"
 
 
-def test_a_finding_is_resolved_with_a_name_and_a_reason_that_stay(dashboard: Dashboard) -> None:
+def test_resolved_finding_keeps_operator_and_reason(dashboard: Dashboard) -> None:
     finding = open_finding(dashboard.world)
     page = dashboard.as_("operator").post(f"/findings/{finding}/resolve", page="/findings", reason="paid back")
     assert "Finding amount_differs resolved." in page.text
@@ -63,7 +63,7 @@ def test_a_finding_is_resolved_with_a_name_and_a_reason_that_stay(dashboard: Das
             connection.scalar(select(billing_events.c.type).order_by(billing_events.c.id.desc()).limit(1))
             == "finding_resolved"
         )
-    (line,) = book(dashboard.world)
+    (line,) = audit_entries(dashboard.world)
     assert (line.action, line.subject, line.reason, line.outcome) == (
         "finding.resolve",
         str(finding),
@@ -72,7 +72,7 @@ def test_a_finding_is_resolved_with_a_name_and_a_reason_that_stay(dashboard: Das
     )
 
 
-def test_whoever_resolves_second_is_told_who_did(dashboard: Dashboard) -> None:
+def test_second_resolver_sees_who_resolved_first(dashboard: Dashboard) -> None:
     world = dashboard.world
     finding = open_finding(world)
     otto = dashboard.as_("operator")
@@ -81,13 +81,13 @@ def test_whoever_resolves_second_is_told_who_did(dashboard: Dashboard) -> None:
         assert resolve_finding_by_id(connection, finding, Cause("operator:anna", world.clock.now(), "billed it"))
     answer = otto.post(f"/findings/{finding}/resolve", reason="mine")
     assert "Already resolved by operator:anna: billed it" in answer.text
-    (line,) = book(world)
+    (line,) = audit_entries(world)
     assert (line.outcome, line.result) == ("refused", {"resolved_already_by": "operator:anna"})
     with world.engine.connect() as connection:
         assert connection.scalar(select(findings.c.resolution)) == "billed it"
 
 
-def test_resolved_findings_are_read_a_page_at_a_time(dashboard: Dashboard) -> None:
+def test_resolved_findings_are_paged(dashboard: Dashboard) -> None:
     with dashboard.world.engine.begin() as connection:
         connection.execute(
             text(
@@ -112,14 +112,14 @@ def test_an_unknown_finding_and_a_viewer_are_refused(dashboard: Dashboard) -> No
     otto.get("/findings")
     assert otto.send(f"/findings/{finding}/resolve", reason="x").status_code == 403, "without a token"
     assert dashboard.as_("viewer").send(f"/findings/{finding}/resolve", reason="x").status_code == 403
-    assert book(dashboard.world) == []
+    assert audit_entries(dashboard.world) == []
 
 
 # -- unknown attempts
 
 
-def in_doubt(world: World, *external_ids: str) -> list[UUID]:
-    """Payments that the processor took the money of, without our hearing it."""
+def add_unknown_attempts(world: World, *external_ids: str) -> list[UUID]:
+    """Add payments whose charge succeeded at the processor but whose answer was lost."""
     accounts = [world.account(external_id) for external_id in external_ids]
     for account in accounts:
         world.add_primary_card(account)
@@ -132,13 +132,13 @@ def in_doubt(world: World, *external_ids: str) -> list[UUID]:
     return owed
 
 
-def test_nothing_in_doubt_is_said_so(dashboard: Dashboard) -> None:
+def test_page_without_unknown_attempts_shows_a_message(dashboard: Dashboard) -> None:
     assert "No unknown attempts" in dashboard.as_("viewer").get("/unknown").text
 
 
-def test_attempts_in_doubt_are_shown_and_looked_up_when_an_operator_asks(dashboard: Dashboard) -> None:
+def test_unknown_attempts_are_listed_and_looked_up_on_request(dashboard: Dashboard) -> None:
     world = dashboard.world
-    (owed,) = in_doubt(world, "A-1")
+    (owed,) = add_unknown_attempts(world, "A-1")
     (attempt,) = world.attempts(owed)
     viewer = dashboard.as_("viewer").get("/unknown").text
     assert "A-1" in viewer
@@ -151,14 +151,14 @@ def test_attempts_in_doubt_are_shown_and_looked_up_when_an_operator_asks(dashboa
     world.settle(attempt.id)
     assert "No unknown attempts" in otto.get("/unknown").text
     assert (world.payment(owed).state, world.captured_amounts(owed)) == ("paid", [5_00])
-    (line,) = book(world)
+    (line,) = audit_entries(world)
     assert (line.action, line.subject, line.reason) == ("payment.look_up", str(owed), "customer calls")
     assert "look_up_requested" in {told for told, _ in world.billing_events(owed)}
 
 
-def test_all_that_are_shown_are_looked_up_and_one_known_meanwhile_is_told(dashboard: Dashboard) -> None:
+def test_all_listed_attempts_are_looked_up_and_a_settled_one_is_reported(dashboard: Dashboard) -> None:
     world = dashboard.world
-    owed = in_doubt(world, "A-1", "A-2", "A-3")
+    owed = add_unknown_attempts(world, "A-1", "A-2", "A-3")
     otto = dashboard.as_("operator")
     page = otto.get("/unknown").text
     shown = page.split('name="shown" value="')[1].split('"')[0]
@@ -172,14 +172,14 @@ def test_all_that_are_shown_are_looked_up_and_one_known_meanwhile_is_told(dashbo
     assert "Look-up requested for 2 attempts." in answer.text
     assert "1 not looked up: no attempt has an unknown outcome" in answer.text
     assert len(world.enqueued) == 2
-    assert sorted(line.outcome for line in book(world)) == ["done", "done", "refused"]
+    assert sorted(line.outcome for line in audit_entries(world)) == ["done", "done", "refused"]
 
 
-def test_nothing_chosen_and_what_is_no_payment_are_refused(dashboard: Dashboard) -> None:
-    in_doubt(dashboard.world, "A-1")
+def test_empty_selection_and_invalid_payment_id_are_refused(dashboard: Dashboard) -> None:
+    add_unknown_attempts(dashboard.world, "A-1")
     otto = dashboard.as_("operator")
     otto.get("/unknown")
     assert otto.post("/unknown/look-up", what="chosen", reason="x").status_code == 400
     assert otto.post("/unknown/look-up", what="chosen", payment="'; DROP TABLE x", reason="x").status_code == 400
     assert otto.post("/unknown/look-up", what="all", shown="", reason="x").status_code == 400
-    assert book(dashboard.world) == []
+    assert audit_entries(dashboard.world) == []

@@ -1,4 +1,4 @@
-"""The overview: its figures against sums made by hand over a small company's two months, its alarms, its age."""
+"""The overview: its metrics against plain sums over two months of a small company, its caching, its queries."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -46,7 +46,7 @@ SHORT = DeclinesThenPays(decline_code="insufficient_funds", times=1)
 
 @pytest.fixture
 def company(world: World) -> World:
-    """October's and November's invoices of two coverages: won at once, later and never, and some never asked."""
+    """Two months of invoices in two coverages: paid at once, after retries or never, and some never charged."""
     _month(world, OCTOBER, at("2026-11-01T09:30:00"), days=4)
     _month(world, NOVEMBER, at("2026-12-01T09:30:00"), days=3)
     with world.engine.begin() as connection:
@@ -60,7 +60,7 @@ def company(world: World) -> World:
         add_payment(connection, anna, 6_00, state=P.AWAITING_TRANSFER, period=NOVEMBER, due_on=date(2027, 1, 1))
         add_payment(connection, anna, 5_00, period=NOVEMBER, due_on=date(2026, 12, 4), next_attempt_at=NOW)
         add_payment(connection, anna, 4_00, kind=PaymentKind.ORDER, next_attempt_at=NOW)
-        won = add_payment(  # both at a time at which it is another day and month in Tokyo
+        won = add_payment(  # both instants fall on another day and month in Tokyo
             connection,
             add_account(connection, "besides", "japan"),
             900,
@@ -110,7 +110,7 @@ def money(world: World) -> MoneyMetrics:
         return gather_money_metrics(connection, world.policy, world.clock.now())
 
 
-def test_the_months_money_is_what_a_person_would_add_up_payment_by_payment(company: World) -> None:
+def test_money_of_a_month_equals_a_sum_over_its_payments(company: World) -> None:
     today = {"global": date(2026, 12, 4), "japan": date(2026, 12, 4)}
     rows = all_payments(company)
 
@@ -137,12 +137,12 @@ def test_the_months_money_is_what_a_person_would_add_up_payment_by_payment(compa
             lambda r: r.state in UNPAID and (r.decline_count > 0 or r.due_on < today[r.coverage]),
         )
         assert month.invoiced == month.collected + month.outstanding + month.written_off
-    assert found[0].recovered == Sum(1, 20_00), "the month has both kinds"
+    assert found[0].recovered == Sum(1, 20_00), "the month has payments with and without declines"
     assert found[0].at_risk.payments == 3
     assert found[2].recovered == Sum(2, 6_900)
 
 
-def test_the_curve_is_the_share_of_declined_money_won_back_by_each_day(company: World) -> None:
+def test_recovery_curve_is_the_share_of_declined_money_recovered_by_each_day(company: World) -> None:
     rows = [r for r in all_payments(company) if r.first_declined_at is not None and r.state not in (P.VOID,)]
     for curve in money(company).curves:
         zone = company.policy.coverage(curve.coverage).zone
@@ -165,11 +165,11 @@ def test_the_curve_is_the_share_of_declined_money_won_back_by_each_day(company: 
             assert share == won / declined
     present, before = money(company).curves[:2]
     assert (str(present.month), str(before.month)) == ("2026-12", "2026-11")
-    assert len(present.shares) == 4, "nobody knows the fifth day on the fourth of December"
+    assert len(present.shares) == 4, "day 5 is still in the future on December 4"
     assert before.shares[:4] == (0.0, 20_00 / 90_00, 20_00 / 90_00, 50_00 / 90_00)
 
 
-def test_attempts_and_declines_are_those_of_the_books(company: World) -> None:
+def test_attempt_and_decline_counts_match_our_records(company: World) -> None:
     with company.engine.connect() as connection:
         found = gather_attempt_metrics(connection, company.policy, NOW)
         rows = list(connection.execute(select(payment_attempts)))
@@ -191,10 +191,10 @@ def test_attempts_and_declines_are_those_of_the_books(company: World) -> None:
     assert all("card" in row.description or "issuer" in row.description for row in found.declines)
     with company.engine.connect() as connection:
         earlier = gather_attempt_metrics(connection, company.policy, at("2026-12-01T10:10:00"))
-    assert earlier.hours[-2].attempts.answered == 7, "in the hour from nine"
+    assert earlier.hours[-2].attempts.answered == 7, "in the hour from 09:00"
 
 
-def test_lanes_say_what_waits_is_under_way_and_was_done(world: World) -> None:
+def test_queue_metrics_count_due_in_flight_and_completed_work(world: World) -> None:
     now = world.clock.now()
     with world.engine.begin() as connection:
         anna = add_account(connection, "anna")
@@ -206,19 +206,19 @@ def test_lanes_say_what_waits_is_under_way_and_was_done(world: World) -> None:
         for seconds in (30, 200, 400):
             done = add_payment(connection, anna, 1, state=P.PAID, paid_at=now)
             add_attempt(connection, anna, done, "succeeded", finished_at=now - timedelta(seconds=seconds))
-        doubt = add_payment(connection, anna, 1, next_attempt_at=now)
-        add_attempt(connection, anna, doubt, "unknown", look_up_at=world.machine() + timedelta(minutes=1))
+        unknown = add_payment(connection, anna, 1, next_attempt_at=now)
+        add_attempt(connection, anna, unknown, "unknown", look_up_at=world.machine() + timedelta(minutes=1))
         add_run(connection, state=RunState.RUNNING)
         connection.execute(insert(queue_pauses).values(queue=RUNS, paused_by="otto", reason="why", paused_at=now))
-        lanes = {lane.queue: lane for lane in gather_queue_metrics(connection, now, world.machine())}
-    batch = lanes[BATCH]
+        queues = {queue.queue: queue for queue in gather_queue_metrics(connection, now, world.machine())}
+    batch = queues[BATCH]
     assert (batch.due, batch.later, batch.oldest, batch.in_flight) == (2, 1, timedelta(hours=1), 1)
-    assert (lanes[SETTLEMENT].later, lanes[RUNS].later) == (1, None)
+    assert (queues[SETTLEMENT].later, queues[RUNS].later) == (1, None)
     assert (batch.last_minute, batch.last_5_minutes) == (1, 2)
-    assert (lanes[RUNS].in_flight, lanes[RUNS].due, lanes[RUNS].is_paused) == (1, 1, True)
+    assert (queues[RUNS].in_flight, queues[RUNS].due, queues[RUNS].is_paused) == (1, 1, True)
 
 
-def test_a_run_tells_its_share_and_the_time_left_or_that_nobody_knows(world: World) -> None:
+def test_run_progress_shows_its_share_and_the_time_left_if_known(world: World) -> None:
     now = world.clock.now()
     with world.engine.begin() as connection:
         run_id = add_run(connection, state=RunState.RUNNING)
@@ -235,11 +235,11 @@ def test_a_run_tells_its_share_and_the_time_left_or_that_nobody_knows(world: Wor
     assert mine.share == pytest.approx(0.25)
     assert mine.left == timedelta(minutes=30)
     assert japan.run is None
-    assert time_left(0.25, timedelta(0)) is None, "a virtual clock stands still while it works"
+    assert time_left(0.25, timedelta(0)) is None, "a virtual clock stands still during a run"
     assert time_left(0.001, timedelta(minutes=1)) is None
 
 
-def test_figures_are_at_most_ten_seconds_old_by_the_machines_clock(dashboard: Dashboard) -> None:
+def test_metrics_are_at_most_ten_seconds_old_by_the_machines_clock(dashboard: Dashboard) -> None:
     browser, world = dashboard.as_("viewer"), dashboard.world
     assert "$12.34" not in browser.get().text
     with world.engine.begin() as connection:
@@ -250,7 +250,7 @@ def test_figures_are_at_most_ten_seconds_old_by_the_machines_clock(dashboard: Da
     assert "$12.34" in browser.get().text
 
 
-def test_what_waits_in_redis_and_dead_letters_are_shown_and_without_redis_a_dash(
+def test_redis_messages_and_dead_letters_are_shown_or_a_dash_without_redis(
     world: World, database_url: str, redis_url: str
 ) -> None:
     broker = make_broker(redis_url)
@@ -269,7 +269,7 @@ def test_what_waits_in_redis_and_dead_letters_are_shown_and_without_redis_a_dash
         assert '<td class="number">1,234</td>' not in page
 
 
-def test_a_finding_or_a_decline_code_from_outside_is_only_text(company: World, database_url: str) -> None:
+def test_finding_kinds_and_decline_codes_are_escaped(company: World, database_url: str) -> None:
     with company.engine.begin() as connection:
         anna = add_account(connection, "anna")
         paid = add_payment(connection, anna, 1, state=P.PAID, paid_at=NOW)
@@ -288,15 +288,15 @@ def test_a_finding_or_a_decline_code_from_outside_is_only_text(company: World, d
 BIG = ("payments", "payment_attempts", "invoices", "billing_events", "accounts", "findings", "payment_intents")
 
 
-def test_no_figure_and_no_alarm_reads_a_big_table_from_end_to_end(company: World) -> None:
-    asked: list[tuple[str, Any]] = []
+def test_no_metric_or_alert_scans_a_large_table(company: World) -> None:
+    queries: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: Any) -> None:
-        asked.append((statement, parameters))
+        queries.append((statement, parameters))
 
     now, machine_now = NOW, company.machine()
     with company.engine.connect() as connection:
-        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # the tables are small: what else could it do?
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # small tables would always be scanned
         event.listen(company.engine, "before_cursor_execute", note)
         gather_alert_facts(connection, now, machine_now)
         gather_overview(connection, company.policy, now, machine_now)
@@ -304,11 +304,11 @@ def test_no_figure_and_no_alarm_reads_a_big_table_from_end_to_end(company: World
         event.remove(company.engine, "before_cursor_execute", note)
         plans = [
             "\n".join(line for (line,) in connection.exec_driver_sql(f"EXPLAIN {statement}", parameters))
-            for statement, parameters in asked
+            for statement, parameters in queries
             if statement.lstrip().startswith(("SELECT", "WITH", "\n")) and "set_config" not in statement
         ]
     assert len(plans) > 15
     for plan in plans:
         for table in BIG:
             assert f"Seq Scan on {table}" not in plan, plan
-    assert any("Index Only Scan using ix_payments_period" in plan for plan in plans), "a month without its rows"
+    assert any("Index Only Scan using ix_payments_period" in plan for plan in plans), "sums without the rows"

@@ -1,4 +1,4 @@
-"""One payment's page: its whole story, and a charge that a person saw before they said yes."""
+"""The payment page: its history, and a manual charge after a preview."""
 
 import html
 import re
@@ -33,12 +33,12 @@ def owes(dashboard: Dashboard, account: Account, story: Any = None, amount_minor
 
 
 def words(response: httpx.Response) -> str:
-    """What a person reads on the page."""
+    """The visible text of the page."""
     main = re.sub(r"<[^>]+>", " ", response.text.split("<main")[-1])
     return re.sub(r" (?=[.,:;])", "", " ".join(html.unescape(main).split()))
 
 
-def seen_on(response: httpx.Response) -> dict[str, str]:
+def hidden_fields(response: httpx.Response) -> dict[str, str]:
     """The hidden fields of the form that confirms a charge."""
     found = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', response.text.split("<main")[1])
     return {name: html.unescape(value) for name, value in found if name != "token"}
@@ -50,7 +50,7 @@ def confirm(
     return browser.post(f"/payments/{payment}/charge", reason=reason, **snapshot)
 
 
-def book(world: World) -> list[tuple[str, str, str]]:
+def audit_entries(world: World) -> list[tuple[str, str, str]]:
     with world.engine.connect() as connection:
         return [
             (row.action, row.actor, row.outcome)
@@ -59,47 +59,47 @@ def book(world: World) -> list[tuple[str, str, str]]:
 
 
 def lose_answers(world: World) -> None:
-    """The processor takes the money, and we never hear of it."""
+    """The processor captures the money, but its answer is lost."""
     gateway = world.runtime.gateways["global"]
     ask = gateway.confirm_payment_intent
 
-    def confirm_in_vain(*arguments: str) -> Answer:
+    def confirm_without_answer(*arguments: str) -> Answer:
         ask(*arguments)
         return Answer(Outcome.UNKNOWN, "no_answer: timeout")
 
-    gateway.confirm_payment_intent = confirm_in_vain
+    gateway.confirm_payment_intent = confirm_without_answer
 
 
-def test_a_decline_is_told_with_every_code_and_what_comes_next(dashboard: Dashboard, account: Account) -> None:
+def test_decline_shows_every_code_and_the_next_step(dashboard: Dashboard, account: Account) -> None:
     payment = owes(dashboard, account, AlwaysDeclines(decline_code="insufficient_funds"))
     dashboard.world.charge(payment)
     response = dashboard.as_("viewer").get(f"/payments/{payment}")
-    said = words(response)
+    shown = words(response)
     (attempt,), (intent,) = dashboard.world.attempts(payment), dashboard.world.intents(payment)
     codes = ("error_type", "code", "decline_code", "advice_code", "network_advice_code", "network_decline_code")
     told = [value for name in codes if (value := getattr(attempt, name)) is not None]
-    assert len(told) >= 3, "a decline has codes"
+    assert len(told) >= 3, "a decline has several codes"
     for value in (*told, attempt.stripe_request_id, attempt.stripe_charge_id, intent.stripe_payment_intent_id):
-        assert value in said
-    assert "HTTP status 402" in said
-    assert "insufficient_funds: the card is valid, but its funds or its limit are exhausted today." in said
-    assert "Next step At 2026-11-02 09:00 UTC visa ending in" in said
-    assert "Owner: Duecourse." in said
-    assert "the account is marked for suspension on 2026-11-15 if unpaid or after 6 more declines" in said
+        assert value in shown
+    assert "HTTP status 402" in shown
+    assert "insufficient_funds: the card is valid, but its funds or its limit are exhausted today." in shown
+    assert "Next step At 2026-11-02 09:00 UTC visa ending in" in shown
+    assert "Owner: Duecourse." in shown
+    assert "the account is marked for suspension on 2026-11-15 if unpaid or after 6 more declines" in shown
     pi, customer = intent.stripe_payment_intent_id, dashboard.world.customer_id(account)
     assert f'href="https://dashboard.stripe.com/test/payments/{pi}"' in response.text
     assert f'href="https://dashboard.stripe.com/test/customers/{customer}"' in response.text
 
 
-def test_an_attempt_not_made_is_told_with_its_reason(dashboard: Dashboard, account: Account) -> None:
+def test_skipped_attempt_shows_its_reason(dashboard: Dashboard, account: Account) -> None:
     payment = dashboard.world.add_due_payment(account)
     dashboard.world.charge(payment)
-    said = words(dashboard.as_("viewer").get(f"/payments/{payment}"))
-    assert "Not attempted needs payment method 2026-11-01 09:00 UTC: no card is registered." in said
-    assert "Owner: customer." in said
+    shown = words(dashboard.as_("viewer").get(f"/payments/{payment}"))
+    assert "Not attempted needs payment method 2026-11-01 09:00 UTC: no card is registered." in shown
+    assert "Owner: customer." in shown
 
 
-def test_instants_are_in_the_persons_zone_with_the_business_zone_beside(dashboard: Dashboard) -> None:
+def test_instants_are_in_the_users_zone_beside_the_business_zone(dashboard: Dashboard) -> None:
     account = dashboard.world.account("J-1", "japan")
     payment = owes(dashboard, account, AlwaysDeclines(decline_code="insufficient_funds"))
     dashboard.world.charge(payment)
@@ -108,13 +108,13 @@ def test_instants_are_in_the_persons_zone_with_the_business_zone_beside(dashboar
     )
 
 
-def test_names_are_shown_as_text(dashboard: Dashboard, account: Account) -> None:
+def test_names_are_escaped(dashboard: Dashboard, account: Account) -> None:
     page = dashboard.as_("viewer").get(f"/payments/{dashboard.world.add_due_payment(account)}").text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "<script>alert" not in page
 
 
-def test_commands_of_the_terminal_are_the_pages_own_actions(dashboard: Dashboard, account: Account) -> None:
+def test_page_offers_the_actions_of_the_cli(dashboard: Dashboard, account: Account) -> None:
     payment = owes(dashboard, account, AlwaysDeclines(decline_code="expired_card"))
     dashboard.world.charge(payment)
     operator = dashboard.as_("operator").get(f"/payments/{payment}")
@@ -123,7 +123,7 @@ def test_commands_of_the_terminal_are_the_pages_own_actions(dashboard: Dashboard
     assert "duecourse payment" not in operator.text
 
 
-def test_viewers_get_the_story_and_no_action(dashboard: Dashboard, account: Account) -> None:
+def test_viewers_see_the_history_and_no_action(dashboard: Dashboard, account: Account) -> None:
     payment = owes(dashboard, account)
     viewer = dashboard.as_("viewer")
     page = viewer.get(f"/payments/{payment}").text.split("<main")[1]
@@ -133,18 +133,16 @@ def test_viewers_get_the_story_and_no_action(dashboard: Dashboard, account: Acco
     assert viewer.get(f"/payments/{payment}/charge").status_code == 403
     for action in ("charge", "look-up"):
         assert viewer.send(f"/payments/{payment}/{action}", reason="x").status_code == 403
-    assert book(dashboard.world) == []
+    assert audit_entries(dashboard.world) == []
     assert dashboard.world.billing_events(payment) == []
 
 
-def test_a_charge_after_a_preview_moves_money_once_and_is_in_the_book(
-    dashboard: Dashboard, account: Account
-) -> None:
+def test_confirmed_charge_moves_money_once_and_is_audited(dashboard: Dashboard, account: Account) -> None:
     world, payment = dashboard.world, owes(dashboard, account, amount_minor=29_85)
     operator = dashboard.as_("operator")
     preview = operator.get(f"/payments/{payment}/charge")
     assert "This charges $29.85 to the card visa ending in 4242" in words(preview)
-    answer = confirm(operator, payment, seen_on(preview))
+    answer = confirm(operator, payment, hidden_fields(preview))
     assert "Charge requested: a worker charges the card within seconds." in words(answer)
     assert world.enqueued == [ChargePayment(payment, "interactive")]
     row = world.payment(payment)
@@ -158,25 +156,25 @@ def test_a_charge_after_a_preview_moves_money_once_and_is_in_the_book(
         "payment.charge", "operator:otto", str(payment), "she called", "done",
     )  # fmt: skip
     assert line.snapshot["amount"] == "USD 29.85"
-    assert line.snapshot["card_id"] == seen_on(preview)["card"]
+    assert line.snapshot["card_id"] == hidden_fields(preview)["card"]
 
 
-def test_looking_changes_nothing(dashboard: Dashboard, account: Account) -> None:
+def test_viewing_changes_nothing(dashboard: Dashboard, account: Account) -> None:
     payment = owes(dashboard, account)
     before = dashboard.world.payment(payment)
     for _ in range(2):
         dashboard.as_("operator").get(f"/payments/{payment}")
         dashboard.as_("operator").get(f"/payments/{payment}/charge")
     assert dashboard.world.payment(payment) == before
-    assert (dashboard.world.billing_events(payment), book(dashboard.world)) == ([], [])
+    assert (dashboard.world.billing_events(payment), audit_entries(dashboard.world)) == ([], [])
 
 
-def test_another_amount_than_the_preview_showed_is_refused_and_shown_again(
+def test_amount_changed_since_the_preview_is_refused_and_shown_again(
     dashboard: Dashboard, account: Account
 ) -> None:
     world, payment = dashboard.world, owes(dashboard, account)
     operator = dashboard.as_("operator")
-    snapshot = seen_on(operator.get(f"/payments/{payment}/charge"))
+    snapshot = hidden_fields(operator.get(f"/payments/{payment}/charge"))
     with world.engine.begin() as connection:
         connection.execute(update(payments).where(payments.c.id == payment).values(amount_minor=7_00))
     again = confirm(operator, payment, snapshot)
@@ -186,30 +184,28 @@ def test_another_amount_than_the_preview_showed_is_refused_and_shown_again(
         in words(again)
     )
     assert "This charges $7.00" in words(again)
-    assert (world.enqueued, book(world)) == ([], [("payment.charge", "operator:otto", "refused")])
-    assert confirm(operator, payment, seen_on(again)).status_code == 200
+    assert (world.enqueued, audit_entries(world)) == ([], [("payment.charge", "operator:otto", "refused")])
+    assert confirm(operator, payment, hidden_fields(again)).status_code == 200
     world.charge(payment)
     assert world.captured_amounts(payment) == [7_00]
 
 
-def test_another_card_than_the_preview_showed_is_refused_and_shown_again(
-    dashboard: Dashboard, account: Account
-) -> None:
+def test_card_changed_since_the_preview_is_refused_and_shown_again(dashboard: Dashboard, account: Account) -> None:
     world, payment = dashboard.world, owes(dashboard, account)
     operator = dashboard.as_("operator")
-    snapshot = seen_on(operator.get(f"/payments/{payment}/charge"))
+    snapshot = hidden_fields(operator.get(f"/payments/{payment}/charge"))
     world.add_primary_card(account, "pm_card_mastercard", brand="mastercard")
     again = confirm(operator, payment, snapshot)
     assert again.status_code == 409
     assert "the card was visa ending in 4242 and is now mastercard ending in 4444" in words(again)
     assert world.captured_amounts(payment) == []
-    assert seen_on(again)["card"] != snapshot["card"]
+    assert hidden_fields(again)["card"] != snapshot["card"]
 
 
-def test_of_two_operators_one_charges_and_the_other_is_told_who_did(dashboard: Dashboard, account: Account) -> None:
+def test_of_two_operators_one_charges_and_the_other_sees_who_did(dashboard: Dashboard, account: Account) -> None:
     world, payment = dashboard.world, owes(dashboard, account)
     otto, olga = dashboard.as_("operator"), dashboard.as_("operator", "olga")
-    snapshot = [seen_on(user.get(f"/payments/{payment}/charge")) for user in (otto, olga)]
+    snapshot = [hidden_fields(user.get(f"/payments/{payment}/charge")) for user in (otto, olga)]
     assert confirm(otto, payment, snapshot[0]).status_code == 200
     told = confirm(olga, payment, snapshot[1])
     assert (told.status_code, len(world.enqueued)) == (409, 1)
@@ -217,15 +213,15 @@ def test_of_two_operators_one_charges_and_the_other_is_told_who_did(dashboard: D
     world.charge(payment)
     assert "it was paid at 2026-11-01 09:00 UTC" in words(confirm(olga, payment, snapshot[1]))
     assert world.captured_amounts(payment) == [5_00]
-    done = [(actor, outcome) for _, actor, outcome in book(world)]
+    done = [(actor, outcome) for _, actor, outcome in audit_entries(world)]
     assert done == [("operator:otto", "done"), ("operator:olga", "refused"), ("operator:olga", "refused")]
 
 
-def test_a_form_sent_again_after_a_decline_asks_no_second_time(dashboard: Dashboard, account: Account) -> None:
+def test_form_resent_after_a_decline_does_not_charge_again(dashboard: Dashboard, account: Account) -> None:
     world = dashboard.world
     payment = owes(dashboard, account, DeclinesThenPays(times=1, decline_code="insufficient_funds"))
     operator = dashboard.as_("operator")
-    snapshot = seen_on(operator.get(f"/payments/{payment}/charge"))
+    snapshot = hidden_fields(operator.get(f"/payments/{payment}/charge"))
     confirm(operator, payment, snapshot)
     world.charge(payment)
     assert "attempt 1 was started" in words(confirm(operator, payment, snapshot))
@@ -233,10 +229,10 @@ def test_a_form_sent_again_after_a_decline_asks_no_second_time(dashboard: Dashbo
     assert (world.captured_amounts(payment), len(world.attempts(payment))) == ([], 1)
 
 
-def test_a_charge_needs_a_reason_and_what_was_seen(dashboard: Dashboard, account: Account) -> None:
+def test_charge_needs_a_reason_and_the_previewed_values(dashboard: Dashboard, account: Account) -> None:
     payment = owes(dashboard, account)
     operator = dashboard.as_("operator")
-    snapshot = seen_on(operator.get(f"/payments/{payment}/charge"))
+    snapshot = hidden_fields(operator.get(f"/payments/{payment}/charge"))
     assert confirm(operator, payment, snapshot, reason=" ").status_code == 400
     for name, value in (
         ("amount_minor", ""),
@@ -248,20 +244,20 @@ def test_a_charge_needs_a_reason_and_what_was_seen(dashboard: Dashboard, account
         ("attempts", "٣"),
     ):
         assert confirm(operator, payment, {**snapshot, name: value}).status_code == 400, (name, value)
-    assert (dashboard.world.billing_events(payment), book(dashboard.world)) == ([], [])
+    assert (dashboard.world.billing_events(payment), audit_entries(dashboard.world)) == ([], [])
 
 
-def test_what_is_paid_offers_no_charge_and_says_why(dashboard: Dashboard, account: Account) -> None:
+def test_paid_payment_offers_no_charge_and_explains_why(dashboard: Dashboard, account: Account) -> None:
     payment = owes(dashboard, account)
     dashboard.world.charge(payment)
     operator = dashboard.as_("operator")
     assert f"/payments/{payment}/charge" not in operator.get(f"/payments/{payment}").text
-    asked = operator.get(f"/payments/{payment}/charge")
-    assert "Not charged: it was paid at 2026-11-01 09:00 UTC. Nothing: it is never charged again." in words(asked)
-    assert seen_on(asked) == {}
+    answer = operator.get(f"/payments/{payment}/charge")
+    assert "Not charged: it was paid at 2026-11-01 09:00 UTC. Nothing: it is never charged again." in words(answer)
+    assert hidden_fields(answer) == {}
 
 
-def test_a_hold_is_shown_and_warned_of(dashboard: Dashboard, account: Account) -> None:
+def test_hold_is_shown_with_a_warning(dashboard: Dashboard, account: Account) -> None:
     payment = owes(dashboard, account)
     with dashboard.world.engine.begin() as connection:
         connection.execute(update(payments).values(held_until=UNTIL_RELEASED, state_reason="looks odd"))
@@ -271,7 +267,7 @@ def test_a_hold_is_shown_and_warned_of(dashboard: Dashboard, account: Account) -
     assert "Warning: it is held; the charge releases the hold: looks odd." in asked
 
 
-def test_an_attempt_in_doubt_is_looked_up_and_never_charged_again(dashboard: Dashboard, account: Account) -> None:
+def test_unknown_attempt_is_looked_up_and_never_charged_again(dashboard: Dashboard, account: Account) -> None:
     world, payment = dashboard.world, owes(dashboard, account)
     lose_answers(world)
     world.charge(payment)
@@ -288,13 +284,13 @@ def test_an_attempt_in_doubt_is_looked_up_and_never_charged_again(dashboard: Das
     world.settle(attempt.id)
     assert (world.payment(payment).state, world.captured_amounts(payment)) == ("paid", [5_00])
     assert operator.post(f"/payments/{payment}/look-up", reason="again").status_code == 409
-    assert [line[0] + " " + line[2] for line in book(world)] == [
+    assert [line[0] + " " + line[2] for line in audit_entries(world)] == [
         "payment.look_up done",
         "payment.look_up refused",
     ]
 
 
-def test_the_invoice_is_shown_line_by_line(dashboard: Dashboard, account: Account) -> None:
+def test_invoice_lines_are_shown(dashboard: Dashboard, account: Account) -> None:
     world = dashboard.world
     world.add_primary_card(account)
     with world.engine.begin() as connection:
@@ -311,7 +307,7 @@ def test_the_invoice_is_shown_line_by_line(dashboard: Dashboard, account: Accoun
     assert "Invoice issued 2026-11-01" in words(page)
 
 
-def test_only_the_part_that_changes_is_refreshed(dashboard: Dashboard, account: Account) -> None:
+def test_only_the_changing_part_is_refreshed(dashboard: Dashboard, account: Account) -> None:
     payment = owes(dashboard, account)
     part = dashboard.as_("operator").client.get(f"/dashboard/payments/{payment}", headers={"HX-Request": "true"})
     assert part.text.startswith('<div id="live"')
@@ -319,7 +315,7 @@ def test_only_the_part_that_changes_is_refreshed(dashboard: Dashboard, account: 
     assert "<form" not in part.text
 
 
-def test_no_such_payment_is_said_plainly(dashboard: Dashboard, account: Account) -> None:
+def test_unknown_payment_is_not_found(dashboard: Dashboard, account: Account) -> None:
     operator = dashboard.as_("operator")
     for id_ in ("1", "9" * 10_000, "00000000-0000-0000-0000-000000000000", "'; DROP TABLE payments;--", "..%2f.."):
         assert operator.client.get(f"/dashboard/payments/{id_}").status_code == 404

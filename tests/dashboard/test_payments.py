@@ -1,4 +1,4 @@
-"""The list of payments: each filter against a plain answer in Python, paging, sums, and all of it as CSV."""
+"""The list of payments: each filter against a plain Python filter, paging, totals, CSV export."""
 
 import csv
 import html
@@ -42,7 +42,7 @@ HELD = START + timedelta(days=2)
 
 @pytest.fixture
 def many(dashboard: Dashboard) -> Dashboard:
-    """120 payments of all kinds, made from a fixed seed."""
+    """120 payments of all kinds, from a fixed random seed."""
     dice = random.Random(7)
     with dashboard.world.engine.begin() as connection:
         users = [
@@ -103,7 +103,7 @@ def add_attempt(connection: Any, payment: UUID, user: Account, state: str) -> No
 
 
 def everything(world: World) -> list[Row[Any]]:
-    """All payments as plain rows, the newest first, for the answer in Python."""
+    """All payments as plain rows, newest first, for the filter in Python."""
     has_open = (
         select(func.count())
         .where(payment_attempts.c.payment_id == payments.c.id, payment_attempts.c.state.in_(("started", "unknown")))
@@ -188,26 +188,26 @@ FILTERS: list[tuple[dict[str, Any], Callable[[Row[Any]], bool]]] = [
 ]  # fmt: skip
 
 
-def test_each_filter_alone_and_two_together_show_what_a_plain_look_at_the_rows_finds(many: Dashboard) -> None:
+def test_each_filter_and_each_pair_match_a_plain_python_filter(many: Dashboard) -> None:
     rows, browser, met = everything(many.world), many.as_("viewer"), 0
     for query, matches in FILTERS:
         expected = [row.id for row in rows if matches(row)]
         assert all_pages(browser, query) == expected, query
         met += len(expected)
-    assert met > 500, "filters that find nothing would prove nothing"
+    assert met > 500, "filters without matches would prove nothing"
 
 
-def test_bulk_actions_get_the_same_payments_in_the_order_of_their_ids(many: Dashboard) -> None:
+def test_bulk_selection_matches_the_filter_in_id_order(many: Dashboard) -> None:
     rows = everything(many.world)
     for query, matches in FILTERS:
         pairs = httpx.QueryParams(query).multi_items()
-        asked = PaymentFilter.from_query(pairs, default_policy(), START)
-        assert not asked.errors
-        kept = PaymentFilter.from_json(json.loads(json.dumps(asked.filter.as_json())))
-        again = [(name, value) for name, values in asked.filter.to_query().items() for value in values]
-        assert kept == asked.filter == PaymentFilter.from_query(again, default_policy(), START).filter
+        parsed = PaymentFilter.from_query(pairs, default_policy(), START)
+        assert not parsed.errors
+        stored = PaymentFilter.from_json(json.loads(json.dumps(parsed.filter.as_json())))
+        again = [(name, value) for name, values in parsed.filter.to_query().items() for value in values]
+        assert stored == parsed.filter == PaymentFilter.from_query(again, default_policy(), START).filter
         with many.world.engine.connect() as connection:
-            found = list(connection.scalars(select_ids(kept)))
+            found = list(connection.scalars(select_ids(stored)))
         assert found == sorted(row.id for row in rows if matches(row)), query
 
 
@@ -228,13 +228,13 @@ def test_paging_forwards_and_back_shows_every_row_once(many: Dashboard) -> None:
     assert back == expected
 
 
-def test_a_place_that_is_none_begins_at_the_newest(many: Dashboard) -> None:
+def test_invalid_cursor_starts_at_the_newest(many: Dashboard) -> None:
     browser = many.as_("viewer")
     for place in ("x", "_", "2026-11-01_1", f"2026-11-01_{uuid4()}", "9" * 10_000, f"{START.isoformat()}_9"):
         assert len(shown(browser.get("/payments", after=place))) == 50
 
 
-def test_a_line_says_how_many_match_and_their_sums_by_currency(many: Dashboard) -> None:
+def test_totals_show_match_count_and_sum_by_currency(many: Dashboard) -> None:
     rows = [row for row in everything(many.world) if row.state == "due"]
     said = " ".join(re.sub(r"<[^>]+>", "", many.as_("viewer").get("/payments", state="due").text).split())
     assert f"{len(rows)} payments match:" in said
@@ -243,7 +243,7 @@ def test_a_line_says_how_many_match_and_their_sums_by_currency(many: Dashboard) 
     assert f"¥{yen:,} JPY and ${dollars / 100:,.2f} USD." in said
 
 
-def test_what_cannot_be_read_is_said_beside_its_field_and_nothing_typed_is_lost(many: Dashboard) -> None:
+def test_invalid_fields_are_explained_and_input_is_preserved(many: Dashboard) -> None:
     browser = many.as_("viewer")
     for field, value, why in (
         ("state", "gone", "has an unknown value: “gone”"),
@@ -270,7 +270,7 @@ def test_what_cannot_be_read_is_said_beside_its_field_and_nothing_typed_is_lost(
             assert f'value="{value}"' in said or len(value) > 200
 
 
-def test_amounts_are_read_in_their_coverages_currency(many: Dashboard) -> None:
+def test_amount_filter_uses_the_currency_of_its_coverage(many: Dashboard) -> None:
     browser = many.as_("viewer")
     yen = browser.get("/payments", coverage="japan", amount_from="12.50")
     assert (yen.status_code, "JPY has no minor unit" in yen.text) == (400, True)
@@ -278,7 +278,7 @@ def test_amounts_are_read_in_their_coverages_currency(many: Dashboard) -> None:
     assert (turned.status_code, "is less than the minimum amount" in turned.text) == (400, True)
 
 
-def test_a_text_that_begins_too_many_accounts_is_refused(dashboard: Dashboard) -> None:
+def test_text_matching_too_many_accounts_is_refused(dashboard: Dashboard) -> None:
     with dashboard.world.engine.begin() as connection:
         connection.execute(
             text("INSERT INTO accounts (external_id, name) SELECT 'acct-' || n, '' FROM generate_series(1, 1001) n")
@@ -291,7 +291,7 @@ def test_a_text_that_begins_too_many_accounts_is_refused(dashboard: Dashboard) -
 ATTACKS = ("<script>alert(1)</script>", "'; DROP TABLE payments;--", '"><img src=x>', "%' OR 1=1 --", "{{ 7*7 }}")
 
 
-def test_attacks_in_every_field_are_shown_as_text_and_change_nothing(many: Dashboard) -> None:
+def test_attacks_in_every_field_are_escaped_and_change_nothing(many: Dashboard) -> None:
     browser, before = many.as_("viewer"), len(everything(many.world))
     listed = browser.get("/payments").text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in listed
@@ -306,7 +306,7 @@ def test_attacks_in_every_field_are_shown_as_text_and_change_nothing(many: Dashb
     assert len(everything(many.world)) == before
 
 
-def test_viewers_are_offered_no_action_and_operators_each_over_the_whole_filter(many: Dashboard) -> None:
+def test_only_operators_are_offered_bulk_actions_over_the_filter(many: Dashboard) -> None:
     snapshot = many.as_("viewer").get("/payments", state="due")
     assert "/bulk/new" not in snapshot.text
     assert "payments.csv" not in snapshot.text
@@ -317,7 +317,7 @@ def test_viewers_are_offered_no_action_and_operators_each_over_the_whole_filter(
     assert many.as_("viewer").get("/payments.csv").status_code == 403
 
 
-def test_the_csv_is_the_filter_with_formulas_disarmed_and_is_in_the_book(many: Dashboard) -> None:
+def test_csv_export_follows_the_filter_escapes_formulas_and_is_audited(many: Dashboard) -> None:
     rows = [row for row in everything(many.world) if row.coverage == "japan"]
     answer = many.as_("operator").get("/payments.csv", coverage="japan")
     read = list(csv.DictReader(io.StringIO(answer.text)))
@@ -326,13 +326,13 @@ def test_the_csv_is_the_filter_with_formulas_disarmed_and_is_in_the_book(many: D
         assert line["account_name"] == (f"'{row.name}" if row.name.startswith(FORMULA_STARTS) else row.name)
         assert (line["amount"], line["amount_minor"]) == (str(row.amount_minor), str(row.amount_minor))
         assert (line["state"], line["invoice_number"]) == (row.state, row.number or "")
-    assert any(line["account_name"].startswith("'=") for line in read), "one of them has to be a formula"
+    assert any(line["account_name"].startswith("'=") for line in read), "at least one name must be a formula"
     with many.world.engine.connect() as connection:
         line = connection.execute(select(audit_log).where(audit_log.c.action == "export")).one()
     assert (line.actor, line.subject, line.snapshot["coverage"]) == ("operator:otto", "payments.csv", "japan")
 
 
-def test_an_address_that_was_looked_for_does_not_get_into_the_book(many: Dashboard) -> None:
+def test_searched_email_is_not_stored_in_the_audit_log(many: Dashboard) -> None:
     assert many.as_("operator").get("/payments.csv", text="person1@example.com").status_code == 200
     assert many.as_("operator").get("/payments.csv", state="gone").status_code == 400
     with many.world.engine.connect() as connection:
@@ -340,7 +340,7 @@ def test_an_address_that_was_looked_for_does_not_get_into_the_book(many: Dashboa
     assert line.snapshot["text"] == "(an e-mail address)"
 
 
-def test_a_filter_is_told_in_words() -> None:
+def test_filter_is_described_in_words() -> None:
     at = datetime(2026, 11, 1, tzinfo=UTC)
     assert describe(PaymentFilter(at)) == "all payments"
     whole = PaymentFilter(
@@ -355,5 +355,5 @@ def test_a_filter_is_told_in_words() -> None:
     )
 
 
-def test_without_payments_the_page_says_what_to_do(dashboard: Dashboard) -> None:
+def test_page_without_payments_explains_the_next_step(dashboard: Dashboard) -> None:
     assert "No payments match" in dashboard.as_("viewer").get("/payments").text

@@ -1,4 +1,4 @@
-"""Plots: documents of their own, with axes that say what they are, the same for the same numbers, and no script."""
+"""Plots: standalone SVG documents with labelled axes, deterministic, without script; and the cache of metrics."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ def draw(theme: str = "light") -> str:
 
 
 @pytest.mark.parametrize("theme", list(THEMES))
-def test_attempts_are_drawn_with_axes_units_and_zone(theme: str) -> None:
+def test_attempts_plot_has_axes_units_and_zone(theme: str) -> None:
     svg = draw(theme)
     for said in (
         "attempts",
@@ -46,11 +46,11 @@ def test_attempts_are_drawn_with_axes_units_and_zone(theme: str) -> None:
         "11:00",
     ):
         assert said in words(svg), said
-    assert "authentication" not in words(svg), "what never happened has no place in the legend"
+    assert "authentication" not in words(svg), "outcomes that never occurred are not in the legend"
     assert THEMES[theme].ink in svg
 
 
-def test_recovery_is_drawn_against_the_month_before() -> None:
+def test_recovery_plot_compares_with_the_previous_month() -> None:
     present = Curve("global", "USD", Period(2026, 12), Sum(2, 100), Sum(1, 50), (0.0, 0.5))
     before = Curve("global", "USD", Period(2026, 11), Sum(2, 100), Sum(2, 100), (0.0, 0.5, 1.0))
     svg = plotting.draw_recovery(present, before, theme=THEMES["dark"])
@@ -63,7 +63,7 @@ def test_recovery_is_drawn_against_the_month_before() -> None:
         assert said in words(svg), said
 
 
-def test_the_same_numbers_are_the_same_document_also_from_many_threads() -> None:
+def test_same_data_gives_the_same_svg_from_many_threads() -> None:
     first, others = draw(), []
     drawn = PlotCache()
     threads = [
@@ -77,7 +77,7 @@ def test_the_same_numbers_are_the_same_document_also_from_many_threads() -> None
     assert others == [first] * 4
 
 
-def test_a_plot_is_drawn_once_and_old_ones_are_forgotten() -> None:
+def test_plot_is_drawn_once_and_old_plots_are_evicted() -> None:
     drawn, made = PlotCache(at_most=2), []
 
     def make() -> str:
@@ -89,8 +89,8 @@ def test_a_plot_is_drawn_once_and_old_ones_are_forgotten() -> None:
     assert len(made) == 4
 
 
-def test_figures_are_made_by_one_thread_while_the_others_wait() -> None:
-    kept: CachedValue[int] = CachedValue()
+def test_cached_value_is_computed_by_one_thread_while_others_wait() -> None:
+    cache: CachedValue[int] = CachedValue()
     begun, may_end, made, got = threading.Event(), threading.Event(), [], []
 
     def make() -> int:
@@ -99,7 +99,7 @@ def test_figures_are_made_by_one_thread_while_the_others_wait() -> None:
         may_end.wait(10)
         return len(made)
 
-    threads = [threading.Thread(target=lambda: got.append(kept.get(lambda: NOON, make))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: got.append(cache.get(lambda: NOON, make))) for _ in range(4)]
     threads[0].start()
     assert begun.wait(10)
     for thread in threads[1:]:
@@ -110,49 +110,49 @@ def test_figures_are_made_by_one_thread_while_the_others_wait() -> None:
     assert got == [1] * 4
 
 
-def test_a_clock_that_was_set_back_makes_nothing_young() -> None:
-    kept: CachedValue[int] = CachedValue()
-    assert kept.get(lambda: NOON, lambda: 1) == 1
-    assert kept.get(lambda: NOON + timedelta(seconds=10), lambda: 2) == 1
-    assert kept.get(lambda: NOON - timedelta(seconds=1), lambda: 3) == 3
+def test_clock_set_back_expires_the_cache() -> None:
+    cache: CachedValue[int] = CachedValue()
+    assert cache.get(lambda: NOON, lambda: 1) == 1
+    assert cache.get(lambda: NOON + timedelta(seconds=10), lambda: 2) == 1
+    assert cache.get(lambda: NOON - timedelta(seconds=1), lambda: 3) == 3
 
 
-def test_who_sees_figures_of_some_seconds_has_them_renewed_and_does_not_wait() -> None:
-    kept: CachedValue[int] = CachedValue()
+def test_stale_value_is_returned_and_refreshed_in_the_background() -> None:
+    cache: CachedValue[int] = CachedValue()
     later, may_end, renewed = NOON + timedelta(seconds=5), threading.Event(), threading.Event()
-    kept.get(lambda: NOON, lambda: 1)
+    cache.get(lambda: NOON, lambda: 1)
 
     def slow() -> int:
         assert may_end.wait(10)
         renewed.set()
         return 2
 
-    assert [kept.get(lambda: later, slow) for _ in range(3)] == [1, 1, 1]
+    assert [cache.get(lambda: later, slow) for _ in range(3)] == [1, 1, 1]
     assert not renewed.is_set()
     may_end.set()
-    too_late_for_the_first = NOON + timedelta(seconds=11)
-    assert kept.get(lambda: too_late_for_the_first, lambda: pytest.fail("the renewed ones are 6 s old")) == 2
+    much_later = NOON + timedelta(seconds=11)
+    assert cache.get(lambda: much_later, lambda: pytest.fail("the refreshed value is only 6 s old")) == 2
 
 
-def test_figures_that_could_not_be_renewed_are_made_by_the_next_who_needs_them() -> None:
-    kept: CachedValue[int] = CachedValue()
-    kept.get(lambda: NOON, lambda: 1)
-    failed = threading.Event()
+def test_unsuccessful_refresh_is_retried_by_the_next_reader() -> None:
+    cache: CachedValue[int] = CachedValue()
+    cache.get(lambda: NOON, lambda: 1)
+    called = threading.Event()
 
     def fail() -> int:
-        failed.set()
+        called.set()
         raise OSError("the database is away")
 
-    assert kept.get(lambda: NOON + timedelta(seconds=5), fail) == 1
-    assert failed.wait(10)
+    assert cache.get(lambda: NOON + timedelta(seconds=5), fail) == 1
+    assert called.wait(10)
     with pytest.raises(OSError, match="away"):
-        kept.get(lambda: NOON + timedelta(seconds=11), fail)
-    assert kept.get(lambda: NOON + timedelta(seconds=11), lambda: 3) == 3
+        cache.get(lambda: NOON + timedelta(seconds=11), fail)
+    assert cache.get(lambda: NOON + timedelta(seconds=11), lambda: 3) == 3
 
 
 @pytest.mark.parametrize("name", ["attempts-hours", "attempts-days", "recovery-global", "recovery-japan"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_each_plot_of_the_overview_is_served_without_script_and_lets_nothing_in(
+def test_each_overview_plot_is_served_without_script_and_with_a_strict_policy(
     dashboard: Dashboard, name: str, theme: str
 ) -> None:
     world = dashboard.world
@@ -183,12 +183,12 @@ def test_each_plot_of_the_overview_is_served_without_script_and_lets_nothing_in(
 
 
 @pytest.mark.parametrize("name", ["nothing", "attempts-hours.svg", "..%2f..%2fsecrets", "recovery-mars"])
-def test_what_is_no_plot_is_missing(dashboard: Dashboard, name: str) -> None:
+def test_unknown_plot_is_not_found(dashboard: Dashboard, name: str) -> None:
     assert dashboard.as_("viewer").get(f"/plots/{name}.svg").status_code == 404
 
 
-def test_a_plot_is_for_people_who_are_signed_in(dashboard: Dashboard) -> None:
-    assert dashboard.nobody().get("/plots/attempts-hours.svg").status_code == 303
+def test_plots_require_a_session(dashboard: Dashboard) -> None:
+    assert dashboard.anonymous().get("/plots/attempts-hours.svg").status_code == 303
 
 
 def test_the_web_process_starts_without_loading_matplotlib() -> None:

@@ -1,4 +1,4 @@
-"""Paths of earlier releases: bookmarks are redirected, and forms that were open during a deploy still work."""
+"""Paths of earlier releases: bookmarks are redirected; forms that were open during a deploy still work."""
 
 import pytest
 

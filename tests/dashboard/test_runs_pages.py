@@ -1,4 +1,4 @@
-"""Runs on their pages: looked at, previewed, and run again by one person at a time."""
+"""Runs: list, preview, start and rerun, by one operator at a time."""
 
 import re
 import threading
@@ -33,18 +33,18 @@ DAY = {"job": DAILY_RETRIES, "period": "2026-11-01", "coverage": "global"}
 HIDDEN = re.compile(r'<input type="hidden" name="(digest|event|rows|amount)" value="([^"]*)">')
 
 
-def look(browser: Browser, key: dict[str, str]) -> dict[str, str]:
-    """Get the preview; return what its form carries."""
+def preview(browser: Browser, key: dict[str, str]) -> dict[str, str]:
+    """Get the preview; return the fields of its form."""
     page = browser.get("/runs/rerun", **key)
     assert page.status_code == 200, page.text
     return {**key, **dict(HIDDEN.findall(page.text))}
 
 
-def confirm(browser: Browser, snapshot: dict[str, str], reason: str = "accounts were mended") -> httpx.Response:
+def confirm(browser: Browser, snapshot: dict[str, str], reason: str = "accounts were fixed") -> httpx.Response:
     return browser.post("/runs/rerun", **snapshot, reason=reason)
 
 
-def bill(world: World, name: str, amount: int, coverage: str = "global") -> Account:
+def add_account_with_fee(world: World, name: str, amount: int, coverage: str = "global") -> Account:
     with world.engine.begin() as connection:
         account = add_account(connection, name, coverage)
         add_fee(connection, account, amount)
@@ -56,7 +56,7 @@ def run_rows(world: World) -> list[Row[Any]]:
         return list(connection.execute(select(runs).order_by(runs.c.created_at)))
 
 
-def book(world: World) -> list[tuple[str, str, str]]:
+def audit_entries(world: World) -> list[tuple[str, str, str]]:
     with world.engine.connect() as connection:
         found = connection.execute(
             select(audit_log).where(audit_log.c.subject_kind == "run").order_by(audit_log.c.id)
@@ -64,38 +64,38 @@ def book(world: World) -> list[tuple[str, str, str]]:
         return [(row.actor, row.action, row.outcome) for row in found]
 
 
-def test_a_month_is_previewed_run_and_kept_in_the_book(dashboard: Dashboard) -> None:
+def test_month_is_previewed_run_and_audited(dashboard: Dashboard) -> None:
     world, browser = dashboard.world, dashboard.as_("operator")
     for number in range(3):
-        bill(world, f"A-{number}", 10_00 + number)
+        add_account_with_fee(world, f"A-{number}", 10_00 + number)
     with world.engine.begin() as connection:
         add_account(connection, "idle")
     page = browser.get("/runs/rerun", **MONTH).text
     for said in ("$30.03", "A-2", "This run does not exist yet.", "has no active service", "idle", "Start run"):
         assert said in page, said
-    assert run_rows(world) == [], "looking changes nothing"
-    answer = confirm(browser, look(browser, MONTH))
+    assert run_rows(world) == [], "a preview changes nothing"
+    answer = confirm(browser, preview(browser, MONTH))
     (run,) = run_rows(world)
-    assert (run.state, run.requested_by, run.reason) == ("ready", "operator:otto", "accounts were mended")
+    assert (run.state, run.requested_by, run.reason) == ("ready", "operator:otto", "accounts were fixed")
     assert str(answer.url).startswith(f"{dashboard.url}/dashboard/runs/{run.id}")
     assert world.enqueued == [GenerateInvoices(run.id)]
     with world.engine.connect() as connection:
         line = connection.execute(select(audit_log).where(audit_log.c.subject_kind == "run")).one()
-    assert (line.action, line.subject, line.reason) == ("run.start", str(run.id), "accounts were mended")
+    assert (line.action, line.subject, line.reason) == ("run.start", str(run.id), "accounts were fixed")
     assert line.snapshot["rows"] == 3
     assert line.snapshot["amount_minor"] == 30_03
     assert len(line.snapshot["digest"]) == 64
     generate_invoices(world.runtime, run.id)
     page = browser.get(f"/runs/{run.id}").text
-    for said in ("operator:otto", "accounts were mended", "$30.03", "run finished", "run scheduled", "invoices"):
+    for said in ("operator:otto", "accounts were fixed", "$30.03", "run finished", "run scheduled", "invoices"):
         assert said in page, said
 
 
-def test_what_changed_since_the_preview_is_refused_and_shown(dashboard: Dashboard) -> None:
+def test_change_since_the_preview_is_refused_and_shown(dashboard: Dashboard) -> None:
     world, browser = dashboard.world, dashboard.as_("operator")
-    bill(world, "A-1", 10_00)
-    snapshot = look(browser, MONTH)
-    bill(world, "A-2", 5_00)
+    add_account_with_fee(world, "A-1", 10_00)
+    snapshot = preview(browser, MONTH)
+    add_account_with_fee(world, "A-2", 5_00)
     answer = confirm(browser, snapshot)
     assert answer.status_code == 409
     assert (
@@ -104,15 +104,15 @@ def test_what_changed_since_the_preview_is_refused_and_shown(dashboard: Dashboar
     )
     assert run_rows(world) == []
     assert world.enqueued == []
-    assert book(world) == [("operator:otto", "run.start", "refused")]
+    assert audit_entries(world) == [("operator:otto", "run.start", "refused")]
     fresh = {**MONTH, **dict(HIDDEN.findall(answer.text))}
     assert fresh["digest"] != snapshot["digest"]
     assert confirm(browser, fresh).status_code == 200
     assert len(run_rows(world)) == 1
 
 
-def test_the_same_sum_of_another_account_is_another_digest(world: World) -> None:
-    anna = bill(world, "A-1", 10_00)
+def test_digest_differs_for_the_same_sum_of_another_account(world: World) -> None:
+    anna = add_account_with_fee(world, "A-1", 10_00)
     month = Month.of(world.policy, "global", "2026-10")
     before = preview_month(world.engine, month)
     assert preview_month(world.engine, month).digest == before.digest
@@ -124,24 +124,24 @@ def test_the_same_sum_of_another_account_is_another_digest(world: World) -> None
     assert after.digest != before.digest
 
 
-def test_a_finished_month_is_gone_over_again_for_accounts_that_were_mended(dashboard: Dashboard) -> None:
+def test_rerun_of_a_finished_month_bills_fixed_accounts(dashboard: Dashboard) -> None:
     world, browser = dashboard.world, dashboard.as_("operator")
-    bill(world, "A-1", 10_00)
+    add_account_with_fee(world, "A-1", 10_00)
     with world.engine.begin() as connection:
         run_id = add_run(connection)
     generate_invoices(world.runtime, run_id)
-    bill(world, "A-2", 7_00)
+    add_account_with_fee(world, "A-2", 7_00)
     page = browser.get("/runs/rerun", **MONTH).text
     assert "It has finished" in page
     assert "already has its invoice of this period" in page
-    assert confirm(browser, look(browser, MONTH)).status_code == 200
+    assert confirm(browser, preview(browser, MONTH)).status_code == 200
     generate_invoices(world.runtime, run_id)
     with world.engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(payments)) == 2
-    assert book(world) == [("operator:otto", "run.again", "done")]
+    assert audit_entries(world) == [("operator:otto", "run.again", "done")]
 
 
-def test_a_late_run_is_confirmed_after_its_preview(dashboard: Dashboard) -> None:
+def test_late_run_is_confirmed_after_its_preview(dashboard: Dashboard) -> None:
     world, browser = dashboard.world, dashboard.as_("operator")
     with world.engine.begin() as connection:
         run_id = add_run(connection, "2026-09", state=RunState.AWAITING_CONFIRMATION)
@@ -149,16 +149,16 @@ def test_a_late_run_is_confirmed_after_its_preview(dashboard: Dashboard) -> None
     assert f"/dashboard/runs/{run_id}" in browser.get("/runs").text
     assert "and confirm" in browser.get(f"/runs/{run_id}").text
     assert "Confirm run" in browser.get("/runs/rerun", **key).text
-    assert confirm(browser, look(browser, key)).status_code == 200
+    assert confirm(browser, preview(browser, key)).status_code == 200
     (run,) = run_rows(world)
     assert (run.state, run.confirmed_by) == ("ready", "operator:otto")
-    assert book(world) == [("operator:otto", "run.confirm", "done")]
+    assert audit_entries(world) == [("operator:otto", "run.confirm", "done")]
 
 
-def test_a_run_that_is_under_way_is_told_with_who_asked_for_it(dashboard: Dashboard) -> None:
+def test_running_run_shows_who_requested_it(dashboard: Dashboard) -> None:
     world, first = dashboard.world, dashboard.as_("operator", "otto")
-    bill(world, "A-1", 10_00)
-    confirm(first, look(first, MONTH), "the scheduler was away")
+    add_account_with_fee(world, "A-1", 10_00)
+    confirm(first, preview(first, MONTH), "the scheduler was away")
     page = dashboard.as_("operator", "olga").get("/runs/rerun", **MONTH).text
     assert "It waits for a worker; operator:otto requested it at 2026-11-01 09:00:00 UTC" in page
     assert "the scheduler was away" in page
@@ -166,22 +166,22 @@ def test_a_run_that_is_under_way_is_told_with_who_asked_for_it(dashboard: Dashbo
     assert 'name="digest"' not in page
 
 
-def test_of_two_people_who_confirm_at_once_one_runs_it_and_the_other_is_told_who(dashboard: Dashboard) -> None:
+def test_of_two_concurrent_confirmations_one_runs_and_the_other_sees_by_whom(dashboard: Dashboard) -> None:
     world = dashboard.world
-    bill(world, "A-1", 10_00)
+    add_account_with_fee(world, "A-1", 10_00)
     with world.engine.begin() as connection:
         run_id = add_run(connection)
     generate_invoices(world.runtime, run_id)
-    bill(world, "A-2", 7_00)
+    add_account_with_fee(world, "A-2", 7_00)
     browsers = [dashboard.as_("operator", name) for name in ("otto", "olga")]
-    snapshot = [look(browser, MONTH) for browser in browsers]
+    snapshot = [preview(browser, MONTH) for browser in browsers]
     together, answers = threading.Barrier(2), {}
 
-    def press(place: int) -> None:
+    def confirm_as(place: int) -> None:
         together.wait()
         answers[place] = confirm(browsers[place], snapshot[place], f"reason {place}")
 
-    threads = [threading.Thread(target=press, args=(place,)) for place in range(2)]
+    threads = [threading.Thread(target=confirm_as, args=(place,)) for place in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -197,16 +197,16 @@ def test_of_two_people_who_confirm_at_once_one_runs_it_and_the_other_is_told_who
             select(billing_events.c.actor).where(billing_events.c.type == "run_reopened")
         ).all()
     assert reopened == [f"operator:{name}"]
-    assert sorted(outcome for _, _, outcome in book(world)) == ["done", "refused"]
+    assert sorted(outcome for _, _, outcome in audit_entries(world)) == ["done", "refused"]
 
 
-def test_who_confirms_after_the_first_ones_run_has_ended_is_told_too(dashboard: Dashboard) -> None:
+def test_confirmation_after_the_first_run_finished_is_refused_with_who_ran_it(dashboard: Dashboard) -> None:
     world = dashboard.world
     with world.engine.begin() as connection:
         run_id = add_run(connection, state=RunState.FINISHED)
     first, second = dashboard.as_("operator", "otto"), dashboard.as_("operator", "olga")
-    snapshot = look(second, MONTH)
-    confirm(first, look(first, MONTH))
+    snapshot = preview(second, MONTH)
+    confirm(first, preview(first, MONTH))
     generate_invoices(world.runtime, run_id)
     answer = confirm(second, snapshot)
     assert answer.status_code == 409
@@ -214,7 +214,7 @@ def test_who_confirms_after_the_first_ones_run_has_ended_is_told_too(dashboard: 
 
 
 @pytest.mark.parametrize("key", [MONTH, DAY], ids=["month", "day"])
-def test_a_viewer_may_look_at_runs_and_ask_for_none(dashboard: Dashboard, key: dict[str, str]) -> None:
+def test_viewer_sees_runs_and_may_start_none(dashboard: Dashboard, key: dict[str, str]) -> None:
     world, viewer = dashboard.world, dashboard.as_("viewer")
     with world.engine.begin() as connection:
         run_id = add_run(connection, state=RunState.FINISHED)
@@ -231,13 +231,13 @@ def test_a_viewer_may_look_at_runs_and_ask_for_none(dashboard: Dashboard, key: d
     assert "This needs the role operator; your role is viewer." in answer.text
 
 
-def test_a_month_that_is_not_over_can_be_looked_at_and_not_run(dashboard: Dashboard) -> None:
+def test_unfinished_month_can_be_previewed_but_not_run(dashboard: Dashboard) -> None:
     browser, key = dashboard.as_("operator"), {**MONTH, "period": "2026-11"}
     page = browser.get("/runs/rerun", **key)
     assert page.status_code == 200
     assert "it will run by itself" in page.text
     assert 'name="digest"' not in page.text
-    snapshot = look(browser, MONTH)
+    snapshot = preview(browser, MONTH)
     assert confirm(browser, {**snapshot, "period": "2026-11"}).status_code == 400
     assert run_rows(dashboard.world) == []
 
@@ -255,14 +255,14 @@ def test_a_month_that_is_not_over_can_be_looked_at_and_not_run(dashboard: Dashbo
         ({"job": DAILY_RETRIES, "period": "9999-12-31"}, "Invalid month or day"),
     ],
 )
-def test_what_is_no_run_is_said_so(dashboard: Dashboard, wrong: dict[str, str], says: str) -> None:
+def test_invalid_run_parameters_are_explained(dashboard: Dashboard, wrong: dict[str, str], says: str) -> None:
     answer = dashboard.as_("operator").get("/runs/rerun", **{**MONTH, **wrong})
     assert answer.status_code == 400
     assert says in answer.text
 
 
-def owe_again(world: World, name: str, amount: int, card: dict[str, Any] | None = None, **columns: Any) -> UUID:
-    """A payment that is due for another try, with a card unless `card` is None."""
+def add_retry(world: World, name: str, amount: int, card: dict[str, Any] | None = None, **columns: Any) -> UUID:
+    """Add a payment that is due for a retry, with a card unless `card` is None."""
     with world.engine.begin() as connection:
         account = add_account(connection, name, kind=columns.pop("kind", "card"), stripe_customer_id=f"cus_{name}")
         if card is not None:
@@ -276,19 +276,19 @@ def owe_again(world: World, name: str, amount: int, card: dict[str, Any] | None 
         return add_payment(connection, account, amount, **columns)
 
 
-def test_a_days_preview_says_what_would_be_charged_and_why_the_rest_is_not(dashboard: Dashboard) -> None:
+def test_preview_of_a_day_shows_charges_and_why_others_are_excluded(dashboard: Dashboard) -> None:
     world, now = dashboard.world, dashboard.world.clock.now()
-    owe_again(world, "good", 10_00, {})
-    worn_out = owe_again(world, "worn-out", 2_00, {"fingerprint": "worn"})
-    open_ = owe_again(world, "open", 3_00, {})
-    owe_again(world, "held", 4_00, {}, held_until=now + timedelta(days=1))
-    owe_again(world, "bare", 5_00)
-    owe_again(world, "transfer", 6_00, {}, kind="bank_transfer")
-    owe_again(world, "blocked", 7_00, {"fingerprint": "stolen"})
-    owe_again(world, "tomorrow", 8_00, {}, next_attempt_at=now + timedelta(days=1))
-    owe_again(world, "won", 9_00, {}, state=PaymentState.PAID, paid_at=now)
+    add_retry(world, "good", 10_00, {})
+    worn_out = add_retry(world, "worn-out", 2_00, {"fingerprint": "worn"})
+    open_ = add_retry(world, "open", 3_00, {})
+    add_retry(world, "held", 4_00, {}, held_until=now + timedelta(days=1))
+    add_retry(world, "bare", 5_00)
+    add_retry(world, "transfer", 6_00, {}, kind="bank_transfer")
+    add_retry(world, "blocked", 7_00, {"fingerprint": "stolen"})
+    add_retry(world, "tomorrow", 8_00, {}, next_attempt_at=now + timedelta(days=1))
+    add_retry(world, "won", 9_00, {}, state=PaymentState.PAID, paid_at=now)
     waits = {"state": PaymentState.NEEDS_PAYMENT_METHOD, "waiting_for_revision_after": 1}
-    owe_again(world, "waits", 11_00, {}, **waits)
+    add_retry(world, "waits", 11_00, {}, **waits)
     with world.engine.begin() as connection:
         account = add_account(connection, "worn-out", "japan")
         for number in range(2, 22):
@@ -333,24 +333,24 @@ def test_a_days_preview_says_what_would_be_charged_and_why_the_rest_is_not(dashb
     assert "as often as the network allows" in page
 
 
-def test_a_day_is_run_by_hand_and_charges_what_its_preview_said(dashboard: Dashboard) -> None:
+def test_manual_run_of_a_day_charges_what_its_preview_showed(dashboard: Dashboard) -> None:
     world, browser = dashboard.world, dashboard.as_("operator")
-    payment_id = owe_again(world, "good", 10_00, {})
-    snapshot = look(browser, DAY)
+    payment_id = add_retry(world, "good", 10_00, {})
+    snapshot = preview(browser, DAY)
     assert (snapshot["rows"], snapshot["amount"]) == ("1", "1000")
     assert confirm(browser, snapshot).status_code == 200
     (run,) = run_rows(world)
     assert world.enqueued == [RetryPayments(run.id)]
     retry_payments(world.runtime, run.id)
     assert world.payment(payment_id).state == PaymentState.DUE
-    assert book(world) == [("operator:otto", "run.start", "done")]
+    assert audit_entries(world) == [("operator:otto", "run.start", "done")]
 
 
-def test_a_payment_that_was_paid_meanwhile_is_refused_and_not_run(dashboard: Dashboard) -> None:
+def test_run_is_refused_if_a_payment_was_paid_since_the_preview(dashboard: Dashboard) -> None:
     world, browser = dashboard.world, dashboard.as_("operator")
-    payment_id = owe_again(world, "good", 10_00, {})
-    owe_again(world, "other", 5_00, {})
-    snapshot = look(browser, DAY)
+    payment_id = add_retry(world, "good", 10_00, {})
+    add_retry(world, "other", 5_00, {})
+    snapshot = preview(browser, DAY)
     with world.engine.begin() as connection:
         connection.execute(
             update(payments)
@@ -389,7 +389,7 @@ def test_runs_are_listed_by_page_and_filter(dashboard: Dashboard) -> None:
     assert browser.get("/runs", after="nonsense").status_code == 200
 
 
-def test_a_run_that_is_none_is_missing(dashboard: Dashboard) -> None:
+def test_unknown_run_id_is_rejected(dashboard: Dashboard) -> None:
     browser = dashboard.as_("viewer")
     assert browser.get("/runs/7").status_code == 404
     assert browser.get("/runs/00000000-0000-4000-8000-000000000000").status_code == 404

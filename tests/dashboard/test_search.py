@@ -1,4 +1,4 @@
-"""The field in the header: what is found alone leads straight there, several are listed."""
+"""The search field in the header: a single match redirects to its page, several are listed."""
 
 import html
 from uuid import UUID
@@ -30,13 +30,13 @@ def payment(dashboard: Dashboard, account: Account) -> UUID:
     return payment
 
 
-def goes_to(dashboard: Dashboard, wanted: str) -> str:
+def redirect_of(dashboard: Dashboard, wanted: str) -> str:
     response = dashboard.as_("viewer").get("/search", q=wanted)
     assert response.status_code == 303, (wanted, response.text)
     return response.headers["location"].removeprefix(ROOT)
 
 
-def test_every_way_to_name_a_payment_leads_to_it(dashboard: Dashboard, payment: UUID) -> None:
+def test_every_identifier_of_a_payment_leads_to_it(dashboard: Dashboard, payment: UUID) -> None:
     (attempt,) = dashboard.world.attempts(payment)
     with dashboard.world.engine.connect() as connection:
         intent = connection.scalar(select(payment_intents.c.stripe_payment_intent_id))
@@ -54,24 +54,24 @@ def test_every_way_to_name_a_payment_leads_to_it(dashboard: Dashboard, payment: 
         attempt.stripe_charge_id,
         attempt.stripe_request_id,
     ):
-        assert goes_to(dashboard, wanted) == f"/payments/{payment}", wanted
+        assert redirect_of(dashboard, wanted) == f"/payments/{payment}", wanted
 
 
-def test_every_way_to_name_an_account_leads_to_it(dashboard: Dashboard, account: Account) -> None:
+def test_every_identifier_of_an_account_leads_to_it(dashboard: Dashboard, account: Account) -> None:
     with dashboard.world.engine.begin() as connection:
         add_account(connection, "ACME-12")
     customer = dashboard.world.customer_id(account)
     for wanted in (str(account.id), "ACME-1", "acme t", "Billing@Acme", customer):
-        assert goes_to(dashboard, wanted) == f"/accounts/{account.id}", wanted
+        assert redirect_of(dashboard, wanted) == f"/accounts/{account.id}", wanted
 
 
 def test_a_run_is_found_by_its_id(dashboard: Dashboard) -> None:
     with dashboard.world.engine.begin() as connection:
         run_id = add_run(connection)
-    assert goes_to(dashboard, str(run_id)) == f"/runs/{run_id}"
+    assert redirect_of(dashboard, str(run_id)) == f"/runs/{run_id}"
 
 
-def test_several_are_listed_with_their_state(dashboard: Dashboard, account: Account) -> None:
+def test_several_matches_are_listed_with_their_state(dashboard: Dashboard, account: Account) -> None:
     with dashboard.world.engine.begin() as connection:
         other = add_account(connection, "ACME-2", name="<script>alert(1)</script>")
     page = dashboard.as_("viewer").get("/search", q="acme").text
@@ -81,7 +81,7 @@ def test_several_are_listed_with_their_state(dashboard: Dashboard, account: Acco
     assert "<script>alert" not in page
 
 
-def test_a_long_list_is_short_and_says_that_there_is_more(dashboard: Dashboard) -> None:
+def test_long_result_list_is_truncated_with_a_note(dashboard: Dashboard) -> None:
     with dashboard.world.engine.begin() as connection:
         for n in range(30):
             add_account(connection, f"ACME-{n:03}")
@@ -90,7 +90,7 @@ def test_a_long_list_is_short_and_says_that_there_is_more(dashboard: Dashboard) 
     assert "More results exist" in page
 
 
-def test_nothing_found_says_what_was_looked_for_and_how(dashboard: Dashboard, account: Account) -> None:
+def test_no_match_shows_the_query_and_search_hints(dashboard: Dashboard, account: Account) -> None:
     page = html.unescape(dashboard.as_("viewer").get("/search", q="pi_123").text)
     assert "Search results for “pi_123”" in page
     assert "PaymentIntent ID (pi_…)" in page
@@ -98,7 +98,7 @@ def test_nothing_found_says_what_was_looked_for_and_how(dashboard: Dashboard, ac
     assert "request ID (req_…)" not in page
 
 
-def test_nothing_typed_and_what_nobody_can_read_are_said(dashboard: Dashboard) -> None:
+def test_empty_and_invalid_queries_are_explained(dashboard: Dashboard) -> None:
     viewer = dashboard.as_("viewer")
     assert "Enter a search text" in viewer.get("/search").text
     assert "Enter a search text" in viewer.get("/search", q="   ").text
@@ -107,7 +107,7 @@ def test_nothing_typed_and_what_nobody_can_read_are_said(dashboard: Dashboard) -
         assert (response.status_code, why in response.text) == (400, True)
 
 
-def test_attacks_find_nothing_and_lead_nowhere(dashboard: Dashboard, account: Account) -> None:
+def test_attacks_match_nothing_and_redirect_nowhere(dashboard: Dashboard, account: Account) -> None:
     for attack in (*ATTACKS, "//evil.example", "https://evil.example/", "../../etc/passwd", "%", "_", "\\"):
         response = dashboard.as_("viewer").get("/search", q=attack)
         assert response.status_code == 200, attack

@@ -1,4 +1,4 @@
-"""Signing in, staying in, and getting out: for everybody who runs the dashboard at night."""
+"""Sign-in, sessions, sign-out, and sign-in by a trusted proxy."""
 
 from collections.abc import Callable
 
@@ -20,9 +20,9 @@ def sign_in(browser: Browser, name: str, password: str = PASSWORD, next_: str = 
     )
 
 
-def test_the_right_password_signs_in_and_leads_to_the_page_that_was_wanted(dashboard: Dashboard) -> None:
+def test_correct_password_signs_in_and_redirects_to_the_requested_page(dashboard: Dashboard) -> None:
     dashboard.add_user("anna")
-    browser = dashboard.nobody()
+    browser = dashboard.anonymous()
     wanted = browser.get("/profile")
     assert wanted.status_code == 303
     assert wanted.headers["location"] == f"{ROOT}/sign-in?next=%2Fdashboard%2Fprofile"
@@ -31,11 +31,11 @@ def test_the_right_password_signs_in_and_leads_to_the_page_that_was_wanted(dashb
     assert "anna" in browser.get("/profile").text
 
 
-def test_the_cookie_is_out_of_reach_of_scripts_and_of_other_sites(dashboard: Dashboard) -> None:
+def test_session_cookie_is_httponly_and_same_site(dashboard: Dashboard) -> None:
     dashboard.add_user("anna")
     cookie = next(
         value
-        for value in sign_in(dashboard.nobody(), "anna").headers.get_list("set-cookie")
+        for value in sign_in(dashboard.anonymous(), "anna").headers.get_list("set-cookie")
         if value.startswith(SESSION_COOKIE)
     )
     assert "HttpOnly" in cookie
@@ -44,11 +44,11 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_of_other_sites(dashboard: Das
 
 
 @pytest.mark.parametrize(("name", "password"), [("anna", "wrong password"), ("nobody", PASSWORD), ("", "")])
-def test_a_wrong_name_and_a_wrong_password_look_alike_and_are_in_the_book(
+def test_wrong_name_and_wrong_password_look_alike_and_are_audited(
     dashboard: Dashboard, name: str, password: str
 ) -> None:
     dashboard.add_user("anna")
-    browser = dashboard.nobody()
+    browser = dashboard.anonymous()
     answer = sign_in(browser, name, password)
     assert answer.status_code == 401
     assert "Invalid name or password." in answer.text
@@ -59,12 +59,12 @@ def test_a_wrong_name_and_a_wrong_password_look_alike_and_are_in_the_book(
         ]
 
 
-def test_guessing_is_refused_from_one_address_and_ends_with_time(dashboard: Dashboard) -> None:
+def test_repeated_wrong_passwords_block_the_ip_address_for_a_while(dashboard: Dashboard) -> None:
     dashboard.add_user("anna")
-    browser = dashboard.nobody()
+    browser = dashboard.anonymous()
     for _ in range(5):
         assert sign_in(browser, "anna", "a wrong password").status_code == 401
-    assert sign_in(browser, "anna").status_code == 429, "even with the right one"
+    assert sign_in(browser, "anna").status_code == 429, "even with the right password"
     dashboard.world.machine.advance(minutes=15, seconds=1)
     assert sign_in(browser, "anna").status_code == 303
 
@@ -72,14 +72,14 @@ def test_guessing_is_refused_from_one_address_and_ends_with_time(dashboard: Dash
 @pytest.mark.parametrize(
     "wait", [lambda d: d.world.machine.advance(seconds=IDLE_FOR.total_seconds() + 1)], ids=["idle"]
 )
-def test_a_session_that_nobody_uses_ends(dashboard: Dashboard, wait: Callable[[Dashboard], None]) -> None:
+def test_idle_session_expires(dashboard: Dashboard, wait: Callable[[Dashboard], None]) -> None:
     browser = dashboard.as_("viewer")
     assert browser.get("/profile").status_code == 200
     wait(dashboard)
     assert browser.get("/profile").status_code == 303
 
 
-def test_a_session_ends_after_a_week_however_much_it_is_used(dashboard: Dashboard) -> None:
+def test_active_session_expires_after_a_week(dashboard: Dashboard) -> None:
     browser = dashboard.as_("viewer")
     for _ in range(int(LASTS_FOR.total_seconds() // 3600) - 1):
         dashboard.world.machine.advance(hours=1)
@@ -88,15 +88,15 @@ def test_a_session_ends_after_a_week_however_much_it_is_used(dashboard: Dashboar
     assert browser.get("/profile").status_code == 303
 
 
-def test_a_copied_cookie_ends_with_signing_out(dashboard: Dashboard) -> None:
-    browser, thief = dashboard.as_("operator"), dashboard.nobody()
+def test_signing_out_invalidates_a_copied_cookie(dashboard: Dashboard) -> None:
+    browser, thief = dashboard.as_("operator"), dashboard.anonymous()
     thief.client.cookies.set(SESSION_COOKIE, browser.client.cookies[SESSION_COOKIE])
     assert thief.get("/profile").status_code == 200
     browser.post("/sign-out", page="/profile")
     assert thief.get("/profile").status_code == 303
 
 
-def test_a_new_password_signs_out_everywhere(dashboard: Dashboard) -> None:
+def test_new_password_ends_all_sessions(dashboard: Dashboard) -> None:
     dashboard.add_user("anna")
     browser, other = dashboard.as_("operator", "anna"), dashboard.as_("operator", "anna")
     assert (
@@ -106,13 +106,13 @@ def test_a_new_password_signs_out_everywhere(dashboard: Dashboard) -> None:
     new = "another horse battery"
     browser.post("/profile/password", "/profile", present=PASSWORD, new=new, again=new)
     assert browser.get("/profile").status_code == other.get("/profile").status_code == 303
-    assert sign_in(dashboard.nobody(), "anna", new).status_code == 303
-    assert sign_in(dashboard.nobody(), "anna", PASSWORD).status_code == 401
+    assert sign_in(dashboard.anonymous(), "anna", new).status_code == 303
+    assert sign_in(dashboard.anonymous(), "anna", PASSWORD).status_code == 401
 
 
-def test_a_session_that_was_planted_is_worth_nothing_afterwards(dashboard: Dashboard) -> None:
+def test_session_id_changes_at_sign_in(dashboard: Dashboard) -> None:
     dashboard.add_user("anna")
-    thief, victim = dashboard.as_("viewer", "mallory"), dashboard.nobody()
+    thief, victim = dashboard.as_("viewer", "mallory"), dashboard.anonymous()
     planted = thief.client.cookies[SESSION_COOKIE]
     token = victim.get("/sign-in") and victim.forms[f"{ROOT}/sign-in"]
     victim.client.cookies.set(SESSION_COOKIE, planted)
@@ -136,16 +136,16 @@ def test_a_session_that_was_planted_is_worth_nothing_afterwards(dashboard: Dashb
         "\t//evil.example",
     ],
 )
-def test_signing_in_never_leads_to_another_site(said: str) -> None:
+def test_sign_in_never_redirects_to_another_site(said: str) -> None:
     assert safe_next(said) == ROOT
 
 
-def test_behind_a_trusted_proxy_its_header_names_the_person(make_dashboard: MakeDashboard) -> None:
+def test_header_of_a_trusted_proxy_names_the_user(make_dashboard: MakeDashboard) -> None:
     dashboard = make_dashboard(DUECOURSE_USER_HEADER="X-User", DUECOURSE_TRUSTED_PROXIES="127.0.0.1/32")
     dashboard.add_user("anna")
-    browser = dashboard.nobody()
+    browser = dashboard.anonymous()
     assert browser.get("/profile").status_code == 403
-    browser.client.headers["X-User"] = "nobody-we-know"
+    browser.client.headers["X-User"] = "unknown-user"
     assert browser.get("/profile").status_code == 403
     browser.client.headers["X-User"] = "anna"
     assert browser.get("/profile").status_code == 200
@@ -153,16 +153,16 @@ def test_behind_a_trusted_proxy_its_header_names_the_person(make_dashboard: Make
     assert 'value="Asia/Tokyo"' in browser.get("/profile").text
 
 
-def test_nobody_but_a_trusted_proxy_may_name_a_person(make_dashboard: MakeDashboard) -> None:
+def test_user_header_of_an_untrusted_address_is_rejected(make_dashboard: MakeDashboard) -> None:
     dashboard = make_dashboard(DUECOURSE_USER_HEADER="X-User", DUECOURSE_TRUSTED_PROXIES="10.1.2.3/32")
     dashboard.add_user("anna")
-    browser = dashboard.nobody()
+    browser = dashboard.anonymous()
     browser.client.headers["X-User"] = "anna"
     assert browser.get("/profile").status_code == 403
 
 
-def test_without_the_setting_the_header_means_nothing(dashboard: Dashboard) -> None:
+def test_user_header_is_ignored_without_the_setting(dashboard: Dashboard) -> None:
     dashboard.add_user("anna")
-    browser = dashboard.nobody()
+    browser = dashboard.anonymous()
     browser.client.headers["X-User"] = browser.client.headers["X-Forwarded-User"] = "anna"
     assert browser.get("/profile").status_code == 303

@@ -1,4 +1,4 @@
-"""Stripe events: found, read without keeping them, and applied again, as often as anybody likes."""
+"""Stripe events: search, reading the payload without storing it, applying again."""
 
 import json
 from dataclasses import replace
@@ -50,14 +50,14 @@ def event_of(world: World, stripe_event_id: str) -> Any:
         ).one()
 
 
-def last_event_there(dashboard: Dashboard, event_type: str) -> dict[str, Any]:
-    """The latest of its type at the simulator."""
+def latest_event_at_stripe(dashboard: Dashboard, event_type: str) -> dict[str, Any]:
+    """The simulator's latest event of this type."""
     url = f"{dashboard.world.simulator.url}/v1/events?limit=1&type={event_type}"
     (found,) = httpx.get(url, auth=(api_key("global"), "")).json()["data"]
     return dict(found)
 
 
-def book(dashboard: Dashboard) -> list[Any]:
+def audit_entries(dashboard: Dashboard) -> list[Any]:
     with dashboard.world.engine.connect() as connection:
         return list(connection.execute(select(audit_log).order_by(audit_log.c.id)))
 
@@ -92,7 +92,7 @@ def test_events_are_filtered_by_state_type_coverage_and_object(dashboard: Dashbo
     assert "LookupError: no key" in page
 
 
-def test_pages_go_on_where_the_last_ended_though_all_came_at_the_same_moment(dashboard: Dashboard) -> None:
+def test_paging_is_stable_for_events_of_the_same_instant(dashboard: Dashboard) -> None:
     world = dashboard.world
     for number in range(60):
         store(world, f"evt_{number:02}", created_at=START)
@@ -106,9 +106,7 @@ def test_pages_go_on_where_the_last_ended_though_all_came_at_the_same_moment(das
     assert viewer.get("/stripe-events", older_than="nonsense").status_code == 200
 
 
-def test_a_rare_one_is_searched_for_a_window_at_a_time(
-    dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rare_event_is_searched_one_window_at_a_time(dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared.operations.stripe_events, "WINDOW", 10)
     world = dashboard.world
     for number in range(25):
@@ -126,8 +124,8 @@ def test_a_rare_one_is_searched_for_a_window_at_a_time(
     assert "events searched" in dashboard.as_("viewer").get("/stripe-events", about="pi_rare").text
 
 
-def test_no_page_reads_all_events_or_all_of_the_trail(dashboard: Dashboard) -> None:
-    """Plans, with sequential scans as dear as a million rows make them."""
+def test_no_page_scans_all_stripe_events(dashboard: Dashboard) -> None:
+    """Checks query plans with sequential scans disabled, as they would be too slow over a million rows."""
     world = dashboard.world
     plans: list[str] = []
     with world.engine.connect() as connection:
@@ -146,11 +144,11 @@ def test_no_page_reads_all_events_or_all_of_the_trail(dashboard: Dashboard) -> N
     assert "ix_stripe_events_open" in plans[1]
 
 
-def test_the_payload_is_fetched_when_an_operator_asks_masked_and_not_kept(dashboard: Dashboard) -> None:
+def test_payload_is_fetched_on_request_masked_and_not_stored(dashboard: Dashboard) -> None:
     world = dashboard.world
     account = world.account("A-1")
     world.add_primary_card(account)
-    there = last_event_there(dashboard, "payment_method.attached")
+    there = latest_event_at_stripe(dashboard, "payment_method.attached")
     path = store(world, there["id"], type=there["type"], stripe_object_id=there["data"]["object"]["id"])
     otto = dashboard.as_("operator")
     answer = otto.post(f"{path}/read", page=path)
@@ -158,14 +156,14 @@ def test_the_payload_is_fetched_when_an_operator_asks_masked_and_not_kept(dashbo
     assert "payment_method.attached" in answer.text
     assert "&#34;fingerprint&#34;" in answer.text
     assert "not stored" in answer.text
-    (line,) = book(dashboard)
+    (line,) = audit_entries(dashboard)
     assert (line.action, line.subject) == ("stripe_event.read", f"global/{there['id']}")
     viewer = dashboard.as_("viewer")
     assert f"{path}/read" not in viewer.get(path).text
     assert viewer.send(f"{path}/read", token="any").status_code == 403
 
 
-def test_names_addresses_and_secrets_are_masked_for_everybody() -> None:
+def test_names_addresses_and_secrets_are_masked_for_every_role() -> None:
     raw = {
         "id": "evt_1",
         "data": {
@@ -191,9 +189,7 @@ def test_names_addresses_and_secrets_are_masked_for_everybody() -> None:
     assert snapshot["data"]["previous_attributes"]["phone"] is None
 
 
-def test_an_event_that_stripe_no_longer_has_and_a_stripe_that_is_away_are_told_kindly(
-    dashboard: Dashboard, database_url: str
-) -> None:
+def test_expired_event_and_unreachable_stripe_are_explained(dashboard: Dashboard, database_url: str) -> None:
     path = store(dashboard.world, "evt_gone")
     gone = dashboard.as_("operator").post(f"{path}/read", page=path)
     assert gone.status_code == 404
@@ -207,7 +203,7 @@ def test_an_event_that_stripe_no_longer_has_and_a_stripe_that_is_away_are_told_k
     assert "Traceback" not in away.text
 
 
-def test_what_an_event_did_is_found_in_the_trail(dashboard: Dashboard) -> None:
+def test_page_shows_what_applying_the_event_did(dashboard: Dashboard) -> None:
     world = dashboard.world
     path = store(world, "evt_1")
     for number in range(20):
@@ -220,14 +216,14 @@ def test_what_an_event_did_is_found_in_the_trail(dashboard: Dashboard) -> None:
     assert "by stripe" in page
 
 
-def test_an_event_that_was_given_up_is_applied_after_an_operator_says_so(dashboard: Dashboard) -> None:
+def test_parked_event_is_applied_after_an_operator_releases_it(dashboard: Dashboard) -> None:
     world = dashboard.world
     path = store(world, "evt_1", type="setup_intent.succeeded", stripe_object_id="seti_gone")
     parked = {"state": "trouble", "tries": 20, "try_again_at": UNTIL_RELEASED, "trouble": "LookupError: no key"}
     with world.engine.begin() as connection:
         connection.execute(update(stripe_events).values(**parked))
     apply_stripe_event(world.runtime, "global", "evt_1")
-    assert event_of(world, "evt_1").state == "trouble", "parked: the workers leave it alone"
+    assert event_of(world, "evt_1").state == "trouble", "workers skip a parked event"
     otto = dashboard.as_("operator")
     assert "automatic retries have stopped" in otto.get(path).text
     assert "A worker applies it now" in otto.post(f"{path}/apply", reason="the key is there").text
@@ -238,7 +234,7 @@ def test_an_event_that_was_given_up_is_applied_after_an_operator_says_so(dashboa
     assert event_of(world, "evt_1").state == "applied"
     page = otto.get(path).text
     assert page.index("stripe event apply requested") < page.index("stripe event applied")
-    (line,) = book(dashboard)
+    (line,) = audit_entries(dashboard)
     assert (line.action, line.reason, line.snapshot) == (
         "stripe_event.apply",
         "the key is there",
@@ -246,11 +242,11 @@ def test_an_event_that_was_given_up_is_applied_after_an_operator_says_so(dashboa
     )
 
 
-def test_an_applied_registration_applied_again_registers_nothing_twice(dashboard: Dashboard) -> None:
+def test_applying_a_card_registration_again_registers_nothing_twice(dashboard: Dashboard) -> None:
     world = dashboard.world
     account = world.account("A-1")
     world.register_card(account)
-    there = last_event_there(dashboard, "setup_intent.succeeded")
+    there = latest_event_at_stripe(dashboard, "setup_intent.succeeded")
     path = store(world, there["id"], type=there["type"], stripe_object_id=there["data"]["object"]["id"])
     apply_stripe_event(world.runtime, "global", there["id"])
     otto = dashboard.as_("operator")
@@ -268,7 +264,7 @@ def test_an_applied_registration_applied_again_registers_nothing_twice(dashboard
     assert notes[1:] == ["known already: this SetupIntent has registered its card"] * 2
 
 
-def test_an_ignored_event_is_not_applied_and_a_wrong_address_is_nobody(dashboard: Dashboard) -> None:
+def test_ignored_event_cannot_be_applied_and_unknown_event_is_not_found(dashboard: Dashboard) -> None:
     path = store(dashboard.world, "evt_1", state="ignored", type="customer.created")
     otto = dashboard.as_("operator")
     page = otto.get(path).text

@@ -41,7 +41,7 @@ from simulator.issuer.stories import Story
 from tests.diaries.gates import Gate, Gates
 from tests.seed import Account, add_fee, add_service
 from tests.web.serving import wait_until
-from tests.web.stripe_words import event_body, signature
+from tests.web.stripe_webhooks import event_body, signature
 from tests.world import World, api_key, do
 from workers import use_cases
 

@@ -19,7 +19,7 @@ from shared.db.moment import Moment
 from shared.scheduling.due_work import DUE_WORK, STRIPE_EVENTS
 from tests.broker.line import Line
 from tests.web.serving import wait_until
-from tests.web.stripe_words import SECRET, event_body, signature
+from tests.web.stripe_webhooks import SECRET, event_body, signature
 
 pytestmark = pytest.mark.processes
 

@@ -35,7 +35,7 @@ from tests.model.workers import WatchedGateway, failpoints_are_steps, watch_engi
 from tests.seed import default_policy
 from tests.web.conftest import web_settings
 from tests.web.serving import running
-from tests.web.stripe_words import SECRET, event_body, signature
+from tests.web.stripe_webhooks import SECRET, event_body, signature
 from tests.world import do
 from web.app import build_app
 

@@ -1,4 +1,4 @@
-"""A web application on a real database, with a bell that remembers what was rung."""
+"""A web application on a real database, with an `enqueue` that records its jobs."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -16,30 +16,30 @@ from shared.runtime import Runtime
 from shared.settings import Settings
 from tests.seed import default_policy
 from tests.web.serving import running
-from tests.web.stripe_words import OLD_SECRET, SECRET, event_body, signature
+from tests.web.stripe_webhooks import OLD_SECRET, SECRET, event_body, signature
 from web.app import build_app
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 
 @dataclass
-class Bell:
-    """A doorbell that remembers who rang."""
+class RecordingEnqueue:
+    """Stands in for Redis: records each enqueued job."""
 
-    enqueued: list[Job] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
 
     def __call__(self, jobs: Iterable[Job]) -> bool:
-        self.enqueued += jobs
+        self.jobs += jobs
         return True
 
 
 @dataclass
 class Web:
-    """The application behind a real server."""
+    """The application on a real HTTP server."""
 
     client: httpx.Client
     engine: Engine
-    bell: Bell
+    enqueue: RecordingEnqueue
 
     def post(self, body: bytes, signed: str | None, coverage: str = "global") -> int:
         headers = {} if signed is None else {"Stripe-Signature": signed}
@@ -67,14 +67,14 @@ def web_settings(database_url: str, **changes: object) -> Settings:
     return Settings(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def make_runtime(engine: Engine, bell: Callable[[Iterable[Job]], bool]) -> Runtime:
+def make_runtime(engine: Engine, enqueue: Callable[[Iterable[Job]], bool]) -> Runtime:
     return Runtime(
         policy=default_policy(),
         engine=engine,
         clock=ManualClock(NOW),
         machine_now=machine_now,
         gateways={},
-        enqueue=bell,
+        enqueue=enqueue,
         lease=timedelta(seconds=300),
     )
 
@@ -84,11 +84,11 @@ def make_web(database_url: str, engine: Engine) -> Iterator[MakeWeb]:
     with ExitStack() as servers:
 
         def make(web_engine: Engine = engine, **settings: object) -> Web:
-            bell = Bell()
-            app = build_app(web_settings(database_url, **settings), make_runtime(web_engine, bell))
+            enqueue = RecordingEnqueue()
+            app = build_app(web_settings(database_url, **settings), make_runtime(web_engine, enqueue))
             url = servers.enter_context(running(app))
             client = servers.enter_context(httpx.Client(base_url=url, timeout=30))
-            return Web(client, engine, bell)
+            return Web(client, engine, enqueue)
 
         yield make
 
@@ -100,5 +100,5 @@ def web(make_web: MakeWeb) -> Web:
 
 @pytest.fixture
 def dead_engine() -> Engine:
-    """An engine whose server isn't there: port 1 refuses at once."""
+    """An engine without a server: port 1 refuses the connection at once."""
     return create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none", pool_pre_ping=True)

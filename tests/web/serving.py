@@ -1,4 +1,4 @@
-"""An application behind a real uvicorn on a free port of this machine."""
+"""Run an application in a real uvicorn on a free local port."""
 
 import socket
 import threading
@@ -35,5 +35,5 @@ class running:  # noqa: N801  # reads as a sentence
 def wait_until(is_so: Callable[[], bool], within_s: float = 5.0) -> None:
     deadline = time.monotonic() + within_s
     while not is_so():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Webhooks as Stripe sends them, signed by the documented scheme and not by the SDK that checks them."""
+"""Webhook bodies and signatures as Stripe sends them, made by the documented scheme, not by the SDK under test."""
 
 import hashlib
 import hmac
