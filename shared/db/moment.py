@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, DateTime, and_, bindparam, or_
+from sqlalchemy import Column, ColumnElement, DateTime, and_, bindparam, literal, or_
 
 from shared.clock import FARTHEST_AHEAD
 from shared.domain.calendar import UNTIL_RELEASED
@@ -25,6 +25,9 @@ STORED_BEFORE = bindparam("stored_before", type_=DateTime(timezone=True))
 STAMPING_SINCE = bindparam("stamping_since", type_=DateTime(timezone=True))
 #: An instant beyond this was written by a clock that ran ahead (`has_come`), up to UNTIL_RELEASED.
 TOO_FAR = bindparam("too_far", type_=DateTime(timezone=True))
+
+#: From here on an instant waits for an operator; a literal, so that raw drivers run the compiled queries too.
+WAITS_FOR_OPERATOR: ColumnElement[datetime] = literal(UNTIL_RELEASED, DateTime(timezone=True), literal_execute=True)
 
 
 @dataclass(frozen=True)
@@ -47,4 +50,4 @@ class Moment:
 
 def has_come(column: Column[Any]) -> ColumnElement[bool]:
     """Whether an instant of machine time has come: `shared.clock.has_come` as SQL."""
-    return or_(column <= MACHINE_NOW, and_(column > TOO_FAR, column < UNTIL_RELEASED))
+    return or_(column <= MACHINE_NOW, and_(column > TOO_FAR, column < WAITS_FOR_OPERATOR))

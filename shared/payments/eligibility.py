@@ -28,11 +28,10 @@ from sqlalchemy.dialects.postgresql import psycopg2
 
 from shared.clock import FARTHEST_AHEAD, has_come
 from shared.db.literals import is_, one_of
-from shared.db.moment import MACHINE_NOW, NOW, TOO_FAR
+from shared.db.moment import MACHINE_NOW, NOW, TOO_FAR, WAITS_FOR_OPERATOR
 from shared.db.rows import CardRow, PaymentRow, SettingsRow, read_first
 from shared.db.tables.accounts import card_blocks, cards, payment_settings
 from shared.db.tables.payments import payment_attempts, payments
-from shared.domain.calendar import UNTIL_RELEASED
 from shared.domain.dunning import OverBudget
 from shared.domain.states import (
     CHARGEABLE,
@@ -192,8 +191,6 @@ def is_backing_off(backoff_until: datetime | None, machine_now: datetime) -> boo
     return backoff_until is not None and not has_come(backoff_until, machine_now)
 
 
-_UNTIL_RELEASED = literal(UNTIL_RELEASED, NOW.type, literal_execute=True)
-
 HELD = Condition(
     "held",
     "a hold is in force",
@@ -219,7 +216,7 @@ BACKING_OFF = Condition(
     lambda clocks: and_(
         payments.c.backoff_until.is_not(None),
         payments.c.backoff_until > clocks.machine_now,
-        or_(payments.c.backoff_until <= clocks.too_far, payments.c.backoff_until >= _UNTIL_RELEASED),
+        or_(payments.c.backoff_until <= clocks.too_far, payments.c.backoff_until >= WAITS_FOR_OPERATOR),
     ),
 )
 ATTEMPT_OPEN = Condition(
