@@ -125,5 +125,5 @@ def empty_office(engine: Engine, database_url: str, redis_url: str, chromium: Ch
 def office(empty_office: Office) -> Office:
     """A company on November 4: some cards paid, some were declined three times."""
     empty_office.add_accounts(ACCOUNTS, "A", 29_85, *STORIES)
-    empty_office.diary.live_until("2026-11-04 12:00")
+    empty_office.diary.advance_to("2026-11-04 12:00")
     return empty_office

@@ -1,1 +1,1 @@
-"""Scenario diaries: whole months lived day by day, on real parts, with clocks that a test moves."""
+"""Scenarios of whole months, day by day, on real components, with clocks that a test moves."""

@@ -1,4 +1,4 @@
-"""Each diary is a company of its own, and at its end the audit reads all of it, the processor's books included."""
+"""Each diary is a company of its own; at its end verify checks all of it, with the processor's ledger."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -87,7 +87,7 @@ def opened(engine: Engine, database_url: str, day_one: date, policy: Policy) -> 
 
 
 def assert_verify_is_clean(diary: Diary) -> None:
-    """The audit with no patience at all: at the end of a diary nothing is under way."""
+    """Run verify without patience: at the end of a diary no work is pending."""
     world = diary.world
     diary.work()
     report = verify(

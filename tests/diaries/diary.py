@@ -1,7 +1,7 @@
-"""A company's life, day by day: PostgreSQL, simulator, SDK, webhooks and the schedule are real, time is ours.
+"""A company day by day: PostgreSQL, simulator, SDK, webhooks and schedule are real; the test moves the time.
 
-At each stop the scheduler's tick and the sweep's sources say what there is to do, and the use cases do it in this
-thread until nothing is left. Webhooks come over HTTP, brought by the simulator's couriers to our web process.
+At each stop the scheduler's tick and the sweep's sources give the jobs, and the use cases do them in this
+thread until none is left. The simulator delivers webhooks over HTTP to our web process.
 """
 
 from collections import Counter
@@ -72,11 +72,11 @@ class Diary:
         return self.world.clock.now()
 
     def day(self, number: int, at: str = "12:00") -> None:
-        """Live until a time (UTC) of a day, counted from day 1."""
-        self.live_until(f"{self.day_one + timedelta(days=number - 1)} {at}")
+        """Advance to a time (UTC) of a day, counted from day 1."""
+        self.advance_to(f"{self.day_one + timedelta(days=number - 1)} {at}")
 
-    def live_until(self, moment: str) -> None:
-        """Live until an instant (UTC, `2026-11-05 12:00`), by way of every moment at which something is due."""
+    def advance_to(self, moment: str) -> None:
+        """Advance to an instant (UTC, `2026-11-05 12:00`), stopping wherever something is due."""
         target = instant_of(moment)
         self.work()
         while self.now < target:
@@ -87,11 +87,11 @@ class Diary:
             assert self.pending() == {}, f"not quiet at {stop}"
 
     def sleep_until(self, moment: str) -> None:
-        """Nobody ticks, sweeps or works until then: the scheduler's machine is off."""
+        """Advance without ticks, sweeps or work: the scheduler is down."""
         self.world.clock.set(instant_of(moment))
 
     def work(self) -> None:
-        """Tick, then sweep and do what is found until nothing is."""
+        """Tick, then sweep and do the jobs until none is left."""
         self.world.enqueued += self.tick()
         for _ in range(ROUNDS):
             self.wait_for_webhooks()
@@ -105,7 +105,7 @@ class Diary:
         return tick(self.world.engine, self.world.policy, self.now)
 
     def due_jobs(self) -> list[Job]:
-        """What was rung for and what the sweep's sources find, each once."""
+        """Enqueued jobs and those of the sweep's sources, each once."""
         world = self.world
         world.machine.now = max(world.machine.now, machine_now())
         enqueued = world.take_enqueued()
@@ -152,40 +152,40 @@ class Diary:
             currency = self.coverage(account).currency
             add_service(connection, account, price_minor, pricing, currency=currency, **dates)
 
-    def registers(
+    def register_card(
         self, account: Account, card: str = "pm_card_visa", story: Story | None = None, **how: Any
     ) -> RegisteredCard:
-        """The customer registers a card in their browser; webhooks tell us, and what follows is done."""
+        """Register a card as in the customer's browser; deliver webhooks and do the jobs that follow."""
         registered = self.world.register_card(account, card, story, **how)
         self.work()
         return registered
 
-    def detaches(self, account: Account, card: RegisteredCard) -> None:
+    def detach_card(self, account: Account, card: RegisteredCard) -> None:
         url = f"{self.world.simulator.url}/v1/payment_methods/{card.payment_method}/detach"
         self.http.post(url, auth=(api_key(account.coverage), "")).raise_for_status()
 
     # -- webhooks
 
     def wait_for_webhooks(self) -> None:
-        """Wait until every webhook is with us, but those that stand at their gate."""
+        """Wait until every webhook is delivered, except those held at their gate."""
         wait_until(
             lambda: self.world.simulator.webhook_stats().pending == len(self.gates.standing_at(Gate.WEBHOOK))
         )
 
     @contextmanager
     def webhooks_held(self) -> Iterator[None]:
-        """Nothing that Stripe says reaches us but by `deliver`; at the end all of it does."""
+        """Hold webhooks until `deliver`; at the end of the block deliver all."""
         with self.gates.closed(Gate.WEBHOOK):
             yield
         self.work()
 
     def deliver(self, event_type: str) -> None:
-        """Let one held webhook through, and do what follows from it."""
+        """Deliver one held webhook, and do the jobs that follow."""
         self.let_through(event_type)
         self.work()
 
     def let_through(self, event_type: str) -> None:
-        """Let one held webhook reach us, and do nothing about it."""
+        """Deliver one held webhook without doing its jobs."""
         self.wait_for_webhooks()
         held = [self.event(event_id) for event_id in self.gates.standing_at(Gate.WEBHOOK)]
         found = [one["id"] for one in held if one["type"] == event_type]
@@ -203,7 +203,7 @@ class Diary:
         raise LookupError(event_id)
 
     def tell(self, coverage: str, event_id: str, event_type: str, object_id: str) -> None:
-        """Send a webhook that the simulator's couriers don't: the same thing told once more."""
+        """Send one more webhook about the same object."""
         created = int(self.now.timestamp())
         body = event_body(event_id, event_type, data={"object": {"id": object_id}}, created=created)
         headers = {"Stripe-Signature": signature(body, secret_of(coverage))}
@@ -214,7 +214,7 @@ class Diary:
 
     @contextmanager
     def charging(self, payment_id: UUID, stands_at: Gate) -> Iterator[None]:
-        """A worker charges, and its confirm stands still at the processor; at the end it goes on."""
+        """Charge in a worker whose confirm is held at the processor until the end of the block."""
         with ThreadPoolExecutor(1) as worker:
             with self.gates.closed(stands_at, "/confirm"):
                 charge = worker.submit(self.world.charge, payment_id)
@@ -223,7 +223,7 @@ class Diary:
             charge.result()
 
     def one_chunk(self, run_id: UUID) -> None:
-        """One message of a monthly run, in which time is up after one chunk of one account."""
+        """Do one message of a monthly run, in which time is up after one chunk of one account."""
         ticks = iter(self.world.machine() + timedelta(seconds=15 * n) for n in range(4))
         runtime = replace(self.world.runtime, machine_now=lambda: next(ticks))
         use_cases.generate_invoices(runtime, run_id, accounts_per_chunk=1)
@@ -263,8 +263,8 @@ class Diary:
     def state(self, payment_id: UUID) -> str:
         return str(self.world.payment(payment_id).state)
 
-    def asked(self, payment_id: UUID) -> list[tuple[str, str]]:
-        """Every attempt: when, on the coverage's clocks, and what came of it."""
+    def attempts(self, payment_id: UUID) -> list[tuple[str, str]]:
+        """Every attempt: its local start in the coverage's zone, and its state."""
         zone = self.world.policy.coverage(self.world.payment(payment_id).coverage).zone
         return [
             (f"{attempt.started_at.astimezone(zone):%m-%d %H:%M}", attempt.state)
@@ -272,7 +272,7 @@ class Diary:
         ]
 
     def money(self, payment_id: UUID) -> list[tuple[str, int]]:
-        """The processor's ledger: when (UTC) it took money for this payment, and how much in minor units."""
+        """The processor's ledger for this payment: capture times (UTC) and amounts in minor units."""
         return [
             (f"{line.created_at:%Y-%m-%d %H:%M}", line.amount)
             for line in self.world.simulator.iter_ledger()
@@ -280,18 +280,18 @@ class Diary:
         ]
 
     def charges(self, coverage: str = "global") -> list[datetime]:
-        """The processor's list of charges, declined ones too: when each issuer was asked, oldest first."""
+        """The times of the processor's charges, declined ones too, oldest first."""
         found = self.world.runtime.gateways[coverage].list_charges(
             datetime(2020, 1, 1, tzinfo=UTC), self.now + timedelta(seconds=1)
         )
         return sorted(charge.created_at for charge in found)
 
     def requests(self, path_contains: str) -> int:
-        """How many POSTs of a kind the processor has seen."""
+        """The number of POSTs to such a path."""
         return sum(snapshot.method == "POST" for snapshot in self.world.simulator.requests(path_contains))
 
-    def not_asked(self, payment_id: UUID) -> list[str | None]:
-        """Why it was not asked for, each time that this was written down."""
+    def skipped_charges(self, payment_id: UUID) -> list[str | None]:
+        """The recorded reasons for charges that were not attempted."""
         return [reason for kind, reason in self.world.billing_events(payment_id) if kind == "charge_not_attempted"]
 
     def standings(self, account: Account) -> list[tuple[str, str]]:
@@ -323,7 +323,7 @@ class Diary:
             return list(connection.execute(wanted))
 
     def explain(self, payment_id: UUID) -> Explanation:
-        """What `payment show` reads out."""
+        """The explanation that `payment show` prints."""
         with self.world.engine.connect() as connection:
             return explain_payment(connection, self.world.policy, payment_id, self.now, self.world.machine())
 

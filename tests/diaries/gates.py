@@ -1,4 +1,4 @@
-"""Gates at the processor: a request, an answer or a webhook stands still until a test lets it go on."""
+"""Gates at the processor hold a request, an answer or a webhook until a test releases it."""
 
 import asyncio
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ class Gate(Enum):
 
 
 class Gates(NoFaults):
-    """All gates of one processor. They stand open until a test closes one."""
+    """All gates of one processor. They are open until a test closes one."""
 
     def __init__(self) -> None:
         self._closed: dict[Gate, str] = {}

@@ -1,4 +1,4 @@
-"""Days that calendars make special: clocks that change, leap days, short months, and a zone that is ahead."""
+"""Special days: clock changes, leap days, short months, and a zone ahead of UTC."""
 
 from datetime import date
 
@@ -41,18 +41,18 @@ def test_berlin_is_charged_at_nine_before_and_after_the_clock_change(
 ) -> None:
     diary = open_diary(day_one, berlin())
     anna = diary.account("A-1", "berlin")
-    diary.registers(anna, story=DeclinesThenPays(times=3, decline_code="insufficient_funds"))
+    diary.register_card(anna, story=DeclinesThenPays(times=3, decline_code="insufficient_funds"))
     diary.fee(anna, 29_85, before)
     diary.run_invoices_by_operator(before, "berlin")
 
     diary.day(4)
     payment = diary.payment(anna, before)
     assert [f"{attempt.started_at:%Y-%m-%d %H:%M}" for attempt in diary.world.attempts(payment)] == asked_at
-    assert [when[-5:] for when, _ in diary.asked(payment)[1:]] == ["09:00"] * 3, "on Berlin's clocks"
+    assert [when[-5:] for when, _ in diary.attempts(payment)[1:]] == ["09:00"] * 3, "on Berlin's clocks"
     assert diary.money(payment) == [(asked_at[-1], 29_85)]
 
     diary.fee(anna, 30_00, asked_at[0][:7])
-    diary.live_until(f"{month_start[:-5]}23:30")
+    diary.advance_to(f"{month_start[:-5]}23:30")
     days = [run.period for run in diary.runs("daily-retries")]
     assert days == sorted(set(days)), "one daily run for each local day"
     first, last = date.fromisoformat(days[0]), date.fromisoformat(days[-1])
@@ -66,7 +66,7 @@ def test_berlin_is_charged_at_nine_before_and_after_the_clock_change(
 def test_29th_of_february_is_billed(open_diary: OpenDiary) -> None:
     diary = open_diary(date(2028, 3, 1))
     anna = diary.account("A-1")
-    diary.registers(anna)
+    diary.register_card(anna)
     diary.service(anna, 1_00, "daily", external_id="1")
     diary.service(anna, 29_00, starts_on=date(2028, 2, 15), external_id="2")
     diary.service(anna, 29_00, starts_on=date(2028, 2, 29), external_id="3")
@@ -99,7 +99,7 @@ def test_a_monthly_price_is_shared_out_over_the_days_of_its_own_month(
     diary = open_diary(day_one)
     month = date(day_one.year, day_one.month - 1, 1)
     anna = diary.account("A-1")
-    diary.registers(anna)
+    diary.register_card(anna)
     diary.service(anna, 31_00, external_id="whole")
     diary.service(anna, 31_00, starts_on=month.replace(day=15), external_id="begun")
     diary.service(anna, 31_00, ends_on=month.replace(day=10), external_id="ended")
@@ -116,15 +116,15 @@ def test_yen_and_dollar_coverages_keep_their_own_midnight_numbers_and_amounts(
 ) -> None:
     diary = two_coverages
     anna, anna_in_japan = diary.account("A-1"), diary.account("A-1", "japan")
-    diary.registers(anna)
-    diary.registers(anna_in_japan, story=InsufficientFundsUntil(date=date(2026, 11, 3)))
+    diary.register_card(anna)
+    diary.register_card(anna_in_japan, story=InsufficientFundsUntil(date=date(2026, 11, 3)))
     diary.fee(anna, 29_85)
     diary.fee(anna_in_japan, 2_985)
     diary.service(anna_in_japan, 1_000, starts_on=date(2026, 10, 22))
 
-    diary.live_until("2026-10-31 14:59")
+    diary.advance_to("2026-10-31 14:59")
     assert diary.runs("monthly-invoices") == []
-    diary.live_until("2026-10-31 15:00")
+    diary.advance_to("2026-10-31 15:00")
     assert [run.coverage for run in diary.runs("monthly-invoices")] == ["japan"]
     in_japan = diary.invoice(anna_in_japan, "2026-10")
     assert (in_japan.number, in_japan.currency, in_japan.total_minor) == ("J-2026-000001", "JPY", 3_308)
@@ -133,7 +133,7 @@ def test_yen_and_dollar_coverages_keep_their_own_midnight_numbers_and_amounts(
     diary.day(3)
     invoice = diary.invoice(anna, "2026-10")
     assert (invoice.number, invoice.currency, invoice.total_minor) == ("G-2026-000001", "USD", 29_85)
-    assert diary.asked(diary.payment(anna_in_japan)) == [
+    assert diary.attempts(diary.payment(anna_in_japan)) == [
         ("11-01 00:00", "declined"),
         ("11-02 09:00", "declined"),
         ("11-03 09:00", "succeeded"),

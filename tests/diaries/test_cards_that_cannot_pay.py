@@ -1,4 +1,4 @@
-"""Where no retry can help: the customer must act, nobody is asked meanwhile, and it is said why."""
+"""Declines that no retry can fix: the customer must act, no charge is sent meanwhile, and the reason is shown."""
 
 from shared.domain.states import SettingsKind
 from shared.explain.explanation import SkippedAttempt
@@ -9,7 +9,7 @@ from tests.diaries.diary import Diary
 def test_expired_card_waits_for_a_new_one_which_pays_at_once(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
-    diary.registers(anna, story=AlwaysDeclines(decline_code="expired_card"))
+    diary.register_card(anna, story=AlwaysDeclines(decline_code="expired_card"))
 
     diary.day(1)
     payment = diary.payment(anna)
@@ -17,16 +17,16 @@ def test_expired_card_waits_for_a_new_one_which_pays_at_once(diary: Diary) -> No
     assert (row.state, row.waiting_for_revision_after) == ("needs_payment_method", 1)
 
     diary.day(5)
-    assert diary.asked(payment) == [("11-01 00:00", "declined")]
+    assert diary.attempts(payment) == [("11-01 00:00", "declined")]
     assert len(diary.charges()) == 1
-    (why,) = diary.not_asked(payment)
+    (why,) = diary.skipped_charges(payment)
     assert why == row.state_reason
     assert "until the customer updates or replaces the card" in row.state_reason
     assert "register" in diary.explain(payment).next_step.sentence
 
-    diary.registers(anna)
+    diary.register_card(anna)
     assert diary.state(payment) == "paid"
-    assert diary.asked(payment)[1:] == [("11-05 12:00", "succeeded")]
+    assert diary.attempts(payment)[1:] == [("11-05 12:00", "succeeded")]
     paid = diary.world.attempts(payment)[-1]
     assert (paid.lane, paid.trigger) == ("interactive", "card_registered")
     assert diary.standings(anna) == [("11-01", "past_due"), ("11-05", "good")]
@@ -39,23 +39,23 @@ def test_stolen_card_registered_again_is_not_charged_and_another_pays(diary: Dia
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
     stolen = diary.world.simulator.make_card("global", AlwaysDeclines(decline_code="stolen_card"))
-    first = diary.registers(anna, stolen.token)
+    first = diary.register_card(anna, stolen.token)
 
     diary.day(1)
     payment = diary.payment(anna)
-    assert diary.asked(payment) == [("11-01 00:00", "declined")]
+    assert diary.attempts(payment) == [("11-01 00:00", "declined")]
 
     diary.day(3)
-    again = diary.registers(anna, stolen.token)
+    again = diary.register_card(anna, stolen.token)
     assert again.payment_method != first.payment_method
     assert again.fingerprint == first.fingerprint
     diary.day(6)
     assert diary.state(payment) == "needs_payment_method"
-    assert len(diary.charges()) == 1, "the issuer was asked once"
+    assert len(diary.charges()) == 1, "one charge reached the issuer"
     told = [entry.reason for entry in diary.explain(payment).timeline if isinstance(entry, SkippedAttempt)]
     assert any("the card network forbids charging this card again" in reason for reason in told)
 
-    diary.registers(anna)
+    diary.register_card(anna)
     assert diary.money(payment) == [("2026-11-06 12:00", 29_85)]
     assert len(diary.charges()) == 2
 
@@ -63,17 +63,17 @@ def test_stolen_card_registered_again_is_not_charged_and_another_pays(diary: Dia
 def test_authentication_stops_retries_until_a_new_card_pays(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
-    diary.registers(anna, story=NeedsAuthentication())
+    diary.register_card(anna, story=NeedsAuthentication())
 
     diary.day(9)
     payment = diary.payment(anna)
-    assert diary.asked(payment) == [("11-01 00:00", "authentication_needed")]
+    assert diary.attempts(payment) == [("11-01 00:00", "authentication_needed")]
     row = diary.world.payment(payment)
     assert (row.state, row.decline_count) == ("needs_authentication", 0), "no decline"
-    assert len(diary.not_asked(payment)) == 1
+    assert len(diary.skipped_charges(payment)) == 1
 
-    diary.registers(anna)
-    assert diary.asked(payment)[1:] == [("11-09 12:00", "succeeded")]
+    diary.register_card(anna)
+    assert diary.attempts(payment)[1:] == [("11-09 12:00", "succeeded")]
     assert diary.money(payment) == [("2026-11-09 12:00", 29_85)]
     assert diary.world.standing(anna) == "good"
 
@@ -91,11 +91,11 @@ def test_fourteen_days_without_a_card_mark_the_account(diary: Diary) -> None:
     diary.day(15)
     assert diary.standings(anna) == [("11-02", "past_due"), ("11-15", "marked_for_suspension")]
     assert diary.billing_events("standing_changed", anna)[-1].reason == "14 days past due"
-    assert diary.asked(payment) == []
-    assert diary.not_asked(payment) == ["no card is registered"]
+    assert diary.attempts(payment) == []
+    assert diary.skipped_charges(payment) == ["no card is registered"]
     assert diary.requests("payment_intents") == 0
 
-    diary.registers(anna)
+    diary.register_card(anna)
     assert diary.money(payment) == [("2026-11-15 12:00", 29_85)]
     assert diary.world.standing(anna) == "good"
 

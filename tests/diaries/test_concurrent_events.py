@@ -1,4 +1,4 @@
-"""Two things happen at once, or are told in the wrong order: what is owed is paid once, and nothing is lost."""
+"""Concurrent events and events out of order: each payment is paid once, and nothing is lost."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,7 +21,7 @@ def four_who_owe(diary: Diary) -> list[Account]:
 
 
 def october(diary: Diary) -> GenerateInvoices:
-    """It is midnight: the run is made, and nobody has worked on it yet."""
+    """It is midnight: the run exists, and no worker has started it."""
     diary.sleep_until("2026-11-01 00:00")
     (job,) = diary.tick()
     assert isinstance(job, GenerateInvoices)
@@ -76,7 +76,7 @@ def test_card_registered_inside_an_open_chunk_of_month_start_pays_once(diary: Di
     diary.work()
 
     payment = diary.payment(anna)
-    assert diary.asked(payment) == [("11-01 00:00", "succeeded")]
+    assert diary.attempts(payment) == [("11-01 00:00", "succeeded")]
     assert diary.world.attempts(payment)[0].lane == "interactive", "the registration saw the invoice"
     assert diary.money(payment) == [("2026-11-01 00:00", 29_85)]
 
@@ -84,19 +84,19 @@ def test_card_registered_inside_an_open_chunk_of_month_start_pays_once(diary: Di
 def test_card_registered_while_the_old_one_is_charged_pays_after_a_decline(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
-    diary.registers(anna, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    diary.register_card(anna, story=AlwaysDeclines(decline_code="insufficient_funds"))
     diary.day(1)
     payment = diary.payment(anna)
     diary.sleep_until("2026-11-02 09:00")
 
     with diary.charging(payment, Gate.ARRIVAL):
-        diary.registers(anna)
+        diary.register_card(anna)
         assert diary.settings(anna).card_revision == 2
         assert [attempt.state for attempt in diary.world.attempts(payment)] == ["declined", "started"]
-        assert diary.pending() == {"open attempts": 1}, "the new card waits until the old one has answered"
+        assert diary.pending() == {"open attempts": 1}, "the new card waits for the old one's answer"
     diary.work()
 
-    assert diary.asked(payment) == [
+    assert diary.attempts(payment) == [
         ("11-01 00:00", "declined"),
         ("11-02 09:00", "declined"),
         ("11-02 09:00", "succeeded"),
@@ -109,13 +109,13 @@ def test_card_registered_while_the_old_one_is_charged_pays_after_a_decline(diary
 def test_card_registered_while_the_old_one_is_charged_is_not_charged_after_success(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
-    old = diary.registers(anna)
+    old = diary.register_card(anna)
     diary.sleep_until("2026-11-01 00:00")
     diary.do(october(diary))
     payment = diary.payment(anna)
 
     with diary.charging(payment, Gate.ARRIVAL):
-        diary.registers(anna, "pm_card_mastercard")
+        diary.register_card(anna, "pm_card_mastercard")
     diary.day(3)
 
     (paid,) = diary.world.attempts(payment)
@@ -126,19 +126,19 @@ def test_card_registered_while_the_old_one_is_charged_is_not_charged_after_succe
 def test_webhook_before_the_answer_books_the_money_once(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
-    diary.registers(anna)
+    diary.register_card(anna)
     diary.do(october(diary))
     payment = diary.payment(anna)
 
     with diary.charging(payment, Gate.ANSWER):
         diary.work()
-        assert diary.state(payment) == "due", "the answer may come any moment: the event is asked again"
+        assert diary.state(payment) == "due", "the answer may still come: the event is retried"
         diary.world.machine.advance(seconds=11)
         diary.work()
         assert diary.state(payment) == "paid", "payment_intent.succeeded was here first"
     diary.day(2)
 
-    assert diary.asked(payment) == [("11-01 00:00", "succeeded")]
+    assert diary.attempts(payment) == [("11-01 00:00", "succeeded")]
     assert diary.billing_event_types(payment)["payment_moved"] == 1
     assert diary.money(payment) == [("2026-11-01 00:00", 29_85)]
 
@@ -166,12 +166,12 @@ def test_registered_and_attached_may_arrive_in_any_order(diary: Diary, is_revers
 def test_replacement_and_detachment_may_arrive_in_any_order(diary: Diary, is_reversed: bool) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
-    old = diary.registers(anna, story=AlwaysDeclines(decline_code="expired_card"))
+    old = diary.register_card(anna, story=AlwaysDeclines(decline_code="expired_card"))
     diary.day(2)
     payment = diary.payment(anna)
 
     with diary.webhooks_held():
-        diary.detaches(anna, old)
+        diary.detach_card(anna, old)
         new = diary.world.register_card(anna)
         order = ["payment_method.detached", "setup_intent.succeeded"]
         for event_type in reversed(order) if is_reversed else order:
@@ -195,7 +195,7 @@ def test_registration_and_removal_may_arrive_in_any_order(diary: Diary, is_rever
 
     with diary.webhooks_held():
         card = diary.world.register_card(anna)
-        diary.detaches(anna, card)
+        diary.detach_card(anna, card)
         order = ["setup_intent.succeeded", "payment_method.detached"]
         for event_type in reversed(order) if is_reversed else order:
             diary.deliver(event_type)
@@ -204,9 +204,9 @@ def test_registration_and_removal_may_arrive_in_any_order(diary: Diary, is_rever
 
     assert diary.settings(anna).primary_card_id is None
     assert diary.state(payment) == "needs_payment_method"
-    assert diary.asked(payment) == []
+    assert diary.attempts(payment) == []
 
-    diary.registers(anna, "pm_card_mastercard")
+    diary.register_card(anna, "pm_card_mastercard")
     assert diary.money(payment) == [("2026-11-03 12:00", 29_85)]
 
 
@@ -224,17 +224,17 @@ def test_card_removed_during_its_registration_is_not_kept(diary: Diary) -> None:
             with diary.gates.closed(Gate.ANSWER, f"/{card.payment_method}"):
                 registering = worker.submit(diary.do, told)
                 diary.gates.wait_for_somebody_at(Gate.ANSWER)  # it has seen the card, still attached
-                diary.detaches(anna, card)
+                diary.detach_card(anna, card)
                 diary.deliver("payment_method.detached")
             registering.result()
         diary.work()
         assert diary.settings(anna).primary_card_id is not None, "an old look at the card was applied last"
         diary.world.machine.advance(minutes=5)
         diary.work()
-        assert diary.settings(anna).primary_card_id is None, "and put right"
+        assert diary.settings(anna).primary_card_id is None, "and corrected"
 
     diary.day(3)
     assert diary.state(payment) == "needs_payment_method"
     assert diary.world.simulator.ledger() == []
-    diary.registers(anna, "pm_card_mastercard")
+    diary.register_card(anna, "pm_card_mastercard")
     assert diary.money(payment) == [("2026-11-03 12:00", 29_85)]

@@ -1,4 +1,4 @@
-"""Cards that say no for a while: asked again each morning, within limits, and paid once."""
+"""Cards that decline for a while: retried each morning, within limits, and paid once."""
 
 from datetime import date, datetime, timedelta
 
@@ -10,7 +10,7 @@ from tests.diaries.diary import Diary
 def test_card_without_funds_declines_twice_and_pays_on_day_three(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
-    diary.registers(anna, story=InsufficientFundsUntil(date=date(2026, 11, 3)))
+    diary.register_card(anna, story=InsufficientFundsUntil(date=date(2026, 11, 3)))
 
     diary.day(1)
     payment = diary.payment(anna)
@@ -19,12 +19,12 @@ def test_card_without_funds_declines_twice_and_pays_on_day_three(diary: Diary) -
     assert diary.money(payment) == []
 
     diary.day(2, "08:59")
-    assert len(diary.asked(payment)) == 1
+    assert len(diary.attempts(payment)) == 1
     diary.day(2)
     assert diary.state(payment) == "retry_scheduled"
 
     diary.day(3)
-    assert diary.asked(payment) == [
+    assert diary.attempts(payment) == [
         ("11-01 00:00", "declined"),
         ("11-02 09:00", "declined"),
         ("11-03 09:00", "succeeded"),
@@ -49,18 +49,18 @@ def test_card_without_funds_declines_twice_and_pays_on_day_three(diary: Diary) -
 def test_ten_declines_cancel_the_payment_intent_and_its_successor_is_paid_on_day_twelve(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
-    diary.registers(anna, story=InsufficientFundsUntil(date=date(2026, 11, 12)))
+    diary.register_card(anna, story=InsufficientFundsUntil(date=date(2026, 11, 12)))
 
     diary.day(10)
     payment = diary.payment(anna)
-    assert [outcome for _, outcome in diary.asked(payment)] == ["declined"] * 10
+    assert [outcome for _, outcome in diary.attempts(payment)] == ["declined"] * 10
     assert [intent.ordinal for intent in diary.world.intents(payment)] == [1]
 
     diary.day(11)
-    assert diary.asked(payment)[10:] == [("11-11 09:00", "canceled"), ("11-11 09:00", "declined")]
+    assert diary.attempts(payment)[10:] == [("11-11 09:00", "canceled"), ("11-11 09:00", "declined")]
 
     diary.day(12)
-    assert diary.asked(payment)[12:] == [("11-12 09:00", "succeeded")]
+    assert diary.attempts(payment)[12:] == [("11-12 09:00", "succeeded")]
     first, second = diary.world.intents(payment)
     assert (first.ordinal, first.closed_reason, first.cancellation_reason) == (1, "canceled", "automatic")
     assert (second.ordinal, second.closed_reason) == (2, "succeeded")
@@ -74,7 +74,7 @@ def test_ten_declines_cancel_the_payment_intent_and_its_successor_is_paid_on_day
 def test_seven_declines_mark_the_account_and_a_later_payment_unmarks_it(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
-    diary.registers(anna, story=DeclinesThenPays(times=8, decline_code="insufficient_funds"))
+    diary.register_card(anna, story=DeclinesThenPays(times=8, decline_code="insufficient_funds"))
 
     diary.day(6)
     assert diary.world.standing(anna) == "past_due"
@@ -84,7 +84,7 @@ def test_seven_declines_mark_the_account_and_a_later_payment_unmarks_it(diary: D
     assert diary.world.payment(payment).decline_count == 7
 
     diary.day(8)
-    assert len(diary.asked(payment)) == 8, "retries go on"
+    assert len(diary.attempts(payment)) == 8, "retries go on"
     assert diary.state(payment) == "retry_scheduled"
 
     diary.day(9)
@@ -98,7 +98,7 @@ def test_seven_declines_mark_the_account_and_a_later_payment_unmarks_it(diary: D
 def test_declining_visa_card_is_charged_twenty_times_in_thirty_days(diary: Diary) -> None:
     anna = diary.account("A-1")
     diary.fee(anna, 29_85)
-    diary.registers(anna, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    diary.register_card(anna, story=AlwaysDeclines(decline_code="insufficient_funds"))
 
     diary.day(20)
     payment = diary.payment(anna)
@@ -113,11 +113,11 @@ def test_declining_visa_card_is_charged_twenty_times_in_thirty_days(diary: Diary
 
     diary.day(34)
     asked_at = [attempt.started_at for attempt in diary.world.attempts(payment)]
-    assert len(asked_at) > 20, "asked again once the window allows it"
+    assert len(asked_at) > 20, "retried once the window allows it"
     for first, last in zip(asked_at, asked_at[20:], strict=False):
         assert last - first >= timedelta(days=30)
     declined_at = diary.charges()
-    assert len(declined_at) == len(asked_at) - len([1 for _, state in diary.asked(payment) if state == "canceled"])
+    assert len(declined_at) == len(asked_at) - len([1 for _, it in diary.attempts(payment) if it == "canceled"])
     for first, last in zip(declined_at, declined_at[20:], strict=False):
         assert last - first >= timedelta(days=30)
     assert diary.world.simulator.ledger() == []

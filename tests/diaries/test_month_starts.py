@@ -1,4 +1,4 @@
-"""Month start among other days: late fees, small totals, a scheduler that was away, and one too many."""
+"""Month start: late fees, small totals, a scheduler that was down, and two schedulers."""
 
 import threading
 from collections import Counter
@@ -13,7 +13,7 @@ from tests.diaries.diary import Diary
 
 def test_fee_imported_after_its_month_was_invoiced_is_on_the_next_invoice(diary: Diary) -> None:
     anna = diary.account("A-1")
-    diary.registers(anna)
+    diary.register_card(anna)
     diary.fee(anna, 29_85, "2026-10")
     diary.day(1)
 
@@ -30,7 +30,7 @@ def test_fee_imported_after_its_month_was_invoiced_is_on_the_next_invoice(diary:
 
 def test_total_below_the_minimum_is_paid_with_the_next_month(diary: Diary) -> None:
     anna = diary.account("A-1")
-    diary.registers(anna)
+    diary.register_card(anna)
     diary.fee(anna, 49, "2026-10")
 
     diary.day(2)
@@ -49,7 +49,7 @@ def test_total_below_the_minimum_is_paid_with_the_next_month(diary: Diary) -> No
 
 def test_zero_total_is_paid_without_the_processor(diary: Diary) -> None:
     anna, bert = diary.account("A-1"), diary.account("B-1")
-    diary.registers(anna)
+    diary.register_card(anna)
     diary.fee(anna, 0)
     diary.fee(bert, 0)
 
@@ -57,7 +57,7 @@ def test_zero_total_is_paid_without_the_processor(diary: Diary) -> None:
     for account in (anna, bert):
         payment = diary.payment(account)
         assert diary.state(payment) == "paid"
-        assert diary.asked(payment) == []
+        assert diary.attempts(payment) == []
     assert diary.requests("payment_intents") == 0
     assert diary.world.simulator.ledger() == []
 
@@ -68,7 +68,7 @@ def test_scheduler_down_until_3_november_invoices_october_once(
     diary = two_coverages
     anna, emi = diary.account("A-1"), diary.account("E-1", "japan")
     for account, amount in ((anna, 29_85), (emi, 3_000)):
-        diary.registers(account)
+        diary.register_card(account)
         diary.fee(account, amount)
 
     diary.sleep_until("2026-11-03 08:00")
@@ -93,7 +93,7 @@ def test_two_schedulers_at_month_change_create_one_run_per_coverage(two_coverage
     diary = two_coverages
     anna, emi = diary.account("A-1"), diary.account("E-1", "japan")
     for account, amount in ((anna, 29_85), (emi, 3_000)):
-        diary.registers(account)
+        diary.register_card(account)
         diary.fee(account, amount)
     diary.sleep_until("2026-11-01 00:00")
 
@@ -128,7 +128,7 @@ def test_two_full_schedulers_handle_a_month_change_like_one(two_coverages: Diary
     diary = two_coverages
     world = diary.world
     anna = diary.account("A-1")
-    diary.registers(anna)
+    diary.register_card(anna)
     diary.fee(anna, 29_85)
     enqueued: list[Job] = []
 

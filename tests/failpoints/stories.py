@@ -56,7 +56,7 @@ def _first_of_november(company: Company, people: People) -> None:
     elsa.card = company.world.register_card(elsa.account, new_card(company))
     company.mishaps.cut_before.append(elsa.card_in_form)
     company.work()
-    company.registers(elsa.account, new_card(company))
+    company.register_card(elsa.account, new_card(company))
 
 
 def _a_night(company: Company, people: People) -> None:

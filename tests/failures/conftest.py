@@ -1,4 +1,4 @@
-"""A world on the engine that the processes have, and a hand on its connections, its disk and its locks."""
+"""A world on the processes' engine, with control over its connections, disk and locks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from tests.world import World, do, running_world
 
 
 class PassableGates(Gates):
-    """Gates that let newcomers pass while who stands there stays."""
+    """Gates that let new requests pass while those already held stay."""
 
     @contextmanager
     def open_for_newcomers(self) -> Iterator[None]:
@@ -61,27 +61,27 @@ def owed(world: World) -> UUID:
 
 @pytest.fixture
 def another_session(database_url: str) -> Iterator[Engine]:
-    """Somebody else's sessions: psql at night, another release, an administrator."""
+    """Sessions of others: psql, another release, an administrator."""
     engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://", 1), poolclass=NullPool)
     yield engine
     engine.dispose()
 
 
 def work_until_quiet(world: World, rounds: int = 20) -> None:
-    """Sweep and do what is found, a lease apart, as hours pass without anybody's hand."""
+    """Sweep and do the jobs, a lease apart, without an operator."""
     for _ in range(rounds):
         for job in world.due_jobs():
             do(world.runtime, job)
         world.machine.advance(minutes=5, seconds=1)
 
 
-def asked(world: World) -> int:
-    """How many confirms the processor has seen."""
+def count_confirms(world: World) -> int:
+    """The number of confirms at the processor."""
     return sum(snapshot.path.endswith("/confirm") for snapshot in world.simulator.requests(limit=1_000))
 
 
 def assert_paid_once(world: World, payment_id: UUID) -> None:
-    """The processor's book holds one charge, ours one receipt, and nothing is open."""
+    """The processor's ledger has one charge, our records one receipt, and no attempt is open."""
     assert world.captured_amounts(payment_id) == [5_00]
     assert world.payment(payment_id).state == "paid"
     assert {attempt.state for attempt in world.attempts(payment_id)} <= {"succeeded", "not_sent", "declined"}
@@ -91,7 +91,7 @@ def assert_paid_once(world: World, payment_id: UUID) -> None:
 
 @contextmanager
 def locked(sessions: Engine, sql: str, **parameters: object) -> Iterator[Connection]:
-    """Somebody holds locks and doesn't go on, until the block ends or they commit."""
+    """Another session holds locks until the block ends or it commits."""
     with sessions.connect() as connection:
         connection.execute(text(sql), parameters)
         yield connection

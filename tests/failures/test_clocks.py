@@ -1,4 +1,4 @@
-"""Clocks that jump: the machine's by an hour or by years, ahead and back; the calendar's by days."""
+"""Clock jumps: machine time by an hour or years, ahead and back; business time by days."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,7 +24,7 @@ from shared.payments.outcome_handlers import NOT_SENT_BACKOFF
 from shared.payments.record_outcome import LOOK_UP_BACKOFF
 from shared.settings import Settings
 from tests.diaries.gates import Gate
-from tests.failures.conftest import PassableGates, asked, assert_paid_once, work_until_quiet
+from tests.failures.conftest import PassableGates, assert_paid_once, count_confirms, work_until_quiet
 from tests.seed import default_policy
 from tests.web.serving import wait_until
 from tests.world import World
@@ -43,7 +43,7 @@ def jump(world: World, by: timedelta) -> None:
 def test_clock_an_hour_ahead_during_a_charge_takes_the_money_once(
     world: World, owed: UUID, gates: PassableGates, gate: Gate, request_: str
 ) -> None:
-    """Settlement looks while the request is on its way, and the payment is asked for again. One PaymentIntent."""
+    """Settlement looks while the request is in flight, and the payment is charged again, on one PaymentIntent."""
     with ThreadPoolExecutor(1) as worker:
         with gates.closed(gate, request_):
             charge = worker.submit(world.charge, owed)
@@ -99,10 +99,10 @@ def test_clock_set_back_by_years_expires_no_lease_of_a_running_worker(
             assert world.due_jobs() == []
         charge.result(60)
     assert_paid_once(world, owed)
-    assert asked(world) == 1
+    assert count_confirms(world) == 1
 
 
-#: Everything that waits for an instant of machine time, as rows whose instant the jump left far ahead.
+#: Everything that waits for an instant of machine time, as rows whose instant is far ahead after the jump.
 LEFT_AHEAD: dict[str, tuple[str, type[Any]]] = {
     "a payment that backs off": ("UPDATE payments SET backoff_until = :at", ChargePayment),
     "an unknown attempt": (

@@ -1,4 +1,4 @@
-"""PostgreSQL goes away in mid-charge: at each commit, before it and after it, for a moment and for long."""
+"""PostgreSQL fails during a charge: before and after each commit, for a moment and for long."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -17,9 +17,9 @@ from shared.db.tables.accounts import accounts
 from tests.diaries.gates import Gate, Gates
 from tests.failures.conftest import (
     Commits,
-    asked,
     assert_paid_once,
     backend_of,
+    count_confirms,
     end_session,
     work_until_quiet,
 )
@@ -33,12 +33,12 @@ COMMITS = pytest.mark.parametrize(
 
 
 def cut_before(sessions: Engine) -> Callable[[Connection], None]:
-    """The session ends before its commit arrives: nothing of it is written."""
+    """End the session before its commit arrives: nothing is written."""
     return lambda connection: end_session(sessions, backend_of(connection))
 
 
 def cut_after(connection: Connection) -> None:
-    """It is committed, and the connection breaks before anybody hears of it."""
+    """Commit, and break the connection before the confirmation arrives."""
     driver = connection.connection.dbapi_connection
     assert isinstance(driver, psycopg.Connection)
     driver.commit()
@@ -53,8 +53,8 @@ def test_transaction_lost_before_its_commit_is_repeated_and_nothing_is_sent_twic
     world.charge(owed)
     assert commits.snapshot > number, "it was cut"
     assert_paid_once(world, owed)
-    assert [attempt.state for attempt in world.attempts(owed)] == ["succeeded"], "no lease had to run out for it"
-    assert asked(world) == 1
+    assert [attempt.state for attempt in world.attempts(owed)] == ["succeeded"], "no lease had to expire"
+    assert count_confirms(world) == 1
 
 
 @COMMITS
@@ -69,7 +69,7 @@ def test_unconfirmed_commit_is_not_treated_as_rolled_back(
         assert [attempt.state for attempt in world.attempts(owed)] == ["started"]
     work_until_quiet(world)
     assert_paid_once(world, owed)
-    assert asked(world) == 1
+    assert count_confirms(world) == 1
 
 
 def test_unwritable_claim_sends_nothing(
@@ -92,7 +92,7 @@ def test_payment_intent_with_an_unwritten_id_is_never_confirmed(
     commits.snapshot, commits.at = 0, {1: cut, 2: cut}
     with pytest.raises(DBAPIError):
         world.charge(owed)
-    assert asked(world) == 0
+    assert count_confirms(world) == 0
     work_until_quiet(world)
     assert_paid_once(world, owed)
     assert world.simulator.health()["objects"]["payment_intents"] == 1, "its key found the first one again"
@@ -144,7 +144,7 @@ def test_answer_lost_with_the_database_is_found_after_the_lease(
                 charge.result(60)
     assert [attempt.state for attempt in world.attempts(owed)] == ["started"]
     world.charge(owed)
-    assert asked(world) == 1, "the open attempt keeps everybody away"
+    assert count_confirms(world) == 1, "the open attempt blocks all others"
     work_until_quiet(world)
     assert_paid_once(world, owed)
 
@@ -189,7 +189,7 @@ def test_retryable_database_errors_are_retried_and_nothing_is_sent_twice(
         connection.execute(text(FAIL_TO_SERIALIZE.format(times=3, event=event)))
     world.charge(owed)
     assert_paid_once(world, owed)
-    assert asked(world) == 1
+    assert count_confirms(world) == 1
 
 
 def test_retries_of_a_transaction_are_bounded(world: World, owed: UUID) -> None:

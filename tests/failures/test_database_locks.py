@@ -1,4 +1,4 @@
-"""Somebody holds a lock and doesn't let go: who waits, for how long, and who doesn't have to."""
+"""Locks that are never released: what waits, for how long, and what doesn't wait."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ from shared.messaging.broker import make_broker, make_enqueue, waiting_messages
 from shared.messaging.jobs import BATCH
 from shared.settings import Settings
 from tests.broker.conftest import add_actor, eventually, running_worker
-from tests.failures.conftest import asked, assert_paid_once, locked, work_until_quiet
+from tests.failures.conftest import assert_paid_once, count_confirms, locked, work_until_quiet
 from tests.world import World
 from workers.use_cases.charge_payment import charge_payment
 
@@ -43,7 +43,7 @@ def test_claim_gives_up_a_lock_within_seconds_and_the_payment_stays_due(
 ) -> None:
     with locked(another_session, held):
         began = time.monotonic()
-        world.charge(owed)  # raises nothing: it isn't an error that somebody else is at it
+        world.charge(owed)  # raises nothing: another worker's lock isn't an error
         assert time.monotonic() - began < SOON_S
         assert world.simulator.requests("payment_intents") == []
     assert world.attempts(owed) == []
@@ -71,7 +71,7 @@ def test_lock_held_for_minutes_loses_the_answer_and_causes_no_second_charge(
             world.charge(owed)
         assert time.monotonic() - began < SOON_S
         world.charge(owed)
-        assert asked(world) == 1, "its open attempt keeps everybody away"
+        assert count_confirms(world) == 1, "its open attempt blocks all others"
     work_until_quiet(world)
     assert_paid_once(world, owed)
 
@@ -94,7 +94,7 @@ def test_settlement_gives_up_a_lock_and_is_retried(
 
 
 def test_locked_payment_does_not_block_workers(world: World, another_session: Engine, redis_url: str) -> None:
-    """The sweep rings for it every two seconds: with a long wait each, soon nobody would do anything else."""
+    """The sweep enqueues it every two seconds: with long waits, all workers would soon be blocked."""
     broker: RedisBroker = make_broker(redis_url)
     sweep = Sweep(world.engine, make_enqueue(broker), lambda queue: waiting_messages(broker, queue))
     add_actor(broker, "charge_payment", BATCH, lambda payment_id: charge_payment(world.runtime, UUID(payment_id)))

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
 import shared.payments.record_outcome
-from tests.failures.conftest import asked, assert_paid_once, work_until_quiet
+from tests.failures.conftest import assert_paid_once, count_confirms, work_until_quiet
 from tests.web.conftest import MakeWeb, make_web  # noqa: F401  # a fixture
 from tests.world import World
 
@@ -59,7 +59,7 @@ def test_disk_full_before_the_id_is_written_confirms_nothing(world: World, owed:
     make_room = fill_disk(world.engine, AT_ID)
     with pytest.raises(OperationalError, match="No space left"):
         world.charge(owed)
-    assert asked(world) == 0
+    assert count_confirms(world) == 0
     make_room()
     work_until_quiet(world)
     assert_paid_once(world, owed)
@@ -78,11 +78,11 @@ def test_money_is_found_after_a_full_disk_at_recording(
     world.machine.advance(minutes=6)
     with pytest.raises(OperationalError, match="No space left"):  # a look-up that can't be written either
         world.settle(world.attempts(owed)[0].id)
-    assert asked(world) == 1
+    assert count_confirms(world) == 1
     make_room()
     work_until_quiet(world)
     assert_paid_once(world, owed)
-    assert asked(world) == 1
+    assert count_confirms(world) == 1
 
 
 def test_short_full_disk_at_recording_costs_nothing(world: World, owed: UUID) -> None:

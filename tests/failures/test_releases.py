@@ -1,4 +1,4 @@
-"""Workers of two releases side by side: what one sends the other understands or sets aside, and the row comes back.
+"""Workers of two releases: each accepts or dead-letters the other's messages, and rows are enqueued again.
 
 The rule: a job's name, queue and the meaning of its arguments are permanent. A newer release may add an argument
 at the end, with a default in its actor. Its workers take older messages; an older worker sets newer ones aside,
@@ -68,7 +68,7 @@ def test_messages_of_released_versions_are_still_accepted() -> None:
 
 
 class Upgrade:
-    """A company in the middle of an upgrade: workers of either release, one sweep."""
+    """A company during an upgrade: workers of both releases, one sweep."""
 
     def __init__(self, world: World, redis_url: str) -> None:
         self.world = world

@@ -1,4 +1,4 @@
-"""The proof of benchmarks/sigterm.py, smaller: a real worker of the Procfile is stopped with both hands full."""
+"""A smaller benchmarks/sigterm.py: a real worker of the Procfile is stopped while both its threads charge."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Valkey of our own under real workers: killed with its file and without, frozen, paused, full, gone at a stop."""
+"""A Valkey of our own under real workers: killed with its file and without, frozen, paused, full, stopped."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ SOCKET_TIMEOUT_S = 0.5
 
 
 class OwnValkey:
-    """A server that is ours to mistreat; its guard starts it again."""
+    """A Valkey server of this test; its guard restarts it."""
 
     def __init__(self, url: str) -> None:
         self.url = url

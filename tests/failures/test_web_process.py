@@ -1,4 +1,4 @@
-"""The real web process is killed and stopped with a webhook in its hands."""
+"""The real web process is killed and stopped while it handles a webhook."""
 
 import signal
 import socket

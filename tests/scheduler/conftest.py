@@ -1,4 +1,4 @@
-"""A scheduler in the test's hands: its clocks are moved, what it rings is seen, its connections are real."""
+"""A scheduler whose clocks a test moves and whose enqueued jobs it reads; its connections are real."""
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ OCTOBER_ENDS = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 class Bell:
-    """What was rung for, and how many messages it says are waiting in each queue."""
+    """Collects enqueued jobs, and reports how many messages wait in each queue."""
 
     def __init__(self) -> None:
         self.enqueued: list[Job] = []
@@ -32,13 +32,13 @@ class Bell:
         return self.waiting.get(queue, 0)
 
     def taken(self) -> list[Job]:
-        """What was rung for since the last time."""
+        """The jobs enqueued since the last call."""
         taken, self.enqueued = self.enqueued, []
         return taken
 
 
 class MachineTime:
-    """Machine time in the test's hands. It starts at the real time: the database stamps rows with that."""
+    """Machine time that a test sets. It starts at the real time, with which the database stamps rows."""
 
     def __init__(self) -> None:
         self._now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""The virtual clock: forward only, stop by stop, and at each stop everything that follows is done first."""
+"""The virtual clock moves only forward, stop by stop, and waits at each stop until all pending work is done."""
 
 import queue
 import threading
@@ -30,7 +30,7 @@ DAY = timedelta(days=1)
 
 
 class Hands:
-    """A worker without Redis: does the runs it is rung for, and pays what it is asked to charge."""
+    """A worker without Redis: does enqueued runs, and sets charged payments to paid."""
 
     def __init__(self, engine: Engine, policy: Policy) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -79,7 +79,7 @@ class Hands:
 
 @pytest.fixture
 def living(database_url: str, engine: Engine, policy: Policy) -> Iterator[SchedulerApp]:
-    """A scheduler that listens, and hands that do what it rings for."""
+    """A running scheduler, and a worker that does what it enqueues."""
     hands = Hands(engine, policy)
     app = SchedulerApp(
         database_url=database_url,
@@ -90,7 +90,7 @@ def living(database_url: str, engine: Engine, policy: Policy) -> Iterator[Schedu
         enqueue=hands.enqueue,
         waiting_in=lambda _queue: 0,
     )
-    # Intervals far apart: whatever happens within the test's seconds happened because the clock moved.
+    # Long intervals: whatever happens within the test's seconds is caused by the clock's move.
     app.start(60, 60, listens=True)
     yield app
     app.stop()
@@ -124,7 +124,7 @@ def test_advance_stops_at_everything_due_within_two_months(
     assert made["monthly-invoices", "japan"] == ["2026-10", "2026-11"]
     with engine.connect() as connection:
         late = connection.scalars(select(runs.c.id).where(runs.c.finished_at != runs.c.scheduled_for_at)).all()
-    assert late == [], "each run was finished before the clock went on"
+    assert late == [], "each run was finished before the clock moved on"
 
 
 def test_advance_stops_where_a_payment_is_due_or_a_hold_ends(engine: Engine, policy: Policy) -> None:
@@ -140,7 +140,7 @@ def test_advance_stops_where_a_payment_is_due_or_a_hold_ends(engine: Engine, pol
         stops = [START]
         while stops[-1] < START + timedelta(hours=12):
             stops.append(next_stop(connection, policy, stops[-1], START + timedelta(hours=12)))
-    # 00:00 UTC is 09:00 in Tokyo; its month starts at 15:00 UTC, after the target. The night's run is at 04:00.
+    # 00:00 UTC is 09:00 in Tokyo; its month starts at 15:00 UTC, after the target. Reconciliation is at 04:00.
     assert [(stop - START) / timedelta(hours=1) for stop in stops] == [0, 2, 3, 4, 9, 12]
 
 
@@ -160,7 +160,7 @@ def test_payment_due_during_the_advance_is_charged_at_its_time(
 def test_payments_of_a_month_start_are_charged_at_that_stop(
     engine: Engine, policy: Policy, living: SchedulerApp
 ) -> None:
-    """The run leaves its payments to the sweep, which is a minute away: waiting has to wake it again."""
+    """The run leaves its payments to the sweep, which is a minute away: the wait has to wake it."""
     start_clock(engine, policy)
     with engine.begin() as connection:
         account = add_account(connection, "A-1")
@@ -246,14 +246,14 @@ def test_pending_work_counts_everything_left_to_do(engine: Engine, policy: Polic
                 requested_by="scheduler",
             )
         )
-        assert pending(connection, now=START - DAY) == {}, "a run that awaits a person is not pending"
+        assert pending(connection, now=START - DAY) == {}, "a run that awaits confirmation is not pending"
         connection.execute(update(runs).values(state=RunState.RUNNING))
         assert pending(connection, now=START - DAY) == {"unfinished runs": 1}
         connection.execute(update(runs).values(state=RunState.FINISHED))
         payment_id = add_payment(connection, account, 100, next_attempt_at=START - DAY)
         assert pending(connection, now=START - DAY) == {"due payments, batch": 1}
         connection.execute(update(payments).values(backoff_until=machine_now() + timedelta(hours=1)))
-        assert pending(connection, now=START - DAY) == {}, "an outage is waited for in machine time"
+        assert pending(connection, now=START - DAY) == {}, "an outage's backoff runs in machine time"
         connection.execute(
             update(payments).values(backoff_until=None, next_attempt_at=START).where(payments.c.id == payment_id)
         )

@@ -1,4 +1,4 @@
-"""`duecourse clock`, `runs` and `retries`, as typed."""
+"""`duecourse clock`, `runs` and `retries`."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Every source stays cheap on large tables: read through its index, also by a plan that was made for any values."""
+"""Every source reads large tables through its index, with generic plans, too."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from tests.servers import Servers
 LARGE = {"payments", "payment_attempts", "stripe_events"}
 NOW = datetime(2026, 11, 4, 9, tzinfo=UTC)
 
-#: 200,000 payments, 50,000 attempts and events: nearly all is done, some waits, some is due, a little under way.
+#: 200,000 payments, 50,000 attempts and events: nearly all done, some waiting, some due, few in progress.
 SEED = """
     INSERT INTO accounts (external_id, name) SELECT 'A-' || n, 'A' FROM generate_series(1, 20000) n;
     INSERT INTO payment_settings (account_id, coverage, kind) SELECT id, 'global', 'card' FROM accounts;
@@ -85,13 +85,13 @@ def test_pending_work_takes_milliseconds(large: Engine, policy: Policy) -> None:
     with large.connect() as connection:
         pending = pending_work(connection, policy, NOW, datetime.now(UTC))
         assert pending["open attempts"] == 200
-        assert pending["due payments, batch"] == 1_000, "counted no further than that"
+        assert pending["due payments, batch"] == 1_000, "the count stops at its cap"
         connection.execute(text("SET LOCAL statement_timeout = '500ms'"))
         pending_work(connection, policy, NOW, datetime.now(UTC), {})
 
 
 def explain(connection: Connection, query: Select[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan of the query as it is sent, prepared as psycopg prepares what it sends often."""
+    """The plan of the query as sent, prepared as psycopg prepares frequent queries."""
     sent: list[tuple[str, dict[str, Any]]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, values: Any, _context: Any, _many: bool) -> None:
@@ -120,6 +120,6 @@ def explain(connection: Connection, query: Select[Any], parameters: Mapping[str,
 
 
 def scanned_whole(plan: dict[str, Any]) -> set[str]:
-    """Names of the tables that the plan reads from end to end."""
+    """Names of the tables that the plan scans sequentially."""
     found = {plan["Relation Name"]} if plan["Node Type"] == "Seq Scan" else set()
     return found.union(*(scanned_whole(part) for part in plan.get("Plans", [])))

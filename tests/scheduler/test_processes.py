@@ -1,4 +1,4 @@
-"""The real process: two of them, a kill, a signal, an outage."""
+"""Real scheduler processes: two at once, a kill, a signal, an outage."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ from tests.scheduler.conftest import OCTOBER_ENDS, all_runs, trail
 pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).resolve().parents[2]
-#: What a slow machine may need to start Python; only a broken scheduler takes it all.
+#: Time that a slow machine may need to start Python; only a broken scheduler uses it all.
 PATIENCE_S = 30.0
 
 Start = Callable[[], "subprocess.Popen[bytes]"]
@@ -51,16 +51,16 @@ def start(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Start]:
 
 
 def wait_until(is_so: Callable[[], bool], within_s: float = PATIENCE_S) -> float:
-    """Wait until something is so, and return how long it took (s)."""
+    """Wait until the condition holds, and return how long it took (s)."""
     began = time.monotonic()
     while not is_so():
-        assert time.monotonic() - began < within_s, "it never came to be"
+        assert time.monotonic() - began < within_s, "the condition never held"
         time.sleep(0.02)
     return time.monotonic() - began
 
 
 def leader(engine: Engine) -> int | None:
-    """The backend of the session that leads."""
+    """The backend of the leading session."""
     with engine.connect() as connection:
         if not is_scheduler_alive(connection):
             return None

@@ -1,4 +1,4 @@
-"""The daily run: what is made due in its name, how accounts stand afterwards, and what is said of the rest."""
+"""The daily run: retries that become due, standings afterwards, and explanations of skipped charges."""
 
 import threading
 from datetime import UTC, date, datetime, timedelta
@@ -205,7 +205,7 @@ def test_two_workers_on_one_run_take_turns(
         thread.start()
     for thread in threads:
         thread.join()
-    retry_payments(runtime, run_id)  # whoever met a locked row left; the sweep comes back
+    retry_payments(runtime, run_id)  # the worker that met the lock left; the sweep enqueues the run again
     assert run_row(engine, run_id).counts["retried"] == 40
     assert len(trail(engine, "payment_moved")) == 40
     assert len(trail(engine, "run_finished")) == 1
@@ -283,7 +283,7 @@ def test_days_past_due_count_without_attempts(
         "16": Standing.MARKED_FOR_SUSPENSION,
     }
     assert len(trail(engine, "standing_changed")) == 2
-    assert len(trail(engine, "charge_not_attempted")) == 1, "said once, not each day"
+    assert len(trail(engine, "charge_not_attempted")) == 1, "recorded once, not each day"
 
 
 def test_day_is_taken_in_the_coverage_zone(engine: Engine, runtime: Runtime, clock: ManualClock) -> None:

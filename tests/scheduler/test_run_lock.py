@@ -1,4 +1,4 @@
-"""Two workers on one run take turns: who comes second finds nothing to do, and doesn't wait."""
+"""Two workers on one run: the second finds it locked, does nothing, and doesn't wait."""
 
 import pytest
 from sqlalchemy import Engine

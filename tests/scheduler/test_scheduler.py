@@ -1,4 +1,4 @@
-"""One leads, all may tick, and every run is made once."""
+"""One scheduler leads, all may tick, and every run is created once."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -60,7 +60,7 @@ def test_two_leaders_still_create_one_run(engine: Engine, policy: Policy) -> Non
 
     with ThreadPoolExecutor(4) as pool:
         for racer in [pool.submit(race) for _ in range(4)]:
-            racer.result()  # to come second is no error
+            racer.result()  # coming second is no error
     assert monthly(engine) == OCTOBER
     assert len(trail(engine, "run_scheduled")) == len(all_runs(engine))
 
@@ -171,7 +171,7 @@ def test_scheduler_survives_a_database_outage(
                 app.sweep()
         admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
     assert "scheduler.defect" not in {line["event"] for line in logged}
-    assert len([line for line in logged if line["event"] == "scheduler.waits"]) <= 2, "said when it changes"
+    assert len([line for line in logged if line["event"] == "scheduler.waits"]) <= 2, "logged when it changes"
     engine.dispose()
     app.tick()
     assert monthly(engine) == OCTOBER

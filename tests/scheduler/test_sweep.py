@@ -1,4 +1,4 @@
-"""The sweep finds all that is due, and only that; what it remembers may be lost without harm."""
+"""The sweep finds exactly what is due; its memory may be lost without harm."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -182,7 +182,7 @@ def test_payment_with_a_replaced_card_is_found_without_a_webhook(
     ("state", "age_s", "try_again_in_s", "is_due"),
     [
         (StripeEventState.RECEIVED, 3.0, None, True),
-        (StripeEventState.RECEIVED, 1.0, None, False),  # the webhook's own ring comes first
+        (StripeEventState.RECEIVED, 1.0, None, False),  # the webhook enqueues first
         (StripeEventState.TROUBLE, 60.0, 0.0, True),
         (StripeEventState.TROUBLE, 60.0, 1.0, False),
         (StripeEventState.APPLIED, 60.0, None, False),

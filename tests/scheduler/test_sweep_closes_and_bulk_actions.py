@@ -1,4 +1,4 @@
-"""The sweep finds what operators decided and what isn't through yet: endings, and bulk actions."""
+"""The sweep finds pending closes and unfinished bulk actions."""
 
 from datetime import timedelta
 
@@ -37,7 +37,7 @@ def test_payment_with_a_pending_close_is_closed_and_not_charged_in_any_state(
     assert due_jobs(engine, machine.advance(10)) == {ClosePayment(payment_id)}
     with engine.begin() as connection:
         add_attempt(connection, account, payment_id, AttemptState.STARTED, lease_expires_at=machine() + HOUR)
-    assert due_jobs(engine, machine()) == set(), "its cancellation is under way"
+    assert due_jobs(engine, machine()) == set(), "its cancellation is in progress"
 
 
 def test_payment_with_a_pending_close_is_not_woken_by_a_card(
