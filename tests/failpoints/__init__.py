@@ -1,4 +1,4 @@
-"""Every failpoint is crashed at: stories.py says in what, plan.py in which file, `python -m` prints the table."""
+"""Crash at every failpoint: stories.py has the stories, plan.py the files, `python -m` prints the table."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A company whose processes die where a test says, and are started again with nothing in their memory.
+"""A company whose processes crash where a test says, and restart with an empty memory.
 
 PostgreSQL, the simulator, the SDK, the web process and the scheduler are real. Workers and scheduler are one
 thread here, so that a death is one exception: it ends the whole life, with its engine, its sessions and what it had
@@ -63,7 +63,7 @@ _END_SESSIONS = """
 
 
 class Mishaps(Gates):
-    """What goes wrong at the processor in the story: each once, at the first request that fits."""
+    """Faults at the processor: each once, at the first matching request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ def _take(wanted: list[str], fits: Callable[[str], bool]) -> bool:
 
 @dataclass
 class Company(Diary):
-    """Lives through a story; at `crash` its process dies. Every life has an engine and a scheduler of its own."""
+    """A diary whose process crashes at `crash`. Every life has an engine and a scheduler of its own."""
 
     crash: Crash = field(kw_only=True)
     mishaps: Mishaps = field(kw_only=True)
@@ -114,7 +114,7 @@ class Company(Diary):
     # -- lives
 
     def begin_life(self) -> None:
-        """Start everything anew: nothing is left of the life before but the database."""
+        """Start everything anew: only the database is left of the previous life."""
         self.lives += 1
         self.engine = create_engine(
             sqlalchemy_url(self.database_url), pool_size=2, connect_args={"application_name": "life"}
@@ -164,12 +164,12 @@ class Company(Diary):
     # -- work
 
     def sleep_and_work(self, moment: str) -> None:
-        """Let time pass without us, until then; what has become due is done."""
+        """Advance the time without running; then do what has become due."""
         self.sleep_until(moment)
         self.work()
 
     def work(self) -> None:
-        """Tick, sweep and do what is rung for, until nothing is due and nothing open."""
+        """Tick, sweep and do enqueued jobs until nothing is due or open."""
         for _ in range(ROUNDS):
             self.wait_for_webhooks()
             self.sweep()
@@ -190,7 +190,7 @@ class Company(Diary):
             self.restart()
 
     def do(self, job: Job) -> None:
-        """Do what a worker does with a message; if the worker dies of it, it is delivered to the next."""
+        """Do a job as a worker does; if the worker crashes, deliver it to the next."""
         self._in_hand = [job]
         try:
             self._do(job)
@@ -219,7 +219,7 @@ class Company(Diary):
                 super().do(job)
 
     def hasty(self, seconds: float) -> Runtime:
-        """A worker for whom each look at the clock takes seconds, so that its time is up after a chunk or two."""
+        """A worker whose clock advances at each read, so that its time is up after a chunk or two."""
         ticks = (self.world.machine() + timedelta(seconds=seconds * number) for number in range(1_000))
         return replace(self.world.runtime, machine_now=lambda: next(ticks))
 

@@ -1,4 +1,4 @@
-"""One crash, one story: what the tests of all points share."""
+"""Fixtures that the tests of all failpoints share."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ def crashes_at(engine: Engine, database_url: str) -> Dies:
 
 
 def assert_crashed_there(story: Lived) -> None:
-    """The point was met, a second life was needed, and the dead did nothing."""
+    """The crash happened, a second life was needed, and the dead process did nothing more."""
     assert story.has_crashed, "no step of the story reaches this point: write it into tests/failpoints/stories.py"
     assert story.lives == 2
     assert story.after_death == (), "code that SIGKILL would not have run"

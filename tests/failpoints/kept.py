@@ -1,4 +1,4 @@
-"""Real processes that may die: their ends are noted, and some are started again."""
+"""Real processes that may be killed: their exits are recorded, and some are restarted."""
 
 import os
 import signal

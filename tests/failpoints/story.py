@@ -1,4 +1,4 @@
-"""What a story is, how it is lived with one crash in it, and what must be true at its end.
+"""A story, how it runs with one crash in it, and what must hold at its end.
 
 A story goes over every step that the failpoints of its families name: tests/failpoints/stories.py has them.
 """

@@ -1,4 +1,4 @@
-"""A new step without a failpoint on both sides of it, or a point that nothing reaches, stops here."""
+"""Every transaction and request has a failpoint on both sides, and every failpoint is reached."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The mechanism: off it costs nothing, armed it can't be overlooked, and with a live key it can't be armed."""
+"""The mechanism of failpoints: free when off, logged when armed, and refused with a live key."""
 
 import os
 import signal

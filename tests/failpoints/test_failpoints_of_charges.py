@@ -1,4 +1,4 @@
-"""Every failpoint of this family: the process dies there once, and at the story's end nobody can tell."""
+"""Crash once at every failpoint of this family; at the end of the story the result is as without a crash."""
 
 import pytest
 

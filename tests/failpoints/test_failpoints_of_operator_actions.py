@@ -1,4 +1,4 @@
-"""Failpoints of bulk actions and endings: the process dies there once, and at the story's end nobody can tell."""
+"""Crash once at every failpoint of bulk actions and closes; the result is as without a crash."""
 
 import pytest
 from sqlalchemy import Engine

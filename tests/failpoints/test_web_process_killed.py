@@ -1,4 +1,4 @@
-"""The web process kills itself with SIGKILL while it stores an event; Stripe sends again, and nobody can tell."""
+"""The web process kills itself with SIGKILL while it stores an event; Stripe sends again, and no event is lost."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The most important points once more, without any help of ours: a worker process that SIGKILL ends in mid-step.
+"""The most important failpoints with real worker processes, ended by SIGKILL inside a step.
 
 Workers are real processes on a real Valkey; scheduler and web process are threads here. Nobody delivers again what
 was in hand: the sweep and the lease bring it back.

@@ -1,4 +1,4 @@
-"""A company small enough to be imagined whole: a few accounts, one database, one processor, all clocks in our hand.
+"""A small company: a few accounts, one database, one processor, and clocks that the model sets.
 
 One PostgreSQL, one simulator and one web process serve all examples of a test run. An example begins with empty
 tables and with accounts of its own at the processor, so that no example sees another's books. Machine time is in
@@ -116,7 +116,7 @@ class Company:
     # -- examples
 
     def begin(self) -> None:
-        """Empty tables, clocks at their start, new accounts at the processor, fair weather."""
+        """Empty tables, clocks at their start, new accounts at the processor, no faults."""
         self.example += 1
         self.clock.moment = BUSINESS_START
         self.mailbox.clear()
@@ -145,7 +145,7 @@ class Company:
     # -- work
 
     def do(self, job: Job) -> None:
-        """Do what a worker does with a message. Raises what a worker would log."""
+        """Do a job as a worker does. Raises what a worker would log."""
         do(self.runtime, job)
 
     # -- the processor

@@ -1,4 +1,4 @@
-"""How each example ends: all troubles are let go of, and what is owed must be captured once, and only once."""
+"""The end of each example: all faults are cleared, and each payment must be captured exactly once."""
 
 from datetime import timedelta
 from typing import TYPE_CHECKING

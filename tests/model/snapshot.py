@@ -1,4 +1,4 @@
-"""One look at everything after a step: our rows, the new part of the trail, and the processor's ledger.
+"""A snapshot after a step: our rows, new billing events, and the processor's ledger.
 
 The trail is played as it grows, so that the states it leads to can be compared with what the rows say.
 """

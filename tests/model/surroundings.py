@@ -1,4 +1,4 @@
-"""What the model's rules are made of: people and their cards, the mailbox, webhooks under way, and both clocks."""
+"""What the model's rules use: accounts and their cards, the mailbox, undelivered webhooks, and both clocks."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

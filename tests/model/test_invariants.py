@@ -1,4 +1,4 @@
-"""The model can fail: each invariant sees the one break that it is there for."""
+"""The model can fail: each invariant detects its own break."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The model: whatever happens in whatever order, every payment is captured at most once, and in the end once."""
+"""The model: in any order of events, every payment is captured at most once, and in the end once."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""The weather between us and the processor: answers that are lost, wrong or refused, and requests that are late.
+"""Faults between us and the processor: answers lost, wrong or refused, and late requests.
 
 Troubles are the simulator's own scripted faults. `late` is ours, and the nastiest: the connection is cut before
 the request is applied, its sender gives it up, and it reaches the processor when the test says so.

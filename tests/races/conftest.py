@@ -1,4 +1,4 @@
-"""Processes are started once for all tests of this folder; each test has a company of its own."""
+"""Processes are started once for all tests of this folder; each test has its own company."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

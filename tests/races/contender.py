@@ -1,4 +1,4 @@
-"""What one process does in a round: the product's own use cases, each as its process would run it."""
+"""What one process does in a round: the product's use cases, as its process would run them."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What is raced, as data made from a seed: the same seed, the same rounds."""
+"""The rounds of a race, generated from a seed: the same seed, the same rounds."""
 
 import random
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The processes that race: each with an engine, a gateway and clocks of its own, in step by a barrier."""
+"""The racing processes: each with its own engine, gateway and clocks, synchronized by a barrier."""
 
 import logging
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Two workers of one payment, the first beyond its lease: one charge, and one attempt that says so."""
+"""Two workers on one payment, the first past its lease: one charge, and one succeeded attempt."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

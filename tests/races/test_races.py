@@ -1,4 +1,4 @@
-"""Everybody comes to one payment at the same instant: it is paid once, and nothing is left open.
+"""Concurrent actors on one payment: it is paid once, and nothing is left open.
 
 200 rounds by default. More: `RACE_ROUNDS=5000`; other ones: `RACE_SEED=100`, the seed of the first company.
 """

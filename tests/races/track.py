@@ -1,4 +1,4 @@
-"""A company whose payments are raced for: it bills a month, a round runs on each of its days, then all settles."""
+"""The company of a race: it bills a month, runs a round on each day, then settles everything."""
 
 import asyncio
 import random
@@ -135,7 +135,7 @@ class Track:
     # -- after
 
     def _deliver_late(self) -> None:
-        """Everything that Stripe has to tell comes now, in any order, some of it to two processes at once."""
+        """Deliver all remaining events in random order, some to two processes at once."""
         shares: list[list[StripeEventSnapshot]] = [[] for _ in range(len(self.racers))]
         newest = next(self.listed("events"))["id"]
         for event in self._events():
@@ -150,7 +150,7 @@ class Track:
         )
 
     def _settle(self) -> None:
-        """Some days pass, and whatever is due is done; machine time is past every lease and wait."""
+        """Let some days pass and do what is due; machine time is past every lease and wait."""
         for _ in range(DAYS_TO_SETTLE):
             day = self.now.date() + timedelta(days=1)
             self.world.clock.set(datetime.combine(day, ROUND_AT, UTC))

@@ -1,4 +1,4 @@
-"""What must hold once all has settled: each break is one line that names the round and the payment."""
+"""What must hold once everything has settled: each break is one line with its round and payment."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -145,7 +145,7 @@ def _deadlocks(track: Track) -> Iterator[str]:
 
 
 def _audit(track: Track) -> Iterator[str]:
-    """The product's own audit, without patience, the processor's books included."""
+    """The product's verify, without patience, with the processor's ledger."""
     world = track.world
     report = verify(
         world.engine,
