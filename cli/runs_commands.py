@@ -139,7 +139,7 @@ def _tools() -> Tools:
 
 def _cause(tools: Tools, reason: str) -> Cause:
     if not reason.strip():
-        raise RunError("--reason is empty: say why; it is kept in the trail")
+        raise RunError("--reason is empty: say why; it is kept in the billing events")
     return Cause(operator(), tools.clock.now(), reason.strip())
 
 

@@ -121,7 +121,7 @@ class Settings(BaseSettings):
 
     @field_validator("crash_at")
     @classmethod
-    def _names_crash_points(cls, value: str | None) -> str | None:
+    def _names_failpoints(cls, value: str | None) -> str | None:
         read_plan(value, None)
         return value
 

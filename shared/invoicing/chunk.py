@@ -193,7 +193,7 @@ _PAYMENTS = """
     ORDER BY b.place
 """
 
-_TRAIL = """
+_BILLING_EVENTS = """
     INSERT INTO billing_events (at, type, actor, reason, account_id, payment_id, run_id, after, data)
     SELECT :now, 'invoice_issued', 'worker', p.state_reason, b.account_id, b.payment_id, :run_id,
            jsonb_build_object('state', b.state),
@@ -205,7 +205,7 @@ _TRAIL = """
     ORDER BY b.place
 """
 
-_ISSUE = (_INVOICES, _INVOICE_LINES, _MARK_FEES, _PAYMENTS, _TRAIL)
+_ISSUE = (_INVOICES, _INVOICE_LINES, _MARK_FEES, _PAYMENTS, _BILLING_EVENTS)
 
 _CARRY_FORWARD = """
     INSERT INTO fees (account_id, coverage, external_id, period, description, amount_minor, currency,

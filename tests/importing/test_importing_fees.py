@@ -106,7 +106,7 @@ def test_an_import_killed_while_it_writes_leaves_nothing_and_can_run_again(stock
     path = stocked.write(TWO_FEES)
     before = stocked.everything()
     with stocked.engine.begin() as other:
-        other.execute(text("LOCK TABLE billing_events IN SHARE MODE"))  # the fees are written, the trail isn't
+        other.execute(text("LOCK TABLE billing_events IN SHARE MODE"))  # the fees are written, the event isn't
         importing = stocked.start("fees", path, "--period", "2026-10")
         wait_until_something_waits(stocked.engine)
         importing.kill()

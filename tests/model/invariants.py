@@ -141,7 +141,7 @@ def leases_are_respected(snapshot: ChargeSnapshot) -> None:
 
 def states_move_by_the_table(snapshot: ChargeSnapshot) -> None:
     """Every state was reached from the one before it by a move that shared/domain/states.py lists; and the
-    trail, played from its start, gives the present state of every payment, attempt and account standing.
+    billing events, played from their start, give the present state of every payment, attempt and account standing.
     """
     for event in snapshot.news:
         try:
@@ -151,23 +151,25 @@ def states_move_by_the_table(snapshot: ChargeSnapshot) -> None:
     for payment in snapshot.payments.values():
         if snapshot.replay.payments.get(payment.id) != payment.state:
             told = snapshot.replay.payments.get(payment.id)
-            raise snapshot.broken(f"is {payment.state}, its trail says {told}", payment.id)
+            raise snapshot.broken(f"is {payment.state}, its billing events say {told}", payment.id)
     for attempt in snapshot.all_attempts():
         if snapshot.replay.attempts.get(attempt.id) != attempt.state:
             told = snapshot.replay.attempts.get(attempt.id)
-            what = f"attempt {attempt.number} is {attempt.state}, its trail says {told}"
+            what = f"attempt {attempt.number} is {attempt.state}, its billing events say {told}"
             raise snapshot.broken(what, attempt.payment_id)
     for account in snapshot.accounts:
         told = snapshot.replay.standings.get(account.id, Standing.GOOD)
         if told != account.standing:
-            raise snapshot.broken(f"{account.external_id} is {account.standing}, its trail says {told}")
+            raise snapshot.broken(f"{account.external_id} is {account.standing}, its billing events say {told}")
 
 
 def _play(snapshot: ChargeSnapshot, event: Any) -> None:
     replay = snapshot.replay
     if event.type in STATE_EVENTS:
         before, after = replay.payments.get(event.payment_id), PaymentState(event.after["state"])
-        assert event.before.get("state") == before, f"the trail was at {before}, not at {event.before.get('state')}"
+        assert event.before.get("state") == before, (
+            f"the events were at {before}, not at {event.before.get('state')}"
+        )
         if before is not None:
             check_payment_move(PaymentState(before), after)
         replay.payments[event.payment_id] = after
@@ -176,12 +178,12 @@ def _play(snapshot: ChargeSnapshot, event: Any) -> None:
         replay.attempts[event.attempt_id] = AttemptState.STARTED
     elif event.type in ATTEMPT_EVENTS:
         before, after = replay.attempts[event.attempt_id], AttemptState(event.after["state"])
-        assert event.before["state"] == before, f"the trail was at {before}, not at {event.before['state']}"
+        assert event.before["state"] == before, f"the events were at {before}, not at {event.before['state']}"
         check_attempt_move(AttemptState(before), after)
         replay.attempts[event.attempt_id] = after
     elif event.type == "standing_changed":
         before = replay.standings.get(event.account_id, Standing.GOOD)
-        assert event.before["standing"] == before, f"the trail was at {before}, not at {event.before['standing']}"
+        assert event.before["standing"] == before, f"the events were at {before}, not at {event.before['standing']}"
         replay.standings[event.account_id] = Standing(event.after["standing"])
     elif event.type == "card_registered":
         replay.registered[event.account_id, event.data["coverage"]] = event.after["card_revision"]

@@ -1,6 +1,6 @@
 """A snapshot after a step: our rows, new billing events, and the processor's ledger.
 
-The trail is played as it grows, so that the states it leads to can be compared with what the rows say.
+The billing events are played as they grow, so that the states it leads to can be compared with what the rows say.
 """
 
 from collections import defaultdict
@@ -50,12 +50,12 @@ LAST_OF_ALL = 2**62
 
 
 class BrokenError(AssertionError):
-    """An invariant doesn't hold; the message has the trail of the payment in question."""
+    """An invariant doesn't hold; the message has the billing events of the payment in question."""
 
 
 @dataclass
 class Replay:
-    """What the trail, played from its start, says that everything is."""
+    """What the billing events, played from their start, say that everything is."""
 
     payments: dict[UUID, str] = field(default_factory=dict)
     attempts: dict[UUID, str] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Replay:
 
 @dataclass
 class ChargeSnapshot:
-    """All rows at one moment, between two steps. `news` are the trail's events since the look before."""
+    """All rows at one moment, between two steps. `news` are the billing events since the look before."""
 
     company: Company
     now: datetime
@@ -99,7 +99,7 @@ class ChargeSnapshot:
         return [line for line in self.ledger if payment_of(line) == payment_id]
 
     def broken(self, what: str, payment_id: UUID | None = None) -> BrokenError:
-        """The error to raise, with the trail."""
+        """The error to raise, with the billing events."""
         return BrokenError(what if payment_id is None else f"{what}\n\n{self.billing_events_of(payment_id)}")
 
     def billing_events_of(self, payment_id: UUID) -> str:
@@ -131,7 +131,7 @@ class Looker:
         self.loose: set[UUID] = set()
 
     def look(self, in_hand: set[UUID], *, plays: bool = True) -> ChargeSnapshot:
-        """Look at everything, in one round trip; without `plays` the trail's news are left for the next look."""
+        """Look at everything, in one round trip; without `plays` new billing events are left for the next look."""
         company, moment = self._company, Moment(self._company.clock.now(), self._company.machine.now())
         parameters = moment.parameters(webhook_enqueues_within=timedelta(0))
         ledger = self._read_ledger()

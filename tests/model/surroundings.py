@@ -241,7 +241,7 @@ class Surroundings(RuleBasedStateMachine):
         raise AssertionError(f"never done: {self.company.mailbox}")
 
     def look_without_news(self) -> ChargeSnapshot:
-        """Look at the rows; the trail is left for the invariants to play."""
+        """Look at the rows; the billing events are left for the invariants to play."""
         return self.looker.look(set(), plays=False)
 
     # webhooks

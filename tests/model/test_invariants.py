@@ -35,7 +35,7 @@ BREAKS = {
     ),
     "states_move_by_the_table": (
         f"UPDATE payments SET state = 'due' WHERE id = {RETRIED}",
-        "its trail says retry_scheduled",
+        "its billing events say retry_scheduled",
     ),
     "nothing_due_is_invisible": (
         f"UPDATE payments SET backoff_until = '2999-01-01' WHERE id = {RETRIED}",

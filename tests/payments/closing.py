@@ -92,6 +92,6 @@ def assert_verify_is_clean(world: World, payment: UUID) -> None:
         gateways=None,
         coverages=world.policy.coverages,
     )
-    seeded = {"invoice-beside-payment", "trail-has-no-gap"}  # these payments were put there without an invoice
+    seeded = {"invoice-beside-payment", "events-have-no-gap"}  # these payments were put there without an invoice
     broken = {result.check.name for result in report.results if result.broken} - seeded
     assert broken == set(), payment

@@ -93,7 +93,7 @@ def _declines(track: Track) -> Iterator[str]:
 
 
 def _moves(track: Track) -> Iterator[str]:
-    """The trail holds only moves that the tables of states allow; whether it has gaps is the audit's question."""
+    """Billing events hold only moves that the tables of states allow; verify checks them for gaps."""
     with track.world.engine.connect() as connection:
         for event in connection.execute(
             select(billing_events).where(

@@ -106,7 +106,7 @@ def all_runs(engine: Engine) -> list[tuple[str, str, str, str]]:
         return [(row.job, row.period, row.coverage, row.state) for row in rows]
 
 
-def trail(engine: Engine, event_type: str) -> list[Row[Any]]:
+def events_of_type(engine: Engine, event_type: str) -> list[Row[Any]]:
     with engine.connect() as connection:
         return list(
             connection.execute(

@@ -20,7 +20,7 @@ from shared.policy import Policy
 from shared.runtime import Runtime
 from shared.scheduling.pending_work import pending_work
 from shared.scheduling.virtual_clock import ClockError, Step, advance_clock, next_stop, read_clock, set_clock
-from tests.scheduler.conftest import all_runs, trail
+from tests.scheduler.conftest import all_runs, events_of_type
 from tests.seed import add_account, add_card, add_fee, add_payment
 from workers.use_cases.generate_invoices import generate_invoices
 from workers.use_cases.retry_payments import retry_payments
@@ -225,7 +225,9 @@ def test_runs_from_before_the_clock_was_set_await_confirmation(
     start_clock(engine, policy, datetime(2026, 10, 15, 12, tzinfo=UTC))
     advance_clock(engine, policy, datetime(2026, 10, 16, 12, tzinfo=UTC))
     assert "monthly-invoices" not in {run[0] for run in all_runs(engine)}
-    assert {event.at for event in trail(engine, "schedule_began")} == {datetime(2026, 10, 15, 12, tzinfo=UTC)}
+    assert {event.at for event in events_of_type(engine, "schedule_began")} == {
+        datetime(2026, 10, 15, 12, tzinfo=UTC)
+    }
 
 
 def test_pending_work_counts_everything_left_to_do(engine: Engine, policy: Policy) -> None:

@@ -17,7 +17,7 @@ from shared.messaging.broker import make_broker, waiting_messages
 from shared.messaging.jobs import DAILY_RETRIES, RUNS
 from shared.policy import Policy
 from shared.scheduling.virtual_clock import ClockError, read_clock, set_clock
-from tests.scheduler.conftest import all_runs, trail
+from tests.scheduler.conftest import all_runs, events_of_type
 from tests.seed import add_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,7 +141,7 @@ def test_late_run_is_released_by_a_named_user_and_enqueued(
     released = type_(runs_commands.app, "confirm", *name, "--reason", "we moved house")
     assert released.exit_code == 0, released.stderr
     assert all_runs(engine) == [("monthly-invoices", "2026-10", "global", "ready")]
-    (event,) = trail(engine, "run_confirmed")
+    (event,) = events_of_type(engine, "run_confirmed")
     assert event.actor.startswith("operator:")
     assert (event.reason, event.at, event.run_id) == ("we moved house", NOON, run_id)
     assert waiting_messages(make_broker(redis_url), RUNS) == 1
@@ -167,7 +167,7 @@ def test_daily_retries_can_be_requested_once_by_hand(
     words = ("run", "--date", "2026-11-03", "--coverage", "japan", "--reason", "the scheduler was off")
     assert "asked for" in type_(runs_commands.retries_app, *words).stdout
     assert all_runs(engine) == [(DAILY_RETRIES, "2026-11-03", "japan", "ready")]
-    (event,) = trail(engine, "run_scheduled")
+    (event,) = events_of_type(engine, "run_scheduled")
     assert event.actor.startswith("operator:")
     assert event.reason == "the scheduler was off"
     assert "exists already" in type_(runs_commands.retries_app, *words).stdout

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, text
 from shared.policy import Policy
 from shared.scheduling.leader_lock import is_scheduler_alive
 from shared.scheduling.virtual_clock import set_clock
-from tests.scheduler.conftest import OCTOBER_ENDS, all_runs, trail
+from tests.scheduler.conftest import OCTOBER_ENDS, all_runs, events_of_type
 
 pytestmark = pytest.mark.processes
 
@@ -96,7 +96,7 @@ def test_two_schedulers_create_each_run_once_and_the_follower_takes_over_after_a
     assert took_s < 5
     move_clock(engine, policy, OCTOBER_ENDS + timedelta(days=30))
     wait_until(lambda: len(runs_of(engine, "monthly-invoices")) == 4, 5)
-    assert len(trail(engine, "run_scheduled")) == len(all_runs(engine))
+    assert len(events_of_type(engine, "run_scheduled")) == len(all_runs(engine))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -17,7 +17,7 @@ from shared.messaging.jobs import DAILY_RETRIES, ChargePayment
 from shared.payments import daily_retries
 from shared.policy import Policy
 from shared.runtime import Runtime
-from tests.scheduler.conftest import Bell, MachineTime, trail
+from tests.scheduler.conftest import Bell, MachineTime, events_of_type
 from tests.scheduler.test_sweep import add_attempt
 from tests.seed import Account, add_account, add_payment, add_run
 from workers.use_cases.retry_payments import retry_payments
@@ -86,12 +86,12 @@ def test_retries_of_today_become_due_and_are_enqueued(
     assert (row.state, row.next_attempt_at, row.run_id) == (PaymentState.DUE, NINE, run_id)
     assert (row.lane, row.trigger, row.requested_by) == ("batch", "daily_retry", "scheduler")
     assert bell.taken() == [ChargePayment(payment_id, Lane.BATCH)]
-    (moved,) = trail(engine, "payment_moved")
+    (moved,) = events_of_type(engine, "payment_moved")
     assert (moved.payment_id, moved.run_id, moved.before["state"]) == (payment_id, run_id, "retry_scheduled")
     done = run_row(engine, run_id)
     assert (done.state, done.started_at, done.finished_at) == (RunState.FINISHED, NINE, NINE)
     assert done.counts == {"retried": 1, "marked": 0, "not_attempted": {}}
-    (finished,) = trail(engine, "run_finished")
+    (finished,) = events_of_type(engine, "run_finished")
     assert finished.data["counts"] == done.counts
 
 
@@ -187,11 +187,13 @@ def test_run_killed_after_any_chunk_resumes_to_the_same_result(
     done = run_row(engine, run_id)
     assert done.state == RunState.FINISHED
     assert done.counts == {"retried": 10, "marked": 5, "not_attempted": {"needs_payment_method": 5}}
-    assert sorted(str(event.payment_id) for event in trail(engine, "payment_moved")) == sorted(map(str, ids))
+    assert sorted(str(event.payment_id) for event in events_of_type(engine, "payment_moved")) == sorted(
+        map(str, ids)
+    )
     assert {job.arguments[0] for job in bell.taken()} == {str(payment_id) for payment_id in ids}
-    assert len(trail(engine, "charge_not_attempted")) == 5
-    assert len(trail(engine, "standing_changed")) == 6
-    assert len(trail(engine, "run_finished")) == 1
+    assert len(events_of_type(engine, "charge_not_attempted")) == 5
+    assert len(events_of_type(engine, "standing_changed")) == 6
+    assert len(events_of_type(engine, "run_finished")) == 1
 
 
 def test_two_workers_on_one_run_take_turns(
@@ -207,8 +209,8 @@ def test_two_workers_on_one_run_take_turns(
         thread.join()
     retry_payments(runtime, run_id)  # the worker that met the lock left; the sweep enqueues the run again
     assert run_row(engine, run_id).counts["retried"] == 40
-    assert len(trail(engine, "payment_moved")) == 40
-    assert len(trail(engine, "run_finished")) == 1
+    assert len(events_of_type(engine, "payment_moved")) == 40
+    assert len(events_of_type(engine, "run_finished")) == 1
 
 
 def test_long_run_enqueues_itself_and_leaves_its_charges_to_the_sweep(
@@ -282,8 +284,8 @@ def test_days_past_due_count_without_attempts(
         "15": Standing.MARKED_FOR_SUSPENSION,
         "16": Standing.MARKED_FOR_SUSPENSION,
     }
-    assert len(trail(engine, "standing_changed")) == 2
-    assert len(trail(engine, "charge_not_attempted")) == 1, "recorded once, not each day"
+    assert len(events_of_type(engine, "standing_changed")) == 2
+    assert len(events_of_type(engine, "charge_not_attempted")) == 1, "recorded once, not each day"
 
 
 def test_day_is_taken_in_the_coverage_zone(engine: Engine, runtime: Runtime, clock: ManualClock) -> None:
@@ -312,7 +314,7 @@ def test_each_skipped_charge_is_explained_once_per_reason_with_its_next_date(
             waiting_for_revision_after=3,
         )
     retry_payments(runtime, run_id)
-    said = {event.payment_id: event for event in trail(engine, "charge_not_attempted")}
+    said = {event.payment_id: event for event in events_of_type(engine, "charge_not_attempted")}
     assert said[held].reason == "held: decline code insufficient_funds"
     assert said[held].data["next_attempt_on"] == "2026-11-20"
     assert said[waiting].reason == "the customer must confirm with their bank"
@@ -330,6 +332,8 @@ def test_each_skipped_charge_is_explained_once_per_reason_with_its_next_date(
         )
         second = add_run(connection, "2026-11-05", job=DAILY_RETRIES, scheduled_for_at=NINE)
     retry_payments(runtime, second)
-    reasons = [event.reason for event in trail(engine, "charge_not_attempted") if event.payment_id == waiting]
+    reasons = [
+        event.reason for event in events_of_type(engine, "charge_not_attempted") if event.payment_id == waiting
+    ]
     assert reasons == ["the customer must confirm with their bank", "the card expired"]
-    assert len([event for event in trail(engine, "charge_not_attempted") if event.payment_id == held]) == 1
+    assert len([event for event in events_of_type(engine, "charge_not_attempted") if event.payment_id == held]) == 1

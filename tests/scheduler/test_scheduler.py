@@ -19,7 +19,7 @@ from shared.messaging.jobs import ChargePayment, GenerateInvoices, ReconcileChar
 from shared.policy import Policy
 from shared.scheduling.leader_lock import is_scheduler_alive
 from shared.scheduling.runs import RunError, confirm_run, find_run
-from tests.scheduler.conftest import OCTOBER_ENDS, Bell, MachineTime, MakeApp, all_runs, trail
+from tests.scheduler.conftest import OCTOBER_ENDS, Bell, MachineTime, MakeApp, all_runs, events_of_type
 from tests.scheduler.test_sweep import add_attempt
 from tests.seed import add_account, add_payment
 
@@ -47,7 +47,7 @@ def test_two_schedulers_create_one_run_per_coverage_at_month_change(
         thread.join()
     assert monthly(engine) == OCTOBER
     assert len([job for job in bell.enqueued if isinstance(job, GenerateInvoices)]) == 2
-    assert len(trail(engine, "run_scheduled")) == len(all_runs(engine))
+    assert len(events_of_type(engine, "run_scheduled")) == len(all_runs(engine))
 
 
 def test_two_leaders_still_create_one_run(engine: Engine, policy: Policy) -> None:
@@ -62,7 +62,7 @@ def test_two_leaders_still_create_one_run(engine: Engine, policy: Policy) -> Non
         for racer in [pool.submit(race) for _ in range(4)]:
             racer.result()  # coming second is no error
     assert monthly(engine) == OCTOBER
-    assert len(trail(engine, "run_scheduled")) == len(all_runs(engine))
+    assert len(events_of_type(engine, "run_scheduled")) == len(all_runs(engine))
 
 
 def test_scheduler_down_over_month_change_creates_the_run_once(
@@ -103,7 +103,7 @@ def test_run_past_the_catch_up_window_awaits_a_named_user_with_a_reason(
     app.sweep()
     assert GenerateInvoices(run.id) in bell.taken()
     assert monthly(engine)[0] == OCTOBER[0]
-    (confirmed,) = trail(engine, "run_confirmed")
+    (confirmed,) = events_of_type(engine, "run_confirmed")
     assert (confirmed.actor, confirmed.reason) == ("operator:anna", "the data centre was dark")
     with engine.begin() as connection, pytest.raises(RunError, match="needs no confirmation"):
         confirm_run(connection, run.id, Cause("operator:anna", clock.now(), "again"))
@@ -116,7 +116,7 @@ def test_schedule_begins_with_the_first_tick_and_survives_a_restart(
     make_app().tick()
     clock.set(first_at + timedelta(days=3))
     make_app().tick()
-    assert {(row.at, row.data["coverage"]) for row in trail(engine, "schedule_began")} == {
+    assert {(row.at, row.data["coverage"]) for row in events_of_type(engine, "schedule_began")} == {
         (first_at, "global"),
         (first_at, "japan"),
     }
@@ -181,7 +181,7 @@ def test_scheduler_waits_for_an_unset_virtual_clock(engine: Engine, make_app: Ma
     app = make_app(VirtualClock(engine))
     app.tick()
     app.sweep()
-    assert trail(engine, "schedule_began") == []
+    assert events_of_type(engine, "schedule_began") == []
     with engine.begin() as connection:
         connection.execute(business_clock.insert().values(now_at=OCTOBER_ENDS))
     app.tick()
@@ -245,4 +245,4 @@ def test_scheduler_ends_outage_backoffs_once_other_requests_succeed(
         record_event(connection, event)
     app.sweep()
     assert ChargePayment(pausing, Lane.BATCH) in bell.enqueued
-    assert len(trail(engine, "backoff_ended")) == 1
+    assert len(events_of_type(engine, "backoff_ended")) == 1

@@ -156,19 +156,19 @@ FAULTS = (
         "UPDATE payment_attempts SET state = 'unknown', finished_at = NULL WHERE payment_id = :declined",
         A_SECOND_ATTEMPT.format(of="declined", state="unknown", finished="NULL"),
         says="has 2 open attempts",
-        also=("attempts-agree", "trail-of-attempts"),
+        also=("attempts-agree", "events-of-attempts"),
     ),
     fault(
         "success-means-paid",
         "UPDATE payment_attempts SET state = 'succeeded' WHERE payment_id = :declined",
         says="of USD 12.00 is retry_scheduled, although its card was charged",
-        also=("trail-of-attempts",),
+        also=("events-of-attempts",),
     ),
     fault(
         "ended-means-nothing-open",
         "UPDATE payments SET state = 'void', next_attempt_at = NULL WHERE id = :declined",
         says="is void, with an attempt or a PaymentIntent still open",
-        also=("trail-of-payments", "void-with-its-invoice"),
+        also=("events-of-payments", "void-with-its-invoice"),
     ),
     fault(
         "void-with-its-invoice",
@@ -198,7 +198,7 @@ FAULTS = (
         "UPDATE payment_attempts SET state = 'unknown', finished_at = NULL, look_ups = 4, "
         f"lease_expires_at = {LONG_AGO} WHERE payment_id = :declined",
         says="is unknown; its lease ended 2026-01-01 00:00:00 UTC, looked up 4 times",
-        also=("attempts-agree", "trail-of-attempts"),
+        also=("attempts-agree", "events-of-attempts"),
     ),
     fault(
         "no-payment-forgotten",
@@ -232,31 +232,31 @@ FAULTS = (
         says="global event evt_1 (payment_intent.succeeded)",
     ),
     fault(
-        "trail-of-payments",
+        "events-of-payments",
         "UPDATE payments SET state = 'needs_support', next_attempt_at = NULL WHERE id = :declined",
         says="is needs_support; its billing events end at retry_scheduled",
     ),
     fault(
-        "trail-has-no-gap",
+        "events-have-no-gap",
         "DELETE FROM billing_events WHERE payment_id = :paid AND type = 'payment_moved'",
         "INSERT INTO billing_events (at, type, actor, payment_id, before, after) "
         f"""VALUES ({NOW}, 'payment_moved', 'x', :paid, '{{"state": "void"}}', '{{"state": "paid"}}')""",
         says="from void; its events were at due",
     ),
     fault(
-        "trail-of-attempts",
+        "events-of-attempts",
         "DELETE FROM billing_events"
         " WHERE payment_id = :declined AND type IN ('attempt_started', 'attempt_answered')",
         says="is declined; its events start it 0 times, end started",
     ),
     fault(
-        "trail-of-invoices",
+        "events-of-invoices",
         "INSERT INTO billing_events (at, type, actor, payment_id, after) "
         f"""VALUES ({NOW}, 'invoice_issued', 'x', :transfer, '{{"state": "awaiting_transfer"}}')""",
         says="has 2 events of being issued",
     ),
     fault(
-        "trail-of-standings",
+        "events-of-standings",
         "UPDATE accounts SET standing = 'marked_for_suspension' WHERE external_id = 'paid'",
         says="account paid is marked_for_suspension; its billing events say good",
     ),
@@ -340,7 +340,7 @@ def test_paid_payment_with_a_pending_close_is_found(books: Books) -> None:
 
 def test_written_off_payment_with_a_live_payment_intent_is_found(books: Books) -> None:
     books.plant("UPDATE payments SET state = 'uncollectible', next_attempt_at = NULL WHERE id = :declined")
-    assert set(names_broken(books.run())) == {"ended-means-nothing-open", "trail-of-payments"}
+    assert set(names_broken(books.run())) == {"ended-means-nothing-open", "events-of-payments"}
 
 
 def test_scope_excludes_rows_outside_it(books: Books) -> None:

@@ -8,7 +8,7 @@ _STATE_EVENTS = "(" + ", ".join(f"'{one}'" for one in STATE_EVENTS) + ")"
 
 BILLING_EVENTS = (
     Check(
-        "trail-of-payments",
+        "events-of-payments",
         "a payment's billing events, replayed from the first, end at its state",
         "payments",
         f"""
@@ -24,7 +24,7 @@ BILLING_EVENTS = (
         f"its state was written without shared/payments/state_changes.py: {NEVER_BY_HAND}",
     ),
     Check(
-        "trail-has-no-gap",
+        "events-have-no-gap",
         "each change of a payment's state starts from the state before it",
         "payments",
         f"""
@@ -42,7 +42,7 @@ BILLING_EVENTS = (
         NEVER_BY_HAND,
     ),
     Check(
-        "trail-of-attempts",
+        "events-of-attempts",
         "each attempt has one start event, and its last event has its row's state",
         "attempts",
         """
@@ -62,7 +62,7 @@ BILLING_EVENTS = (
         NEVER_BY_HAND,
     ),
     Check(
-        "trail-of-invoices",
+        "events-of-invoices",
         "each invoice has one event of being issued",
         "invoices",
         """
@@ -77,7 +77,7 @@ BILLING_EVENTS = (
         NEVER_BY_HAND,
     ),
     Check(
-        "trail-of-standings",
+        "events-of-standings",
         "an account's standing is the one in its last billing event",
         "accounts",
         """
