@@ -1,4 +1,4 @@
-"""Names that were retired stay retired: they are left in migrations, in stored values and in what old links need."""
+"""Retired names stay retired: they are left in migrations, in stored values and in what old links need."""
 
 import re
 import subprocess
