@@ -43,7 +43,7 @@ def test_duplicate_name_and_bad_password_are_rejected(
     assert giving("users", "add", "ada").exit_code == 0
     again = giving("users", "add", "ADA")
     assert again.exit_code == 1
-    assert "there is a 'ada' already" in again.stderr
+    assert "'ada' exists already" in again.stderr
     for password, why in (("short", "at least 12"), ("a" * 300, "at most 256"), ("aaaaaaaaaaaaaa", "different")):
         monkeypatch.setenv(PASSWORD_VARIABLE, password)
         refused = giving("users", "add", "otto")

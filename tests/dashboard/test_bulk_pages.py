@@ -319,11 +319,11 @@ def test_refusal_is_explained_and_audited(dashboard: Dashboard, account: Account
     otto, here = dashboard.as_("operator"), f"/payments/{payment}"
     answer = otto.post(f"{here}/hold", here, until="2026-10-01", reason="disputed")
     assert answer.status_code == 409
-    assert "Nothing was changed: 2026-10-01 has begun already" in plain(answer.text)
+    assert "Nothing was changed: 2026-10-01 has already begun" in plain(answer.text)
     assert "To do: give a later day." in plain(answer.text)
     (line,) = audit_entries(dashboard)
     assert line.outcome == "refused"
-    assert line.result["refused"].startswith("2026-10-01 has begun already")
+    assert line.result["refused"].startswith("2026-10-01 has already begun")
     for said, status in (("someday", 400), ("2026-11-31", 400)):
         assert otto.post(f"{here}/hold", here, until=said, reason="disputed").status_code == status
 
