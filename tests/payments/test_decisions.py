@@ -137,8 +137,8 @@ def test_second_hold_replaces_the_first_and_release_restores_the_original_state(
 @pytest.mark.parametrize(
     ("until", "why"),
     [
-        (date(2026, 11, 1), "2026-11-01 has begun already"),
-        (date(2026, 10, 1), "2026-10-01 has begun already"),
+        (date(2026, 11, 1), "2026-11-01 has already begun"),
+        (date(2026, 10, 1), "2026-10-01 has already begun"),
         (date(2027, 11, 3), "more than 366 days away"),
     ],
 )
@@ -235,7 +235,7 @@ def test_operator_marks_an_account_by_the_same_transition_as_the_daily_run(world
     )
     refused = mark(world, account)
     assert isinstance(refused, Refused)
-    assert "marked already" in refused.reason
+    assert "already marked" in refused.reason
 
 
 def test_operator_mark_is_removed_once_overdue_payments_are_paid(world: World, account: Account) -> None:

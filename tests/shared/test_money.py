@@ -44,7 +44,7 @@ def test_decimal_is_parsed_exactly(text: str, currency: str, minor: int) -> None
         ("٣", "USD", "plain decimal"),
         ("92233720368547758.08", "USD", "larger than"),
         ("9" * 10_000, "JPY", "larger than"),
-        ("5", "XXX", "not a currency"),
+        ("5", "XXX", "not a supported currency"),
     ],
 )
 def test_invalid_amount_is_rejected_with_a_reason(text: str, currency: str, why: str) -> None:
