@@ -109,7 +109,7 @@ class Servers:
         name = f"duecourse_test_{secrets.token_hex(6)}"
         with self._admin() as connection:
             connection.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(  # half the time of WAL_LOG
                     sql.Identifier(name), sql.Identifier(template or "template0")
                 )
             )
