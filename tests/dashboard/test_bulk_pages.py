@@ -320,7 +320,7 @@ def test_refusal_is_explained_and_audited(dashboard: Dashboard, account: Account
     answer = otto.post(f"{here}/hold", here, until="2026-10-01", reason="disputed")
     assert answer.status_code == 409
     assert "Nothing was changed: 2026-10-01 has already begun" in plain(answer.text)
-    assert "To do: give a later day." in plain(answer.text)
+    assert "To do: choose a later day." in plain(answer.text)
     (line,) = audit_entries(dashboard)
     assert line.outcome == "refused"
     assert line.result["refused"].startswith("2026-10-01 has already begun")
