@@ -44,7 +44,15 @@ from web.dashboard.auth import SESSION_COOKIE
 PROJECT = Path(__file__).resolve().parent.parent
 NOW = datetime(2026, 11, 12, 10, 30, tzinfo=UTC)
 #: Tables that grow with the company; a page may read none of them as a whole.
-LARGE = ("accounts", "payments", "payment_attempts", "payment_intents", "invoices", "invoice_lines", "events")
+LARGE = (
+    "accounts",
+    "payments",
+    "payment_attempts",
+    "payment_intents",
+    "invoices",
+    "invoice_lines",
+    "billing_events",
+)
 MONTHS = 10
 
 # Ten accounts in a hundred are in Japan. Of a hundred payments eighty are paid at once, the others meet declines;
@@ -205,8 +213,8 @@ def pages(engine: Engine) -> list[tuple[str, str]]:
         ("a plot", "/plots/attempts-days.svg"),
         ("runs", "/runs"),
         ("run", f"/runs/{run.id}"),
-        ("run again: a month", "/runs/again?job=monthly-invoices&period=2026-10&coverage=global"),
-        ("run again: a day", "/runs/again?job=daily-retries&period=2026-11-12&coverage=global"),
+        ("run again: a month", "/runs/rerun?job=monthly-invoices&period=2026-10&coverage=global"),
+        ("run again: a day", "/runs/rerun?job=daily-retries&period=2026-11-12&coverage=global"),
         ("payments", "/payments"),
         ("payments: one state", "/payments?state=needs_payment_method"),
         ("payments: a rare code", "/payments?code=lost_card"),
@@ -223,7 +231,7 @@ def pages(engine: Engine) -> list[tuple[str, str]]:
         ("accounts: by name", "/accounts?text=okafor+47"),
         ("accounts: by a name too many have", "/accounts?text=okafor"),
         ("account", f"/accounts/{row.account_id}"),
-        ("find", "/find?q=A4711"),
+        ("find", "/search?q=A4711"),
         ("bulk actions", "/bulk"),
         ("bulk: preview", "/bulk/new?action=charge&state=retry_scheduled"),
         ("bulk: too many", "/bulk/new?action=charge&coverage=global"),
@@ -232,9 +240,9 @@ def pages(engine: Engine) -> list[tuple[str, str]]:
         ("Stripe events", "/stripe-events"),
         ("findings", "/findings"),
         ("unknown attempts", "/unknown"),
-        ("audit", "/audit"),
-        ("audit: one person", "/audit?actor=operator:p7"),
-        ("people", "/people"),
+        ("audit log", "/audit-log"),
+        ("audit log: one user", "/audit-log?actor=operator:p7"),
+        ("users", "/users"),
         ("you", "/you"),
     ]
 

@@ -54,7 +54,7 @@ SEED = """
 """
 
 #: Every table that a run fills, and the columns that PostgreSQL makes itself and that a copy leaves out.
-WRITTEN = {"invoices": (), "invoice_lines": (), "payments": (), "events": ("id",)}
+WRITTEN = {"invoices": (), "invoice_lines": (), "payments": (), "billing_events": ("id",)}
 
 
 @dataclass
