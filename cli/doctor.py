@@ -303,7 +303,7 @@ def _in_redis(client: "redis.Redis") -> Iterator[Finding]:
 
 
 def _workers(client: "redis.Redis") -> Finding:
-    """Count the heartbeats that move between two looks: whoever enqueues has one too, but it doesn't move."""
+    """Count the heartbeats that advance between two checks; that of a process that only enqueues does not."""
     key = f"{NAMESPACE}:__heartbeats__"
     before: dict[str, float] = dict(client.zrange(key, 0, -1, withscores=True))  # type: ignore[arg-type]
     time.sleep(LOOK_AGAIN_AFTER_S)

@@ -93,7 +93,7 @@ def _takes_import_options(command: Callable[Concatenate[ImportOptions, ...], Non
         command(ImportOptions(**{name: typed.pop(name) for name in names}), **typed)
 
     parameters = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in (*own, *shared)]
-    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # typer reads it; typeshed doesn't know it
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     run.__doc__ = command.__doc__
     return run

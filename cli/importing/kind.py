@@ -31,7 +31,7 @@ class ImportRow(BaseModel):
 def draft_of(model: type[ImportRow]) -> type[ImportRow]:
     """The same model with nothing required: for what is good in a bad row."""
     optional: dict[str, Any] = {
-        name: (Annotated[(found.annotation | None, *found.metadata)], None)  # type: ignore[operator]
+        name: (Annotated[(found.annotation | None, *found.metadata)], None)  # type: ignore[operator]  # a type, not a value
         for name, found in model.model_fields.items()
         if found.is_required()
     }

@@ -1,5 +1,6 @@
 """What customers, operators and users of Stripe's dashboard do during a run."""
 
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Row
@@ -54,9 +55,12 @@ def operator_charge(context: ChaosContext, fault: Planned) -> None:
     for row in rows:
         answer = in_transaction(
             runtime.engine,
-            lambda connection, row=row: request_charge(
-                connection, row.id, Cause(_OPERATOR, runtime.clock.now(), "chaos"), runtime.machine_now()
-            ),  # type: ignore[misc]
+            partial(
+                request_charge,
+                payment_id=row.id,
+                cause=Cause(_OPERATOR, runtime.clock.now(), "chaos"),
+                machine_now=runtime.machine_now(),
+            ),
         )
         if not isinstance(answer, Refused):
             context.record_hit(fault.kind)
@@ -71,8 +75,11 @@ def operator_look_up(context: ChaosContext, fault: Planned) -> None:
     for row in context.company.rows(_UNKNOWN, salt=str(fault.sequence), limit=TRIED_PAYMENTS):
         answer = in_transaction(
             runtime.engine,
-            lambda connection, row=row: request_look_up(  # type: ignore[misc]
-                connection, row.id, Cause(_OPERATOR, runtime.clock.now(), "chaos"), runtime.machine_now()
+            partial(
+                request_look_up,
+                payment_id=row.id,
+                cause=Cause(_OPERATOR, runtime.clock.now(), "chaos"),
+                machine_now=runtime.machine_now(),
             ),
         )
         if not isinstance(answer, Refused):
