@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import Connection, select, update
 
 from shared.accounts.standing import update_standing
-from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.billing_events import Cause
 from shared.db.rows import AccountRow, PaymentRow
 from shared.db.tables.invoices import invoices
 from shared.db.tables.system import billing_events
@@ -29,7 +29,7 @@ from shared.payments.claim import (
 )
 from shared.payments.eligibility import is_backing_off
 from shared.payments.locked_rows import lock_live_intent, lock_with_account
-from shared.payments.state_changes import move_payment, open_attempt
+from shared.payments.state_changes import move_payment, open_attempt, record_payment_event
 from shared.policy import Policy
 from shared.runtime import Runtime
 
@@ -137,19 +137,15 @@ def record_close_overtaken(
 ) -> None:
     """Record that money arrived for a payment with a pending close: it is paid and stays paid."""
     close_request = close_request_of(connection, payment)
-    record_event(
+    record_payment_event(
         connection,
-        BillingEvent(
-            type=EventType.CLOSE_OVERTAKEN,
-            at=cause.at,
-            actor=cause.actor,
-            reason=f"paid before it could be {WORD_OF_CLOSE[close_as]}, as {close_request.who} requested",
-            account_id=payment.account_id,
-            payment_id=payment.id,
-            attempt_id=cause.attempt_id,
-            before={"pending_close_as": close_as},
-            after={"pending_close_as": None},
+        payment,
+        EventType.CLOSE_OVERTAKEN,
+        replace(
+            cause, reason=f"paid before it could be {WORD_OF_CLOSE[close_as]}, as {close_request.who} requested"
         ),
+        before={"pending_close_as": close_as},
+        after={"pending_close_as": None},
     )
 
 
@@ -163,16 +159,10 @@ def _void_invoice(connection: Connection, payment: PaymentRow, cause: Cause) -> 
     )
     if voided is None:
         return
-    record_event(
+    record_payment_event(
         connection,
-        BillingEvent(
-            type=EventType.INVOICE_VOIDED,
-            at=cause.at,
-            actor=cause.actor,
-            reason=cause.reason,
-            account_id=payment.account_id,
-            payment_id=payment.id,
-            attempt_id=cause.attempt_id,
-            data={"invoice_id": str(payment.invoice_id), "number": voided},
-        ),
+        payment,
+        EventType.INVOICE_VOIDED,
+        cause,
+        data={"invoice_id": str(payment.invoice_id), "number": voided},
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
@@ -81,20 +82,13 @@ def move_payment(
     if to in ENDED:
         values["pending_close_as"] = None
     connection.execute(_UPDATE, {"payment_id": payment.id, **values})
-    record_event(
+    record_payment_event(
         connection,
-        BillingEvent(
-            type=EventType.PAYMENT_MOVED if before is not to else EventType.PAYMENT_RESCHEDULED,
-            at=cause.at,
-            actor=cause.actor,
-            reason=cause.reason,
-            account_id=payment.account_id,
-            payment_id=payment.id,
-            attempt_id=cause.attempt_id,
-            run_id=cause.run_id,
-            before={"state": before, **_shown(payment._asdict(), changes)},
-            after={"state": to, **_shown(changes, changes)},
-        ),
+        payment,
+        EventType.PAYMENT_MOVED if before is not to else EventType.PAYMENT_RESCHEDULED,
+        cause,
+        before={"state": before, **_shown(payment._asdict(), changes)},
+        after={"state": to, **_shown(changes, changes)},
     )
 
 
@@ -131,3 +125,32 @@ def _shown(values: Mapping[str, Any], only: Mapping[str, Any]) -> dict[str, Any]
         name: value if value is None or isinstance(value, int | str) else str(value)
         for name, value in ((name, values[name]) for name in only if name in values)
     }
+
+
+def record_payment_event(
+    connection: Connection,
+    payment: PaymentRow,
+    type_: EventType,
+    cause: Cause,
+    *,
+    before: Mapping[str, Any] = MappingProxyType({}),
+    after: Mapping[str, Any] = MappingProxyType({}),
+    data: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Append a billing event about a locked payment: who, when, why, in which attempt and run are the cause's."""
+    record_event(
+        connection,
+        BillingEvent(
+            type=type_,
+            at=cause.at,
+            actor=cause.actor,
+            reason=cause.reason,
+            account_id=payment.account_id,
+            payment_id=payment.id,
+            attempt_id=cause.attempt_id,
+            run_id=cause.run_id,
+            before=dict(before),
+            after=dict(after),
+            data=dict(data),
+        ),
+    )

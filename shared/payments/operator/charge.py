@@ -5,13 +5,13 @@ to do instead; it is recorded as a billing event.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Connection, select, update
 
-from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.billing_events import Cause
 from shared.db.rows import CardRow, PaymentRow, SettingsRow, read_one, read_one_or_none
 from shared.db.tables.accounts import cards, payment_settings
 from shared.db.tables.payments import payment_attempts, payments
@@ -47,7 +47,7 @@ from shared.payments.eligibility import (
 )
 from shared.payments.locked_rows import lock_payment, lock_settings_and_payment
 from shared.payments.operator.refusals import no_such_payment
-from shared.payments.state_changes import make_due_now, open_attempt
+from shared.payments.state_changes import make_due_now, open_attempt, record_payment_event
 
 
 @dataclass(frozen=True)
@@ -162,18 +162,12 @@ def request_look_up(
         .where(payment_attempts.c.id == attempt.id, payment_attempts.c.state == AttemptState.UNKNOWN)
         .values(look_up_at=machine_now)
     )
-    record_event(
+    record_payment_event(
         connection,
-        BillingEvent(
-            type=EventType.LOOK_UP_REQUESTED,
-            at=cause.at,
-            actor=cause.actor,
-            reason=cause.reason,
-            account_id=payment.account_id,
-            payment_id=payment.id,
-            attempt_id=attempt.id,
-            data={"look_ups": attempt.look_ups},
-        ),
+        payment,
+        EventType.LOOK_UP_REQUESTED,
+        replace(cause, attempt_id=attempt.id),
+        data={"look_ups": attempt.look_ups},
     )
     return SettleAttempt(attempt.id)
 
@@ -314,38 +308,28 @@ def _warnings(payment: PaymentRow, settings: SettingsRow, now: datetime) -> list
 
 
 def _record_release(connection: Connection, payment: PaymentRow, cause: Cause) -> None:
-    record_event(
+    record_payment_event(
         connection,
-        BillingEvent(
-            type=EventType.HOLD_RELEASED,
-            at=cause.at,
-            actor=cause.actor,
-            reason=cause.reason,
-            account_id=payment.account_id,
-            payment_id=payment.id,
-            before={
-                "held_until": payment.held_until.isoformat() if payment.held_until else None,
-                "state_reason": payment.state_reason,
-            },
-            after={"held_until": None},
-        ),
+        payment,
+        EventType.HOLD_RELEASED,
+        cause,
+        before={
+            "held_until": payment.held_until.isoformat() if payment.held_until else None,
+            "state_reason": payment.state_reason,
+        },
+        after={"held_until": None},
     )
 
 
 def _record_refusal(connection: Connection, payment: PaymentRow, refused: Refused, cause: Cause) -> None:
-    record_event(
+    record_payment_event(
         connection,
-        BillingEvent(
-            type=EventType.CHARGE_NOT_ATTEMPTED,
-            at=cause.at,
-            actor=cause.actor,
-            reason=refused.reason,
-            account_id=payment.account_id,
-            payment_id=payment.id,
-            data={
-                "trigger": Trigger.OPERATOR,
-                "asked_because": cause.reason,
-                "next_attempt_at": refused.free_at.isoformat() if refused.free_at else None,
-            },
-        ),
+        payment,
+        EventType.CHARGE_NOT_ATTEMPTED,
+        replace(cause, reason=refused.reason),
+        data={
+            "trigger": Trigger.OPERATOR,
+            "asked_because": cause.reason,
+            "next_attempt_at": refused.free_at.isoformat() if refused.free_at else None,
+        },
     )

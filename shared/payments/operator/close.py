@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, update
 
-from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.billing_events import Cause
 from shared.db.rows import PaymentRow
 from shared.db.tables.payments import payments
 from shared.domain.event_types import EventType
@@ -23,7 +23,7 @@ from shared.payments.cancellation import (
 )
 from shared.payments.locked_rows import LockedPayment, lock_live_intent, lock_with_account
 from shared.payments.operator.refusals import job_if_due, lock_if_known, no_such_payment, record_payment_refusal
-from shared.payments.state_changes import open_attempt
+from shared.payments.state_changes import open_attempt, record_payment_event
 from shared.policy import Policy
 
 
@@ -135,16 +135,6 @@ def _record_close_event(
     before: str | None,
     after: str | None,
 ) -> None:
-    record_event(
-        connection,
-        BillingEvent(
-            type=what,
-            at=cause.at,
-            actor=cause.actor,
-            reason=cause.reason,
-            account_id=payment.account_id,
-            payment_id=payment.id,
-            before={"pending_close_as": before},
-            after={"pending_close_as": after},
-        ),
+    record_payment_event(
+        connection, payment, what, cause, before={"pending_close_as": before}, after={"pending_close_as": after}
     )

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select, update
 
-from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.billing_events import Cause
 from shared.db.rows import PaymentRow
 from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events
@@ -17,6 +17,7 @@ from shared.domain.states import ENDED, UNPAID, WORD_OF_CLOSE
 from shared.messaging.jobs import ChargePayment
 from shared.payments.eligibility import is_held
 from shared.payments.operator.refusals import job_if_due, lock_if_known, no_such_payment, record_payment_refusal
+from shared.payments.state_changes import record_payment_event
 from shared.policy import Policy
 
 #: A dated hold of more than a year would be forgotten. A hold without a date has no limit.
@@ -133,20 +134,15 @@ def _change_hold(
         update(payments).where(payments.c.id == payment.id).values(held_until=held_until, state_reason=state_reason)
     )
     before, after = payment.held_until, held_until
-    record_event(
+    record_payment_event(
         connection,
-        BillingEvent(
-            type=what,
-            at=cause.at,
-            actor=cause.actor,
-            reason=cause.reason,
-            account_id=payment.account_id,
-            payment_id=payment.id,
-            before={
-                "held_until": before.isoformat() if before else None,
-                "state_reason": payment.state_reason,
-            },
-            after={"held_until": after.isoformat() if after else None, "state_reason": state_reason},
-            data={"reason_without_hold": earlier},
-        ),
+        payment,
+        what,
+        cause,
+        before={
+            "held_until": before.isoformat() if before else None,
+            "state_reason": payment.state_reason,
+        },
+        after={"held_until": after.isoformat() if after else None, "state_reason": state_reason},
+        data={"reason_without_hold": earlier},
     )
