@@ -5,7 +5,7 @@ real process is armed by `DUECOURSE_CRASH_AT` and `DUECOURSE_CRASH_PROBABILITY` 
 key), and its crash is SIGKILL: the process rolls back, answers, logs and closes nothing.
 
 A transaction gets its failpoints from `in_transaction(…, step=…)`, a request from `request`
-(shared/gateway/requests.py). Steps written by hand need a `reach` on both sides;
+(shared/gateway/port.py). Steps written by hand need a `reach` on both sides;
 tests/failpoints checks all of them.
 """
 

@@ -1,14 +1,24 @@
-"""What Duecourse requests from a card processor, and its possible answers. No SDK type crosses this boundary."""
+"""What Duecourse requests from a card processor, and its possible answers. No SDK type crosses this boundary.
 
-from collections.abc import Iterator, Mapping, Sequence
+Workers send their requests by `request`, which has a failpoint at either edge.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 from shared.domain.declines import Decline
+from shared.failpoints import reach_edge
+
+#: The API version of all requests, pinned with the SDK release that was developed and tested against it. Changed
+#: only deliberately. It is here because code that stores it needn't import the SDK.
+STRIPE_API_VERSION = "2026-10-28.endive"
 
 Listed = TypeVar("Listed")
+Parameters = ParamSpec("Parameters")
+Answered = TypeVar("Answered")
 
 
 class Outcome(StrEnum):
@@ -145,6 +155,19 @@ class ProcessorGateway(Protocol):
         self, created_from: datetime, created_until: datetime, after: str | None
     ) -> Page[PaymentIntentSnapshot]: ...
     def check_key(self) -> str: ...
+
+
+def request(
+    step: str, send: Callable[Parameters, Answered], *args: Parameters.args, **kwargs: Parameters.kwargs
+) -> Answered:
+    """Send a request by one of a gateway's methods; reach `<step>.sending` before it, `<step>.sent` after it.
+
+    What the method raises is raised, and `.sent` isn't reached then: there was no answer.
+    """
+    reach_edge(step, "sending")
+    answered = send(*args, **kwargs)
+    reach_edge(step, "sent")
+    return answered
 
 
 class BadSignatureError(Exception):

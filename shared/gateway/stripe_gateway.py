@@ -4,6 +4,8 @@ It sends requests and parses answers. It makes no decisions and retries nothing:
 So the SDK's own retries are off, and each POST carries the key that it was given.
 """
 
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -15,6 +17,7 @@ import urllib3.exceptions
 from shared.domain.declines import Decline
 from shared.gateway.outcomes import NEEDS_ATTENTION, OUTCOMES, Problem, card_problem, status_of
 from shared.gateway.port import (
+    STRIPE_API_VERSION,
     Answer,
     CardSnapshot,
     ChargeReadBack,
@@ -26,9 +29,7 @@ from shared.gateway.port import (
     ProcessorGateway,
     SetupIntentSnapshot,
 )
-from shared.gateway.rate_limit import RateLimit
 from shared.gateway.reading import read_card, read_charge, read_decline, read_payment_intent, read_setup_intent
-from shared.gateway.stripe_version import API_VERSION
 from shared.settings import Settings
 
 #: Stripe's largest page size.
@@ -61,7 +62,7 @@ class StripeGateway:
     ) -> None:
         self._client = stripe.StripeClient(
             api_key,
-            stripe_version=API_VERSION,
+            stripe_version=STRIPE_API_VERSION,
             base_addresses={"api": api_base} if api_base else None,
             max_network_retries=0,
             # Not the SDK's default of 80 s. The read timeout is per socket read.
@@ -185,6 +186,35 @@ class StripeGateway:
             raise GatewayUnavailableError(_message(error)) from error
         except stripe.StripeError as error:
             raise GatewayUnavailableError(_message(error)) from error
+
+
+class RateLimit:
+    """Keeps one process below its share of the processor's rate limit, so that 429 stays rare.
+
+    Allows `per_s` calls a second, in order of arrival; a burst of one second's worth may go at once.
+    """
+
+    def __init__(
+        self,
+        per_s: float,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._gap_s = 1.0 / per_s
+        self._burst_s = 1.0
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._next_s = monotonic()
+
+    def wait(self) -> None:
+        """Return when the caller may send its request."""
+        with self._lock:
+            now = self._monotonic()
+            slot = max(self._next_s, now - self._burst_s)
+            self._next_s = slot + self._gap_s
+        if slot > now:
+            self._sleep(slot - now)
 
 
 def _next_page(raw: Mapping[str, Any]) -> str | None:

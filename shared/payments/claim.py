@@ -1,7 +1,8 @@
 """The claim: check under locks that a payment is due, and commit an attempt before any request is sent.
 
 Returns the claimed attempt, or why none was claimed. A due payment that can't be charged is moved on with a reason
-(I13), so that it doesn't block the payments behind it.
+(I13), so that it doesn't block the payments behind it. Between create and confirm, `allow_confirm` commits the
+PaymentIntent's id if the attempt is still the worker's.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Unpack
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, or_, select, update
 
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.rows import CardRow, PaymentIntentRow, PaymentRow, SettingsRow, read_one, read_one_or_none
@@ -25,7 +26,7 @@ from shared.domain.states import (
     Trigger,
 )
 from shared.failpoints import Failpoint, reach
-from shared.gateway.stripe_version import API_VERSION
+from shared.gateway.port import STRIPE_API_VERSION, PaymentIntentSnapshot
 from shared.payments.eligibility import (
     ATTEMPT_OPEN,
     BACKING_OFF,
@@ -295,6 +296,28 @@ def start_attempt(
     )
 
 
+def allow_confirm(
+    connection: Connection, claimed: Claimed, snapshot: PaymentIntentSnapshot, machine_now: datetime
+) -> bool:
+    """Store the PaymentIntent's id before its confirm is sent; False if settlement has taken the attempt."""
+    is_ours = connection.execute(
+        update(payment_attempts)
+        .where(payment_attempts.c.id == claimed.attempt_id, payment_attempts.c.state == AttemptState.STARTED)
+        .values(confirm_allowed_at=machine_now)
+        .returning(payment_attempts.c.id)
+    ).one_or_none()
+    if is_ours is None:
+        return False
+    known = payment_intents.c.stripe_payment_intent_id
+    committed = connection.execute(
+        update(payment_intents)
+        .where(payment_intents.c.id == claimed.payment_intent_id, or_(known.is_(None), known == snapshot.stripe_id))
+        .values(stripe_payment_intent_id=snapshot.stripe_id, status=snapshot.status)
+        .returning(payment_intents.c.id)
+    ).one_or_none()
+    return committed is not None
+
+
 def is_create_key_stale(intent: PaymentIntentRow, machine_now: datetime) -> bool:
     """Whether Stripe may have pruned the create's key (24 h): a repetition could create a second one (I6)."""
     if intent.stripe_payment_intent_id is not None or intent.first_sent_at is None:
@@ -347,7 +370,7 @@ def _live_intent(
             "currency": payment.currency,
             "stripe_customer_id": settings.stripe_customer_id,
             "create_parameters": parameters,
-            "api_version": API_VERSION,
+            "api_version": STRIPE_API_VERSION,
             "first_sent_at": machine_now,
         },
     )

@@ -10,8 +10,8 @@ from shared.gateway.port import (
     Page,
     PaymentIntentSnapshot,
     ProcessorGateway,
+    request,
 )
-from shared.gateway.requests import request
 from shared.reconciliation.window import Window
 
 NOT_FOUND, BAD_REQUEST = 404, 400

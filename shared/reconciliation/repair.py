@@ -15,8 +15,7 @@ from shared.db.session import in_transaction
 from shared.db.tables.payments import payment_intents
 from shared.domain.calendar import UNTIL_RELEASED, waits_for_operator
 from shared.domain.states import CHARGEABLE, WAITING_FOR_CARD, PaymentState
-from shared.gateway.port import PaymentIntentSnapshot
-from shared.gateway.stripe_version import API_VERSION
+from shared.gateway.port import STRIPE_API_VERSION, PaymentIntentSnapshot
 from shared.payments.claim import KEY_GOOD_FOR
 from shared.payments.locked_rows import lock_intents, lock_payment
 from shared.payments.receipts import Finding, write_finding
@@ -207,7 +206,7 @@ def _insert_closed(
             currency=snapshot.currency,
             stripe_customer_id=snapshot.stripe_customer_id or "",
             stripe_payment_intent_id=snapshot.stripe_id,
-            api_version=API_VERSION,
+            api_version=STRIPE_API_VERSION,
             status=snapshot.status,
             closed_reason=ABANDONED,
             closed_at=reconciliation.runtime.clock.now(),

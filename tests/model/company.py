@@ -18,9 +18,9 @@ from psycopg.rows import namedtuple_row
 from sqlalchemy import Engine, create_engine
 
 from shared.db.columns import metadata
+from shared.gateway.port import STRIPE_API_VERSION
 from shared.gateway.stripe_event_types import ECHO_EVENT_TYPES, HANDLED_EVENT_TYPES
 from shared.gateway.stripe_gateway import StripeGateway
-from shared.gateway.stripe_version import API_VERSION
 from shared.messaging.jobs import (
     ApplyStripeEvent,
     ChargePayment,
@@ -166,7 +166,7 @@ class Company:
         headers = {
             "Authorization": f"Bearer sk_test_sim_{arrival.account}",
             "Content-Type": "application/x-www-form-urlencoded",
-            "Stripe-Version": API_VERSION,
+            "Stripe-Version": STRIPE_API_VERSION,
         }
         if arrival.idempotency_key:
             headers["Idempotency-Key"] = arrival.idempotency_key

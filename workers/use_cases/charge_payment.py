@@ -9,10 +9,8 @@ import structlog
 from shared.db.session import in_transaction, in_turn
 from shared.domain.states import AttemptKind
 from shared.failpoints import Failpoint, reach
-from shared.gateway.port import Answer, Outcome, ProcessorGateway
-from shared.gateway.requests import request
-from shared.payments.claim import Claimed, NotClaimed, claim_charge
-from shared.payments.confirm_permission import allow_confirm
+from shared.gateway.port import Answer, Outcome, ProcessorGateway, request
+from shared.payments.claim import Claimed, NotClaimed, allow_confirm, claim_charge
 from shared.payments.record_outcome import record_answer
 from shared.runtime import Runtime
 

@@ -6,8 +6,7 @@ import structlog
 
 from shared.db.session import in_turn
 from shared.failpoints import Failpoint, reach
-from shared.gateway.port import Answer, Outcome
-from shared.gateway.requests import request
+from shared.gateway.port import Answer, Outcome, request
 from shared.payments.record_outcome import record_answer, record_observation
 from shared.payments.settlement import LookUp, NeverSent, take_turn
 from shared.runtime import Runtime

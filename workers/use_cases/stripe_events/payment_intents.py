@@ -7,8 +7,7 @@ from sqlalchemy import Connection, Row, and_, select
 
 from shared.db.tables.payments import payment_attempts, payment_intents
 from shared.domain.states import OPEN_ATTEMPT, AttemptState
-from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
-from shared.gateway.requests import request
+from shared.gateway.port import GatewayMissingError, GatewayUnavailableError, request
 from shared.operations.stripe_event_processing import Apply, Effect, ProcessAgain, StripeEvent
 from shared.payments.record_outcome import apply_observation
 from shared.runtime import Runtime

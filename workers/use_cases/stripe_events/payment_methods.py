@@ -5,8 +5,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from shared.accounts.cards import detach_card, find_card, refresh_card
-from shared.gateway.port import GatewayMissingError
-from shared.gateway.requests import request
+from shared.gateway.port import GatewayMissingError, request
 from shared.operations.stripe_event_processing import Apply, Effect, StripeEvent
 from shared.payments.card_changes import wake_payments
 from shared.runtime import Runtime

@@ -2,7 +2,7 @@
 
 from shared.accounts.cards import find_card, register_card
 from shared.accounts.registrations import read_registration
-from shared.gateway.requests import request
+from shared.gateway.port import request
 from shared.operations.stripe_event_processing import Apply, StripeEvent
 from shared.payments.card_changes import wake_payments
 from shared.runtime import Runtime
