@@ -49,7 +49,7 @@ breakages: setup ## Remove one guard after another: do the tests named for it go
 mutants: setup ## Mutation testing of shared/domain
 	@rm -rf mutants && $(BIN)/mutmut run --max-children 2; $(BIN)/mutmut results
 
-mutants-payments: setup ## Mutation testing of shared/payments, on a database (hours; MODULE=shared/payments/claim.py)
+mutants-payments: setup ## Mutation testing of payments and the daily run, on a database (hours; MODULE=shared/payments/claim.py)
 	@$(BIN)/python -m tests.mutation $(MODULE)
 
 chaos: setup ## All processes while faults are injected, then check every charge (FAULTS=2000 SEED=1)

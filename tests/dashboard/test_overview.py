@@ -16,7 +16,7 @@ from shared.db.tables.system import runs
 from shared.domain.states import UNPAID, PaymentKind, PaymentState, RunState
 from shared.messaging.broker import NAMESPACE, make_broker
 from shared.messaging.jobs import BATCH, RUNS, SETTLEMENT
-from shared.payments.retry_preview import preview_retries
+from shared.scheduling.retry_preview import preview_retries
 from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication, Story
 from tests.dashboard.conftest import Dashboard
 from tests.scheduler.test_sweep import add_attempt

@@ -20,7 +20,7 @@ from shared.invoicing.month import Month
 from shared.invoicing.preview import preview_month
 from shared.messaging.jobs import DAILY_RETRIES, MONTHLY_INVOICES, GenerateInvoices, RetryPayments
 from shared.operations.sessions import form_token
-from shared.payments.retry_preview import preview_retries
+from shared.scheduling.retry_preview import preview_retries
 from tests.dashboard.conftest import Browser, Dashboard
 from tests.scheduler.test_sweep import add_attempt
 from tests.seed import Account, add_account, add_card, add_fee, add_payment, add_run

@@ -1,6 +1,6 @@
 """Mutation testing of code that needs a database: mutmut, with servers and a migrated template made once outside.
 
-    python -m tests.mutation                                # all of shared/payments (hours)
+    python -m tests.mutation                                # shared/payments and the daily run (hours)
     python -m tests.mutation shared/payments/claim.py       # one module
 
 mutmut forks a child for each mutant, after it has imported everything. A child starts no servers and migrates

@@ -1,4 +1,4 @@
-"""`python -m tests.mutation [MODULE]`: mutmut over one module, or over all of shared/payments."""
+"""`python -m tests.mutation [MODULE]`: mutmut over one module, or over shared/payments and the daily run."""
 
 import os
 import re
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ROOT / "build" / "mutants"
 PACKAGES = ("cli", "local", "migrations", "scheduler", "shared", "simulator", "tests", "web", "workers")
 COPIED = (*PACKAGES, "billing.toml", "docs")
-EVERYTHING = "shared/payments"
+EVERYTHING = ("shared/payments", "shared/scheduling/daily_run.py")
 
 PAYMENTS = (
     "tests/payments/test_waiting_for_a_card.py",
@@ -48,7 +48,7 @@ SELECTIONS = {
         "tests/accounts/test_card_registered.py",
     ),
     "shared/payments/claim.py": (*PAYMENTS[:5], CANCEL),
-    "shared/payments/daily_retries.py": ("tests/scheduler/test_retry_payments.py",),
+    "shared/scheduling/daily_run.py": ("tests/scheduler/test_retry_payments.py",),
     "shared/payments/network_budgets.py": (*PAYMENTS[2:3], *PAYMENTS[5:6], *OPERATORS[1:2]),
     "shared/payments/operator/charge.py": OPERATORS,
     "shared/payments/operator/close.py": CLOSES,
@@ -63,14 +63,15 @@ SELECTIONS = {
 
 
 def main(
-    module: Annotated[str, typer.Argument(help="A module or a folder.")] = EVERYTHING,
+    module: Annotated[str | None, typer.Argument(help="A module or a folder.")] = None,
     tests: Annotated[list[str] | None, typer.Option("--tests", help="Other tests than its selection.")] = None,
     children: Annotated[int, typer.Option(help="How many mutants at once.")] = 2,
 ) -> None:
     """Mutate a module, run its tests on each mutant, and list those that survive."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that tests and servers end with this process
-    folder = FOLDERS / module.removesuffix(".py").replace("/", "-")
-    prepare(folder, module, tests or selection_of(module))
+    modules = EVERYTHING if module is None else (module,)
+    folder = FOLDERS / (module or "everything").removesuffix(".py").replace("/", "-")
+    prepare(folder, modules, tests or [test for name in modules for test in selection_of(name)])
     with test_servers() as running:
         environment = {
             **os.environ,
@@ -98,8 +99,8 @@ def selection_of(module: str) -> Sequence[str]:
     return list(dict.fromkeys(found))
 
 
-def prepare(folder: Path, module: str, selection: Sequence[str]) -> None:
-    """Copy the working tree, and configure mutmut there for this module."""
+def prepare(folder: Path, modules: Sequence[str], selection: Sequence[str]) -> None:
+    """Copy the working tree, and configure mutmut there for these modules."""
     shutil.rmtree(folder, ignore_errors=True)
     for name in (*COPIED, "pyproject.toml"):
         source, target = ROOT / name, folder / name
@@ -110,10 +111,9 @@ def prepare(folder: Path, module: str, selection: Sequence[str]) -> None:
             shutil.copy2(source, target)
     project = folder / "pyproject.toml"
     project.write_text(re.sub(r"(?ms)^\[tool\.mutmut\].*?(?=^\[)", "", project.read_text()))
-    only = module if module.endswith(".py") else f"{module}/*"
     settings = {
-        "source_paths": [module.partition("/")[0]],
-        "only_mutate": [only],
+        "source_paths": sorted({module.partition("/")[0] for module in modules}),
+        "only_mutate": [module if module.endswith(".py") else f"{module}/*" for module in modules],
         "also_copy": COPIED,
         "pytest_add_cli_args": ["-p", "tests.mutation.plugin", "-p", "no:cacheprovider"],
         "pytest_add_cli_args_test_selection": selection,

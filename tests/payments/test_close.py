@@ -22,8 +22,8 @@ from shared.payments.operator.charge import preview_charge, request_charge
 from shared.payments.operator.close import CloseWithdrawn
 from shared.payments.operator.hold import hold_payment
 from shared.payments.record_outcome import record_observation
-from shared.payments.retry_preview import preview_retries
 from shared.reconciliation.verify import Scope, verify
+from shared.scheduling.retry_preview import preview_retries
 from simulator.issuer.stories import AlwaysDeclines, Pays
 from tests.payments.closing import (
     ANNA,

@@ -32,7 +32,6 @@ from shared.domain.states import AttemptState, Lane, PaymentKind, PaymentState, 
 from shared.messaging.jobs import ChargePayment, Job
 from shared.payments.cancellation import claim_cancellation
 from shared.payments.claim import WORDS_OF_STOP, Claimed, NotClaimed, claim_charge
-from shared.payments.daily_retries import DailyRun, retry_next_chunk, retryable
 from shared.payments.eligibility import (
     ALREADY_REQUESTED,
     ATTEMPT_OPEN,
@@ -67,12 +66,13 @@ from shared.payments.eligibility import (
 )
 from shared.payments.operator.charge import WouldCharge, preview_charge, request_charge
 from shared.payments.record_outcome import enqueue_if_due
-from shared.payments.retry_preview import preview_retries
 from shared.reconciliation.verify import Scope
 from shared.reconciliation.verify.progress import PROGRESS
 from shared.runtime import Runtime
+from shared.scheduling.daily_run import DailyRun, retry_next_chunk, retryable
 from shared.scheduling.due_work import PAYMENTS_TO_CLOSE, PAYMENTS_WITH_A_NEW_CARD, due_payments
 from shared.scheduling.pending_work import SHORT_BACKOFF, pending_work
+from shared.scheduling.retry_preview import preview_retries
 from tests.conftest import sqlalchemy_url
 from tests.seed import CURRENCY, default_policy
 from tests.servers import Servers

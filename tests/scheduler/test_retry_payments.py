@@ -14,9 +14,9 @@ from shared.db.tables.payments import payments
 from shared.db.tables.system import runs
 from shared.domain.states import AttemptState, Lane, PaymentKind, PaymentState, RunState, Standing
 from shared.messaging.jobs import DAILY_RETRIES, ChargePayment
-from shared.payments import daily_retries
 from shared.policy import Policy
 from shared.runtime import Runtime
+from shared.scheduling import daily_run
 from tests.scheduler.conftest import Bell, MachineTime, events_of_type
 from tests.scheduler.test_sweep import add_attempt
 from tests.seed import Account, add_account, add_payment, add_run
@@ -154,8 +154,8 @@ def test_run_killed_after_any_chunk_resumes_to_the_same_result(
     looked_at: int,
     monkeypatch: Any,
 ) -> None:
-    monkeypatch.setattr(daily_retries, "CHUNK_MOVED", moved)
-    monkeypatch.setattr(daily_retries, "CHUNK_LOOKED_AT", looked_at)
+    monkeypatch.setattr(daily_run, "CHUNK_MOVED", moved)
+    monkeypatch.setattr(daily_run, "CHUNK_LOOKED_AT", looked_at)
     ids = [add_retry(engine, account, NINE - number % 3 * DAY, decline_count=1) for number in range(7)]
     ids += [add_retry(engine, account, lane=Lane.INTERACTIVE) for _ in range(3)]
     with engine.begin() as connection:
@@ -199,7 +199,7 @@ def test_run_killed_after_any_chunk_resumes_to_the_same_result(
 def test_two_workers_on_one_run_take_turns(
     engine: Engine, runtime: Runtime, run_id: UUID, account: Account, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(daily_retries, "CHUNK_MOVED", 5)
+    monkeypatch.setattr(daily_run, "CHUNK_MOVED", 5)
     for _ in range(40):
         add_retry(engine, account)
     threads = [threading.Thread(target=retry_payments, args=(runtime, run_id)) for _ in range(4)]
@@ -222,8 +222,8 @@ def test_long_run_enqueues_itself_and_leaves_its_charges_to_the_sweep(
     machine: MachineTime,
     monkeypatch: Any,
 ) -> None:
-    monkeypatch.setattr(daily_retries, "CHUNK_MOVED", 2)
-    monkeypatch.setattr(daily_retries, "ENQUEUE_AT_MOST", 4)
+    monkeypatch.setattr(daily_run, "CHUNK_MOVED", 2)
+    monkeypatch.setattr(daily_run, "ENQUEUE_AT_MOST", 4)
     for _ in range(6):
         add_retry(engine, account)
 

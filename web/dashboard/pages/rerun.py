@@ -16,7 +16,6 @@ from shared.invoicing.month import Month
 from shared.invoicing.preview import Preview, Sum, preview_month
 from shared.messaging.jobs import DAILY_RETRIES, MONTHLY_INVOICES, job_of_run
 from shared.operations.audit_log import AuditAction
-from shared.payments.retry_preview import MEANING_OF_SKIP, RetryPreview, preview_retries
 from shared.scheduling.rerun import (
     NEVER,
     AlreadyRequestedError,
@@ -26,6 +25,7 @@ from shared.scheduling.rerun import (
     read_run,
     request_rerun,
 )
+from shared.scheduling.retry_preview import MEANING_OF_SKIP, RetryPreview, preview_retries
 from shared.scheduling.runs import RunError, requested_run
 from web.dashboard.formatting import count, money
 from web.dashboard.pages.runs import RERUN_JOBS

@@ -29,7 +29,6 @@ from shared.db.moment import NOW
 from shared.db.tables.payments import payments
 from shared.domain.calendar import instant, local_date
 from shared.domain.states import Lane
-from shared.payments.daily_retries import RETRIED_DAILY
 from shared.payments.eligibility import (
     ATTEMPT_OPEN,
     BANK_TRANSFER,
@@ -46,6 +45,7 @@ from shared.payments.eligibility import (
 )
 from shared.payments.network_budgets import budget_parameters, is_over_budget
 from shared.policy import Coverage
+from shared.scheduling.daily_run import RETRIED_DAILY
 
 #: Skipped payments are counted up to this number.
 COUNT_UP_TO = 10_000
