@@ -13,8 +13,8 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from shared.clock import FARTHEST_AHEAD
 from shared.db.billing_events import BillingEvent, record_event
+from shared.db.moment import Moment, has_come
 from shared.db.tables.system import stripe_events
 from shared.domain.backoff import Backoff
 from shared.domain.calendar import UNTIL_RELEASED
@@ -32,6 +32,13 @@ CLAIM = timedelta(seconds=20)
 EVENT_BACKOFF = Backoff(first=timedelta(seconds=5), longest=timedelta(minutes=10))
 #: Errors in a row (two hours of them) before an event waits for an operator. Outages don't count.
 MAX_ERRORS = 20
+
+
+#: As in the sweep's query.
+_IS_DUE = (
+    stripe_events.c.state.in_(OPEN),
+    or_(stripe_events.c.try_again_at.is_(None), has_come(stripe_events.c.try_again_at)),
+)
 
 
 @dataclass(frozen=True)
@@ -65,12 +72,12 @@ class ProcessAgain:
     at: datetime
 
 
-@dataclass(frozen=True)
-class Moment:
-    """The current instant on both clocks."""
+class LookLaterError(Exception):
+    """The event can't be applied yet. Not an error: it is due again at `at` (machine time)."""
 
-    now: datetime
-    machine_now: datetime
+    def __init__(self, at: datetime, why: str) -> None:
+        self.at = at
+        super().__init__(why)
 
 
 #: Applies what was fetched, in the transaction that also marks the event as applied. May run again after a
@@ -78,6 +85,11 @@ class Moment:
 Apply = Callable[[Connection], Effect]
 #: In the claim's transaction: a note if the event only repeats what our rows say; None if it must be fetched.
 Echo = Callable[[Connection, StripeEvent, datetime], Effect | ProcessAgain | None]
+
+
+def nothing_but(note: str) -> Apply:
+    """Return the application of an event that changes nothing."""
+    return lambda _connection: Effect(note)
 
 
 def claim_event(
@@ -90,7 +102,7 @@ def claim_event(
     """
     connection.execute(text("SET LOCAL synchronous_commit = off"))
     row = connection.execute(
-        select(stripe_events).where(_is(coverage, stripe_event_id), _is_due(at.machine_now)).with_for_update()
+        select(stripe_events).where(_is(coverage, stripe_event_id), *_IS_DUE).with_for_update(), at.parameters()
     ).one_or_none()
     if row is None:
         return None
@@ -195,21 +207,6 @@ def _is_open(event: StripeEvent) -> Any:
 
 def _is(coverage: str, stripe_event_id: str) -> ColumnElement[bool]:
     return and_(stripe_events.c.coverage == coverage, stripe_events.c.stripe_event_id == stripe_event_id)
-
-
-def _is_due(machine_now: datetime) -> ColumnElement[bool]:
-    """The sweep's own rule."""
-    return and_(
-        stripe_events.c.state.in_(OPEN),
-        or_(
-            stripe_events.c.try_again_at.is_(None),
-            stripe_events.c.try_again_at <= machine_now,
-            and_(
-                stripe_events.c.try_again_at > machine_now + FARTHEST_AHEAD,
-                stripe_events.c.try_again_at < UNTIL_RELEASED,
-            ),
-        ),
-    )
 
 
 def _read(row: Row[Any]) -> StripeEvent:

@@ -1,8 +1,8 @@
 """A coverage's daily run, one chunk at a time: make retries due, update standings, explain skipped payments.
 
 Three phases (the first one for each lane), each in short chunks. Nothing is charged here: payments become due, and
-are charged afterwards. A chunk's transaction locks the run's row and saves its cursor and counts, so a killed worker
-leaves the cursor consistent with the rows.
+are charged afterwards. A chunk's transaction locks the run's row and saves its cursor and counts, so a killed
+worker leaves the cursor consistent with the rows.
 """
 
 from collections import Counter

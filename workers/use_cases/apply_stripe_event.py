@@ -7,6 +7,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from shared.accounts.cards import CardMovedError
+from shared.db.moment import Moment
 from shared.db.session import in_transaction
 from shared.failpoints import Failpoint, reach
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
@@ -14,17 +15,17 @@ from shared.operations.stripe_event_processing import (
     EVENT_BACKOFF,
     Apply,
     Effect,
-    Moment,
+    LookLaterError,
     StripeEvent,
     apply_event,
     claim_event,
     describe_error,
     note_error,
+    nothing_but,
     postpone_event,
 )
 from shared.runtime import Runtime
 from workers.use_cases.stripe_events import ECHOES, HANDLERS
-from workers.use_cases.stripe_events.effect import LookLaterError, nothing_but
 
 log = structlog.get_logger()
 

@@ -1,12 +1,19 @@
-"""The handler of each Stripe event type; the modules here are named after the object that they retrieve."""
+"""The handler of each Stripe event type; the modules here are named after what the event is about."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from shared.operations.stripe_event_processing import Echo
-from workers.use_cases.stripe_events.effect import Handler
+from shared.operations.stripe_event_processing import Apply, Echo, StripeEvent
+from shared.runtime import Runtime
+from workers.use_cases.stripe_events.cards import (
+    echo_of_registration,
+    refresh_stored_card,
+    register_card_of_setup_intent,
+    retire_card,
+)
 from workers.use_cases.stripe_events.payment_intents import echo_of_our_request, observe_payment_intent
-from workers.use_cases.stripe_events.payment_methods import echo_of_registration, refresh_stored_card, retire_card
-from workers.use_cases.stripe_events.setup_intents import register_card_of_setup_intent
+
+#: Retrieves the object's current state outside any transaction; what it returns writes.
+Handler = Callable[[Runtime, StripeEvent], Apply]
 
 #: The same types as in shared/gateway/stripe_event_types.py, which the web process reads; a test compares them.
 HANDLERS: Mapping[str, Handler] = {

@@ -8,10 +8,9 @@ from sqlalchemy import Connection, Row, and_, select
 from shared.db.tables.payments import payment_attempts, payment_intents
 from shared.domain.states import OPEN_ATTEMPT, AttemptState
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError, request
-from shared.operations.stripe_event_processing import Apply, Effect, ProcessAgain, StripeEvent
+from shared.operations.stripe_event_processing import Apply, Effect, ProcessAgain, StripeEvent, nothing_but
 from shared.payments.record_outcome import apply_observation
 from shared.runtime import Runtime
-from workers.use_cases.stripe_events.effect import nothing_but
 
 DECLINED = "payment_intent.payment_failed"
 #: Machine time within which nearly every answer is recorded; after it the PaymentIntent is retrieved.
