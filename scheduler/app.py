@@ -18,7 +18,7 @@ from scheduler.leadership import Leadership, connect
 from scheduler.sweep import Sweep
 from scheduler.tick import tick
 from shared.clock import BusinessClock
-from shared.db.moment import Moment
+from shared.db.query_terms import Moment
 from shared.db.session import in_transaction
 from shared.failpoints import Failpoint, reach
 from shared.messaging.broker import Enqueue

@@ -11,7 +11,7 @@ import redis
 import structlog
 from sqlalchemy import Engine
 
-from shared.db.moment import Moment
+from shared.db.query_terms import Moment
 from shared.failpoints import Failpoint, reach
 from shared.messaging.broker import Enqueue
 from shared.messaging.jobs import Job

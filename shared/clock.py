@@ -65,7 +65,7 @@ def has_come(moment: datetime, machine_now: datetime) -> bool:
     """Whether an instant of machine time has come. One beyond FARTHEST_AHEAD has, too, up to UNTIL_RELEASED.
 
     A clock that ran ahead and was set back later wrote it. Waiting for it would take as long as the clock was
-    wrong, possibly years. `shared.db.moment.has_come` is the same as SQL.
+    wrong, possibly years. `shared.db.query_terms.has_come` is the same as SQL.
     """
     return moment <= machine_now or (moment > machine_now + FARTHEST_AHEAD and not waits_for_operator(moment))
 

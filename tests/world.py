@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import Engine, Row, select
 
 from shared.clock import ManualClock
-from shared.db.moment import Moment
+from shared.db.query_terms import Moment
 from shared.db.tables.accounts import accounts
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.db.tables.system import billing_events

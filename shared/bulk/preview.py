@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from shared.bulk.actions import BulkAction
-from shared.db.literals import is_
+from shared.db.query_terms import is_
 from shared.db.session import by_index_only
 from shared.db.tables.operators import bulk_actions, bulk_items
 from shared.db.tables.payments import payments

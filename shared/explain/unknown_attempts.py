@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, and_, or_, select
 
-from shared.db.literals import is_
+from shared.db.query_terms import is_
 from shared.db.tables.accounts import accounts
 from shared.db.tables.invoices import invoices
 from shared.db.tables.payments import payment_attempts, payment_intents, payments

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, text, 
 from sqlalchemy.exc import DBAPIError
 
 from shared.db.billing_events import BillingEvent, record_event
-from shared.db.moment import Moment, has_come
+from shared.db.query_terms import Moment, has_come
 from shared.db.tables.system import stripe_events
 from shared.domain.backoff import Backoff
 from shared.domain.calendar import UNTIL_RELEASED

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, and_, func, select, tuple_, update
 
 from shared.db.billing_events import BillingEvent, Cause, record_event
-from shared.db.literals import is_, one_of
+from shared.db.query_terms import is_, one_of
 from shared.db.tables.system import billing_events, stripe_events
 from shared.domain.calendar import waits_for_operator
 from shared.domain.event_types import EventType

@@ -27,8 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import psycopg2
 
 from shared.clock import FARTHEST_AHEAD, has_come
-from shared.db.literals import is_, one_of
-from shared.db.moment import MACHINE_NOW, NOW, TOO_FAR, WAITS_FOR_OPERATOR
+from shared.db.query_terms import MACHINE_NOW, NOW, TOO_FAR, WAITS_FOR_OPERATOR, is_, one_of
 from shared.db.rows import CardRow, PaymentRow, SettingsRow, read_first
 from shared.db.tables.accounts import card_blocks, cards, payment_settings
 from shared.db.tables.payments import payment_attempts, payments

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, any_, bindparam, case, exists,
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.types import DateTime, Integer, Text
 
-from shared.db.literals import is_
+from shared.db.query_terms import is_
 from shared.db.rows import CardBlockRow, read_one_or_none
 from shared.db.tables.accounts import card_blocks, cards
 from shared.db.tables.payments import payment_attempts

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Unpack
 from uuid import UUID
 
 from sqlalchemy import Connection, update
@@ -31,7 +30,7 @@ from shared.payments.cancellation import close_as_requested, record_close_overta
 from shared.payments.locked_rows import LockedPaymentIntent
 from shared.payments.network_budgets import block_card
 from shared.payments.receipts import has_other_receipt, open_finding, record_receipt
-from shared.payments.state_changes import DeclineCounts, PaymentChanges, move_payment
+from shared.payments.state_changes import DeclineCounts, move_payment
 from shared.policy import Coverage, Policy
 
 #: Machine time until a payment is tried again whose request reached no issuer: mostly an outage.
@@ -136,7 +135,7 @@ def after_cancellation(connection: Connection, locked: Locked, answer: Answer, a
         return
     if is_ours or by in CANCELED_BY_STRIPE:
         cause = locked.cause(actor, f"its PaymentIntent was canceled ({by or 'by us'}): continue with a new one")
-        _move_chargeable(connection, locked, cause, next_attempt_at=locked.now)
+        move_payment(connection, locked.payment, PaymentState.DUE, cause, next_attempt_at=locked.now)
         return
     reason = f"its PaymentIntent was canceled manually at Stripe ({by or 'no reason given'}): an operator decides"
     cause = locked.cause(actor, reason)
@@ -148,7 +147,14 @@ def after_cancellation(connection: Connection, locked: Locked, answer: Answer, a
         {"cancellation_reason": by, "ordinal": locked.intent.ordinal},
         cause,
     )
-    _move_chargeable(connection, locked, cause, next_attempt_at=locked.now, held_until=UNTIL_RELEASED)
+    move_payment(
+        connection,
+        locked.payment,
+        PaymentState.DUE,
+        cause,
+        next_attempt_at=locked.now,
+        held_until=UNTIL_RELEASED,
+    )
 
 
 def after_not_sent(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
@@ -232,8 +238,14 @@ def _apply_decision(
                 **counted,
             )
         case HoldForOperator():
-            _move_chargeable(
-                connection, locked, cause, next_attempt_at=locked.now, held_until=UNTIL_RELEASED, **counted
+            move_payment(
+                connection,
+                payment,
+                PaymentState.DUE,
+                cause,
+                next_attempt_at=locked.now,
+                held_until=UNTIL_RELEASED,
+                **counted,
             )
         case AwaitPaymentMethod() | StopRetrying() | AwaitAuthentication():
             to = (
@@ -244,12 +256,6 @@ def _apply_decision(
             move_payment(
                 connection, payment, to, cause, waiting_for_revision_after=settings.card_revision, **counted
             )
-
-
-def _move_chargeable(
-    connection: Connection, locked: Locked, cause: Cause, **changes: Unpack[PaymentChanges]
-) -> None:
-    move_payment(connection, locked.payment, PaymentState.DUE, cause, **changes)
 
 
 def _with_network(decline: Decline, locked: Locked) -> Decline:

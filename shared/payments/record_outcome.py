@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import Connection, bindparam, exists, select, update
 
 from shared.db.billing_events import BillingEvent, record_event
-from shared.db.moment import Moment
+from shared.db.query_terms import Moment
 from shared.db.rows import AttemptRow, read_one_or_none
 from shared.db.session import in_transaction
 from shared.db.tables.payments import payment_attempts, payment_intents, payments

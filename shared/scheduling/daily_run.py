@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, and_, literal, or_, select, tr
 
 from shared.accounts.standing import lock_account, update_standing
 from shared.db.billing_events import BillingEvent, Cause, record_event
-from shared.db.literals import is_, one_of, one_of_not
+from shared.db.query_terms import is_, one_of, one_of_not
 from shared.db.rows import PaymentRow, read_all, read_first
 from shared.db.tables.accounts import accounts
 from shared.db.tables.payments import payments

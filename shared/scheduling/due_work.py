@@ -11,8 +11,7 @@ from typing import Any
 
 from sqlalchemy import Row, Select, or_, select
 
-from shared.db.literals import is_, one_of
-from shared.db.moment import STAMPING_SINCE, STORED_BEFORE, TOO_FAR, has_come
+from shared.db.query_terms import STAMPING_SINCE, STORED_BEFORE, TOO_FAR, has_come, is_, one_of
 from shared.db.tables.accounts import payment_settings
 from shared.db.tables.operators import bulk_actions
 from shared.db.tables.payments import payment_attempts, payments

@@ -8,8 +8,7 @@ from sqlalchemy import Connection, ScalarSelect, Select, bindparam, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Text
 
-from shared.db.literals import one_of
-from shared.db.moment import MACHINE_NOW, Moment
+from shared.db.query_terms import MACHINE_NOW, Moment, one_of
 from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import stripe_events
 from shared.domain.schedule import due_runs

@@ -24,8 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 
-from shared.db.literals import one_of
-from shared.db.moment import NOW
+from shared.db.query_terms import NOW, one_of
 from shared.db.tables.payments import payments
 from shared.domain.calendar import instant, local_date
 from shared.domain.states import Lane

@@ -19,7 +19,7 @@ from shared.domain.schedule import Cadence, DueRun, RunKey, ScheduleEntry, momen
 from shared.domain.states import RunState
 from shared.failpoints import Failpoint, reach
 from shared.messaging.jobs import DAILY_RETRIES, MONTHLY_INVOICES, RECONCILIATION
-from shared.policy import Coverage, Policy
+from shared.policy import Policy
 
 #: Jobs that have runs, in the order of the schedule's days and nights.
 JOBS = (MONTHLY_INVOICES, RECONCILIATION, DAILY_RETRIES)
@@ -35,9 +35,11 @@ def schedule_of(policy: Policy) -> tuple[ScheduleEntry, ...]:
         entry
         for coverage in policy.coverages.values()
         for entry in (
-            _monthly_invoices(coverage, policy),
-            _daily_retries(coverage, policy),
-            _reconciliation(coverage, policy),
+            ScheduleEntry(
+                MONTHLY_INVOICES, Cadence.MONTHLY, coverage.code, coverage.zone, time(0), policy.catch_up_within
+            ),
+            ScheduleEntry(DAILY_RETRIES, Cadence.DAILY, coverage.code, coverage.zone, policy.dunning.retry_at),
+            ScheduleEntry(RECONCILIATION, Cadence.DAILY, coverage.code, coverage.zone, policy.reconcile_at),
         )
     )
 
@@ -181,20 +183,6 @@ def confirm_run(connection: Connection, run_id: UUID, cause: Cause) -> RunRow:
         ),
     )
     return run
-
-
-def _monthly_invoices(coverage: Coverage, policy: Policy) -> ScheduleEntry:
-    return ScheduleEntry(
-        MONTHLY_INVOICES, Cadence.MONTHLY, coverage.code, coverage.zone, time(0), policy.catch_up_within
-    )
-
-
-def _daily_retries(coverage: Coverage, policy: Policy) -> ScheduleEntry:
-    return ScheduleEntry(DAILY_RETRIES, Cadence.DAILY, coverage.code, coverage.zone, policy.dunning.retry_at)
-
-
-def _reconciliation(coverage: Coverage, policy: Policy) -> ScheduleEntry:
-    return ScheduleEntry(RECONCILIATION, Cadence.DAILY, coverage.code, coverage.zone, policy.reconcile_at)
 
 
 def lock_workable_run(connection: Connection, run_id: UUID, job: str) -> RunRow | None:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from shared.clock import machine_now as read_machine_clock
-from shared.db.literals import is_, one_of
+from shared.db.query_terms import is_, one_of
 from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events, business_clock
 from shared.domain.schedule import next_moment

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 import shared.messaging.broker
 from scheduler.sweep import PATIENCE, Sweep
-from shared.db.moment import Moment
+from shared.db.query_terms import Moment
 from shared.domain.states import Lane, PaymentState
 from shared.messaging.broker import NAMESPACE, DebounceSigterm, enqueue, make_broker, make_enqueue, waiting_messages
 from shared.messaging.jobs import BATCH, INTERACTIVE, QUEUES, RELEASED_QUEUES, ChargePayment

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 import scheduler.sweep
 from scheduler.sweep import PATIENCE, Sweep
 from shared.db.billing_events import Cause
-from shared.db.moment import Moment
+from shared.db.query_terms import Moment
 from shared.db.tables.system import billing_events
 from shared.domain.states import Lane, PaymentState
 from shared.messaging.broker import NAMESPACE, enqueue, make_broker, make_enqueue, waiting_messages

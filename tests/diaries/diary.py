@@ -19,7 +19,7 @@ from sqlalchemy import Row, select
 from scheduler.tick import tick
 from shared.clock import machine_now
 from shared.db.billing_events import Cause
-from shared.db.moment import Moment
+from shared.db.query_terms import Moment
 from shared.db.tables.accounts import payment_settings
 from shared.db.tables.invoices import invoice_lines, invoices
 from shared.db.tables.payments import payments

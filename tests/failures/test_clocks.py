@@ -15,7 +15,7 @@ from scheduler.app import SchedulerApp
 from scheduler.sweep import PATIENCE, Sweep
 from scheduler.tick import tick
 from shared.clock import FARTHEST_AHEAD, ManualClock, has_come, machine_now
-from shared.db.moment import Moment
+from shared.db.query_terms import Moment
 from shared.db.session import in_transaction
 from shared.messaging.jobs import ApplyStripeEvent, ChargePayment, Job, SettleAttempt
 from shared.operations.stripe_event_processing import EVENT_BACKOFF

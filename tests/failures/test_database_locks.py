@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 import shared.payments.record_outcome
 from scheduler.sweep import Sweep
 from shared.clock import machine_now
-from shared.db.moment import Moment
+from shared.db.query_terms import Moment
 from shared.db.session import LOCK_TIMEOUT_S, make_engine
 from shared.messaging.broker import make_broker, make_enqueue, waiting_messages
 from shared.messaging.jobs import BATCH

@@ -18,7 +18,7 @@ from dramatiq import Message
 
 from benchmarks.sigterm import worker_environment
 from scheduler.sweep import PATIENCE, Sweep
-from shared.db.moment import Moment
+from shared.db.query_terms import Moment
 from shared.messaging.broker import make_broker, make_enqueue, waiting_messages
 from shared.messaging.jobs import BATCH
 from tests.broker.conftest import (  # noqa: F401  # fixtures

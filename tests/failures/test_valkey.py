@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from local import embedded
 from scheduler.sweep import PATIENCE, Sweep
-from shared.db.moment import Moment
+from shared.db.query_terms import Moment
 from shared.domain.states import Lane
 from shared.messaging.broker import enqueue, make_broker, make_enqueue, waiting_messages
 from shared.messaging.jobs import BATCH, ChargePayment, SettleAttempt

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, text
 
 from benchmarks.sigterm import worker_environment
 from shared.clock import machine_now
-from shared.db.moment import Moment
+from shared.db.query_terms import Moment
 from shared.scheduling.due_work import DUE_WORK, STRIPE_EVENTS
 from tests.broker.line import Line
 from tests.web.serving import wait_until

@@ -15,7 +15,7 @@ from rich.console import Console
 from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
 
 from cli.payment_text import print_explanation
-from shared.db.moment import Moment
+from shared.db.query_terms import Moment
 from shared.domain.states import OPEN_ATTEMPT
 from shared.explain.explanation import explain_payment
 from shared.messaging.jobs import Job

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 from scheduler.sweep import Sweep
 from scheduler.tick import tick
 from shared.db.billing_events import Cause
-from shared.db.moment import Moment
+from shared.db.query_terms import Moment
 from shared.domain.calendar import Period
 from shared.messaging.jobs import (
     ApplyStripeEvent,

@@ -21,7 +21,7 @@ from shared.bulk.actions import BulkAction
 from shared.bulk.preview import classified
 from shared.clock import ManualClock
 from shared.db.billing_events import Cause
-from shared.db.moment import Moment
+from shared.db.query_terms import Moment
 from shared.db.rows import PaymentRow, SettingsRow, read_one
 from shared.db.tables.accounts import accounts, card_blocks, cards, payment_settings
 from shared.db.tables.payments import payment_attempts, payment_intents, payments

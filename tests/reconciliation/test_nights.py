@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from scheduler.tick import tick
-from shared.db.moment import Moment
+from shared.db.query_terms import Moment
 from shared.domain.schedule import RunKey
 from shared.gateway.port import Answer, ChargeReadBack, GatewayUnavailableError, Outcome, Page
 from shared.messaging.jobs import RECONCILIATION, ReconcileCharges

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, Select, create_engine, event, select, text
 
-from shared.db.moment import Moment
+from shared.db.query_terms import Moment
 from shared.db.tables.payments import payments
 from shared.policy import Policy
 from shared.scheduling.due_work import DUE_WORK, DueWork

@@ -10,7 +10,7 @@ import redis
 from sqlalchemy import Connection, Engine, insert, update
 
 from scheduler.sweep import ENQUEUE_BELOW, PATIENCE, REMEMBER_AT_MOST, RecentlyEnqueued, Sweep
-from shared.db.moment import DAILY_RUN_STAMPS_WITHIN, Moment
+from shared.db.query_terms import DAILY_RUN_STAMPS_WITHIN, Moment
 from shared.db.tables.accounts import payment_settings
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.db.tables.system import runs, stripe_events

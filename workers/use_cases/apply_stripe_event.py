@@ -7,7 +7,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from shared.accounts.cards import CardMovedError
-from shared.db.moment import Moment
+from shared.db.query_terms import Moment
 from shared.db.session import in_transaction
 from shared.failpoints import Failpoint, reach
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError

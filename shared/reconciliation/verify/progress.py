@@ -2,7 +2,7 @@
 
 from sqlalchemy import Interval, and_, bindparam, cast
 
-from shared.db.moment import MACHINE_NOW, NOW
+from shared.db.query_terms import MACHINE_NOW, NOW
 from shared.payments.eligibility import (
     ATTEMPT_OPEN,
     BACKING_OFF,

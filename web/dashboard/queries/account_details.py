@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, and_, func, select
 
-from shared.db.literals import one_of_not
+from shared.db.query_terms import one_of_not
 from shared.db.tables.accounts import accounts, card_blocks, cards, payment_settings
 from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, Select, func, literal, select, union
 
-from shared.db.literals import is_
+from shared.db.query_terms import is_
 from shared.db.session import by_index_only
 from shared.db.tables.accounts import accounts
 from shared.domain.states import Standing

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, DateTime, Executable, Row, Select, bindparam, func, or_, select, union_all
 
-from shared.db.literals import is_, one_of
+from shared.db.query_terms import is_, one_of
 from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import billing_events, findings, runs
 from shared.domain.event_types import EventType

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select, union, union_all
 
-from shared.db.literals import is_, one_of, one_of_not
+from shared.db.query_terms import is_, one_of, one_of_not
 from shared.db.session import by_index_only
 from shared.db.tables.accounts import accounts
 from shared.db.tables.invoices import invoices

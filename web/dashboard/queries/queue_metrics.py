@@ -16,8 +16,7 @@ from sqlalchemy import (
     text,
 )
 
-from shared.db.literals import is_, one_of
-from shared.db.moment import Moment
+from shared.db.query_terms import Moment, is_, one_of
 from shared.db.tables.operators import queue_pauses
 from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import runs, stripe_events

@@ -1,5 +1,10 @@
-"""Both clocks as bind parameters, so that a due-work query is built once and executed at any moment."""
+"""The terms of queries that are built once: words as literals, both clocks as bind parameters.
 
+A query with a word as a parameter may get a generic plan, which can't use a partial index. Instants are parameters,
+so that a query is executed at any moment.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,12 +16,9 @@ from shared.domain.calendar import UNTIL_RELEASED
 
 #: The webhook enqueues a stored event itself; before this age the sweep would only duplicate it.
 WEBHOOK_ENQUEUES_WITHIN = timedelta(seconds=2)
-
-
 #: The daily run stamps payments scheduled for retry before they are charged. If it makes no progress for this time
 #: (machine time) it is stuck, and the payments are charged without it.
 DAILY_RUN_STAMPS_WITHIN = timedelta(minutes=10)
-
 
 #: The bind parameters of the queries; `Moment.parameters` gives the values.
 NOW = bindparam("now", type_=DateTime(timezone=True))
@@ -51,3 +53,18 @@ class Moment:
 def has_come(column: Column[Any]) -> ColumnElement[bool]:
     """Whether an instant of machine time has come: `shared.clock.has_come` as SQL."""
     return or_(column <= MACHINE_NOW, and_(column > TOO_FAR, column < WAITS_FOR_OPERATOR))
+
+
+def one_of(column: Column[Any], words: Iterable[str]) -> ColumnElement[bool]:
+    """`column IN (…)` with literals, which partial indexes need."""
+    return column.in_([literal(str(word), literal_execute=True) for word in sorted(words)])
+
+
+def one_of_not(column: Column[Any], words: Iterable[str]) -> ColumnElement[bool]:
+    """`column NOT IN (…)` with literals."""
+    return column.not_in([literal(str(word), literal_execute=True) for word in sorted(words)])
+
+
+def is_(column: Column[Any], word: str) -> ColumnElement[bool]:
+    """`column = …` with a literal."""
+    return column == literal(str(word), literal_execute=True)
