@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from types import FrameType
+from typing import Self
 
 import structlog
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -54,13 +55,21 @@ class Walk:
 
 
 class Recorder:
-    """Notes what runs between `walking` and its end, in every thread that starts after it was built."""
+    """Notes what runs between `walking` and its end, in this thread and in those that start after `__enter__`."""
 
     def __init__(self) -> None:
         self._walk: Walk | None = None
+
+    def __enter__(self) -> Self:
         threading.setprofile(self._note)
         sys.setprofile(self._note)
         event.listen(Engine, "commit", self._note_commit)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        event.remove(Engine, "commit", self._note_commit)
+        sys.setprofile(None)
+        threading.setprofile(None)
 
     @contextmanager
     def walking(self) -> Iterator[Walk]:
@@ -148,9 +157,12 @@ WALKS: tuple[tuple[str, Callable[[Diary, Recorder], Walk]], ...] = (
 
 def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    recorder = Recorder()  # before the web process starts its threads
     for title, walk_of in WALKS:
-        with test_servers() as servers, servers.fresh_database(servers.make_template(upgrade)) as url:
+        with (
+            test_servers() as servers,
+            servers.fresh_database(servers.make_template(upgrade)) as url,
+            Recorder() as recorder,  # before the web process starts its threads
+        ):
             engine = create_engine(sqlalchemy_url(url))
             with opened(engine, url, DAY_ONE, only("global")) as diary:
                 walk = walk_of(diary, recorder)

@@ -29,6 +29,11 @@ def layers() -> list[list[str]]:
     return [layer for layer in ordered if layer != ["shared"]]  # its own contract says more
 
 
+def main_path() -> list[str]:
+    """Return the files that a newcomer reads, in order."""
+    return re.findall(r"^\| \[`([\w/.]+)`\]", section("The main path, in five minutes"), re.MULTILINE)
+
+
 def test_the_layers_are_those_of_import_linter() -> None:
     shown = [re.findall(r"`([\w.]+)`", cell) for cell in first_cells("Layers")]
     assert [sorted(layer) for layer in shown] == [sorted(layer) for layer in layers()]
@@ -49,6 +54,10 @@ def test_the_commonest_changes_say_which_files() -> None:
     assert len(changes) >= 10
     rows = [line for line in section("Where does it go?").splitlines() if line.startswith("| ")][1:]
     assert all("](" in row for row in rows)
+
+
+def test_the_main_path_is_twelve_files_at_most() -> None:
+    assert 8 <= len(main_path()) <= 12
 
 
 def test_every_file_that_is_named_exists() -> None:
