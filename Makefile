@@ -36,7 +36,7 @@ test-fast: setup ## Rules, payments and documents: below a minute on two quiet c
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(FAST)
 
 test: setup ## All tests, on real servers that start by themselves
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 test-deep: setup ## The model 2,000 times, thousands of races, every crash at every arrival (hours)
 	@MODEL_PROFILE=deep $(BIN)/python -m pytest tests/model

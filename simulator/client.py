@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import httpx
 
+from simulator.certificates import trusted_certificates
 from simulator.faults.rules import FaultRule, rule_from_json
 from simulator.issuer.stories import Pays, Story, story_to_json
 
@@ -111,7 +112,9 @@ class SimulatorClient:
 
     def __init__(self, url: str, timeout_s: float = 10.0) -> None:
         self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self.url, timeout=timeout_s, trust_env=False)
+        self._http = httpx.Client(
+            base_url=self.url, timeout=timeout_s, verify=trusted_certificates(), trust_env=False
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import httpx
 
+from simulator.certificates import trusted_certificates
+
 #: Idle connections are dropped sooner than uvicorn (5 s) drops its end of them.
 KEEP_ALIVE_S = 4.0
 
@@ -13,7 +15,9 @@ class Poster:
 
     def __init__(self, timeout_s: float) -> None:
         limits = httpx.Limits(max_keepalive_connections=32, keepalive_expiry=KEEP_ALIVE_S)
-        self._client = httpx.AsyncClient(timeout=timeout_s, limits=limits, trust_env=False)
+        self._client = httpx.AsyncClient(
+            timeout=timeout_s, limits=limits, verify=trusted_certificates(), trust_env=False
+        )
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
         """Return the status of the answer. Raises OSError or TimeoutError if there is none."""

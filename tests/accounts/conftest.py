@@ -15,6 +15,7 @@ from shared.db.tables.system import billing_events, stripe_events
 from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
 from shared.messaging.jobs import ApplyStripeEvent, ChargePayment
 from shared.runtime import Runtime
+from simulator.certificates import trusted_certificates
 from simulator.client import RegisteredCard
 from simulator.issuer.stories import DeclinesThenPays
 from tests.seed import Account
@@ -140,7 +141,7 @@ class CardWorld:
 def here(engine: Engine, database_url: str) -> Iterator[CardWorld]:
     with running_world(engine) as world:
         app = build_app(web_settings(database_url), world.runtime)
-        with running(app) as url, httpx.Client(timeout=30) as http:
+        with running(app) as url, httpx.Client(timeout=30, verify=trusted_certificates()) as http:
             yield CardWorld(world, url, http)
 
 

@@ -13,6 +13,7 @@ import pytest
 from shared.domain.roles import Role
 from shared.operations.sessions import begin_session
 from shared.operations.users import User, add_user, find_user, user_of
+from simulator.certificates import trusted_certificates
 from tests.web.conftest import web_settings
 from tests.web.serving import running
 from tests.world import World
@@ -84,7 +85,10 @@ class Dashboard:
 
     def anonymous(self) -> Browser:
         """A browser without a session."""
-        return Browser(self.stack.enter_context(httpx.Client(base_url=self.url, timeout=30)), None)
+        return Browser(
+            self.stack.enter_context(httpx.Client(base_url=self.url, timeout=30, verify=trusted_certificates())),
+            None,
+        )
 
     def add_user(self, name: str, role: str = "operator", password: str = PASSWORD) -> User:
         with self.world.engine.begin() as connection:

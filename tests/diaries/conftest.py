@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
 from shared.policy import Policy
 from shared.reconciliation.verify import Scope, verify
+from simulator.certificates import trusted_certificates
 from tests.diaries.diary import Diary, secret_of
 from tests.diaries.gates import Gates
 from tests.seed import default_policy
@@ -71,7 +72,7 @@ def opened(engine: Engine, database_url: str, day_one: date, policy: Policy) -> 
         with (
             running_world(engine, noon_before, policy, gates) as world,
             running(build_app(settings, world.runtime)) as web_url,
-            httpx.Client(timeout=30, trust_env=False) as http,
+            httpx.Client(timeout=30, verify=trusted_certificates(), trust_env=False) as http,
         ):
             for coverage in policy.coverages:
                 url = f"{web_url}/webhooks/stripe/{coverage}"

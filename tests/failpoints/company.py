@@ -30,6 +30,7 @@ from shared.messaging.jobs import (
 )
 from shared.runtime import Runtime
 from simulator.api.errors import Answer
+from simulator.certificates import trusted_certificates
 from simulator.faults.hooks import Arrival, CutConnection, DamagedAnswer, Delivery, DeliveryFault, DeliveryPlan
 from simulator.store.records import Event
 from tests.conftest import sqlalchemy_url
@@ -266,7 +267,7 @@ def living_company(
         if web_url is None:
             settings = web_settings(database_url, **settings_of_web())
             web_url = stack.enter_context(running(build_app(settings, world.runtime)))
-        http = stack.enter_context(httpx.Client(timeout=30, trust_env=False))
+        http = stack.enter_context(httpx.Client(timeout=30, verify=trusted_certificates(), trust_env=False))
         world.simulator.add_webhook_endpoint(
             "global", f"{web_url}/webhooks/stripe/global", secret_of("global"), sorted(HANDLED_EVENT_TYPES)
         )

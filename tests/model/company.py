@@ -27,6 +27,7 @@ from shared.messaging.jobs import (
     Job,
 )
 from shared.runtime import Runtime
+from simulator.certificates import trusted_certificates
 from simulator.client import SimulatorClient
 from simulator.testing import running_simulator
 from tests.conftest import sqlalchemy_url
@@ -105,10 +106,12 @@ class Company:
             lease=timedelta(minutes=5),
         )
         self.gateways: dict[str, StripeGateway] = {}
-        self.http = stack.enter_context(httpx.Client(timeout=30, trust_env=False))
+        self.http = stack.enter_context(httpx.Client(timeout=30, verify=trusted_certificates(), trust_env=False))
         # A connection kept alive might be closed by the web process just when a slow machine sends on it.
         once = httpx.Limits(max_keepalive_connections=0)
-        self._courier = stack.enter_context(httpx.Client(timeout=60, trust_env=False, limits=once))
+        self._courier = stack.enter_context(
+            httpx.Client(timeout=60, verify=trusted_certificates(), trust_env=False, limits=once)
+        )
         # The web process rings after its answer, in its own time; the model rings in its place, in its own order.
         web = replace(self.runtime, enqueue=lambda _jobs: True, engine=create_engine(sqlalchemy_url(database_url)))
         self._web_url = stack.enter_context(running(build_app(web_settings(database_url), web)))

@@ -14,6 +14,7 @@ from shared.db.tables.system import stripe_events
 from shared.messaging.jobs import Job
 from shared.runtime import Runtime
 from shared.settings import Settings
+from simulator.certificates import trusted_certificates
 from tests.seed import default_policy
 from tests.web.serving import running
 from tests.web.stripe_webhooks import OLD_SECRET, SECRET, event_body, signature
@@ -87,7 +88,7 @@ def make_web(database_url: str, engine: Engine) -> Iterator[MakeWeb]:
             enqueue = RecordingEnqueue()
             app = build_app(web_settings(database_url, **settings), make_runtime(web_engine, enqueue))
             url = servers.enter_context(running(app))
-            client = servers.enter_context(httpx.Client(base_url=url, timeout=30))
+            client = servers.enter_context(httpx.Client(base_url=url, timeout=30, verify=trusted_certificates()))
             return Web(client, engine, enqueue)
 
         yield make
