@@ -110,33 +110,42 @@ def _retry(known: Classified, policy: DunningPolicy, now: datetime, today: date)
     return RetryOn(day, known.cause, needs_attention=not known.is_known)
 
 
+#: Business time until a card is tried again whose open attempts would use up its budget if they were declined.
+OPEN_ATTEMPTS_WAIT = timedelta(minutes=15)
+
+
 @dataclass(frozen=True)
 class OverBudget:
-    """The card has reached its network's limit of attempts; `free_at` is when it may be charged again."""
+    """The card has reached its network's limit of declines; `free_at` is when it may be charged again."""
 
     reason: str
     free_at: datetime
 
 
-def check_network_budget(network: str | None, attempted_at: Sequence[datetime], now: datetime) -> OverBudget | None:
-    """Check whether one more attempt with this card would break its network's rules.
+def check_network_budget(
+    network: str | None, declined_at: Sequence[datetime], now: datetime, *, open_attempts: int = 0
+) -> OverBudget | None:
+    """Check whether one more attempt with this card could break its network's rules.
 
-    `attempted_at` holds the business instants of all attempts with the card's fingerprint, over every payment and
-    path, including open attempts, in any order. Only those within the longest window matter.
+    The networks limit attempts after a decline, so a success uses nothing up. `declined_at` holds the business
+    instants of the declined attempts with the card's fingerprint, in any order; those before the longest window
+    don't matter. They are counted over every payment and path, stricter than the networks, which count for each
+    card, merchant and amount. `open_attempts` may still be declined, so each counts until it is answered.
     """
     worst: OverBudget | None = None
     for budget in budgets_for(network):
-        recent = sorted(moment for moment in attempted_at if moment > now - budget.window)
-        if len(recent) < budget.max_attempts:
+        recent = sorted(moment for moment in declined_at if moment > now - budget.window)
+        if len(recent) + open_attempts < budget.max_attempts:
             continue
-        free_at = recent[len(recent) - budget.max_attempts] + budget.window
+        days = budget.window / timedelta(days=1)
+        reason = f"{network or 'card'}: {len(recent)} declines in {days:g} days"
+        if len(recent) >= budget.max_attempts:
+            free_at = recent[len(recent) - budget.max_attempts] + budget.window
+        else:
+            reason = f"{reason} and {open_attempts} attempts without an answer yet"
+            free_at = now + OPEN_ATTEMPTS_WAIT
         if worst is None or free_at > worst.free_at:
-            days = budget.window / timedelta(days=1)
-            worst = OverBudget(
-                f"{network or 'card'}: {len(recent)} attempts in {days:g} days, the network allows "
-                f"{budget.max_attempts}",
-                free_at,
-            )
+            worst = OverBudget(f"{reason}, the network allows {budget.max_attempts}", free_at)
     return worst
 
 

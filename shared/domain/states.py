@@ -148,6 +148,8 @@ ATTEMPT_MOVES: Mapping[AttemptState, frozenset[AttemptState]] = {
 
 #: Attempt states that block every other path to the payment's money.
 OPEN_ATTEMPT = frozenset({A.STARTED, A.UNKNOWN})
+#: Attempt states in which the issuer refused: the card networks limit how often that is repeated.
+DECLINED_ATTEMPT = frozenset({A.DECLINED, A.AUTHENTICATION_NEEDED})
 
 
 class ForbiddenMoveError(Exception):

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, any_, bindparam, case, exists, func, select
+from sqlalchemy import ColumnElement, Connection, any_, bindparam, case, exists, func, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.types import DateTime, Integer, Text
 
@@ -14,8 +14,14 @@ from shared.db.tables.accounts import card_blocks, cards
 from shared.db.tables.payments import payment_attempts
 from shared.domain.declines import network_budgets
 from shared.domain.dunning import OverBudget, check_network_budget
-from shared.domain.states import AttemptKind, AttemptState
+from shared.domain.states import DECLINED_ATTEMPT, OPEN_ATTEMPT, AttemptKind
 
+#: An issuer declined it or may still decline it. A success, a cancellation, an attempt that reached no issuer: none
+#: of these is a decline, so the networks' limits don't count them.
+_USES_BUDGET = (
+    is_(payment_attempts.c.kind, AttemptKind.CHARGE),
+    or_(*(is_(payment_attempts.c.state, state) for state in sorted({*OPEN_ATTEMPT, *DECLINED_ATTEMPT}))),
+)
 #: The longest window of any network's rule: older attempts can't matter.
 LONGEST_WINDOW = max(budget.window for budget in network_budgets())
 
@@ -51,18 +57,18 @@ def over_budget(
 ) -> OverBudget | None:
     """Return the budget that forbids one more attempt now (business time), or None; needs `lock_card`.
 
-    Counts every charge attempt from every trigger, open ones included, except those that reached no issuer.
+    Counts the charge attempts of every trigger, a user's clicks too, that were declined or may still be.
     """
-    attempted_at = connection.scalars(
-        select(payment_attempts.c.started_at).where(
+    counted = connection.execute(
+        select(payment_attempts.c.started_at, payment_attempts.c.state).where(
             payment_attempts.c.coverage == coverage,
             payment_attempts.c.card_fingerprint == fingerprint,
             payment_attempts.c.started_at > now - LONGEST_WINDOW,
-            payment_attempts.c.kind == AttemptKind.CHARGE,
-            payment_attempts.c.state != AttemptState.NOT_SENT,
+            *_USES_BUDGET,
         )
-    )
-    return check_network_budget(network, list(attempted_at), now)
+    ).all()
+    declined_at = [attempt.started_at for attempt in counted if attempt.state not in OPEN_ATTEMPT]
+    return check_network_budget(network, declined_at, now, open_attempts=len(counted) - len(declined_at))
 
 
 #: The networks' limits, one element for each: what `is_over_budget` compares with.
@@ -79,24 +85,20 @@ def is_over_budget() -> ColumnElement[bool]:
         .render_derived()
     )
     own_or_other = case((cards.c.network == any_(_NETWORKS), cards.c.network), else_="other")
-    charged = (
+    used = (
         select(func.count())
         .select_from(payment_attempts)
         .where(
             payment_attempts.c.coverage == cards.c.coverage,
             payment_attempts.c.card_fingerprint == cards.c.fingerprint,
             payment_attempts.c.started_at > limits.c.since,
-            is_(payment_attempts.c.kind, AttemptKind.CHARGE),
-            payment_attempts.c.state != AttemptState.NOT_SENT,
+            *_USES_BUDGET,
         )
         .correlate(cards, limits)
         .scalar_subquery()
     )
     return (
-        exists()
-        .select_from(limits)
-        .where(limits.c.network == own_or_other, limits.c.most <= charged)
-        .correlate(cards)
+        exists().select_from(limits).where(limits.c.network == own_or_other, limits.c.most <= used).correlate(cards)
     )
 
 

@@ -59,7 +59,7 @@ MEANING_OF_SKIP: Mapping[str, str] = {
     "bank_transfer": "the customer now pays by bank transfer: it starts to wait for the transfer",
     "no_card": "no card is registered: it starts to wait for one",
     "card_blocked": "the card network forbids charging its card again: it starts to wait for another card",
-    "network_budget": "its card was charged as often as the network allows: it is postponed",
+    "network_budget": "its card was declined as often as the network allows: it is postponed",
     "paid": "was declined before, and has been paid since that day began",
     "waits_for_customer": "waits for the customer's new card or confirmation",
     "not_yet_due": "is scheduled for later",

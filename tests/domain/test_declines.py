@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from shared.domain.declines import Classified, Decline, DeclineCategory, category_of_code, classify
 from shared.domain.dunning import (
+    OPEN_ATTEMPTS_WAIT,
     AwaitAuthentication,
     AwaitPaymentMethod,
     DunningPolicy,
@@ -335,10 +336,10 @@ def test_network_budgets_are_exact() -> None:
 def test_budget_states_used_and_allowed_attempts() -> None:
     month = check_network_budget("visa", [NOW - timedelta(days=2)] * 21, NOW)
     assert month is not None
-    assert month.reason == "visa: 21 attempts in 30 days, the network allows 20"
+    assert month.reason == "visa: 21 declines in 30 days, the network allows 20"
     nobodys = check_network_budget(None, [NOW] * 15, NOW)
     assert nobodys is not None
-    assert nobodys.reason == "card: 15 attempts in 30 days, the network allows 15"
+    assert nobodys.reason == "card: 15 declines in 30 days, the network allows 15"
 
 
 def test_attempt_leaves_the_window_exactly_at_its_end() -> None:
@@ -351,7 +352,7 @@ def test_mastercard_monthly_budget_applies_below_the_daily_one() -> None:
     asked = [NOW - timedelta(hours=20 * count) for count in range(1, 36)]
     over = check_network_budget("mastercard", asked, NOW)
     assert over is not None
-    assert over.reason == "mastercard: 35 attempts in 30 days, the network allows 35"
+    assert over.reason == "mastercard: 35 declines in 30 days, the network allows 35"
     assert over.free_at == asked[-1] + timedelta(days=30)
     assert check_network_budget("mastercard", asked[:34], NOW) is None
 
@@ -374,6 +375,15 @@ def test_mastercard_allows_ten_attempts_a_day() -> None:
     assert over is not None
     assert over.free_at == NOW - timedelta(hours=9) + timedelta(days=1)
     assert "10" in over.reason
+
+
+def test_open_attempts_use_the_budget_until_they_are_answered() -> None:
+    declined = [NOW - timedelta(days=1)] * 18
+    assert check_network_budget("visa", declined, NOW, open_attempts=1) is None
+    over = check_network_budget("visa", declined, NOW, open_attempts=2)
+    assert over is not None
+    assert over.reason == "visa: 18 declines in 30 days and 2 attempts without an answer yet, the network allows 20"
+    assert over.free_at == NOW + OPEN_ATTEMPTS_WAIT, "not the month that a used budget takes"
 
 
 def test_unknown_network_gets_the_conservative_budget() -> None:
