@@ -6,6 +6,7 @@ States and rules: docs.stripe.com/payments/paymentintents/lifecycle and the refe
 from dataclasses import replace
 from typing import Any
 
+from shared.domain.charge_limits import MAXIMUM_CHARGE_MINOR, minimum_charge_minor
 from shared.domain.money import EXPONENTS
 from simulator.api.call import Call, merged_metadata
 from simulator.api.errors import Answer, ApiError, bad_parameter, error_body, refused
@@ -14,11 +15,6 @@ from simulator.api.setup_intents import automatic_payment_methods
 from simulator.api.views import Json, payment_intent
 from simulator.issuer.charging import Attempt, book_capture, charge_card, fail_authentication
 from simulator.store.records import Charge, Customer, PaymentIntent, PaymentMethod
-
-#: docs.stripe.com/currencies#minimum-and-maximum-charge-amounts; a currency that isn't listed here has no
-#: minimum in the simulator.
-MINIMUM_AMOUNTS = {"usd": 50, "eur": 50, "gbp": 30, "jpy": 50, "cad": 50, "aud": 50, "chf": 50}
-MAXIMUM_AMOUNT = 99_999_999
 
 CONFIRMABLE = ("requires_payment_method", "requires_confirmation", "requires_action")
 CANCELABLE = (*CONFIRMABLE, "requires_capture", "processing")
@@ -216,12 +212,12 @@ def _money(call: Call) -> tuple[int, str]:
     amount, currency = call.params["amount"], str(call.given("currency")).lower()
     if currency.upper() not in EXPONENTS:
         raise bad_parameter(f"Invalid currency: {currency}", "currency")
-    minimum = MINIMUM_AMOUNTS.get(currency, 1)
+    minimum = minimum_charge_minor(currency.upper())
     if amount < minimum:
         message = f"Amount must be at least {minimum} {currency} in its smallest unit."
         raise bad_parameter(message, "amount", "amount_too_small")
-    if amount > MAXIMUM_AMOUNT:
-        message = f"Amount must be no more than {MAXIMUM_AMOUNT} {currency} in its smallest unit."
+    if amount > MAXIMUM_CHARGE_MINOR:
+        message = f"Amount must be no more than {MAXIMUM_CHARGE_MINOR} {currency} in its smallest unit."
         raise bad_parameter(message, "amount", "amount_too_large")
     return amount, currency
 

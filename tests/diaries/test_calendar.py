@@ -1,18 +1,19 @@
 """Special days: clock changes, leap days, short months, and a zone ahead of UTC."""
 
+from dataclasses import replace
 from datetime import date
 
 import pytest
 
-from shared.policy import Policy, parse_policy
+from shared.policy import Coverage, Policy
 from simulator.issuer.stories import DeclinesThenPays, InsufficientFundsUntil
 from tests.diaries.conftest import OpenDiary
 from tests.diaries.diary import Diary
+from tests.seed import default_policy
 
 
 def berlin() -> Policy:
-    coverage = {"currency": "EUR", "time_zone": "Europe/Berlin", "invoice_prefix": "B", "minimum_charge": "0.50"}
-    return parse_policy({"coverages": {"berlin": coverage}}, "the test")
+    return replace(default_policy(), coverages={"berlin": Coverage("berlin", "EUR", "Europe/Berlin", "B", 50)})
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from datetime import date
 from sqlalchemy import select
 
 from shared.db.tables.accounts import accounts, payment_settings
-from tests.importing.desk import Desk
+from tests.importing.desk import BILLING_FILE, Desk
 from tests.seed import Account, add_card
 
 HEADER = "account,coverage,payment_method,name,email,stripe_customer\n"
@@ -122,8 +122,10 @@ def test_all_bad_cells_of_accounts_are_reported(desk: Desk) -> None:
 
 
 def test_coverage_defaults_to_the_only_one_of_the_policy(desk: Desk) -> None:
+    rules = BILLING_FILE.read_text().split("[coverages.")[0]
     billing = desk.write(
-        '[coverages.only]\ncurrency = "EUR"\ntime_zone = "UTC"\ninvoice_prefix = "E"\nminimum_charge = "0.50"\n',
+        rules
+        + '[coverages.only]\ncurrency = "EUR"\ntime_zone = "UTC"\ninvoice_prefix = "E"\nminimum_charge = "0.50"\n',
         "billing.toml",
     )
     desk.environ["DUECOURSE_BILLING_FILE"] = str(billing)
