@@ -127,6 +127,15 @@ class GatewayUnavailableError(Exception):
     """A read got no usable answer; retry later."""
 
 
+class GatewayRefusedError(GatewayUnavailableError):
+    """The processor answered a read with 400, 401 or 403: an operator has to look, waiting alone doesn't help."""
+
+    def __init__(self, why: str, *, http_status: int | None) -> None:
+        super().__init__(why)
+        #: The key is wrong or lacks a permission; a corrected key makes the same read succeed.
+        self.is_about_key = http_status in (401, 403)
+
+
 class GatewayMissingError(Exception):
     """The processor says that the object doesn't exist."""
 
@@ -135,7 +144,7 @@ class ProcessorGateway(Protocol):
     """One coverage's account at the processor. It makes no decisions.
 
     The first three methods always return an Answer and never raise for errors of the processor or the network. The
-    reads raise GatewayUnavailableError or GatewayMissingError.
+    reads raise GatewayUnavailableError (GatewayRefusedError if the processor refuses them) or GatewayMissingError.
     """
 
     def create_payment_intent(self, parameters: Mapping[str, Any], key: str) -> Answer: ...

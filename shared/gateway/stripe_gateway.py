@@ -22,6 +22,7 @@ from shared.gateway.port import (
     CardSnapshot,
     ChargeReadBack,
     GatewayMissingError,
+    GatewayRefusedError,
     GatewayUnavailableError,
     Outcome,
     Page,
@@ -183,7 +184,9 @@ class StripeGateway:
         except stripe.InvalidRequestError as error:
             if error.http_status == 404:
                 raise GatewayMissingError(_message(error)) from None
-            raise GatewayUnavailableError(_message(error)) from error
+            raise GatewayRefusedError(_message(error), http_status=error.http_status) from error
+        except (stripe.AuthenticationError, stripe.PermissionError) as error:
+            raise GatewayRefusedError(_message(error), http_status=error.http_status) from error
         except stripe.StripeError as error:
             raise GatewayUnavailableError(_message(error)) from error
 

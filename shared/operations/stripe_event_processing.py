@@ -21,6 +21,7 @@ from shared.domain.calendar import UNTIL_RELEASED
 from shared.domain.event_types import EventType
 from shared.domain.states import StripeEventState
 from shared.failpoints import Failpoint, reach
+from shared.gateway.port import GatewayRefusedError
 from shared.logs import redact
 from shared.messaging.jobs import Job
 from shared.operations.stripe_events import OPEN
@@ -53,6 +54,7 @@ class StripeEvent:
     stored_at: datetime
     state: str
     tries: int
+    trouble: str | None = None
 
 
 @dataclass(frozen=True)
@@ -146,16 +148,23 @@ def postpone_event(connection: Connection, event: StripeEvent, until: datetime) 
 
 
 def note_error(connection: Connection, event: StripeEvent, error: Exception, at: Moment) -> None:
-    """Write the error on the event's row. After MAX_ERRORS it stays there until an operator acts."""
-    tries = event.tries if event.state == StripeEventState.TROUBLE else 1
-    try_again_at = UNTIL_RELEASED if tries >= MAX_ERRORS else at.machine_now + EVENT_BACKOFF.after(tries)
+    """Write the error on the event's row. After MAX_ERRORS it stays there until an operator acts.
+
+    A refused key isn't the event's fault: it is tried for as long as the key is refused, and one billing event says
+    so, so that a corrected key needs nobody to apply every event again.
+    """
     trouble = describe_error(error)
+    tries = event.tries if event.state == StripeEventState.TROUBLE else 1
+    is_about_key = isinstance(error, GatewayRefusedError) and error.is_about_key
+    if is_about_key:
+        tries = min(tries, MAX_ERRORS // 2)
+    try_again_at = UNTIL_RELEASED if tries >= MAX_ERRORS else at.machine_now + EVENT_BACKOFF.after(tries)
     noted = connection.execute(
         _is_open(event).values(
             state=StripeEventState.TROUBLE, tries=tries, try_again_at=try_again_at, trouble=trouble
         )
     )
-    if noted.rowcount == 0:
+    if noted.rowcount == 0 or (is_about_key and trouble == event.trouble):
         return
     record_event(
         connection,
@@ -219,6 +228,7 @@ def _read(row: Row[Any]) -> StripeEvent:
         stored_at=row.created_at,
         state=row.state,
         tries=row.tries,
+        trouble=row.trouble,
     )
 
 

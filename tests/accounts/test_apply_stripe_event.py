@@ -7,9 +7,10 @@ import pytest
 from sqlalchemy import func, select
 
 from shared.db.tables.system import billing_events, stripe_events
-from shared.gateway.port import CardSnapshot
+from shared.gateway.port import CardSnapshot, GatewayRefusedError
 from shared.operations.stripe_event_processing import MAX_ERRORS
 from shared.runtime import Runtime
+from simulator.faults.rules import FaultRule
 from tests.accounts.conftest import CardWorld, payment_with_a_lost_answer
 from tests.web.serving import wait_until
 from tests.web.stripe_webhooks import SECRET
@@ -142,6 +143,59 @@ def test_outage_does_not_count_as_an_error(here: CardWorld, cut_off: Runtime) ->
     assert here.event(job).try_again_at == here.world.machine.now + timedelta(seconds=5)
 
 
+@pytest.mark.parametrize("fault", ["unauthorized", "forbidden"])
+def test_refused_key_is_trouble_at_once_and_the_event_is_applied_once_the_key_is_right(
+    here: CardWorld, fault: str
+) -> None:
+    anna = here.world.account("A-1")
+    here.world.register_card(anna)
+    (job,) = [job for job in here.arrived() if here.event(job).type == "setup_intent.succeeded"]
+    tries = MAX_ERRORS + 5
+    here.world.simulator.add_faults([FaultRule(fault, operation="other", count=tries)])
+    for _ in range(tries):
+        here.apply(job)
+        row = here.event(job)
+        assert row.state == "trouble"
+        assert row.trouble.startswith("GatewayRefusedError: ")
+        assert row.try_again_at <= here.world.machine.now + timedelta(minutes=10), "a fixed key is noticed soon"
+        here.world.machine.now = row.try_again_at
+    assert len(troubles(here)) == 1, "one billing event while the reason stays the same"
+    assert here.apply(job) == "registered the primary card; 0 made due"
+    assert (here.event(job).state, here.event(job).trouble) == ("applied", None)
+
+
+def test_refused_request_is_trouble_and_left_to_an_operator(here: CardWorld) -> None:
+    anna = here.world.account("A-1")
+    here.world.register_card(anna)
+    (job,) = [job for job in here.arrived() if here.event(job).type == "setup_intent.succeeded"]
+
+    class Refuses:
+        """A gateway whose reads are answered with HTTP 400, as after a change of the API that we don't know."""
+
+        def __getattr__(self, name: str) -> object:
+            raise GatewayRefusedError("InvalidRequestError: no such parameter", http_status=400)
+
+    refuses = replace(here.world.runtime, gateways={"global": Refuses()})  # type: ignore[dict-item]
+    for _ in range(MAX_ERRORS):
+        here.apply(job, refuses)
+        assert here.event(job).state == "trouble"
+        here.world.machine.now = min(here.event(job).try_again_at, here.world.machine.now + timedelta(hours=1))
+    assert here.event(job).try_again_at == datetime(9999, 12, 31, tzinfo=UTC)
+
+
+def test_refused_retrieval_of_a_payment_intent_is_trouble(here: CardWorld) -> None:
+    owed = payment_with_a_lost_answer(here, here.world.account("A-1"))
+    here.world.machine.advance(hours=1)  # the lease is over, so the event isn't an echo
+    jobs = here.arrived()
+    here.world.simulator.add_faults([FaultRule("unauthorized", operation="retrieve")])
+    (job,) = [job for job in jobs if here.event(job).type == "payment_intent.succeeded"]
+    here.apply(job)
+    assert here.event(job).state == "trouble"
+    here.world.machine.now = here.event(job).try_again_at
+    here.apply(job)
+    assert here.world.payment(owed).state == "paid"
+
+
 def test_error_is_stored_without_secrets(here: CardWorld) -> None:
     class Broken(dict):  # type: ignore[type-arg]  # stands for any defect that speaks too much
         def __contains__(self, key: object) -> bool:
@@ -190,6 +244,15 @@ def test_simulator_delivers_webhooks_to_the_receiver(here: CardWorld) -> None:
             return "setup_intent.succeeded" in set(connection.scalars(select(stripe_events.c.type)))
 
     wait_until(is_stored)
+
+
+def troubles(here: CardWorld) -> list[str]:
+    with here.world.engine.connect() as connection:
+        return list(
+            connection.scalars(
+                select(billing_events.c.reason).where(billing_events.c.type == "stripe_event_in_trouble")
+            )
+        )
 
 
 def claim_until(here: CardWorld, at: datetime) -> None:

@@ -9,7 +9,8 @@ from sqlalchemy import insert, update
 
 from shared.db.billing_events import BillingEvent, record_event
 from shared.db.tables.operators import heartbeats, queue_pauses
-from shared.db.tables.system import findings, runs
+from shared.db.tables.system import findings, runs, stripe_events
+from shared.domain.calendar import UNTIL_RELEASED
 from shared.domain.states import RunState
 from shared.operations.heartbeats import WORKER
 from shared.scheduling.leader_lock import LEADER_LOCK
@@ -83,11 +84,13 @@ def test_each_problem_is_an_alert_with_its_next_step(dashboard: Dashboard, fragm
         "monthly-invoices 2026-09 global is late and awaits confirmation",
         "monthly-invoices 2026-10 global is stalled: Stripe doesn&#39;t answer",
         "1 open finding: amount differs",
+        "2 Stripe events could not be applied (oldest: 16 min); 1 of them is not retried any more",
+        "1 Stripe event received more than 15 minutes ago and not applied",
         "2 processor errors in the last 24 hours: api_key_expired",
     ):
         assert words in page, words
     assert f"/dashboard/runs/{late}" in page
-    assert page.count('class="alert"') == 8
+    assert page.count('class="alert"') == 10
 
 
 def _add_problems(connection: Any, world: World, anna: Account, now: datetime) -> None:
@@ -112,9 +115,39 @@ def _add_problems(connection: Any, world: World, anna: Account, now: datetime) -
         .where(findings.c.subject == "ch_2")
         .values(resolved_at=now, resolved_by="otto", resolution="seen")
     )
+    _add_stripe_events(connection, world)
     for hours in (1, 23, 25):
         when = now - timedelta(hours=hours)
         record_event(
             connection,
             BillingEvent("attention_needed", when, "worker", reason="api_key_expired", payment_id=due),
         )
+
+
+def _add_stripe_events(connection: Any, world: World) -> None:
+    """One is retried, one waits for an operator, one was received long ago; the others are no problem."""
+    long_ago, now = world.machine() - timedelta(minutes=16), world.machine()
+    rows: list[tuple[str, datetime, datetime | None]] = [
+        ("trouble", now, now),
+        ("trouble", long_ago, UNTIL_RELEASED),
+        ("received", long_ago, now),
+        ("received", now - timedelta(minutes=14), None),
+        ("applied", long_ago, None),
+        ("ignored", long_ago, None),
+    ]
+    connection.execute(
+        insert(stripe_events),
+        [
+            {
+                "coverage": "global",
+                "stripe_event_id": f"evt_{number}",
+                "type": "payment_intent.succeeded",
+                "is_livemode": False,
+                "stripe_created_at": created_at,
+                "state": state,
+                "try_again_at": try_again_at,
+                "created_at": created_at,
+            }
+            for number, (state, created_at, try_again_at) in enumerate(rows)
+        ],
+    )

@@ -30,6 +30,7 @@ def alerts_of(
         *_doorbell(context, depths, has_doorbell=has_doorbell),
         *_unknown(context, facts),
         *_due(context, facts),
+        *_stripe_events(context, facts),
         *_runs(context, facts),
         *_pauses(context, facts),
         *_findings(context, facts),
@@ -86,6 +87,27 @@ def _due(context: RequestContext, facts: AlertFacts) -> Iterator[Alert]:
             "Normal while a month start is processed. Otherwise check whether workers run, queues are paused, "
             "or the processor doesn't respond.",
             (context.url("/payments", state="due"), "Due payments"),
+        )
+
+
+def _stripe_events(context: RequestContext, facts: AlertFacts) -> Iterator[Alert]:
+    trouble, parked, late = facts.stripe_events.trouble, facts.stripe_events.parked, facts.stripe_events.late
+    if trouble.rows:
+        what = _counted(trouble.rows, "Stripe event")
+        are = "is" if parked == 1 else "are"
+        given_up = f"; {count(parked)} of them {are} not retried any more" if parked else ""
+        yield Alert(
+            f"{what} could not be applied (oldest: {_age(trouble.oldest)}){given_up}.",
+            "Read the reason of each and fix the cause: often a wrong Stripe key. Then they are applied by "
+            "themselves; those that aren't retried any more need “apply again”.",
+            (context.url("/stripe-events", state="trouble"), "Stripe events"),
+        )
+    if late.rows:
+        yield Alert(
+            f"{_counted(late.rows, 'Stripe event')} received more than 15 minutes ago and not applied "
+            f"(oldest: {_age(late.oldest)}).",
+            "Check whether workers run, the queue interactive is paused, or Stripe doesn't respond.",
+            (context.url("/stripe-events", state="received"), "Stripe events"),
         )
 
 

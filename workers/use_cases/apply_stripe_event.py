@@ -10,7 +10,7 @@ from shared.accounts.cards import CardMovedError
 from shared.db.query_terms import Moment
 from shared.db.session import in_transaction
 from shared.failpoints import Failpoint, reach
-from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
+from shared.gateway.port import GatewayMissingError, GatewayRefusedError, GatewayUnavailableError
 from shared.operations.stripe_event_processing import (
     EVENT_BACKOFF,
     Apply,
@@ -36,8 +36,8 @@ MAX_LOOKS = 3
 def apply_stripe_event(runtime: Runtime, coverage: str, stripe_event_id: str) -> None:
     """Apply one event if it is due. Safe to deliver twice, concurrently or late.
 
-    If the processor is unavailable, the event is postponed. Any other error is stored on the event's
-    row and raised.
+    If the processor is unavailable, the event is postponed. If it refuses our key or our request, that is stored on
+    the event's row. Any other error is stored there and raised.
     """
     reach(Failpoint.EVENT_BEGUN)
     event = in_transaction(
@@ -51,6 +51,9 @@ def apply_stripe_event(runtime: Runtime, coverage: str, stripe_event_id: str) ->
         effect = _fetch_and_apply(runtime, event)
     except LookLaterError as error:
         _postpone(runtime, event, error.at, str(error))
+        return
+    except GatewayRefusedError as error:  # known, so no traceback and no dead letter: the overview has an alert
+        _note_error(runtime, event, error)
         return
     except (GatewayUnavailableError, CardMovedError) as error:
         _postpone(runtime, event, runtime.machine_now() + EVENT_BACKOFF.after(event.tries), describe_error(error))
@@ -111,6 +114,9 @@ def _postpone(runtime: Runtime, event: StripeEvent, at: datetime, why: str) -> N
 
 
 def _note_error(runtime: Runtime, event: StripeEvent, error: Exception) -> None:
+    log.warning(
+        "stripe_event.trouble", stripe_event_id=event.stripe_event_id, type=event.type, why=describe_error(error)
+    )
     try:
         at = _moment(runtime)
         in_transaction(

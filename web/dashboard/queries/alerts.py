@@ -4,13 +4,26 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, DateTime, Executable, Row, Select, bindparam, func, or_, select, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    DateTime,
+    Executable,
+    Row,
+    Select,
+    bindparam,
+    func,
+    or_,
+    select,
+    union_all,
+)
 
 from shared.db.query_terms import is_, one_of
 from shared.db.tables.payments import payment_attempts, payments
-from shared.db.tables.system import billing_events, findings, runs
+from shared.db.tables.system import billing_events, findings, runs, stripe_events
+from shared.domain.calendar import UNTIL_RELEASED
 from shared.domain.event_types import EventType
-from shared.domain.states import AttemptState, Lane, RunState
+from shared.domain.states import AttemptState, Lane, RunState, StripeEventState
 from shared.messaging.queue_pauses import Pause, paused_queues
 from shared.operations.heartbeats import WORKER, LiveProcess, live_processes
 from shared.payments.eligibility import ATTEMPT_OPEN, CHARGEABLE_STATE, HELD, REACHED, Clocks, none_of
@@ -19,6 +32,8 @@ from shared.scheduling.leader_lock import is_scheduler_alive
 #: Settlement looks up within seconds; what takes longer than this doesn't settle by waiting.
 UNKNOWN_FOR_TOO_LONG = timedelta(minutes=15)
 DUE_FOR_TOO_LONG = timedelta(minutes=15)
+#: A person may wait for what an event says; fetching and applying it takes a second.
+EVENT_OPEN_FOR_TOO_LONG = timedelta(minutes=15)
 ATTENTION_WITHIN = timedelta(hours=24)
 #: Counting stops here: the alert stays the same.
 COUNT_UP_TO = 1_000
@@ -36,6 +51,15 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class OpenStripeEvents:
+    """Stripe events not applied: in trouble, those of them that wait for an operator, and received too long ago."""
+
+    trouble: Waiting = Waiting()
+    parked: int = 0
+    late: Waiting = Waiting()
+
+
+@dataclass(frozen=True)
 class AlertFacts:
     """The facts behind the alerts, and what is shown uncached beside them."""
 
@@ -45,6 +69,7 @@ class AlertFacts:
     unknown: Waiting
     unknown_too_long: int
     due_too_long: Waiting
+    stripe_events: OpenStripeEvents
     #: Monthly, daily and nightly runs that await confirmation or are stalled.
     runs: tuple[Row[Any], ...]
     #: Open findings: kind, count, oldest.
@@ -68,6 +93,7 @@ def gather_alert_facts(connection: Connection, now: datetime, machine_now: datet
         unknown=Waiting(unknown.rows, _since(unknown.oldest, machine_now)),
         unknown_too_long=unknown.too_long,
         due_too_long=Waiting(due.rows, _since(due.oldest, now)),
+        stripe_events=_open_stripe_events(connection, machine_now),
         runs=tuple(connection.execute(_RUNS).all()),
         findings=tuple(connection.execute(_FINDINGS).all()),
         pauses=tuple(paused_queues(connection).values()),
@@ -115,6 +141,32 @@ def _due_too_long() -> Executable:
     return select(func.count().label("rows"), func.min(due.c.next_attempt_at).label("oldest")).select_from(due)
 
 
+def _open_stripe_events(connection: Connection, machine_now: datetime) -> OpenStripeEvents:
+    """Count each kind by itself, so that a flood of new events hides neither trouble nor old ones."""
+    before = {"before": machine_now - EVENT_OPEN_FOR_TOO_LONG}
+    trouble, late = connection.execute(_EVENTS_IN_TROUBLE).one(), connection.execute(_EVENTS_LATE, before).one()
+    return OpenStripeEvents(
+        Waiting(trouble.rows, _since(trouble.oldest, machine_now)),
+        trouble.parked,
+        Waiting(late.rows, _since(late.oldest, machine_now)),
+    )
+
+
+def _oldest_open_events(state: StripeEventState, *conditions: ColumnElement[bool]) -> Executable:
+    open_ = (
+        select(stripe_events.c.created_at, stripe_events.c.try_again_at)
+        .where(is_(stripe_events.c.state, state), *conditions)
+        .order_by(stripe_events.c.created_at)
+        .limit(COUNT_UP_TO)
+        .subquery()
+    )
+    return select(
+        func.count().label("rows"),
+        func.min(open_.c.created_at).label("oldest"),
+        func.count().filter(open_.c.try_again_at >= UNTIL_RELEASED).label("parked"),
+    ).select_from(open_)
+
+
 def _calls(now: datetime) -> Select[Any]:
     newest = (
         select(billing_events.c.id, billing_events.c.at, billing_events.c.reason, billing_events.c.payment_id)
@@ -133,6 +185,10 @@ def _calls(now: datetime) -> Select[Any]:
 
 
 _DUE_TOO_LONG = _due_too_long()
+_EVENTS_IN_TROUBLE = _oldest_open_events(StripeEventState.TROUBLE)
+_EVENTS_LATE = _oldest_open_events(
+    StripeEventState.RECEIVED, stripe_events.c.created_at <= bindparam("before", type_=DateTime(timezone=True))
+)
 
 _RUNS = (
     select(runs)

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Row, and_, select
 
 from shared.db.tables.payments import payment_attempts, payment_intents
 from shared.domain.states import OPEN_ATTEMPT, AttemptState
-from shared.gateway.port import GatewayMissingError, GatewayUnavailableError, request
+from shared.gateway.port import GatewayMissingError, GatewayRefusedError, GatewayUnavailableError, request
 from shared.operations.stripe_event_processing import Apply, Effect, ProcessAgain, StripeEvent, nothing_but
 from shared.payments.record_outcome import apply_observation
 from shared.runtime import Runtime
@@ -15,6 +15,8 @@ from shared.runtime import Runtime
 DECLINED = "payment_intent.payment_failed"
 #: Machine time within which nearly every answer is recorded; after it the PaymentIntent is retrieved.
 ANSWERS_COME_WITHIN = timedelta(seconds=10)
+#: Answers to a read that waiting doesn't change: our request or our key is wrong.
+REFUSED = (400, 401, 403)
 NOT_OURS = "not ours: no payment has this PaymentIntent"
 
 
@@ -50,8 +52,11 @@ def observe_payment_intent(runtime: Runtime, event: StripeEvent) -> Apply:
     gateway = runtime.gateways[event.coverage]
     answer = request("event.payment_intent", gateway.retrieve_payment_intent, event.stripe_object_id)
     if answer.payment_intent is None:
-        error = GatewayMissingError if answer.http_status == 404 else GatewayUnavailableError
-        raise error(answer.reason)
+        if answer.http_status == 404:
+            raise GatewayMissingError(answer.reason)
+        if answer.http_status in REFUSED:
+            raise GatewayRefusedError(answer.reason, http_status=answer.http_status)
+        raise GatewayUnavailableError(answer.reason)
     note = f"retrieved the PaymentIntent: {answer.payment_intent.status}"
 
     def apply(connection: Connection) -> Effect:
