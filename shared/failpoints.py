@@ -45,6 +45,8 @@ class Failpoint(StrEnum):
     CHARGE_CONFIRM_SENT = "charge.confirm.sent"
     CHARGE_CANCEL_SENDING = "charge.cancel.sending"
     CHARGE_CANCEL_SENT = "charge.cancel.sent"
+    CHARGE_REFUSED_SENDING = "charge.refused.sending"
+    CHARGE_REFUSED_SENT = "charge.refused.sent"
     CHARGE_RECORDED = "charge.recorded"
 
     RECORD_ANSWER_BEGUN = "record.answer.begun"

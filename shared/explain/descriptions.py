@@ -63,6 +63,11 @@ FINDING_DESCRIPTIONS: Mapping[str, FindingDescription] = {
         "somebody canceled the payment's PaymentIntent at the processor; the payment is held",
         "find out who canceled it and why; to collect anyway: `duecourse payment charge PAYMENT --reason …`",
     ),
+    "charge_refused_by_stripe": FindingDescription(
+        "Stripe refuses the charge itself, not the card; the payment is held and no card was charged",
+        "look the request up in the processor's dashboard and remove its cause; then release the payment: "
+        "`duecourse payment release PAYMENT --reason …`",
+    ),
     "account_not_invoiced": FindingDescription(
         "a monthly run skipped an account, because its data can't be invoiced",
         "fix the data, then `duecourse invoices run --period … --again --reason …`; that resolves the finding",

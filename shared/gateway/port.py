@@ -48,6 +48,14 @@ class PaymentIntentSnapshot:
     stripe_customer_id: str | None = None
 
 
+class Missing(StrEnum):
+    """What a refused charge names that isn't usable at the processor any more."""
+
+    CARD = "card"  # detached or deleted; the customer is there
+    CUSTOMER = "customer"  # deleted, and its cards with it
+    BOTH_UNKNOWN = "both_unknown"  # neither was ever there: the API key is probably of another account
+
+
 @dataclass(frozen=True)
 class Answer:
     """One answer, or the lack of one, already classified by the outcome table."""
@@ -63,6 +71,8 @@ class Answer:
     request_id: str | None = None
     needs_attention: bool = False  # an operator must look: keys, permissions, a defect in our request
     is_key_spent: bool = False  # a new request under the same key only gets this answer again
+    is_refused: bool = False  # HTTP 4xx about the request itself: sent again, it is refused again
+    missing: Missing | None = None  # of a refused charge: what was found missing afterwards
 
 
 @dataclass(frozen=True)
@@ -154,6 +164,7 @@ class ProcessorGateway(Protocol):
     def create_customer(self, metadata: Mapping[str, str], key: str) -> str: ...
     def retrieve_setup_intent(self, stripe_id: str) -> SetupIntentSnapshot: ...
     def retrieve_card(self, stripe_payment_method_id: str) -> CardSnapshot: ...
+    def find_missing(self, stripe_customer_id: str, stripe_payment_method_id: str) -> Missing | None: ...
     def retrieve_charge(self, stripe_id: str) -> ChargeReadBack: ...
     def retrieve_event(self, stripe_event_id: str) -> Mapping[str, Any]: ...
     def list_charges(self, created_from: datetime, created_until: datetime) -> Iterator[ChargeReadBack]: ...

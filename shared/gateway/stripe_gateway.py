@@ -24,6 +24,7 @@ from shared.gateway.port import (
     GatewayMissingError,
     GatewayRefusedError,
     GatewayUnavailableError,
+    Missing,
     Outcome,
     Page,
     PaymentIntentSnapshot,
@@ -106,6 +107,20 @@ class StripeGateway:
             return read_card(raw)
         except (KeyError, TypeError):
             raise GatewayMissingError(f"{stripe_payment_method_id} is not a card") from None
+
+    def find_missing(self, stripe_customer_id: str, stripe_payment_method_id: str) -> Missing | None:
+        """Return what prevents a charge of this customer's card: at most two reads. None if nothing does."""
+        try:
+            if self.retrieve_card(stripe_payment_method_id).stripe_customer_id == stripe_customer_id:
+                return None
+            is_card_known = True
+        except GatewayMissingError:
+            is_card_known = False
+        try:
+            customer = self._read(lambda: self._client.v1.customers.retrieve(stripe_customer_id))
+        except GatewayMissingError:
+            return Missing.CUSTOMER if is_card_known else Missing.BOTH_UNKNOWN
+        return Missing.CUSTOMER if customer.get("deleted") else Missing.CARD
 
     def retrieve_charge(self, stripe_id: str) -> ChargeReadBack:
         return read_charge(self._read(lambda: self._client.v1.charges.retrieve(stripe_id)))
@@ -278,6 +293,7 @@ def _answer_of_error(error: stripe.StripeError) -> Answer:
         request_id=error.request_id,
         needs_attention=problem in NEEDS_ATTENTION and outcome is not Outcome.SUCCEEDED,
         is_key_spent=problem is Problem.KEY_MISUSED or _is_replayed(error),
+        is_refused=problem is Problem.REFUSED and outcome is Outcome.NOT_SENT,
     )
 
 

@@ -1,15 +1,17 @@
 """Outcome handlers: what an outcome does to its payment, one function each. The caller holds all locks."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, select, update
 
+from shared.accounts.cards import detach_card, find_card
 from shared.accounts.standing import update_standing
 from shared.db.billing_events import BillingEvent, Cause, record_event
-from shared.db.rows import AttemptRow
+from shared.db.rows import AttemptRow, SettingsRow, read_one
+from shared.db.tables.accounts import payment_settings
 from shared.db.tables.payments import payments
 from shared.domain.backoff import Backoff
 from shared.domain.calendar import UNTIL_RELEASED, instant, local_date
@@ -25,7 +27,7 @@ from shared.domain.dunning import (
 )
 from shared.domain.event_types import EventType
 from shared.domain.states import ENDED, AttemptKind, Lane, PaymentKind, PaymentState, Standing, Trigger
-from shared.gateway.port import Answer, Outcome
+from shared.gateway.port import Answer, Missing, Outcome
 from shared.payments.cancellation import close_as_requested, record_close_overtaken
 from shared.payments.locked_rows import LockedPaymentIntent
 from shared.payments.network_budgets import block_card
@@ -35,6 +37,13 @@ from shared.policy import Coverage, Policy
 
 #: Machine time until a payment is tried again whose request reached no issuer: mostly an outage.
 NOT_SENT_BACKOFF = Backoff(first=timedelta(seconds=5), longest=timedelta(hours=1))
+#: The same for a request that Stripe refused as such, where only time or an operator can help: longer than the
+#: longest of an outage, whose end hardly shortens it, and shorter than clock.FARTHEST_AHEAD: none counts beyond it.
+REFUSED_BACKOFF = timedelta(minutes=110)
+WORDS_OF_MISSING: Mapping[Missing, str] = {
+    Missing.CARD: "the card was removed at Stripe",
+    Missing.CUSTOMER: "the customer was deleted at Stripe, with its cards",
+}
 #: A PaymentIntent canceled for these reasons was canceled by Stripe itself; otherwise by a user of Stripe (I3).
 CANCELED_BY_STRIPE = frozenset({"automatic", "expired"})
 
@@ -159,8 +168,10 @@ def after_cancellation(connection: Connection, locked: Locked, answer: Answer, a
 
 def after_not_sent(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
     """Back off (machine time): the request reached no issuer. Never dunning, never a decline."""
+    if answer.is_refused and _after_refusal(connection, locked, answer, actor):
+        return
     count = locked.payment.not_sent_count
-    wait = NOT_SENT_BACKOFF.after(count + 1)
+    wait = REFUSED_BACKOFF if answer.is_refused else NOT_SENT_BACKOFF.after(count + 1)
     connection.execute(
         update(payments)
         .where(payments.c.id == locked.payment.id)
@@ -181,6 +192,39 @@ def after_not_sent(connection: Connection, locked: Locked, answer: Answer, actor
     )
     if answer.needs_attention and count == 0:
         ask_for_attention(connection, locked, actor, answer.reason)
+
+
+def _after_refusal(connection: Connection, locked: Locked, answer: Answer, actor: str) -> bool:
+    """Park or hold a payment whose charge is refused each time it is sent; False if waiting may still help.
+
+    A spent key is no reason to stop: the next claim sends the request under a new one. A refused cancellation is
+    repeated, rarely, because the close must come to its end. So is a charge whose customer and card were never at
+    Stripe, because then the API key is probably another account's, and no card is to blame.
+    """
+    attempt = locked.attempt
+    if attempt is None or attempt.kind == AttemptKind.CANCEL or answer.is_key_spent:
+        return False
+    if answer.missing is Missing.BOTH_UNKNOWN:
+        return False
+    if answer.missing is not None:
+        reason = WORDS_OF_MISSING[answer.missing]
+        card = find_card(connection, locked.payment.coverage, attempt.stripe_payment_method_id or "")
+        detach_card(connection, card, locked.now)
+        # Detaching raised the revision: only a card that is registered from now on may wake the payment.
+        changed = select(payment_settings).where(payment_settings.c.id == locked.settings.id)
+        settings = read_one(SettingsRow, connection.execute(changed))
+        _apply_decision(
+            connection, replace(locked, settings=settings), AwaitPaymentMethod(reason), actor, {"not_sent_count": 0}
+        )
+        return True
+    reason = f"Stripe refuses the charge ({answer.code or answer.reason}): sent again, it would be refused again"
+    subject = locked.intent.stripe_payment_intent_id or str(locked.intent.id)
+    details = {"http_status": answer.http_status, "code": answer.code, "request_id": answer.request_id}
+    cause = locked.cause(actor, reason)
+    open_finding(connection, "charge_refused_by_stripe", locked.payment, subject, details, cause)
+    _apply_decision(connection, locked, HoldForOperator(reason), actor, {"not_sent_count": 0})
+    ask_for_attention(connection, locked, actor, reason)
+    return True
 
 
 def after_unknown(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:

@@ -71,7 +71,7 @@ class Call:
     def named(self, kind: type[R], object_id: str, param: str) -> R:
         """Return the object that a parameter names; 400 if the account has none."""
         found = self.store.get(kind, self.account, object_id)
-        if found is None:
+        if found is None or getattr(found, "is_deleted", False):
             raise missing(kind.NOUN, object_id, param, status=400)
         return found
 

@@ -1,12 +1,13 @@
-"""Customers: create, retrieve, update."""
+"""Customers: create, retrieve, update, delete."""
 
 from dataclasses import replace
 from typing import Any
 
 from simulator.api.call import Call, merged_metadata
-from simulator.api.payment_methods import attach_to, resolve
+from simulator.api.payment_methods import attach_to, detach, resolve
 from simulator.api.views import Json, customer
 from simulator.store.records import Customer, PaymentMethod, to_plain
+from simulator.store.store import Page
 
 _PLAIN = ("address", "description", "email", "name", "phone", "preferred_locales")
 
@@ -27,11 +28,32 @@ def create_customer(call: Call) -> Json:
 
 
 def retrieve_customer(call: Call) -> Json:
-    return customer(call.subject(Customer))
+    """A deleted customer is still shown, as deleted (docs.stripe.com/api/customers/retrieve)."""
+    record = call.subject(Customer)
+    return _deleted(record) if record.is_deleted else customer(record)
+
+
+def delete_customer(call: Call) -> Json:
+    """Delete a customer for good, and detach its cards (docs.stripe.com/api/customers/delete)."""
+    record = _living(call)
+    while methods := call.store.page(PaymentMethod, call.account, Page(limit=100), owner=record.id)[0]:
+        for method in methods:
+            detach(call, method)
+    call.store.save(replace(record, is_deleted=True))
+    call.emit("customer.deleted", record)
+    return _deleted(record)
+
+
+def _living(call: Call) -> Customer:
+    return call.named(Customer, call.subject(Customer).id, "id")
+
+
+def _deleted(record: Customer) -> Json:
+    return {"id": record.id, "object": "customer", "deleted": True}
 
 
 def update_customer(call: Call) -> Json:
-    old = call.subject(Customer)
+    old = _living(call)
     new = replace(old, metadata=merged_metadata(old.metadata, call.given("metadata")), **_fields(call))
     call.store.save(new)
     before, after = to_plain(old), to_plain(new)

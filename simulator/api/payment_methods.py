@@ -86,8 +86,13 @@ def detach_payment_method(call: Call) -> Json:
     record = call.subject(PaymentMethod)
     if record.customer is None:
         raise refused("The payment method you provided is not attached to a customer so detachment is impossible.")
+    return payment_method(detach(call, record))
+
+
+def detach(call: Call, record: PaymentMethod) -> PaymentMethod:
+    """Detach for good: it can be neither used nor attached again."""
     detached = replace(record, customer=None, is_spent=True, is_set_up=False)
-    return payment_method(save_changed(call, record, detached, "payment_method.detached"))
+    return save_changed(call, record, detached, "payment_method.detached")
 
 
 def attach_to(call: Call, record: PaymentMethod, customer: str, *, is_set_up: bool = False) -> PaymentMethod:

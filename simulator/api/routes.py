@@ -41,6 +41,7 @@ ROUTES = (
     Route("POST", "customers", customers.create_customer, parameters.CUSTOMER_CREATE),
     Route("GET", "customers/:id", customers.retrieve_customer),
     Route("POST", "customers/:id", customers.update_customer, parameters.CUSTOMER_FIELDS),
+    Route("DELETE", "customers/:id", customers.delete_customer),
     Route(
         "GET",
         "customers/:id/payment_methods",

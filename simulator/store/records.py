@@ -44,6 +44,7 @@ class Customer(Record):
     description: str | None = None
     address: dict[str, Any] | None = None
     default_payment_method: str | None = None
+    is_deleted: bool | None = None
     preferred_locales: list[str] = field(default_factory=list)
     metadata: Metadata = field(default_factory=dict)
 

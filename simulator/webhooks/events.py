@@ -22,6 +22,7 @@ EVENT_TYPES: dict[str, str] = {
     "charge.succeeded": "charges",
     "customer.created": "customers",
     "customer.updated": "customers",
+    "customer.deleted": "customers",
     "payment_intent.amount_capturable_updated": "payment_intents",
     "payment_intent.canceled": "payment_intents",
     "payment_intent.created": "payment_intents",

@@ -30,7 +30,15 @@ def story_of(point: Failpoint) -> Story:
 
 
 def _two_days(company: Company, people: People) -> None:
-    """Month start in chunks; bert's card declines, elsa's bank wants her, anna and carl have no card yet."""
+    """Month start in chunks; bert's card declines, elsa's bank wants her, anna and carl have no card yet.
+
+    Dora's card was removed at Stripe, and the webhook is lost: her charge is refused.
+    """
+    dora = people["dora"]
+    assert dora.card is not None
+    company.mishaps.never_arrive.append("payment_method.detached")
+    removed = f"{company.world.simulator.url}/v1/payment_methods/{dora.card.payment_method}/detach"
+    company.http.post(removed, auth=_KEY).raise_for_status()
     company.sleep_and_work("2026-11-01 00:00")
     _first_of_november(company, people)
     company.sleep_and_work("2026-11-02 09:00")  # bert's card pays at the daily run
@@ -49,6 +57,7 @@ def _first_of_november(company: Company, people: People) -> None:
     company.world.simulator.automatically_update("global", bert.card.payment_method, exp_month=1, exp_year=2035)
     company.mishaps.unavailable.append("/v1/setup_intents")
     company.world.register_card(carl.account, new_card(company))
+    company.world.register_card(people["dora"].account, new_card(company))
     anna.card = company.world.register_card(anna.account, new_card(company))
     company.mishaps.cut_after.append(anna.card_in_form)
     assert elsa.card is not None
@@ -184,6 +193,7 @@ TWO_DAYS = Story(
         "anna": None,
         "bert": InsufficientFundsUntil(date=date(2026, 11, 2)),
         "carl": None,
+        "dora": Pays(),
         "elsa": NeedsAuthentication(),
     },
     tell=_two_days,
@@ -191,6 +201,7 @@ TWO_DAYS = Story(
         "anna": Expected(owes=29_85),
         "bert": Expected(owes=11_30, asked=2),
         "carl": Expected(owes=7_07),
+        "dora": Expected(owes=13_13),
         "elsa": Expected(owes=101_99, asked=2, intents=2),
     },
 )

@@ -9,7 +9,7 @@ import structlog
 from shared.db.session import in_transaction, in_turn
 from shared.domain.states import AttemptKind
 from shared.failpoints import Failpoint, reach
-from shared.gateway.port import Answer, Outcome, ProcessorGateway, request
+from shared.gateway.port import Answer, GatewayUnavailableError, Outcome, ProcessorGateway, request
 from shared.payments.claim import Claimed, NotClaimed, allow_confirm, claim_charge
 from shared.payments.record_outcome import record_answer
 from shared.runtime import Runtime
@@ -39,6 +39,8 @@ def charge_payment(runtime: Runtime, payment_id: UUID) -> None:
 def send_claimed(runtime: Runtime, claimed: Claimed) -> None:
     """Send the claimed charge or cancellation to the processor, and record its answer."""
     answer = _request(runtime, claimed)
+    if answer is not None and answer.is_refused:
+        answer = _with_missing(runtime.gateways[claimed.coverage], claimed, answer)
     if answer is None:
         log.warning("charge.overtaken", attempt_id=str(claimed.attempt_id), consequence="settlement owns it")
         return
@@ -82,6 +84,18 @@ def _request(runtime: Runtime, claimed: Claimed) -> Answer | None:
     if runtime.machine_now() + min(LEASE_MARGIN, runtime.lease / 2) > claimed.lease_expires_at:
         return Answer(Outcome.NOT_SENT, "the lease was about to expire before the request was sent")
     return _send(gateway, claimed, stripe_id)
+
+
+def _with_missing(gateway: ProcessorGateway, claimed: Claimed, answer: Answer) -> Answer:
+    """Find out whether a refused charge's card or customer is gone: its webhook may be late or lost."""
+    if claimed.kind is AttemptKind.CANCEL or claimed.stripe_payment_method_id is None:
+        return answer
+    customer_id = claimed.create_parameters["customer"]
+    try:
+        missing = request("charge.refused", gateway.find_missing, customer_id, claimed.stripe_payment_method_id)
+    except GatewayUnavailableError:
+        return answer
+    return replace(answer, missing=missing)
 
 
 def _send(gateway: ProcessorGateway, claimed: Claimed, stripe_id: str) -> Answer:
