@@ -7,14 +7,16 @@ import pytest
 from sqlalchemy import func, select
 
 from shared.db.tables.system import billing_events, stripe_events
-from shared.gateway.port import CardSnapshot, GatewayRefusedError
+from shared.gateway.port import Answer, CardSnapshot, GatewayRefusedError, Outcome
 from shared.operations.stripe_event_processing import MAX_ERRORS
 from shared.runtime import Runtime
 from simulator.faults.rules import FaultRule
 from tests.accounts.conftest import CardWorld, payment_with_a_lost_answer
+from tests.reconciliation.books import Night
 from tests.web.serving import wait_until
 from tests.web.stripe_webhooks import SECRET
 from workers.use_cases.apply_stripe_event import apply_stripe_event
+from workers.use_cases.reconcile_charges import reconcile_charges
 
 
 def test_applied_event_is_not_applied_again(here: CardWorld) -> None:
@@ -231,6 +233,25 @@ def test_webhook_settles_an_attempt_with_a_lost_answer(here: CardWorld) -> None:
             )
         ).all()
     assert "retrieved the PaymentIntent: succeeded" in [row.reason for row in told]
+
+
+def test_money_of_an_abandoned_payment_intent_is_booked_by_its_event(here: CardWorld) -> None:
+    """An orphan whose cancellation was never answered, confirmed by a person in Stripe's dashboard."""
+    world = here.world
+    anna = world.account("A-1")
+    card = world.add_primary_card(anna)
+    owed = world.add_due_payment(anna)
+    night = Night(world, anna, card.payment_method)
+    orphan = night.create_unknown_intent(owed)
+    gateway = world.runtime.gateways["global"]
+    gateway.cancel_payment_intent = lambda *_: Answer(Outcome.UNKNOWN, "no_answer: timeout")  # type: ignore[method-assign]
+    reconcile_charges(world.runtime, night.add_run())
+    (row,) = world.intents(owed)
+    assert (row.stripe_payment_intent_id, row.closed_reason) == (orphan.stripe_id, "abandoned")
+    charge = gateway.confirm_payment_intent(orphan.stripe_id, card.payment_method, "by-hand").charge_id
+    here.live()
+    assert world.captured_amounts(owed) == [5_00], "and not once more by us"
+    assert (world.payment(owed).state, night.receipts(owed)) == ("paid", [charge])
 
 
 def test_simulator_delivers_webhooks_to_the_receiver(here: CardWorld) -> None:

@@ -17,6 +17,8 @@ DECLINED = "payment_intent.payment_failed"
 ANSWERS_COME_WITHIN = timedelta(seconds=10)
 #: Answers to a read that waiting doesn't change: our request or our key is wrong.
 REFUSED = (400, 401, 403)
+#: Reasons that Stripe showed. A PaymentIntent that *we* gave up (abandoned) may still be confirmed at Stripe.
+FINAL = ("succeeded", "canceled")
 NOT_OURS = "not ours: no payment has this PaymentIntent"
 
 
@@ -25,14 +27,15 @@ def echo_of_our_request(
 ) -> Effect | ProcessAgain | None:
     """Return the effect of an event that tells nothing new; None if its PaymentIntent has to be retrieved.
 
-    Most events only echo our own confirm. Succeeded and canceled are final at Stripe and already recorded here. A
-    decline closes nothing inside a lease (I5), and outside of one there is no attempt to close. An event that
-    overtakes the answer to a request sent just now is processed a little later.
+    Most events only echo our own confirm. Succeeded and canceled are final at Stripe and already recorded here; of
+    a PaymentIntent that we abandoned, the event may be the only news of money. A decline closes nothing inside a
+    lease (I5), and outside of one there is no attempt to close. An event that overtakes the answer to a request
+    sent just now is processed a little later.
     """
     ours = _find(connection, event)
     if ours is None:
         return Effect(NOT_OURS)
-    if ours.closed_reason is not None:
+    if ours.closed_reason in FINAL:
         return Effect(f"already known: the PaymentIntent is {ours.closed_reason}", payment_id=ours.payment_id)
     has_expired_attempt = ours.lease_expires_at is not None and ours.lease_expires_at <= machine_now
     if event.type == DECLINED and not has_expired_attempt:
