@@ -16,11 +16,9 @@ from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from cli.importing.source import UNREADABLE
 from shared.domain.calendar import Period
-from shared.domain.money import MoneyError, exponent, format_minor, parse_minor
+from shared.domain.money import MAX_CHARGE_MINOR, MoneyError, exponent, format_minor, parse_minor
 from shared.policy import Policy
 
-#: Stripe takes at most twelve digits in any currency; it also keeps a million such fees below 64 bits in sum.
-MAX_AMOUNT_MINOR = 999_999_999_999
 #: Twelve digits, a point and room for the zeros that some exports write behind it.
 MAX_AMOUNT_CHARACTERS = 24
 #: Three decimals: where a row's currency isn't known, only what is wrong in every currency is called wrong.
@@ -155,16 +153,16 @@ def _currency_of_coverage(currency: str | None, info: ValidationInfo[RowContext]
 
 
 def _minor_units(text: str, info: ValidationInfo[RowContext]) -> int:
-    """A decimal amount as minor units of the row's currency; see MAX_AMOUNT_MINOR."""
+    """A decimal amount as minor units of the row's currency; at most what Stripe charges at once."""
     if len(text) > MAX_AMOUNT_CHARACTERS and text.isascii() and text.replace(".", "", 1).isdigit():
         raise ValueError(f"is a number of more than {MAX_AMOUNT_CHARACTERS} characters, larger than any amount")
     coverage = info.data.get("coverage")
     named = info.data.get("currency") or LOOSEST_CURRENCY
     currency = named if coverage is None else info.context.policy.coverages[coverage].currency
     minor = parse_minor(text, currency)
-    if minor > MAX_AMOUNT_MINOR:
-        most = format_minor(MAX_AMOUNT_MINOR, currency)
-        raise ValueError(f"is larger than any amount we can collect; the most is {most}")
+    if minor > MAX_CHARGE_MINOR:
+        most = format_minor(MAX_CHARGE_MINOR, currency)
+        raise ValueError(f"is larger than any amount Stripe charges; the most is {most}")
     return minor
 
 

@@ -5,19 +5,34 @@ from datetime import date
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, case, exists, select, true, update
 
 from shared.db.billing_events import BillingEvent, Cause, record_event
+from shared.db.query_terms import WAITS_FOR_OPERATOR, is_
 from shared.db.rows import AccountRow, read_one
 from shared.db.tables.accounts import accounts
 from shared.db.tables.payments import payments
-from shared.db.tables.system import billing_events
+from shared.db.tables.system import billing_events, findings
 from shared.domain.dunning import StandingDecision, UnpaidPayment, decide_standing
 from shared.domain.event_types import EventType
 from shared.domain.states import ENDED, PaymentKind, Standing
 from shared.policy import Policy
 
 _LOCK = select(accounts).where(accounts.c.id == bindparam("account_id")).with_for_update(key_share=True)
+#: The finding of a payment whose charge Stripe refuses as a request, whatever the card.
+REFUSED_CHARGE_FINDING = "charge_refused_by_stripe"
+#: `UnpaidPayment.may_mark` as SQL. The findings are read for held payments only.
+MAY_MARK = case(
+    (
+        payments.c.held_until >= WAITS_FOR_OPERATOR,
+        ~exists().where(
+            findings.c.payment_id == payments.c.id,
+            is_(findings.c.kind, REFUSED_CHARGE_FINDING),
+            findings.c.resolved_at.is_(None),
+        ),
+    ),
+    else_=true(),
+)
 #: In the data of an unmarking: the day from which Duecourse may mark the account again.
 SPARED_UNTIL = "spared_until"
 
@@ -57,7 +72,7 @@ def update_standing(
 def unpaid_of(connection: Connection, account_id: UUID) -> list[UnpaidPayment]:
     """The payments that decide an account's standing, oldest first."""
     rows = connection.execute(
-        select(payments.c.id, payments.c.decline_count, payments.c.due_on)
+        select(payments.c.id, payments.c.decline_count, payments.c.due_on, MAY_MARK.label("may_mark"))
         .where(
             payments.c.account_id == account_id,
             payments.c.kind == PaymentKind.MONTHLY,
@@ -65,7 +80,7 @@ def unpaid_of(connection: Connection, account_id: UUID) -> list[UnpaidPayment]:
         )
         .order_by(payments.c.due_on, payments.c.id)
     )
-    return [UnpaidPayment(str(row.id), row.decline_count, row.due_on) for row in rows]
+    return [UnpaidPayment(str(row.id), row.decline_count, row.due_on, row.may_mark) for row in rows]
 
 
 def change_standing(

@@ -151,11 +151,15 @@ def check_network_budget(
 
 @dataclass(frozen=True)
 class UnpaidPayment:
-    """What decides the standing, for one unpaid monthly payment."""
+    """What decides the standing, for one unpaid monthly payment.
+
+    `may_mark` is False while it is held because Stripe refuses our request: the customer can do nothing about that.
+    """
 
     payment_id: str
     declines: int
     due_on: date
+    may_mark: bool = True
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,7 @@ def decide_standing(
     unsettled = [payment for payment in unpaid if payment.declines or payment.due_on < today]
     if not unsettled:
         return StandingDecision(Standing.GOOD, "nothing overdue is unpaid")
-    for payment in () if is_spared else unsettled:
+    for payment in () if is_spared else (payment for payment in unsettled if payment.may_mark):
         if payment.declines >= policy.mark_after_declines:
             reason = f"{payment.declines} declines of one payment"
             return StandingDecision(Standing.MARKED_FOR_SUSPENSION, reason, payment.payment_id)

@@ -16,6 +16,9 @@ EXPONENTS: dict[str, int] = {
 
 #: The largest amount a PostgreSQL bigint column holds.
 MAX_AMOUNT_MINOR = 2**63 - 1
+#: The largest amount that Stripe charges, in minor units of any currency: eight digits
+#: (docs.stripe.com/api/payment_intents/create, `amount`).
+MAX_CHARGE_MINOR = 99_999_999
 #: Digits before the decimal point of any amount that could fit.
 MAX_DIGITS = 19
 

@@ -36,7 +36,7 @@ DESCRIPTION: dict[SkipReason, str] = {
     SkipReason.TRIAL: "is on trial; its fees wait until the trial ends",
     SkipReason.NOTHING_TO_BILL: "has no active service and no uninvoiced fee",
     SkipReason.CURRENCY_MISMATCH: "has a fee or service in a currency other than the coverage's: fix it",
-    SkipReason.AMOUNT_TOO_LARGE: "has a total above the largest supported amount: fix the prices",
+    SkipReason.AMOUNT_TOO_LARGE: "has a total above the most that Stripe charges at once: fix the prices",
     SkipReason.NO_PAYMENT_SETTINGS: "owes but has no payment settings in this coverage: import them",
     SkipReason.REFUSED_BY_DATABASE: "was rejected by the database: see its finding",
 }
@@ -97,7 +97,8 @@ BILLS = """
            CASE WHEN c.skipped IS NOT NULL THEN c.skipped
                 WHEN t.account_id IS NULL THEN 'nothing_to_bill'
                 WHEN t.has_other_currency THEN 'currency_mismatch'
-                WHEN t.total_minor > 9223372036854775807 THEN 'amount_too_large'
+                WHEN t.total_minor > CASE c.kind WHEN 'bank_transfer' THEN 9223372036854775807
+                                                 ELSE :maximum_minor END THEN 'amount_too_large'
            END AS skipped,
            CASE WHEN t.total_minor = 0 THEN 'paid'
                 WHEN c.kind = 'bank_transfer' THEN 'awaiting_transfer'

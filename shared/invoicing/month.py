@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from shared.domain.calendar import Period, instant, local_date
+from shared.domain.money import MAX_CHARGE_MINOR
 from shared.domain.states import SettingsKind
 from shared.policy import Coverage, Policy
 
@@ -40,6 +41,7 @@ class Month:
             "coverage": self.coverage.code,
             "currency": self.coverage.currency,
             "minimum_minor": self.coverage.minimum_charge_minor,
+            "maximum_minor": MAX_CHARGE_MINOR,
             "first_day": self.period.first_day,
             "last_day": self.period.last_day,
             "month_days": self.period.days,

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import Connection, select, update
 
 from shared.accounts.cards import detach_card, find_card
-from shared.accounts.standing import update_standing
+from shared.accounts.standing import REFUSED_CHARGE_FINDING, update_standing
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.rows import AttemptRow, SettingsRow, read_one
 from shared.db.tables.accounts import payment_settings
@@ -221,7 +221,7 @@ def _after_refusal(connection: Connection, locked: Locked, answer: Answer, actor
     subject = locked.intent.stripe_payment_intent_id or str(locked.intent.id)
     details = {"http_status": answer.http_status, "code": answer.code, "request_id": answer.request_id}
     cause = locked.cause(actor, reason)
-    open_finding(connection, "charge_refused_by_stripe", locked.payment, subject, details, cause)
+    open_finding(connection, REFUSED_CHARGE_FINDING, locked.payment, subject, details, cause)
     _apply_decision(connection, locked, HoldForOperator(reason), actor, {"not_sent_count": 0})
     ask_for_attention(connection, locked, actor, reason)
     return True

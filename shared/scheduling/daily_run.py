@@ -16,7 +16,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, and_, literal, or_, select, true, tuple_
 
-from shared.accounts.standing import lock_account, update_standing
+from shared.accounts.standing import MAY_MARK, lock_account, update_standing
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.query_terms import is_, one_of, one_of_not
 from shared.db.rows import PaymentRow, read_all, read_first
@@ -251,6 +251,7 @@ def _changing(connection: Connection, daily: DailyRun, account_ids: Sequence[UUI
             payments.c.id.label("payment_id"),
             payments.c.decline_count,
             payments.c.due_on,
+            MAY_MARK.label("may_mark"),
         )
         .join(payments, payments.c.account_id == accounts.c.id)
         .where(
@@ -262,7 +263,7 @@ def _changing(connection: Connection, daily: DailyRun, account_ids: Sequence[UUI
     )
     changing: list[UUID] = []
     for (account_id, standing), unpaid in groupby(rows, key=lambda row: (row.id, row.standing)):
-        owed = [UnpaidPayment(str(row.payment_id), row.decline_count, row.due_on) for row in unpaid]
+        owed = [UnpaidPayment(str(row.payment_id), row.decline_count, row.due_on, row.may_mark) for row in unpaid]
         decision = decide_standing(Standing(standing), owed, daily.policy.dunning, daily.today)
         if decision.standing != standing:
             changing.append(account_id)

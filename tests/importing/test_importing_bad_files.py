@@ -57,11 +57,8 @@ HEADER = "id,account,coverage,amount,description,date,currency"
             "line 3, amount: '99999999999999999999' is larger than the largest supported amount",
         ),
         (
-            "F,A-1,global,10000000000.00,,,",
-            (
-                "line 3, amount: '10000000000.00' is larger than any amount we can collect; the most is USD "
-                "9,999,999,999.99"
-            ),
+            "F,A-1,global,1000000.00,,,",
+            ("line 3, amount: '1000000.00' is larger than any amount Stripe charges; the most is USD 999,999.99"),
         ),
         (
             "F,A-1,global,1.000000000000000000000000000001,,,",

@@ -192,9 +192,9 @@ def test_fees_of_a_distant_month_are_imported_with_a_note(stocked: Desk) -> None
     assert "Note: 1 fees are of months up to 2062-10 and wait until then; is the year right?" in told.text
 
 
-@pytest.mark.parametrize("amount", ["0", "0.00", "9999999999.99", "12.5", ".5", "0007"])
+@pytest.mark.parametrize("amount", ["0", "0.00", "999999.99", "12.5", ".5", "0007"])
 def test_amounts_are_read_exactly(stocked: Desk, amount: str) -> None:
-    expected = {"0": 0, "0.00": 0, "9999999999.99": 999_999_999_999, "12.5": 1250, ".5": 50, "0007": 700}
+    expected = {"0": 0, "0.00": 0, "999999.99": 99_999_999, "12.5": 1250, ".5": 50, "0007": 700}
     assert stocked.fees(f"account,coverage,amount\nA-1,global,{amount}\n").code == 0
     assert stocked.fee_rows()["2026-10:A-1"][1] == expected[amount]
 

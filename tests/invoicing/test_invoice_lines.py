@@ -74,7 +74,7 @@ def test_sql_and_python_proration_agree_on_every_day(engine: Engine) -> None:
     february = Period.parse("2028-02")
     expected = {}
     with engine.begin() as connection:
-        anna = seed.add_account(connection, "anna")
+        anna = seed.add_account(connection, "anna", kind="bank_transfer")  # no maximum
         for pricing in Pricing:
             for first in (
                 date(2028, 1, 31),

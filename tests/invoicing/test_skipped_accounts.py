@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from shared.db.billing_events import Cause
-from shared.domain.money import MAX_AMOUNT_MINOR
+from shared.domain.money import MAX_AMOUNT_MINOR, MAX_CHARGE_MINOR
 from shared.invoicing.bills import SkipReason
 from shared.invoicing.month import Month
 from shared.invoicing.monthly_run import MAX_REFUSED, TooManyRefusedError
@@ -41,9 +41,9 @@ def test_overflowing_total_is_reported_and_skipped(world: MonthStart) -> None:
         seed.add_fee(connection, big, 1)
         daily = seed.add_account(connection, "daily")
         seed.add_service(connection, daily, MAX_AMOUNT_MINOR, "daily")
-        just = seed.add_account(connection, "just")
+        just = seed.add_account(connection, "just", kind="bank_transfer")
         seed.add_fee(connection, just, MAX_AMOUNT_MINOR)
-        monthly = seed.add_account(connection, "monthly")
+        monthly = seed.add_account(connection, "monthly", kind="bank_transfer")
         seed.add_service(connection, monthly, MAX_AMOUNT_MINOR)
     run_id = world.run()
     assert world.counts(run_id)["skipped"]["amount_too_large"] == 2
@@ -55,6 +55,18 @@ def test_overflowing_total_is_reported_and_skipped(world: MonthStart) -> None:
     assert "huge" in found[f"{big.id}:2026-10"]["details"]["lines"]
     told = one(world.engine, "SELECT * FROM billing_events WHERE account_id = :id", id=big.id)
     assert (told["type"], told["reason"].partition(":")[0]) == ("invoice_not_issued", "amount_too_large")
+
+
+def test_total_above_what_stripe_charges_is_reported_and_never_sent(world: MonthStart) -> None:
+    with world.engine.begin() as connection:
+        most, over = seed.add_account(connection, "most"), seed.add_account(connection, "over")
+        seed.add_fee(connection, most, MAX_CHARGE_MINOR)
+        seed.add_fee(connection, over, MAX_CHARGE_MINOR)
+        seed.add_fee(connection, over, 1)
+    run_id = world.run()
+    assert world.counts(run_id)["skipped"]["amount_too_large"] == 1
+    assert issued(world.engine)["most"]["total_minor"] == MAX_CHARGE_MINOR
+    assert [finding["subject"] for finding in findings(world.engine)] == [f"{over.id}:2026-10"]
 
 
 def test_fee_in_another_currency_is_reported_and_billed_once_fixed(world: MonthStart) -> None:

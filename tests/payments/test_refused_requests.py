@@ -7,6 +7,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from shared.accounts.standing import lock_account, update_standing
 from shared.db.billing_events import Cause
 from shared.db.session import in_transaction
 from shared.domain.states import PaymentState
@@ -16,6 +17,8 @@ from shared.payments.outages import end_backoffs
 from shared.payments.outcome_handlers import REFUSED_BACKOFF
 from tests.seed import Account
 from tests.world import World, api_key
+
+LONG = timedelta(days=40)
 
 
 @pytest.fixture
@@ -105,6 +108,21 @@ def test_amount_above_stripes_maximum_is_held_for_an_operator(world: World, acco
     assert len(world.attempts(payment)) == 1
     assert findings(world) == ["charge_refused_by_stripe"]
     assert ("attention_needed", row.state_reason) in world.billing_events(payment)
+
+
+def test_refusal_of_ours_never_marks_the_account(world: World, account: Account) -> None:
+    world.add_primary_card(account)
+    refused = world.add_due_payment(account, amount_minor=100_000_000, due_on=(world.clock.now() - LONG).date())
+    world.charge(refused)
+    today = world.clock.now().date()
+    with world.engine.begin() as connection:
+        cause = Cause("test", world.clock.now(), "a month later")
+        decision = update_standing(connection, lock_account(connection, account.id), world.policy, today, cause)
+    assert decision.standing == "past_due"
+    with world.engine.begin() as connection:
+        connection.execute(text("UPDATE findings SET resolved_at = now()"))
+        decision = update_standing(connection, lock_account(connection, account.id), world.policy, today, cause)
+    assert decision.standing == "marked_for_suspension", "resolved: from now on it is the customer's to pay"
 
 
 def test_key_of_another_stripe_account_blames_no_card_and_is_tried_again_in_hours(
