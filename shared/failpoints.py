@@ -55,6 +55,9 @@ class Failpoint(StrEnum):
     RECORD_OBSERVATION_BEGUN = "record.observation.begun"
     RECORD_OBSERVATION_BEFORE_COMMIT = "record.observation.before_commit"
     RECORD_OBSERVATION_COMMITTED = "record.observation.committed"
+    RECORD_ERROR_BEGUN = "record.error.begun"
+    RECORD_ERROR_BEFORE_COMMIT = "record.error.before_commit"
+    RECORD_ERROR_COMMITTED = "record.error.committed"
     RECORD_INTENT_WRITTEN = "record.intent_written"
     RECORD_ATTEMPT_WRITTEN = "record.attempt_written"
 

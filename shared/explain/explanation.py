@@ -30,6 +30,7 @@ from shared.explain.descriptions import describe_attempt
 from shared.explain.next_step import NextStep, Situation, next_step_of
 from shared.payments.network_budgets import find_block
 from shared.payments.state_changes import open_attempt
+from shared.payments.unrecorded import record_error_of
 from shared.policy import Policy
 
 #: Events that are shown as part of their attempt.
@@ -244,6 +245,7 @@ def _situation(
     card = read_one_or_none(
         CardRow, connection.execute(select(cards).where(cards.c.id == settings.primary_card_id))
     )
+    attempt = open_attempt(connection, payment.id)
     block = None if card is None else find_block(connection, payment.coverage, card.fingerprint)
     return Situation(
         payment=payment,
@@ -251,7 +253,8 @@ def _situation(
         settings=settings,
         card=card,
         block_reason=None if block is None else block.reason,
-        open_attempt=open_attempt(connection, payment.id),
+        open_attempt=attempt,
+        record_error=None if attempt is None else record_error_of(connection, attempt),
         policy=policy,
         now=now,
         machine_now=machine_now,

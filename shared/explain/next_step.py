@@ -58,6 +58,8 @@ class Situation:
     card: CardRow | None
     block_reason: str | None
     open_attempt: AttemptRow | None
+    #: Why the processor's answer to the open attempt could not be recorded.
+    record_error: str | None
     policy: Policy
     now: datetime
     machine_now: datetime
@@ -123,6 +125,16 @@ def _suspension_impact(situation: Situation) -> str | None:
 
 def _open_attempt(situation: Situation, attempt: AttemptRow) -> NextStep:
     started = show_instant(attempt.started_at, situation.zone)
+    if situation.record_error is not None:
+        return NextStep(
+            f"The processor answered attempt {attempt.number}, started {started}, but its answer could not be "
+            f"recorded: {situation.record_error}. Until it is recorded, nothing else is charged.",
+            Owner.OPERATOR,
+            attempt.look_up_at or attempt.lease_expires_at,
+            is_machine_time=True,
+            what_to_do="report this error: it is a defect of Duecourse. Once it is fixed and the workers are "
+            "restarted, the next look-up records the answer",
+        )
     if attempt.state == AttemptState.STARTED:
         return NextStep(
             f"Attempt {attempt.number}, started {started}, is in progress. If no answer arrives, it is looked "

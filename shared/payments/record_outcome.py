@@ -27,6 +27,7 @@ from shared.payments.eligibility import BACKING_OFF, CLOSE_PENDING, DUE_STATE, H
 from shared.payments.locked_rows import LockedPaymentIntent, lock_by_attempt, lock_by_intent
 from shared.payments.outcome_handlers import OUTCOME_HANDLERS, Locked
 from shared.payments.state_changes import open_attempt
+from shared.payments.unrecorded import alert_if_unrecorded
 from shared.runtime import Runtime
 
 #: Machine time until an unknown attempt is looked up again: at first soon, then less often.
@@ -61,9 +62,10 @@ def record_answer(runtime: Runtime, attempt_id: UUID, answer: Answer, actor: str
         _apply(connection, _at_this_moment(runtime, rows, attempt), answer, actor, is_own=True)
         return rows.payment.id
 
-    payment_id = in_transaction(
-        runtime.engine, work, insist_for_s=WRITE_INSISTS_FOR_S, outlives_outages=True, step="record.answer"
-    )
+    with alert_if_unrecorded(runtime, attempt_id=attempt_id):
+        payment_id = in_transaction(
+            runtime.engine, work, insist_for_s=WRITE_INSISTS_FOR_S, outlives_outages=True, step="record.answer"
+        )
     if answer.outcome in MAY_BE_DUE_AT_ONCE:
         enqueue_if_due(runtime, payment_id)
 
@@ -76,13 +78,14 @@ def record_observation(runtime: Runtime, payment_intent_id: UUID, answer: Answer
     if answer.payment_intent is None:
         return
 
-    jobs = in_transaction(
-        runtime.engine,
-        lambda connection: apply_observation(connection, runtime, payment_intent_id, answer, actor),
-        insist_for_s=WRITE_INSISTS_FOR_S,
-        outlives_outages=True,
-        step="record.observation",
-    )
+    with alert_if_unrecorded(runtime, intent_id=payment_intent_id):
+        jobs = in_transaction(
+            runtime.engine,
+            lambda connection: apply_observation(connection, runtime, payment_intent_id, answer, actor),
+            insist_for_s=WRITE_INSISTS_FOR_S,
+            outlives_outages=True,
+            step="record.observation",
+        )
     runtime.enqueue(jobs)
 
 

@@ -87,10 +87,11 @@ def test_each_problem_is_an_alert_with_its_next_step(dashboard: Dashboard, fragm
         "2 Stripe events could not be applied (oldest: 16 min); 1 of them is not retried any more",
         "1 Stripe event received more than 15 minutes ago and not applied",
         "2 processor errors in the last 24 hours: api_key_expired",
+        "1 outcome not recorded in the last 24 hours: KeyError",
     ):
         assert words in page, words
     assert f"/dashboard/runs/{late}" in page
-    assert page.count('class="alert"') == 10
+    assert page.count('class="alert"') == 11
 
 
 def _add_problems(connection: Any, world: World, anna: Account, now: datetime) -> None:
@@ -122,6 +123,12 @@ def _add_problems(connection: Any, world: World, anna: Account, now: datetime) -
             connection,
             BillingEvent("attention_needed", when, "worker", reason="api_key_expired", payment_id=due),
         )
+    record_event(
+        connection,
+        BillingEvent(
+            "attention_needed", now, "worker", reason="KeyError", payment_id=due, data={"record_error": "KeyError"}
+        ),
+    )
 
 
 def _add_stripe_events(connection: Any, world: World) -> None:

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
+from uuid import UUID
 
 import httpx
 from sqlalchemy import Connection, Engine, create_engine, event, func, select, text
@@ -23,6 +24,7 @@ from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
 from shared.messaging.jobs import (
     ApplyBulkAction,
     ApplyStripeEvent,
+    ChargePayment,
     GenerateInvoices,
     Job,
     ReconcileCharges,
@@ -108,6 +110,8 @@ class Company(Diary):
     lives: int = 0
     #: Events whose next look finds no key for the coverage, as after a broken deployment.
     without_key: list[str] = field(default_factory=list)
+    #: The next decline can't be recorded, as by a defect of the release.
+    has_defect: bool = False
     #: Whether what a dead worker had in hand is delivered again at once, or is lost with the rest of Redis.
     redelivers: bool = True
     _in_hand: list[Job] = field(default_factory=list)
@@ -216,8 +220,18 @@ class Company(Diary):
                 except LookupError:
                     return
                 raise AssertionError("an event was applied without a key")
+            case ChargePayment(payment_id) if self.has_defect:
+                self._charge_with_defect(payment_id)
             case _:
                 super().do(job)
+
+    def _charge_with_defect(self, payment_id: UUID) -> None:
+        policy = self.world.policy
+        broken = replace(policy, dunning=replace(policy.dunning, retry_every_days={}))
+        try:
+            use_cases.charge_payment(replace(self.world.runtime, policy=broken), payment_id)
+        except KeyError:
+            self.has_defect = False
 
     def hasty(self, seconds: float) -> Runtime:
         """A worker whose clock advances at each read, so that its time is up after a chunk or two."""

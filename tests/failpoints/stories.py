@@ -33,7 +33,9 @@ def _two_days(company: Company, people: People) -> None:
     """Month start in chunks; bert's card declines, elsa's bank wants her, anna and carl have no card yet.
 
     Dora's card was removed at Stripe, and the webhook is lost: her charge is refused.
+    A defect keeps bert's decline from being recorded; a look-up finds it once the defect is gone.
     """
+    company.has_defect = True
     dora = people["dora"]
     assert dora.card is not None
     company.mishaps.never_arrive.append("payment_method.detached")

@@ -144,6 +144,13 @@ def _findings(context: RequestContext, facts: AlertFacts) -> Iterator[Alert]:
 def _calls(context: RequestContext, facts: AlertFacts) -> Iterator[Alert]:
     for call in facts.calls:
         payment = next((each for each in reversed(call.payments) if each is not None), None)
+        if call.is_defect:
+            yield Alert(
+                f"{_counted(call.calls, 'outcome')} not recorded in the last 24 hours: {call.reason}.",
+                "This is a defect: report the error. Nothing else is charged for these payments until it is fixed.",
+                None if payment is None else (context.url(f"/payments/{payment}"), "Example payment"),
+            )
+            continue
         yield Alert(
             f"{_counted(call.calls, 'processor error')} in the last 24 hours: {call.reason}.",
             "Check the payment: is the card the cause, or our request?",

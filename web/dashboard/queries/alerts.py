@@ -27,6 +27,7 @@ from shared.domain.states import AttemptState, Lane, RunState, StripeEventState
 from shared.messaging.queue_pauses import Pause, paused_queues
 from shared.operations.heartbeats import WORKER, LiveProcess, live_processes
 from shared.payments.eligibility import ATTEMPT_OPEN, CHARGEABLE_STATE, HELD, REACHED, Clocks, none_of
+from shared.payments.unrecorded import ERROR as RECORD_ERROR
 from shared.scheduling.leader_lock import is_scheduler_alive
 
 #: Settlement looks up within seconds; what takes longer than this doesn't settle by waiting.
@@ -75,7 +76,8 @@ class AlertFacts:
     #: Open findings: kind, count, oldest.
     findings: tuple[Row[Any], ...]
     pauses: tuple[Pause, ...]
-    #: The last day's attention events by reason: reason, count, payment of the newest.
+    #: The last day's attention events by reason: reason, count, payment of the newest, and
+    #: whether it is a defect of ours.
     calls: tuple[Row[Any], ...]
 
     @property
@@ -169,7 +171,13 @@ def _oldest_open_events(state: StripeEventState, *conditions: ColumnElement[bool
 
 def _calls(now: datetime) -> Select[Any]:
     newest = (
-        select(billing_events.c.id, billing_events.c.at, billing_events.c.reason, billing_events.c.payment_id)
+        select(
+            billing_events.c.id,
+            billing_events.c.at,
+            billing_events.c.reason,
+            billing_events.c.payment_id,
+            billing_events.c.data.has_key(RECORD_ERROR).label("is_defect"),
+        )
         .where(billing_events.c.type == EventType.ATTENTION_NEEDED)
         .order_by(billing_events.c.id.desc())
         .limit(CALLS_READ)
@@ -177,7 +185,12 @@ def _calls(now: datetime) -> Select[Any]:
     )
     payment = func.array_agg(newest.c.payment_id)
     return (
-        select(newest.c.reason, func.count().label("calls"), payment.label("payments"))
+        select(
+            newest.c.reason,
+            func.count().label("calls"),
+            payment.label("payments"),
+            func.bool_or(newest.c.is_defect).label("is_defect"),
+        )
         .where(newest.c.at > now - ATTENTION_WITHIN, newest.c.at <= now)
         .group_by(newest.c.reason)
         .order_by(func.count().desc(), newest.c.reason)
