@@ -5,17 +5,17 @@ from datetime import date
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, bindparam, case, exists, select, true, update
+from sqlalchemy import Connection, Row, bindparam, case, exists, func, select, true, update
 
 from shared.db.billing_events import BillingEvent, Cause, record_event
-from shared.db.query_terms import WAITS_FOR_OPERATOR, is_
+from shared.db.query_terms import WAITS_FOR_OPERATOR, is_, one_of
 from shared.db.rows import AccountRow, read_one
 from shared.db.tables.accounts import accounts
-from shared.db.tables.payments import payments
+from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import billing_events, findings
 from shared.domain.dunning import StandingDecision, UnpaidPayment, decide_standing
 from shared.domain.event_types import EventType
-from shared.domain.states import ENDED, PaymentKind, Standing
+from shared.domain.states import AUTOMATIC, ENDED, AttemptState, PaymentKind, Standing
 from shared.policy import Policy
 
 _LOCK = select(accounts).where(accounts.c.id == bindparam("account_id")).with_for_update(key_share=True)
@@ -32,6 +32,26 @@ MAY_MARK = case(
         ),
     ),
     else_=true(),
+)
+#: `UnpaidPayment.declines` as SQL, for a payment of the enclosing query.
+AUTOMATIC_DECLINES = (
+    select(func.count())
+    .select_from(payment_attempts)
+    .where(
+        payment_attempts.c.payment_id == payments.c.id,
+        is_(payment_attempts.c.state, AttemptState.DECLINED),
+        one_of(payment_attempts.c.trigger, AUTOMATIC),
+    )
+    .correlate(payments)
+    .scalar_subquery()
+)
+#: What `unpaid_payment` reads of a payment.
+UNPAID_COLUMNS = (
+    payments.c.id.label("payment_id"),
+    payments.c.due_on,
+    payments.c.decline_count,
+    AUTOMATIC_DECLINES.label("automatic_declines"),
+    MAY_MARK.label("may_mark"),
 )
 #: In the data of an unmarking: the day from which Duecourse may mark the account again.
 SPARED_UNTIL = "spared_until"
@@ -72,7 +92,7 @@ def update_standing(
 def unpaid_of(connection: Connection, account_id: UUID) -> list[UnpaidPayment]:
     """The payments that decide an account's standing, oldest first."""
     rows = connection.execute(
-        select(payments.c.id, payments.c.decline_count, payments.c.due_on, MAY_MARK.label("may_mark"))
+        select(*UNPAID_COLUMNS)
         .where(
             payments.c.account_id == account_id,
             payments.c.kind == PaymentKind.MONTHLY,
@@ -80,7 +100,20 @@ def unpaid_of(connection: Connection, account_id: UUID) -> list[UnpaidPayment]:
         )
         .order_by(payments.c.due_on, payments.c.id)
     )
-    return [UnpaidPayment(str(row.id), row.decline_count, row.due_on, row.may_mark) for row in rows]
+    return [unpaid_payment(row) for row in rows]
+
+
+def count_automatic_declines(connection: Connection, payment_id: UUID) -> int:
+    """Return how many automatic charges of a payment were declined: what `mark_after_declines` is compared with."""
+    count: int = connection.execute(select(AUTOMATIC_DECLINES).where(payments.c.id == payment_id)).scalar_one()
+    return count
+
+
+def unpaid_payment(row: Row[*tuple[Any, ...]]) -> UnpaidPayment:
+    """Return what decides the standing, from a row with UNPAID_COLUMNS."""
+    return UnpaidPayment(
+        str(row.payment_id), row.automatic_declines, row.due_on, row.may_mark, is_declined=row.decline_count > 0
+    )
 
 
 def change_standing(

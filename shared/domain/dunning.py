@@ -13,7 +13,8 @@ class DunningPolicy:
     """The company's own rules (`billing.toml`), within the networks'.
 
     `retry_every_days` gives the days between attempts by category; `retry_at` is wall-clock time in the coverage's
-    zone. Counts are declines of one payment; days are calendar days past the due date.
+    zone. Counts are declines of one payment: of automatic charges for `mark_after_declines`, with one card for
+    `stop_after_declines`. Days are calendar days past the due date.
     """
 
     retry_at: time = time(9, 0)
@@ -80,8 +81,8 @@ def decide_after_decline(
 ) -> AfterDecline:
     """Decide what follows this decline. An outage is not a decline and is never passed in.
 
-    `declines_so_far` includes this one; `now` is the business instant in the coverage's time zone and
-    `today` its calendar day.
+    `declines_so_far` are those of the payment with the present card, this one included: a new card begins anew.
+    `now` is the business instant in the coverage's time zone and `today` its calendar day.
     """
     known = classify(decline)
     match known.category:
@@ -153,13 +154,15 @@ def check_network_budget(
 class UnpaidPayment:
     """What decides the standing, for one unpaid monthly payment.
 
-    `may_mark` is False while it is held because Stripe refuses our request: the customer can do nothing about that.
+    `declines` counts those of automatic charges, so that no number of clicks in an hour marks an account.
+    `may_mark` is False while it is held because Stripe refuses our request: the customer can't change that.
     """
 
     payment_id: str
     declines: int
     due_on: date
     may_mark: bool = True
+    is_declined: bool = False  # by whatever charge
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ def decide_standing(
     Overdue and declined payments count. A marked account stays marked until the last of them is paid: paying one of
     two must not restore half of the service.
     """
-    unsettled = [payment for payment in unpaid if payment.declines or payment.due_on < today]
+    unsettled = [payment for payment in unpaid if payment.declines or payment.is_declined or payment.due_on < today]
     if not unsettled:
         return StandingDecision(Standing.GOOD, "nothing overdue is unpaid")
     for payment in () if is_spared else (payment for payment in unsettled if payment.may_mark):

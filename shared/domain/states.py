@@ -62,6 +62,10 @@ class Trigger(StrEnum):
     SETTLEMENT = "settlement"
 
 
+#: Charges that start by the calendar: only their declines lead to a mark, however often a user clicks.
+AUTOMATIC = frozenset({Trigger.MONTH_START, Trigger.DAILY_RETRY})
+
+
 class Lane(StrEnum):
     """Which workers charge a payment: those for users who wait, or those for thousands at a time."""
 

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, select
 
+from shared.accounts.standing import count_automatic_declines
 from shared.db.rows import (
     AccountRow,
     AttemptRow,
@@ -255,6 +256,7 @@ def _situation(
         block_reason=None if block is None else block.reason,
         open_attempt=attempt,
         record_error=None if attempt is None else record_error_of(connection, attempt),
+        automatic_declines=count_automatic_declines(connection, payment.id),
         policy=policy,
         now=now,
         machine_now=machine_now,

@@ -60,6 +60,7 @@ class Situation:
     open_attempt: AttemptRow | None
     #: Why the processor's answer to the open attempt could not be recorded.
     record_error: str | None
+    automatic_declines: int
     policy: Policy
     now: datetime
     machine_now: datetime
@@ -118,8 +119,9 @@ def _suspension_impact(situation: Situation) -> str | None:
     if situation.standing == "marked_for_suspension":
         return "the account is marked for suspension; paying its declined and overdue payments removes the mark"
     marked_on: date = payment.due_on + timedelta(days=dunning.mark_after_days_past_due)
-    left = dunning.mark_after_declines - payment.decline_count
-    declines = f"after {left} more decline{'s' if left > 1 else ''}" if payment.decline_count else ""
+    left = dunning.mark_after_declines - situation.automatic_declines
+    automatic = f"after {left} more decline{'s' if left > 1 else ''} of automatic charges"
+    declines = automatic if payment.decline_count and left > 0 else ""
     return " or ".join(filter(None, [f"the account is marked for suspension on {marked_on} if unpaid", declines]))
 
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from shared.accounts.cards import detach_card, find_card
 from shared.accounts.standing import REFUSED_CHARGE_FINDING, update_standing
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.rows import AttemptRow, SettingsRow, read_one
 from shared.db.tables.accounts import payment_settings
-from shared.db.tables.payments import payments
+from shared.db.tables.payments import payment_attempts, payments
 from shared.domain.backoff import Backoff
 from shared.domain.calendar import UNTIL_RELEASED, instant, local_date
 from shared.domain.declines import Decline
@@ -26,7 +26,16 @@ from shared.domain.dunning import (
     decide_after_decline,
 )
 from shared.domain.event_types import EventType
-from shared.domain.states import ENDED, AttemptKind, Lane, PaymentKind, PaymentState, Standing, Trigger
+from shared.domain.states import (
+    ENDED,
+    AttemptKind,
+    AttemptState,
+    Lane,
+    PaymentKind,
+    PaymentState,
+    Standing,
+    Trigger,
+)
 from shared.gateway.port import Answer, Missing, Outcome
 from shared.payments.cancellation import close_as_requested, record_close_overtaken
 from shared.payments.locked_rows import LockedPaymentIntent
@@ -46,6 +55,17 @@ WORDS_OF_MISSING: Mapping[Missing, str] = {
 }
 #: A PaymentIntent canceled for these reasons was canceled by Stripe itself; otherwise by a user of Stripe (I3).
 CANCELED_BY_STRIPE = frozenset({"automatic", "expired"})
+
+
+_DECLINES_WITH_CARD = (
+    select(func.count())
+    .select_from(payment_attempts)
+    .where(
+        payment_attempts.c.payment_id == bindparam("payment"),
+        payment_attempts.c.card_revision == bindparam("revision"),
+        payment_attempts.c.state == AttemptState.DECLINED,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -104,13 +124,13 @@ def after_success(connection: Connection, locked: Locked, answer: Answer, actor:
 def after_decline(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
     """Count the decline, decide what follows, and update the account's standing."""
     decline, payment = _with_network(answer.decline or Decline(), locked), locked.payment
-    declines = payment.decline_count + 1
+    declines = _declines_with_card(connection, locked)
     local_now = locked.now.astimezone(locked.coverage.zone)
     decision = decide_after_decline(
         decline, PaymentKind(payment.kind), declines, locked.policy.dunning, local_now, local_now.date()
     )
     counted: DeclineCounts = {
-        "decline_count": declines,
+        "decline_count": payment.decline_count + 1,
         "first_declined_at": payment.first_declined_at or locked.now,
         "last_decline_code": decline.decline_code or decline.code,
         "not_sent_count": 0,
@@ -121,6 +141,17 @@ def after_decline(connection: Connection, locked: Locked, answer: Answer, actor:
     _update_standing(connection, locked, locked.cause(actor, decision.reason), is_decline=True)
     if isinstance(decision, HoldForOperator) or (isinstance(decision, RetryOn) and decision.needs_attention):
         ask_for_attention(connection, locked, actor, decision.reason)
+
+
+def _declines_with_card(connection: Connection, locked: Locked) -> int:
+    """Count the payment's declines since its card was registered or renewed, this one included."""
+    attempt = locked.attempt
+    if attempt is None:
+        raise AssertionError("a decline is recorded with its attempt")
+    count: int = connection.execute(
+        _DECLINES_WITH_CARD, {"payment": attempt.payment_id, "revision": attempt.card_revision}
+    ).scalar_one()
+    return count
 
 
 def after_authentication_needed(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:

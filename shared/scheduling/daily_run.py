@@ -16,7 +16,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, and_, literal, or_, select, true, tuple_
 
-from shared.accounts.standing import MAY_MARK, lock_account, update_standing
+from shared.accounts.standing import UNPAID_COLUMNS, lock_account, unpaid_payment, update_standing
 from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.query_terms import is_, one_of, one_of_not
 from shared.db.rows import PaymentRow, read_all, read_first
@@ -24,7 +24,7 @@ from shared.db.tables.accounts import accounts
 from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events
 from shared.domain.calendar import local_date, waits_for_operator
-from shared.domain.dunning import UnpaidPayment, decide_standing
+from shared.domain.dunning import decide_standing
 from shared.domain.event_types import EventType
 from shared.domain.states import (
     CHARGEABLE,
@@ -248,10 +248,7 @@ def _changing(connection: Connection, daily: DailyRun, account_ids: Sequence[UUI
         select(
             accounts.c.id,
             accounts.c.standing,
-            payments.c.id.label("payment_id"),
-            payments.c.decline_count,
-            payments.c.due_on,
-            MAY_MARK.label("may_mark"),
+            *UNPAID_COLUMNS,
         )
         .join(payments, payments.c.account_id == accounts.c.id)
         .where(
@@ -263,7 +260,7 @@ def _changing(connection: Connection, daily: DailyRun, account_ids: Sequence[UUI
     )
     changing: list[UUID] = []
     for (account_id, standing), unpaid in groupby(rows, key=lambda row: (row.id, row.standing)):
-        owed = [UnpaidPayment(str(row.payment_id), row.decline_count, row.due_on, row.may_mark) for row in unpaid]
+        owed = [unpaid_payment(row) for row in unpaid]
         decision = decide_standing(Standing(standing), owed, daily.policy.dunning, daily.today)
         if decision.standing != standing:
             changing.append(account_id)
