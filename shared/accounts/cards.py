@@ -190,6 +190,7 @@ def _why_secondary(
             )
             .where(
                 cards.c.settings_id == settings.id,
+                cards.c.detached_at.is_(None),  # a choice that is gone again wins nothing
                 card_registrations.c.registered_at > registration.succeeded_at,
             )
             .limit(1)

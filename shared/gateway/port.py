@@ -142,12 +142,16 @@ class GatewayRefusedError(GatewayUnavailableError):
 
     def __init__(self, why: str, *, http_status: int | None) -> None:
         super().__init__(why)
-        #: The key is wrong or lacks a permission; a corrected key makes the same read succeed.
-        self.is_about_key = http_status in (401, 403)
+        #: The key is wrong, another account's, or lacks a permission; a corrected key makes the same read succeed.
+        self.is_about_key = http_status in (401, 403, 404)
 
 
 class GatewayMissingError(Exception):
-    """The processor says that the object doesn't exist."""
+    """The processor says that the object doesn't exist: in the account of the key that was used."""
+
+
+class NotACardError(Exception):
+    """The stored payment method is of another type than card."""
 
 
 class ProcessorGateway(Protocol):

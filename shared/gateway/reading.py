@@ -56,7 +56,8 @@ def read_card(raw: Json) -> CardSnapshot:
         last4=str(card["last4"]),
         exp_month=int(card["exp_month"]),
         exp_year=int(card["exp_year"]),
-        fingerprint=str(card["fingerprint"]),
+        # Stripe has none for some cards: then the card counts as one of its own.
+        fingerprint=str(card.get("fingerprint") or raw["id"]),
     )
 
 

@@ -25,6 +25,7 @@ from shared.gateway.port import (
     GatewayRefusedError,
     GatewayUnavailableError,
     Missing,
+    NotACardError,
     Outcome,
     Page,
     PaymentIntentSnapshot,
@@ -106,7 +107,7 @@ class StripeGateway:
         try:
             return read_card(raw)
         except (KeyError, TypeError):
-            raise GatewayMissingError(f"{stripe_payment_method_id} is not a card") from None
+            raise NotACardError(f"{stripe_payment_method_id} is not a card") from None
 
     def find_missing(self, stripe_customer_id: str, stripe_payment_method_id: str) -> Missing | None:
         """Return what prevents a charge of this customer's card: at most two reads. None if nothing does."""
@@ -114,7 +115,7 @@ class StripeGateway:
             if self.retrieve_card(stripe_payment_method_id).stripe_customer_id == stripe_customer_id:
                 return None
             is_card_known = True
-        except GatewayMissingError:
+        except (GatewayMissingError, NotACardError):
             is_card_known = False
         try:
             customer = self._read(lambda: self._client.v1.customers.retrieve(stripe_customer_id))

@@ -90,11 +90,39 @@ def test_outage_delays_an_event_with_growing_backoff_until_it_is_applied(here: C
     assert here.world.captured_amounts(owed) == [500]
 
 
-def test_event_of_a_deleted_object_is_applied_with_a_note(here: CardWorld) -> None:
-    setup = here.tell("evt_1", "setup_intent.succeeded", "seti_gone")
-    card = here.tell("evt_2", "payment_method.updated", "pm_gone")
-    assert here.apply(setup) == "gone: the processor no longer has the object"
-    assert here.apply(card) == "not ours: the card was never stored"
+def test_object_that_stripe_does_not_know_is_trouble_with_the_key(here: CardWorld) -> None:
+    for job in (
+        here.tell("evt_1", "setup_intent.succeeded", "seti_gone"),
+        here.tell("evt_2", "payment_method.updated", "pm_gone"),
+    ):
+        here.apply(job)
+        row = here.event(job)
+        assert row.state == "trouble"
+        assert "STRIPE_API_KEYS[global] a key of the right Stripe account?" in row.trouble
+
+
+def test_swapped_keys_take_no_card_out_of_use_and_lose_no_registration(here: CardWorld) -> None:
+    """While a coverage has another account's key, Stripe answers 404 for its cards and SetupIntents."""
+    world = here.world
+    anna, bert = world.account("A-1"), world.account("A-2")
+    card = world.register_card(anna)
+    here.live()
+    owed = here.waiting(bert)
+    world.simulator.automatically_update("global", card.payment_method, exp_month=1, exp_year=2035)
+    world.register_card(bert)
+    gateways = world.runtime.gateways
+    swapped = replace(world.runtime, gateways={**gateways, "global": gateways["japan"]})
+    jobs = here.arrived()
+    for job in jobs:
+        here.apply(job, swapped)
+    assert {here.event(job).state for job in jobs} == {"trouble"}
+    assert here.primary(anna) == card.payment_method, "the card that Stripe does not know with this key"
+    world.machine.advance(hours=1)
+    for job in jobs:
+        here.apply(job)
+    here.live()
+    assert here.primary(anna) == card.payment_method
+    assert world.captured_amounts(owed) == [5_00]
 
 
 def test_event_without_an_object_sends_no_request(here: CardWorld, cut_off: Runtime) -> None:
@@ -127,7 +155,8 @@ def test_event_that_raises_twenty_times_is_left_to_an_operator(here: CardWorld) 
 
 
 def test_event_is_applied_once_its_error_is_fixed(here: CardWorld) -> None:
-    job = here.tell("evt_1", "setup_intent.succeeded", "seti_gone")
+    here.world.register_card(here.world.account("A-1"))
+    (job,) = [job for job in here.arrived() if here.event(job).type == "setup_intent.succeeded"]
     with pytest.raises(LookupError):
         here.apply(job, replace(here.world.runtime, gateways={}))
     here.world.machine.now = here.event(job).try_again_at

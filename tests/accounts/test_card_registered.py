@@ -1,6 +1,7 @@
 """A registered card is charged at once for its coverage's unpaid payments, each once, for any set of events."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import func, select
@@ -162,6 +163,24 @@ def test_later_of_two_registrations_becomes_primary(here: CardWorld, is_reversed
     for job in jobs:
         here.apply(job)
     assert here.primary(anna) == last.payment_method
+
+
+def test_late_registration_wins_over_a_later_card_that_is_gone(here: CardWorld) -> None:
+    anna = here.world.account("A-1")
+    first = here.world.register_card(anna)
+    events_of_first = here.arrived()
+    here.world.clock.set(here.world.clock.now() + timedelta(minutes=1))
+    second = here.world.register_card(anna, "pm_card_mastercard")
+    here.live()
+    here.detach("global", second.payment_method)
+    here.live()
+    assert here.primary(anna) is None
+    owed = here.waiting(anna)
+    for job in events_of_first:
+        here.apply(job)
+    here.live()
+    assert here.primary(anna) == first.payment_method
+    assert here.world.captured_amounts(owed) == [5_00]
 
 
 def test_chosen_card_stays_primary_when_another_is_added_later(here: CardWorld) -> None:

@@ -10,7 +10,7 @@ from shared.accounts.cards import CardMovedError
 from shared.db.query_terms import Moment
 from shared.db.session import in_transaction
 from shared.failpoints import Failpoint, reach
-from shared.gateway.port import GatewayMissingError, GatewayRefusedError, GatewayUnavailableError
+from shared.gateway.port import GatewayMissingError, GatewayRefusedError, GatewayUnavailableError, NotACardError
 from shared.operations.stripe_event_processing import (
     EVENT_BACKOFF,
     Apply,
@@ -103,8 +103,13 @@ def _fetch(runtime: Runtime, event: StripeEvent) -> Apply:
         return nothing_but("the event names no object")
     try:
         return handler(runtime, event)
-    except GatewayMissingError:
-        return nothing_but("gone: the processor no longer has the object")
+    except NotACardError:
+        return nothing_but("not ours: the payment method is not a card")
+    except GatewayMissingError as error:
+        # Stripe keeps what its events are about, detached cards too. So the key is of another account: to believe
+        # that the card is gone would take good cards out of use for good.
+        why = f"{error}. Is STRIPE_API_KEYS[{event.coverage}] a key of the right Stripe account?"
+        raise GatewayRefusedError(why, http_status=404) from error
 
 
 def _postpone(runtime: Runtime, event: StripeEvent, at: datetime, why: str) -> None:

@@ -4,10 +4,10 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from shared.accounts.cards import detach_card, find_card, refresh_card, register_card
+from shared.accounts.cards import find_card, refresh_card, register_card
 from shared.accounts.registrations import read_registration
 from shared.domain.states import Lane
-from shared.gateway.port import GatewayMissingError, request
+from shared.gateway.port import request
 from shared.messaging.jobs import ChargePayment
 from shared.operations.stripe_event_processing import Apply, Effect, LookLaterError, StripeEvent, nothing_but
 from shared.payments.card_changes import Woken, wake_payments
@@ -41,14 +41,11 @@ def echo_of_registration(connection: Connection, event: StripeEvent, _machine_no
 
 
 def refresh_stored_card(runtime: Runtime, event: StripeEvent) -> Apply:
-    """Retrieve the card's current state, whatever the event said; a missing card counts as detached."""
+    """Retrieve the card's current state, whatever the event said."""
     with runtime.engine.connect() as connection:
         known = find_card(connection, event.coverage, event.stripe_object_id)
     gateway, now = runtime.gateways[event.coverage], runtime.clock.now()
-    try:
-        card = request("event.stored_card", gateway.retrieve_card, event.stripe_object_id)
-    except GatewayMissingError:
-        return lambda connection: _effect_of(wake_payments(connection, detach_card(connection, known, now)))
+    card = request("event.stored_card", gateway.retrieve_card, event.stripe_object_id)
     return lambda connection: _effect_of(
         wake_payments(connection, refresh_card(connection, event.coverage, card, known, now))
     )
