@@ -71,7 +71,7 @@ def reconcile_command(
 
 def reconcile_window(runtime: Runtime, coverage: str, window: Window, actor: str) -> Reconciled:
     """Reconcile one coverage completely, in this process; the stored list of charges is deleted afterwards."""
-    progress = Progress(window)
+    progress = Progress(window, events_from=window.begins_at)
     gateway = runtime.gateways.get(coverage)
     if gateway is None:
         return Reconciled(coverage, progress, f"STRIPE_API_KEYS has no key for {coverage}")

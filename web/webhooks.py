@@ -10,7 +10,6 @@ import anyio
 import anyio.to_thread
 import structlog
 from sqlalchemy import Engine
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.background import BackgroundTask
@@ -18,14 +17,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 
 from shared.db.session import in_transaction
-from shared.db.tables.system import stripe_events
-from shared.domain.states import StripeEventState
 from shared.failpoints import Failpoint, reach
 from shared.gateway.port import BadSignatureError, StripeEventSnapshot, WebhookVerifier
 from shared.gateway.stripe_event_types import ECHO_EVENT_TYPES, HANDLED_EVENT_TYPES
 from shared.gateway.stripe_webhooks import UnreadableEventError
 from shared.messaging.broker import Enqueue
 from shared.messaging.jobs import ApplyStripeEvent
+from shared.operations.stripe_event_intake import store_stripe_event
 
 log = structlog.get_logger()
 
@@ -128,30 +126,14 @@ class WebhookReceiver:
 
 
 def store_event(engine: Engine, coverage: str, event: StripeEventSnapshot) -> bool:
-    """Store the event under Stripe's ID; False if it exists. Types without a handler are stored as ignored."""
-    state = StripeEventState.RECEIVED if event.type in HANDLED_EVENT_TYPES else StripeEventState.IGNORED
-    insertion = (
-        insert(stripe_events)
-        .values(
-            coverage=coverage,
-            stripe_event_id=event.stripe_event_id,
-            type=event.type,
-            stripe_object_id=event.stripe_object_id,
-            is_livemode=event.is_livemode,
-            stripe_created_at=event.created_at,
-            state=state,
-        )
-        .on_conflict_do_nothing()
-        .returning(stripe_events.c.stripe_event_id)
-    )
+    """Store the event in a transaction of its own; False if it exists."""
     # Stripe repeats a delivery that is not stored, so this waits for no lock and no outage.
-    stored = in_transaction(
+    return in_transaction(
         engine,
-        lambda connection: connection.execute(insertion).one_or_none(),
+        lambda connection: store_stripe_event(connection, coverage, event),
         insist_for_s=0.0,
         step="webhook.store",
     )
-    return stored is not None
 
 
 async def _read_body(request: Request) -> bytes | Response:

@@ -55,6 +55,12 @@ FINDING_DESCRIPTIONS: Mapping[str, FindingDescription] = {
         "a PaymentIntent of a lost request is left at the processor; it holds no money and isn't canceled yet",
         "nothing: the next reconciliation tries again. If it stays, cancel it in the processor's dashboard",
     ),
+    "stripe_events_not_listed": FindingDescription(
+        "Stripe keeps events for 30 days; those before the date named can't be listed any more, so changes whose "
+        "webhook was lost are unknown here: cards registered or removed, disputes, refunds",
+        "compare Stripe's dashboard from before that date: cards that customers added, refunds, disputes. A new "
+        "installation: are all customers and cards imported? Then resolve it",
+    ),
     "paid_after_its_end": FindingDescription(
         "money arrived for a payment that is void, written off or carried forward",
         "decide whether the customer owed it; if not, refund it at the processor",

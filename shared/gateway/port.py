@@ -3,7 +3,7 @@
 Workers send their requests by `request`, which has a failpoint at either edge.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -178,6 +178,10 @@ class ProcessorGateway(Protocol):
     def payment_intent_page(
         self, created_from: datetime, created_until: datetime, after: str | None
     ) -> Page[PaymentIntentSnapshot]: ...
+    def event_page(
+        self, types: Collection[str], created_from: datetime, created_until: datetime, after: str | None
+    ) -> Page[StripeEventSnapshot]: ...
+    def has_customer_before(self, created_until: datetime) -> bool: ...
     def check_key(self) -> str: ...
 
 

@@ -6,7 +6,7 @@ So the SDK's own retries are off, and each POST carries the key that it was give
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -31,8 +31,10 @@ from shared.gateway.port import (
     PaymentIntentSnapshot,
     ProcessorGateway,
     SetupIntentSnapshot,
+    StripeEventSnapshot,
 )
 from shared.gateway.reading import read_card, read_charge, read_decline, read_payment_intent, read_setup_intent
+from shared.gateway.stripe_webhooks import read_event
 from shared.settings import Settings
 
 #: Stripe's largest page size.
@@ -153,6 +155,22 @@ class StripeGateway:
         snapshot = tuple(one for one in map(read_payment_intent, raw["data"]) if one is not None)
         return Page(snapshot, _next_page(raw))
 
+    def event_page(
+        self, types: Collection[str], created_from: datetime, created_until: datetime, after: str | None
+    ) -> Page[StripeEventSnapshot]:
+        """Return a page of the events of these types (at most 20) created in [from, until), newest first.
+
+        Stripe keeps events for 30 days (docs.stripe.com/api/events/list).
+        """
+        raw = self._page("/v1/events", created_from, created_until, after, types=sorted(types))
+        return Page(tuple(map(read_event, raw["data"])), _next_page(raw))
+
+    def has_customer_before(self, created_until: datetime) -> bool:
+        """Whether the account has a customer created before this instant, so that it was in use then."""
+        created = {"lt": int(created_until.timestamp())}
+        raw = self._read_plain(lambda: self._client.raw_request("get", "/v1/customers", created=created, limit=1))
+        return bool(raw["data"])
+
     def check_key(self) -> str:
         """Return the id of the account that the key belongs to."""
         return str(self._read(lambda: self._client.v1.accounts.retrieve_current())["id"])
@@ -179,11 +197,11 @@ class StripeGateway:
         )
 
     def _page(
-        self, path: str, created_from: datetime, created_until: datetime, after: str | None
+        self, path: str, created_from: datetime, created_until: datetime, after: str | None, **filters: Any
     ) -> Mapping[str, Any]:
         """Parse one page as plain JSON: building the SDK's objects took most of the time."""
         created = {"gte": int(created_from.timestamp()), "lt": int(created_until.timestamp())}
-        parameters: dict[str, Any] = {"created": created, "limit": PAGE}
+        parameters: dict[str, Any] = {"created": created, "limit": PAGE, **filters}
         if after is not None:
             parameters["starting_after"] = after
         return self._read_plain(lambda: self._client.raw_request("get", path, **parameters))

@@ -42,6 +42,11 @@ def read_envelope(body: bytes) -> StripeEventSnapshot:
         event = json.loads(body)
     except (ValueError, RecursionError):
         raise UnreadableEventError("the body is not JSON") from None
+    return read_event(event)
+
+
+def read_event(event: object) -> StripeEventSnapshot:
+    """Parse an event's envelope from its JSON. Raises UnreadableEventError."""
     if not isinstance(event, Mapping) or event.get("object") != "event":
         raise UnreadableEventError("not a snapshot event; send `event` objects to this endpoint, not thin ones")
     data = event.get("data")

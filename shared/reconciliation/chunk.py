@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from shared.db.billing_events import Cause
+from shared.gateway.port import StripeEventSnapshot
 from shared.reconciliation.classify import Found
 from shared.reconciliation.client import Processor
 from shared.reconciliation.window import Window
@@ -52,6 +53,8 @@ class Chunk:
     counts: Counter[str] = field(default_factory=Counter)
     found: list[Found] = field(default_factory=list)
     resolved: list[Resolved] = field(default_factory=list)
+    #: Events on the processor's list; those that we don't have yet are stored.
+    events: list[StripeEventSnapshot] = field(default_factory=list)
     #: Ids of charges on the processor's list.
     listed: list[str] = field(default_factory=list)
     #: PaymentIntents that we canceled: Stripe's id and the cancellation reason that the processor shows.

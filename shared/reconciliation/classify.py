@@ -26,6 +26,7 @@ class Kind(StrEnum):
     PAID_WITHOUT_CHARGE = "paid_without_charge"
     PAID_MORE_THAN_ONCE = "paid_more_than_once"
     ORPHAN_PAYMENT_INTENT = "orphan_payment_intent"
+    STRIPE_EVENTS_NOT_LISTED = "stripe_events_not_listed"
 
 
 class CountedAs(StrEnum):

@@ -1,5 +1,6 @@
 """The processor as reconciliation calls it: every missing answer is one exception, and requests are counted."""
 
+from datetime import datetime
 from uuid import uuid4
 
 from shared.gateway.port import (
@@ -10,8 +11,10 @@ from shared.gateway.port import (
     Page,
     PaymentIntentSnapshot,
     ProcessorGateway,
+    StripeEventSnapshot,
     request,
 )
+from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
 from shared.reconciliation.window import Window
 
 NOT_FOUND, BAD_REQUEST = 404, 400
@@ -41,6 +44,20 @@ class Processor:
             return request("reconcile.look", self._gateway.payment_intent_page, *window.of_intents, after)
         except (GatewayUnavailableError, GatewayMissingError) as error:
             raise ProcessorUnavailableError(f"PaymentIntents were not listed: {error}") from error
+
+    def events(self, window: tuple[datetime, datetime], after: str | None) -> Page[StripeEventSnapshot]:
+        self.requests += 1
+        try:
+            return request("reconcile.look", self._gateway.event_page, HANDLED_EVENT_TYPES, *window, after)
+        except (GatewayUnavailableError, GatewayMissingError) as error:
+            raise ProcessorUnavailableError(f"events were not listed: {error}") from error
+
+    def was_in_use_before(self, instant: datetime) -> bool:
+        self.requests += 1
+        try:
+            return request("reconcile.look", self._gateway.has_customer_before, instant)
+        except (GatewayUnavailableError, GatewayMissingError) as error:
+            raise ProcessorUnavailableError(f"customers were not listed: {error}") from error
 
     def charge(self, stripe_id: str) -> ChargeReadBack | None:
         """Retrieve one charge; None if there is no such charge."""

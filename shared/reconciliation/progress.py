@@ -17,6 +17,8 @@ from shared.scheduling.runs import finish_run, lock_workable_run, save_run_progr
 
 #: The key in the counts for the findings by kind.
 FOUND = "found"
+#: The key in a run's cursor that says from when events are listed; a run without it listed none.
+EVENTS_FROM = "events_from"
 
 
 class Phase(StrEnum):
@@ -27,6 +29,7 @@ class Phase(StrEnum):
     PAID = "paid"  # paid payments without a receipt
     UNPAID = "unpaid"  # unpaid payments that were charged in the window and not listed as paid
     INTENTS = "intents"  # the processor's PaymentIntents, for orphans
+    EVENTS = "events"  # the processor's events, for those that were never delivered
     END = "end"
 
     @property
@@ -37,9 +40,13 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the next chunk starts, and the counts up to there. `after` is the phase's own cursor."""
+    """Where the next chunk starts, and the counts up to there. `after` is the phase's own cursor.
+
+    Events are listed from `events_from` on; None if no reconciliation has listed them yet.
+    """
 
     window: Window
+    events_from: datetime | None = None
     phase: Phase = Phase.CHARGES
     after: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -72,14 +79,17 @@ class Progress:
             "ends_at": self.window.ends_at.isoformat(),
             "phase": self.phase,
             "after": self.after,
+            EVENTS_FROM: None if self.events_from is None else self.events_from.isoformat(),
         }
 
     @classmethod
     def read(cls, cursor: Mapping[str, Any], counts: Mapping[str, Any]) -> "Progress":
         """Read what `cursor` and `counted` wrote."""
         window = Window(datetime.fromisoformat(cursor["begins_at"]), datetime.fromisoformat(cursor["ends_at"]))
+        began = cursor.get(EVENTS_FROM)  # absent in a run that began under a release that listed no events
+        events_from = None if began is None else datetime.fromisoformat(began)
         plain = {name: count for name, count in counts.items() if name != FOUND}
-        return cls(window, Phase(cursor["phase"]), cursor["after"], plain, counts.get(FOUND, {}))
+        return cls(window, events_from, Phase(cursor["phase"]), cursor["after"], plain, counts.get(FOUND, {}))
 
 
 class Journal(Protocol):
@@ -121,11 +131,13 @@ class NoJournal:
         """The caller holds the progress in memory."""
 
 
-def begin_run(connection: Connection, run: RunRow, window: Window, now: datetime) -> Progress:
-    """Return a locked run's progress; the first time, start the run with `window`."""
+def begin_run(
+    connection: Connection, run: RunRow, window: Window, events_from: datetime | None, now: datetime
+) -> Progress:
+    """Return a locked run's progress; the first time, start the run with `window` and `events_from`."""
     start_run(connection, run, now)
     if run.cursor:
         return Progress.read(run.cursor, run.counts)
-    progress = Progress(window)
+    progress = Progress(window, events_from)
     save_run_progress(connection, run, progress.cursor(), progress.counted())
     return progress

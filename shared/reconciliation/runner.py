@@ -1,31 +1,38 @@
 """Runs the phases chunk by chunk. One transaction writes a chunk's results and its progress."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from uuid import UUID
 
+import structlog
 from sqlalchemy import Connection, delete, func
 from sqlalchemy.dialects.postgresql import insert
 
 from shared.db.session import in_transaction
 from shared.db.tables.system import listed_charges
+from shared.operations.stripe_event_intake import store_stripe_event
 from shared.payments.receipts import resolve_finding
 from shared.reconciliation.charges import compare_charges
 from shared.reconciliation.chunk import ROWS_OF_A_KIND, Chunk, Reconciliation
 from shared.reconciliation.classify import Kind
+from shared.reconciliation.events import list_events
 from shared.reconciliation.intents import compare_payment_intents
 from shared.reconciliation.paid import check_paid_payments, check_receipts
 from shared.reconciliation.progress import Journal, Phase, Progress
 from shared.reconciliation.repair import hold, mark_canceled, write_new_finding
 from shared.reconciliation.unpaid import check_unpaid_payments
 
-PHASES: Mapping[Phase, Callable[[Reconciliation, str | None], Chunk]] = {
-    Phase.CHARGES: compare_charges,
-    Phase.RECEIPTS: check_receipts,
-    Phase.PAID: check_paid_payments,
-    Phase.UNPAID: check_unpaid_payments,
-    Phase.INTENTS: compare_payment_intents,
+PHASES: Mapping[Phase, Callable[[Reconciliation, Progress], Chunk]] = {
+    Phase.CHARGES: lambda reconciliation, at: compare_charges(reconciliation, at.after),
+    Phase.RECEIPTS: lambda reconciliation, at: check_receipts(reconciliation, at.after),
+    Phase.PAID: lambda reconciliation, at: check_paid_payments(reconciliation, at.after),
+    Phase.UNPAID: lambda reconciliation, at: check_unpaid_payments(reconciliation, at.after),
+    Phase.INTENTS: lambda reconciliation, at: compare_payment_intents(reconciliation, at.after),
+    Phase.EVENTS: lambda reconciliation, at: list_events(reconciliation, at.events_from, at.after),
 }
+
+log = structlog.get_logger()
 
 #: Rows left by a reconciliation that was killed for good (an operator's, at a terminal) are deleted after this.
 LEFTOVERS_AFTER = timedelta(days=7)
@@ -37,24 +44,24 @@ def run_chunk(reconciliation: Reconciliation, progress: Progress, journal: Journ
     Raises ProcessorUnavailableError. Then nothing of the chunk is saved; the next one finds the same differences.
     """
     requests_before = reconciliation.processor.requests
-    chunk = PHASES[progress.phase](reconciliation, progress.after)
+    chunk = PHASES[progress.phase](reconciliation, progress)
     chunk.counts["requests"] += reconciliation.processor.requests - requests_before
     for resolved in chunk.resolved:
         if resolved.counted_as:
             chunk.counts[resolved.counted_as] += 1
-    after = progress.advanced(chunk.after, chunk.counts, chunk.found_by_kind())
 
-    def conclude(connection: Connection) -> bool:
+    def conclude(connection: Connection) -> Progress | None:
         if not journal.is_still_at(connection, progress):
-            return False
+            return None
         _write(connection, reconciliation, progress, chunk)
+        counts = chunk.counts + _store_events(connection, reconciliation, chunk)
+        after = progress.advanced(chunk.after, counts, chunk.found_by_kind())
         if after.is_over:
             delete_listed_charges(connection, reconciliation.id)
         journal.save(connection, after, reconciliation.runtime.clock.now())
-        return True
+        return after
 
-    is_saved = in_transaction(reconciliation.runtime.engine, conclude, step="reconcile.chunk")
-    return after if is_saved else None
+    return in_transaction(reconciliation.runtime.engine, conclude, step="reconcile.chunk")
 
 
 def delete_listed_charges(connection: Connection, reconciliation_id: UUID) -> None:
@@ -63,6 +70,21 @@ def delete_listed_charges(connection: Connection, reconciliation_id: UUID) -> No
     connection.execute(
         delete(listed_charges).where((listed_charges.c.reconciliation_id == reconciliation_id) | is_left_over)
     )
+
+
+def _store_events(connection: Connection, reconciliation: Reconciliation, chunk: Chunk) -> Counter[str]:
+    """Store listed events that we lack; the sweep enqueues them. Sorted, so that two workers can't deadlock."""
+    listed = sorted(chunk.events, key=lambda event: event.stripe_event_id)
+    lacked = [event for event in listed if store_stripe_event(connection, reconciliation.coverage, event)]
+    if lacked:
+        log.warning(
+            "reconciliation.events_were_missing",
+            coverage=reconciliation.coverage,
+            events=len(lacked),
+            first=lacked[0].stripe_event_id,
+            what_to_do="check the webhook endpoint in Stripe's dashboard: is it enabled, does it get a 200?",
+        )
+    return Counter(events_that_were_missing=len(lacked))
 
 
 def _write(connection: Connection, reconciliation: Reconciliation, progress: Progress, chunk: Chunk) -> None:

@@ -10,6 +10,7 @@ from simulator.store.records import Charge, Customer, Event, PaymentIntent, Paym
 from simulator.store.store import Page
 
 MAX_LIMIT = 100  # docs.stripe.com/api/pagination
+EVENTS_KEPT_S = 30 * 86_400  # docs.stripe.com/api/events: "going back up to 30 days"
 MAX_EXPAND_DEPTH = 4  # docs.stripe.com/api/expanding_objects
 
 #: Properties that hold an id which `expand[]` turns into the object.
@@ -22,8 +23,18 @@ EXPANDABLE: dict[str, type[Record]] = {
 }
 
 
-def list_page(call: Call, kind: type[Record], *, owner: str | None = None, parents: Sequence[str] = ()) -> Json:
-    """Answer a list request, filtered by customer (`owner`) and the kind's other filter (`parents`)."""
+def list_page(
+    call: Call,
+    kind: type[Record],
+    *,
+    owner: str | None = None,
+    parents: Sequence[str] = (),
+    since: int | None = None,
+) -> Json:
+    """Answer a list request, filtered by customer (`owner`) and the kind's other filter (`parents`).
+
+    Nothing created before `since` (seconds of the business clock) is listed.
+    """
     limit = call.params.get("limit", 10)
     if not 1 <= limit <= MAX_LIMIT:
         raise bad_parameter(f"Invalid limit: it must be between 1 and {MAX_LIMIT}", "limit")
@@ -31,7 +42,7 @@ def list_page(call: Call, kind: type[Record], *, owner: str | None = None, paren
         if named := call.given(cursor):
             call.named(kind, named, cursor)
     cursors = call.given("starting_after"), call.given("ending_before")
-    page = Page(limit, *cursors, call.given("created"), call.lists_until_ns)
+    page = Page(limit, *cursors, call.given("created"), call.lists_until_ns, since)
     records, has_more = call.store.page(kind, call.account, page, owner=owner, parents=parents)
     data = [render(record) for record in records]
     return {"object": "list", "data": data, "has_more": has_more, "url": call.path}
@@ -72,7 +83,8 @@ def list_charges(call: Call) -> Json:
 
 def list_events(call: Call) -> Json:
     one = call.given("type")
-    return list_page(call, Event, parents=[one] if one else call.params.get("types", ()))
+    types = [one] if one else call.params.get("types", ())
+    return list_page(call, Event, parents=types, since=call.now - EVENTS_KEPT_S)
 
 
 def retrieve_charge(call: Call) -> Json:

@@ -81,6 +81,7 @@ class Page:
     ending_before: str | None = None
     created: Mapping[str, int] | None = None
     until_ns: int | None = None  # only what was created before this instant of machine time
+    since: int | None = None  # only what was created from this instant of the business clock on
 
 
 class Store:
@@ -169,6 +170,9 @@ class Store:
             if page.created and bound in page.created:
                 where.append(f"created {sign} ?")
                 values.append(page.created[bound])
+        if page.since is not None:
+            where.append("created >= ?")
+            values.append(page.since)
         if page.until_ns is not None:  # ids grow with machine time (simulator/store/ids.py)
             where.append("id < ?")
             values.append(f"{kind.PREFIX}_{instant_part(page.until_ns)}")
