@@ -17,6 +17,7 @@ from uuid import UUID
 from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from shared.accounts.card_blocks import end_expired_block
 from shared.accounts.registrations import ADD, REPLACE, Registration
 from shared.accounts.standing import lock_account
 from shared.db.billing_events import BillingEvent, Cause, record_event
@@ -82,11 +83,12 @@ def register_card(
     if row.detached_at is not None:
         return CardChange("refused: the card was detached meanwhile", settings.account_id)
     _remember_registration(connection, registration, row)
+    ended_block = end_expired_block(connection, row, registration.succeeded_at)
     reach(Failpoint.EVENT_CARD_STORED)
     stays_second = _why_secondary(connection, settings, registration, row)
     if stays_second is not None:
         return CardChange(stays_second, settings.account_id)
-    return _make_primary(connection, settings, registration, row, now)
+    return _make_primary(connection, settings, registration, row, now, ended_block)
 
 
 def refresh_card(
@@ -264,7 +266,12 @@ def _read_unchanged(connection: Connection, known: CardRow) -> CardRow:
 
 
 def _make_primary(
-    connection: Connection, settings: SettingsRow, registration: Registration, card: CardRow, now: datetime
+    connection: Connection,
+    settings: SettingsRow,
+    registration: Registration,
+    card: CardRow,
+    now: datetime,
+    ended_block: str | None,
 ) -> CardChange:
     if registration.is_replacement:  # a first card that was only added is no choice that outranks a later one
         connection.execute(
@@ -284,6 +291,7 @@ def _make_primary(
         {
             "stripe_setup_intent_id": registration.stripe_setup_intent_id,
             "intent": REPLACE if registration.is_replacement else ADD,
+            **({} if ended_block is None else {"ended_block": ended_block}),
         },
     )
     reach(Failpoint.EVENT_CARD_MADE_PRIMARY)

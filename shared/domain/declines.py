@@ -41,12 +41,27 @@ class Decline:
 
 @dataclass(frozen=True)
 class Classified:
-    """A decline's category, the fact that decided it, and how long the network requires to wait."""
+    """A decline's category, the fact that decided it, and how long the network requires to wait.
+
+    `blocked_for` is set where a network forbids the card only for some time; None with NEVER_THIS_CARD: for good.
+    """
 
     category: DeclineCategory
     cause: str
     wait: timedelta | None = None
     is_known: bool = True
+    blocked_for: timedelta | None = None
+
+
+@dataclass(frozen=True)
+class NetworkFact:
+    """What a network's own code means. Without a category, the decline code decides what follows."""
+
+    cause: str
+    meaning: str
+    category: DeclineCategory | None
+    wait: timedelta | None
+    blocked_for: timedelta | None
 
 
 @dataclass(frozen=True)
@@ -86,21 +101,49 @@ def budgets_for(network: str | None) -> tuple[NetworkBudget, ...]:
     return own or tuple(budget for budget in network_budgets() if budget.network == "other")
 
 
+def network_fact(decline: Decline) -> NetworkFact | None:
+    """Return what the code of the card's network means; None if there is none, or it isn't known."""
+    if decline.network == "visa":
+        code, table = decline.network_decline_code, facts()["visa_response_codes"]["codes"]
+    elif decline.network == "mastercard":
+        code, table = decline.network_advice_code, facts()["mastercard_advice"]["codes"]
+    else:
+        return None
+    row = table.get(code or "")
+    if row is None:
+        return None
+    category = row.get("category")
+    wait, days = row.get("wait_hours"), row.get("block_days")
+    return NetworkFact(
+        cause=_network_cause(decline, row),
+        meaning=row["meaning"],
+        category=None if category is None else DeclineCategory(category),
+        wait=None if wait is None else timedelta(hours=wait),
+        blocked_for=None if days is None else timedelta(days=days),
+    )
+
+
+def _network_cause(decline: Decline, row: Mapping[str, Any]) -> str:
+    if decline.network == "visa":
+        is_first = row.get("category") == DeclineCategory.NEVER_THIS_CARD
+        return f"Visa {'category 1 ' if is_first else ''}code {decline.network_decline_code}"
+    return f"{'network' if 'wait_hours' in row else 'Mastercard'} advice {decline.network_advice_code}"
+
+
 def classify(decline: Decline) -> Classified:
     """Classify a decline; the order of the checks is `precedence` in declines.json."""
-    known = category_of_code()
-    never = _never(decline)
-    if never is not None:
-        return Classified(DeclineCategory.NEVER_THIS_CARD, never)
-    # A code that means "never" or "check our request" wins over general advice to try again.
+    known, network = category_of_code(), network_fact(decline)
     hard = known.get(decline.decline_code or "")
+    never = _never(decline, network, hard)
+    if never is not None:
+        return never
+    # A code that means "never" or "check our request" wins over general advice to try again.
     if hard in (DeclineCategory.NEVER_THIS_CARD, DeclineCategory.OUR_FAULT):
         return Classified(hard, f"decline code {decline.decline_code}")
-    wait = _network_wait(decline)
-    if wait is not None:
-        return Classified(DeclineCategory.RETRY_DAILY, f"network advice {decline.network_advice_code}", wait)
+    if network is not None and network.category is not None:
+        return Classified(network.category, network.cause, network.wait)
     for kind, code, table in (
-        ("advice code", decline.advice_code, facts()["advice_codes"]),
+        ("advice code", decline.advice_code, facts()["advice_codes"]["codes"]),
         ("decline code", decline.decline_code, known),
         ("code", decline.code, known),
     ):
@@ -109,19 +152,13 @@ def classify(decline: Decline) -> Classified:
     return Classified(DeclineCategory.RETRY_SPARINGLY, f"{decline.named}: unknown code", is_known=False)
 
 
-def _never(decline: Decline) -> str | None:
-    rules = facts()["network_never"]
-    if decline.advice_code == "do_not_try_again":
-        return "advice code do_not_try_again"
-    if decline.network == "visa" and decline.network_decline_code in rules["visa_category_1"]:
-        return f"Visa category 1 code {decline.network_decline_code}"
-    if decline.network == "mastercard" and decline.network_advice_code in rules["mastercard_advice"]:
-        return f"Mastercard advice {decline.network_advice_code}"
-    return None
-
-
-def _network_wait(decline: Decline) -> timedelta | None:
-    if decline.network != "mastercard":
-        return None
-    hours = facts()["mastercard_advice_waits_hours"].get(decline.network_advice_code or "")
-    return None if hours is None else timedelta(hours=hours)
+def _never(decline: Decline, network: NetworkFact | None, hard: DeclineCategory | None) -> Classified | None:
+    """Classify what forbids the card. Stripe's advice repeats the network's: the network says for how long."""
+    never = DeclineCategory.NEVER_THIS_CARD
+    forbids = network is not None and network.category is never
+    if network is not None and forbids and network.blocked_for is not None and hard is not never:
+        return Classified(never, network.cause, blocked_for=network.blocked_for)
+    asks_to_register = network is not None and network.category is DeclineCategory.NEEDS_PAYMENT_METHOD
+    if decline.advice_code == "do_not_try_again" and not asks_to_register:
+        return Classified(never, "advice code do_not_try_again")
+    return Classified(never, network.cause) if network is not None and forbids else None

@@ -41,7 +41,7 @@ class RetryOn:
 
 @dataclass(frozen=True)
 class AwaitPaymentMethod:
-    """Stop charging this card; `is_never` forbids it permanently, for every payment."""
+    """Stop charging this card; `is_never` forbids it for every payment, for as long as its network says."""
 
     reason: str
     is_never: bool = False
@@ -87,7 +87,7 @@ def decide_after_decline(
     known = classify(decline)
     match known.category:
         case DeclineCategory.NEVER_THIS_CARD:
-            return AwaitPaymentMethod(f"{known.cause}: this card must never be charged again", is_never=True)
+            return AwaitPaymentMethod(f"{known.cause}: {_forbidden(known)}", is_never=True)
         case DeclineCategory.NEEDS_PAYMENT_METHOD:
             return AwaitPaymentMethod(f"{known.cause}: can't work until the customer updates or replaces the card")
         case DeclineCategory.NEEDS_AUTHENTICATION:
@@ -99,6 +99,15 @@ def decide_after_decline(
     if declines_so_far >= policy.stop_after_declines:
         return StopRetrying(f"{known.cause}: declined {declines_so_far} times")
     return _retry(known, policy, now, today)
+
+
+def _forbidden(known: Classified) -> str:
+    if known.blocked_for is None:
+        return "this card must never be charged again"
+    return (
+        f"this card must not be charged for {known.blocked_for.days} days, and then once if the customer registers "
+        "it again"
+    )
 
 
 def _retry(known: Classified, policy: DunningPolicy, now: datetime, today: date) -> RetryOn:

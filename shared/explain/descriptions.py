@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shared.accounts.card_blocks import decline_of
 from shared.db.rows import AttemptRow
 from shared.domain.declines import Decline, DeclineCategory, category_of_code, classify, facts
 from shared.domain.money import format_minor
@@ -115,16 +116,7 @@ def describe_attempt(attempt: AttemptRow) -> str:
     state = AttemptState(attempt.state)
     if state is not AttemptState.DECLINED:
         return OUTCOME_DESCRIPTIONS[state]
-    return describe_decline(
-        Decline(
-            code=attempt.code,
-            decline_code=attempt.decline_code,
-            advice_code=attempt.advice_code,
-            network_advice_code=attempt.network_advice_code,
-            network_decline_code=attempt.network_decline_code,
-            network=attempt.card_network,
-        )
-    )
+    return describe_decline(decline_of(attempt))
 
 
 def describe_decline(decline: Decline) -> str:

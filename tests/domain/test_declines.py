@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.domain.declines import Classified, Decline, DeclineCategory, category_of_code, classify
+from shared.domain.declines import (
+    Classified,
+    Decline,
+    DeclineCategory,
+    category_of_code,
+    classify,
+    facts,
+    network_fact,
+)
 from shared.domain.dunning import (
     OPEN_ATTEMPTS_WAIT,
     AwaitAuthentication,
@@ -43,8 +51,6 @@ def test_each_known_code_has_its_category(code: str, category: DeclineCategory) 
 
 
 def test_codes_are_unique() -> None:
-    from shared.domain.declines import facts
-
     codes = [code for group in facts()["categories"].values() for code in group["codes"]]
     assert len(codes) == len(set(codes))
 
@@ -113,6 +119,22 @@ MASTERCARD = {"network": "mastercard"}
             card("insufficient_funds", network_decline_code="04", **MASTERCARD),
             DeclineCategory.RETRY_DAILY,
             "decline code insufficient_funds",
+        ),
+        # A single-use card or a deactivated token is registered again, whatever Stripe's advice makes of it.
+        (
+            card("do_not_honor", advice_code="do_not_try_again", network_decline_code="46", **VISA),
+            DeclineCategory.NEEDS_PAYMENT_METHOD,
+            "Visa code 46",
+        ),
+        (
+            card("generic_decline", advice_code="do_not_try_again", network_advice_code="41", **MASTERCARD),
+            DeclineCategory.NEEDS_PAYMENT_METHOD,
+            "Mastercard advice 41",
+        ),
+        (
+            card("lost_card", network_decline_code="46", **VISA),
+            DeclineCategory.NEVER_THIS_CARD,
+            "decline code lost_card",
         ),
         # Then codes that no advice softens.
         (
@@ -399,3 +421,75 @@ def test_daily_run_time_comes_from_the_policy() -> None:
     follows = decide_after_decline(decline, PaymentKind.MONTHLY, 1, late, NOW, TODAY)
     assert isinstance(follows, RetryOn)
     assert follows.day == date(2026, 11, 2), "24 hours are over before 18:00"
+
+
+@pytest.mark.parametrize(
+    ("network", "code", "category", "wait_h", "block_days"),
+    [
+        ("visa", "57", DeclineCategory.NEVER_THIS_CARD, None, None),
+        ("visa", "46", DeclineCategory.NEEDS_PAYMENT_METHOD, None, None),
+        ("visa", "5C", None, None, None),
+        ("visa", "9G", DeclineCategory.RETRY_SPARINGLY, None, None),
+        ("visa", "83", None, None, None),
+        ("mastercard", "01", DeclineCategory.NEEDS_PAYMENT_METHOD, None, None),
+        ("mastercard", "02", DeclineCategory.RETRY_DAILY, 72, None),
+        ("mastercard", "03", DeclineCategory.NEVER_THIS_CARD, None, 30),
+        ("mastercard", "04", None, None, None),
+        ("mastercard", "21", DeclineCategory.NEVER_THIS_CARD, None, 30),
+        ("mastercard", "40", DeclineCategory.NEEDS_PAYMENT_METHOD, None, None),
+        ("mastercard", "41", DeclineCategory.NEEDS_PAYMENT_METHOD, None, None),
+        ("mastercard", "43", None, None, None),
+    ],
+)
+def test_facts_of_the_networks_as_of_november_2026(
+    network: str, code: str, category: DeclineCategory | None, wait_h: int | None, block_days: int | None
+) -> None:
+    name = "network_decline_code" if network == "visa" else "network_advice_code"
+    decline = card("insufficient_funds", network=network, **{name: code})
+    fact = network_fact(decline)
+    assert fact is not None
+    assert fact.category is category
+    found = classify(decline)
+    assert found.category is (category or DeclineCategory.RETRY_DAILY), "without one, the decline code decides"
+    assert found.wait == (None if wait_h is None else timedelta(hours=wait_h))
+    assert found.blocked_for == (None if block_days is None else timedelta(days=block_days))
+
+
+def test_cardholder_who_blocked_us_is_named_as_the_one_to_lift_the_block() -> None:
+    fact = network_fact(card("do_not_honor", network="visa", network_decline_code="9G"))
+    assert fact is not None
+    assert (
+        fact.meaning == "the cardholder has blocked these payments at their bank, and has to lift the block there"
+    )
+
+
+def test_visa_categories_hold_each_code_once_and_category_1_is_never_retried() -> None:
+    for code, row in facts()["visa_response_codes"]["codes"].items():
+        found = classify(card("do_not_honor", network="visa", network_decline_code=code))
+        is_retried = found.category in (
+            DeclineCategory.RETRY_SOON,
+            DeclineCategory.RETRY_DAILY,
+            DeclineCategory.RETRY_SPARINGLY,
+        )
+        assert is_retried == (row["visa_category"] == 2), code
+
+
+def test_each_fact_names_a_source_with_its_edition_and_day() -> None:
+    known = facts()
+    for name, source in known["sources"].items():
+        assert source["title"], name
+        assert source["edition"], name
+        assert date.fromisoformat(source["as_of"]) >= date(2026, 11, 1), name
+    named = [
+        *known["categories"].values(),
+        known["advice_codes"],
+        *known["visa_response_codes"]["codes"].values(),
+        *known["mastercard_advice"]["codes"].values(),
+        *known["network_budgets"],
+    ]
+    assert {fact["source"] for fact in named} == set(known["sources"])
+
+
+def test_retry_after_advice_02_waits_72_hours() -> None:
+    follows = decide(card("insufficient_funds", network_advice_code="02", **MASTERCARD))
+    assert follows == RetryOn(TODAY + timedelta(days=3), "network advice 02")

@@ -78,7 +78,7 @@ FILES = st.fixed_dictionaries(
 KNOWN_DECLINES = [
     *(Decline(code=code) for code in category_of_code()),
     *(Decline(decline_code=code) for code in category_of_code()),
-    *(Decline(advice_code=code, decline_code="generic_decline") for code in facts()["advice_codes"]),
+    *(Decline(advice_code=code, decline_code="generic_decline") for code in facts()["advice_codes"]["codes"]),
     *(
         Decline(decline_code="insufficient_funds", network=network, **{name: f"{code:02}"})
         for network in ("visa", "mastercard", "amex", None)
@@ -90,7 +90,7 @@ DECLINES = st.builds(
     Decline,
     code=CODES,
     decline_code=CODES,
-    advice_code=st.none() | st.sampled_from([*facts()["advice_codes"], "new"]),
+    advice_code=st.none() | st.sampled_from([*facts()["advice_codes"]["codes"], "new"]),
     network_advice_code=TWO_DIGITS,
     network_decline_code=TWO_DIGITS,
     network=NETWORKS,
