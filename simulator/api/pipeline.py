@@ -118,7 +118,7 @@ class StripeApi:
         return await self._after_faults(arrival, Answer(replay.status, json.loads(replay.body), original), wire)
 
     async def _fresh_answer(self, arrival: Arrival, route: Route) -> Wire:
-        now = await self.time.now() if route.method == "POST" else 0
+        now = await self.time.now() if route.method == "POST" or route.reads_time else 0
         try:
             answer, encoded = self._apply(arrival, route, now)
             wire = Wire(answer.status, encoded, answer.headers)

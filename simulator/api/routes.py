@@ -19,6 +19,7 @@ class Route:
     handle: Handler
     params: Spec = field(default_factory=lambda: parameters.EXPAND)
     required: tuple[str, ...] = ()
+    reads_time: bool = False  # a GET whose answer depends on the business time; every POST's does
 
     @property
     def operation(self) -> str:
@@ -48,7 +49,7 @@ ROUTES = (
         lists.list_payment_methods_of_customer,
         parameters.CUSTOMER_PAYMENT_METHODS,
     ),
-    Route("GET", "events", lists.list_events, parameters.EVENT_LIST),
+    Route("GET", "events", lists.list_events, parameters.EVENT_LIST, reads_time=True),
     Route("GET", "events/:id", lists.retrieve_event),
     Route("GET", "payment_intents", lists.list_payment_intents, parameters.PAYMENT_INTENT_LIST),
     Route(
