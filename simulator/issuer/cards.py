@@ -18,6 +18,7 @@ class Issuer(Enum):
     DECLINES_CHARGES = "attaches, then declines every charge"
     AUTHENTICATES_ALWAYS = "asks for authentication at every payment"
     AUTHENTICATES_UNLESS_SET_UP = "asks for authentication off session unless it was set up for that"
+    AUTHENTICATES_THEN_DECLINES = "asks for authentication at every payment, and declines after it"
     BLOCKED = "the processor's risk rules block every charge before the issuer is asked"
     DISPUTED = "pays; the charge is disputed later"
 
@@ -73,6 +74,17 @@ _ROWS = (
         country="DE",
     ),
     TestCard("4000002760003184", "authenticationRequired", "visa", Issuer.AUTHENTICATES_ALWAYS, country="DE"),
+    # 3-D Secure: docs.stripe.com/payments/3d-secure, "Test 3DS authentication"
+    TestCard("4000000000003220", "threeDSecure2Required", "visa", Issuer.AUTHENTICATES_ALWAYS),
+    TestCard("4000000000003063", "threeDSecureRequired", "visa", Issuer.AUTHENTICATES_ALWAYS),
+    TestCard(
+        "4000008400001629",
+        "threeDSecureRequiredChargeDeclined",
+        "visa",
+        Issuer.AUTHENTICATES_THEN_DECLINES,
+        "generic_decline",
+    ),
+    TestCard("4000000000003055", "threeDSecureOptional", "visa"),
     TestCard("4000000000000259", "createDispute", "visa", Issuer.DISPUTED),
     TestCard("4100000000000019", "radarBlock", "visa", Issuer.BLOCKED, "fraudulent"),
 )
@@ -80,8 +92,11 @@ _ROWS = (
 BY_NAME = {card.name: card for card in _ROWS}
 BY_NUMBER = {card.number: card for card in _ROWS}
 
-#: Stripe's older spellings of the same tokens.
-_ALIASES = {name.removeprefix("visa_"): name for name in BY_NAME if name.startswith("visa_chargeDeclined")}
+#: Stripe's other names of the same cards.
+_ALIASES = {
+    **{name.removeprefix("visa_"): name for name in BY_NAME if name.startswith("visa_chargeDeclined")},
+    "amex_threeDSecureNotSupported": "amex",
+}
 
 BRANDS = frozenset({"visa", "mastercard", "amex", "discover", "diners", "jcb", "unionpay"})
 

@@ -83,7 +83,6 @@ _ISSUER: dict[str, tuple[str | None, str | None, str]] = {
 
 # These are reported as the error's `code`, without a decline_code.
 _BARE: dict[str, tuple[str | None, str | None, str]] = {
-    "authentication_required": ("1A", None, "Your card was declined. This transaction requires authentication."),
     "expired_card": ("54", CONFIRM, "Your card has expired."),
     "incorrect_address": (None, CONFIRM, "Your card's address is incorrect."),
     "incorrect_cvc": ("N7", CONFIRM, "Your card's security code is incorrect."),
@@ -100,14 +99,20 @@ _BARE: dict[str, tuple[str | None, str | None, str]] = {
     ),
 }
 
-KNOWN_CODES = frozenset(_ISSUER) | frozenset(_BARE)
+# This one is reported as both (docs.stripe.com/declines/codes, docs.stripe.com/error-codes).
+_BOTH: dict[str, tuple[str | None, str | None, str]] = {
+    "authentication_required": ("1A", None, "Your card was declined. This transaction requires authentication."),
+}
+
+KNOWN_CODES = frozenset(_ISSUER) | frozenset(_BARE) | frozenset(_BOTH)
 
 
 def wording_of(code: str) -> Wording:
     """Return how a decline with this code is reported. An unknown code is reported as it is, without advice."""
-    if code in _BARE:
-        network, advice, message = _BARE[code]
-        return Wording(code, None, message, network, advice, _seller_message(code))
+    for table, decline_code in ((_BARE, None), (_BOTH, code)):
+        if code in table:
+            network, advice, message = table[code]
+            return Wording(code, decline_code, message, network, advice, _seller_message(code))
     network, advice, message = _ISSUER.get(code, (None, None, _DECLINED))
     return Wording("card_declined", code, message, network, advice, _seller_message(code))
 

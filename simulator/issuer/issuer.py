@@ -77,7 +77,7 @@ def charge_verdict(ask: Ask) -> Verdict:
     if not isinstance(verdict, WantsAuthentication):
         return verdict
     if ask.is_authenticated:
-        return Approves()
+        return _after_authentication(ask)
     return decline("authentication_required", ask.brand) if ask.is_off_session else verdict
 
 
@@ -88,7 +88,11 @@ def setup_verdict(ask: Ask) -> Verdict:
     card = BY_NAME[ask.behaviour]
     if card.issuer is Issuer.DECLINES:
         return decline(card.decline or "generic_decline", ask.brand)
-    wants = card.issuer in (Issuer.AUTHENTICATES_ALWAYS, Issuer.AUTHENTICATES_UNLESS_SET_UP)
+    wants = card.issuer in (
+        Issuer.AUTHENTICATES_ALWAYS,
+        Issuer.AUTHENTICATES_UNLESS_SET_UP,
+        Issuer.AUTHENTICATES_THEN_DECLINES,
+    )
     return WantsAuthentication() if wants and not ask.is_authenticated else Approves()
 
 
@@ -120,12 +124,19 @@ def _test_card_verdict(ask: Ask) -> Verdict:
             return decline(card.decline or "generic_decline", ask.brand)
         case Issuer.BLOCKED:
             return decline(card.decline or "fraudulent", ask.brand, is_blocked=True)
-        case Issuer.AUTHENTICATES_ALWAYS:
+        case Issuer.AUTHENTICATES_ALWAYS | Issuer.AUTHENTICATES_THEN_DECLINES:
             return WantsAuthentication()
         case Issuer.AUTHENTICATES_UNLESS_SET_UP:
             return Approves() if ask.is_off_session and ask.is_set_up else WantsAuthentication()
         case _:
             assert_never(card.issuer)
+
+
+def _after_authentication(ask: Ask) -> Verdict:
+    card = BY_NAME[ask.behaviour] if ask.story is None and ask.behaviour else None
+    if card is not None and card.issuer is Issuer.AUTHENTICATES_THEN_DECLINES:
+        return decline(card.decline or "generic_decline", ask.brand)
+    return Approves()
 
 
 def _story_verdict(story: Story, ask: Ask) -> Verdict:

@@ -6,7 +6,7 @@ from importlib.resources import files
 import pytest
 import stripe
 
-from simulator.client import SimulatorClient
+from simulator.client import SimulatorClient, SimulatorError
 from simulator.issuer import cards, declines
 from simulator.issuer.stories import AlwaysDeclines, NeedsAuthentication
 from tests.simulator.sdk_calls import body, confirm, new_intent, refusal
@@ -33,6 +33,11 @@ TOKENS = {
     "pm_card_chargeCustomerFail": "4000000000000341",
     "pm_card_authenticationRequiredOnSetup": "4000002500003155",
     "pm_card_authenticationRequired": "4000002760003184",
+    "pm_card_threeDSecure2Required": "4000000000003220",
+    "pm_card_threeDSecureRequired": "4000000000003063",
+    "pm_card_threeDSecureRequiredChargeDeclined": "4000008400001629",
+    "pm_card_threeDSecureOptional": "4000000000003055",
+    "pm_card_amex_threeDSecureNotSupported": "378282246310005",
     "pm_card_createDispute": "4000000000000259",
     "pm_card_radarBlock": "4100000000000019",
 }
@@ -166,8 +171,9 @@ def test_required_authentication_is_a_decline_off_session(client: stripe.StripeC
     error = refusal(lambda: confirm(client, intent.id, method.id))
     said = body(error)
     assert isinstance(error, stripe.CardError)
-    assert said["code"] == "authentication_required"
-    assert "decline_code" not in said
+    assert (said["code"], said["decline_code"]) == ("authentication_required", "authentication_required")
+    charge = client.v1.charges.retrieve(said["charge"])
+    assert (charge.status, charge.failure_code) == ("failed", "authentication_required")
     assert said["payment_intent"]["status"] == "requires_payment_method"
 
 
@@ -182,6 +188,51 @@ def test_on_session_the_customer_authenticates_and_pays(
     assert waiting.latest_charge is None
     sim.authenticate("global", intent.id)
     assert client.v1.payment_intents.retrieve(intent.id).status == "succeeded"
+
+
+@pytest.mark.parametrize("name", ["threeDSecure2Required", "threeDSecureRequired"])
+def test_3d_secure_card_asks_for_authentication_on_and_off_session(
+    sim: SimulatorClient, client: stripe.StripeClient, customer: str, name: str
+) -> None:
+    method = client.v1.payment_methods.attach(f"pm_card_{name}", {"customer": customer})
+    error = refusal(lambda: confirm(client, new_intent(client, customer).id, method.id))
+    assert body(error)["decline_code"] == "authentication_required"
+    intent = new_intent(client, customer)
+    waiting = client.v1.payment_intents.confirm(intent.id, {"payment_method": method.id})
+    assert waiting.status == "requires_action"
+    sim.authenticate("global", intent.id)
+    assert client.v1.payment_intents.retrieve(intent.id).status == "succeeded"
+
+
+def test_3d_secure_card_may_decline_after_authentication(
+    sim: SimulatorClient, client: stripe.StripeClient, customer: str
+) -> None:
+    method = client.v1.payment_methods.attach("pm_card_threeDSecureRequiredChargeDeclined", {"customer": customer})
+    intent = new_intent(client, customer)
+    client.v1.payment_intents.confirm(intent.id, {"payment_method": method.id})
+    with pytest.raises(SimulatorError, match="402: Your card was declined"):
+        sim.authenticate("global", intent.id)
+    after = client.v1.payment_intents.retrieve(intent.id)
+    assert after.status == "requires_payment_method"
+    assert after.last_payment_error is not None
+    assert after.last_payment_error.decline_code == "generic_decline"
+
+
+@pytest.mark.parametrize("name", ["threeDSecureOptional", "amex_threeDSecureNotSupported"])
+def test_card_that_does_not_require_3d_secure_pays_without_it(
+    client: stripe.StripeClient, customer: str, name: str
+) -> None:
+    method = client.v1.payment_methods.attach(f"pm_card_{name}", {"customer": customer})
+    assert confirm(client, new_intent(client, customer).id, method.id).status == "succeeded"
+
+
+def test_objects_have_no_fields_that_stripe_does_not_send(client: stripe.StripeClient, customer: str) -> None:
+    method = client.v1.payment_methods.attach("pm_card_visa", {"customer": customer})
+    paid = confirm(client, new_intent(client, customer).id, method.id)
+    assert "source" not in paid.to_dict()
+    charge = client.v1.charges.retrieve(str(paid.latest_charge)).to_dict()
+    assert "source" not in charge
+    assert "capture_before" not in charge["payment_method_details"]["card"], "there is no hold"
 
 
 def test_a_failed_authentication_creates_no_charge(
