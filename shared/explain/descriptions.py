@@ -67,8 +67,13 @@ FINDING_DESCRIPTIONS: Mapping[str, FindingDescription] = {
         "decide whether the customer owed it; if not, refund it at the processor",
     ),
     "canceled_by_a_person": FindingDescription(
-        "somebody canceled the payment's PaymentIntent at the processor; the payment is held",
+        "a user of the processor's dashboard or API canceled the payment's PaymentIntent; the payment is held",
         "find out who canceled it and why; to collect anyway: `duecourse payment charge PAYMENT --reason …`",
+    ),
+    "canceled_for_unknown_reason": FindingDescription(
+        "the payment's PaymentIntent was canceled at the processor, which doesn't say by whom; the payment is held",
+        "look in the processor's dashboard who canceled it; to collect anyway: "
+        "`duecourse payment charge PAYMENT --reason …`",
     ),
     "charge_refused_by_stripe": FindingDescription(
         "Stripe refuses the charge itself, not the card; the payment is held and no card was charged",

@@ -27,6 +27,7 @@ from shared.domain.dunning import (
 )
 from shared.domain.event_types import EventType
 from shared.domain.states import (
+    CHARGEABLE,
     ENDED,
     AttemptKind,
     AttemptState,
@@ -53,8 +54,10 @@ WORDS_OF_MISSING: Mapping[Missing, str] = {
     Missing.CARD: "the card was removed at Stripe",
     Missing.CUSTOMER: "the customer was deleted at Stripe, with its cards",
 }
-#: A PaymentIntent canceled for these reasons was canceled by Stripe itself; otherwise by a user of Stripe (I3).
+#: Who canceled it, by `cancellation_reason` (docs.stripe.com/api/payment_intents/object): Stripe itself …
 CANCELED_BY_STRIPE = frozenset({"automatic", "expired"})
+#: … or a user of its API or dashboard, who may also give none. Null and reasons that Stripe adds later name nobody.
+CANCELED_BY_A_USER = frozenset({"duplicate", "fraudulent", "requested_by_customer", "abandoned"})
 
 
 _DECLINES_WITH_CARD = (
@@ -163,36 +166,43 @@ def after_authentication_needed(connection: Connection, locked: Locked, answer: 
 def after_cancellation(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
     """Continue with a new PaymentIntent if Stripe or we canceled; otherwise hold the payment for an operator (I3).
 
-    A pending close takes precedence: the payment is closed now.
+    A pending close takes precedence: the payment is closed now. Without an attempt that it interrupts, a
+    cancellation by Stripe changes no date and wakes nothing: it says nothing about the card that declined.
     """
     by = answer.payment_intent.cancellation_reason if answer.payment_intent else None
-    is_ours = locked.attempt is not None and locked.attempt.kind == AttemptKind.CANCEL
-    if locked.payment.state in ENDED:
+    payment, is_ours = locked.payment, locked.attempt is not None and locked.attempt.kind == AttemptKind.CANCEL
+    if payment.state in ENDED:
         return
-    if locked.payment.pending_close_as is not None:
-        to = PaymentState(locked.payment.pending_close_as)
-        close_as_requested(connection, locked.account, locked.payment, to, locked.policy, locked.cause(actor, ""))
+    if payment.pending_close_as is not None:
+        to = PaymentState(payment.pending_close_as)
+        close_as_requested(connection, locked.account, payment, to, locked.policy, locked.cause(actor, ""))
         return
+    is_chargeable = payment.state in CHARGEABLE
     if is_ours or by in CANCELED_BY_STRIPE:
-        cause = locked.cause(actor, f"its PaymentIntent was canceled ({by or 'by us'}): continue with a new one")
-        move_payment(connection, locked.payment, PaymentState.DUE, cause, next_attempt_at=locked.now)
+        if is_chargeable and locked.attempt is not None:
+            reason = f"its PaymentIntent was canceled ({by or 'by us'}): continue with a new one"
+            cause = locked.cause(actor, reason)
+            move_payment(connection, payment, PaymentState.DUE, cause, next_attempt_at=locked.now)
         return
-    reason = f"its PaymentIntent was canceled manually at Stripe ({by or 'no reason given'}): an operator decides"
+    is_by_a_user = by in CANCELED_BY_A_USER
+    whom = "by a user of Stripe" if is_by_a_user else "by an unknown user or process"
+    reason = f"its PaymentIntent was canceled at Stripe {whom} ({by or 'no reason given'}): an operator decides"
     cause = locked.cause(actor, reason)
     open_finding(
         connection,
-        "canceled_by_a_person",
-        locked.payment,
+        "canceled_by_a_person" if is_by_a_user else "canceled_for_unknown_reason",
+        payment,
         locked.intent.stripe_payment_intent_id or str(locked.intent.id),
         {"cancellation_reason": by, "ordinal": locked.intent.ordinal},
         cause,
     )
     move_payment(
         connection,
-        locked.payment,
-        PaymentState.DUE,
+        payment,
+        PaymentState.DUE if is_chargeable else PaymentState(payment.state),
         cause,
-        next_attempt_at=locked.now,
+        next_attempt_at=locked.now if is_chargeable else None,
+        waiting_for_revision_after=payment.waiting_for_revision_after,
         held_until=UNTIL_RELEASED,
     )
 

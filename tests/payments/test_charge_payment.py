@@ -237,7 +237,7 @@ def test_cancellation_in_the_stripe_dashboard_is_not_overruled(world: World) -> 
     assert len(world.intents(payment)) == 1
     row = world.payment(payment)
     assert row.held_until.year == 9999
-    assert "canceled manually at Stripe" in row.state_reason
+    assert "canceled at Stripe by a user of Stripe" in row.state_reason
     with world.engine.connect() as connection:
         assert connection.scalar(text("SELECT kind FROM findings")) == "canceled_by_a_person"
 
