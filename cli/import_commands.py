@@ -127,6 +127,9 @@ def import_services(options: ImportOptions) -> None:
 def import_fees(
     options: ImportOptions,
     period: Annotated[str | None, typer.Option("--period", help="The month of all rows, like 2026-10.")] = None,
+    may_move: Annotated[
+        bool, typer.Option("--move-period", help="Move fees that wait for their invoice in another month.")
+    ] = False,
 ) -> None:
     """Import the fees of a month.
 
@@ -134,7 +137,7 @@ def import_fees(
     Without ids an account has one fee a month, identified by month and account.
     """
     month = _period(period)
-    _run(options, lambda policy, today: fees_file(policy, month, today))
+    _run(options, lambda policy, today: fees_file(policy, month, today, may_move=may_move))
 
 
 def _run(options: ImportOptions, describe: Describe) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Any
-from unicodedata import category
+from unicodedata import category, normalize
 
 from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, StringConstraints, ValidationInfo
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
@@ -28,6 +28,9 @@ MAX_DESCRIPTION = 500  # characters; two lines of an invoice
 MAX_NAME = 300
 MAX_ADDRESS = 1_000
 MAX_TAX_ID = 50
+
+#: A cell that starts with one of these is a formula to a spreadsheet (OWASP, CSV injection); wide ones included.
+FORMULA_SIGNS = frozenset("=+-@\t\r＝＋－＠")
 
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
@@ -88,6 +91,13 @@ def _known_word(text: str, info: ValidationInfo[RowContext], words: Collection[s
 
 def _known_coverage(text: str, info: ValidationInfo[RowContext]) -> str:
     return _known_word(text, info, info.context.policy.coverages, "a coverage of billing.toml")
+
+
+def _identifier(text: str) -> str:
+    """One spelling of each id (Unicode NFC), and none that a spreadsheet runs when it opens an export of ours."""
+    if text[:1] in FORMULA_SIGNS:
+        raise ValueError(f"is a formula to a spreadsheet, because it begins with {text[0]}; an id may not")
+    return normalize("NFC", _visible(text))
 
 
 def _visible(text: str) -> str:
@@ -167,7 +177,7 @@ def _minor_units(text: str, info: ValidationInfo[RowContext]) -> int:
 
 
 #: An id of the company's own.
-Identifier = Annotated[str, StringConstraints(min_length=1, max_length=MAX_IDENTIFIER), AfterValidator(_visible)]
+Identifier = Annotated[str, StringConstraints(min_length=1, max_length=MAX_IDENTIFIER), AfterValidator(_identifier)]
 Name = Annotated[str, StringConstraints(max_length=MAX_NAME), BeforeValidator(_one_line)]
 Description = Annotated[
     str, StringConstraints(min_length=1, max_length=MAX_DESCRIPTION), BeforeValidator(_one_line)

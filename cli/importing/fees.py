@@ -55,13 +55,16 @@ class FeeRow(ImportRow):
     amount: MinorUnits
 
 
-def fees_file(policy: Policy, period: Period | None, today: date) -> FileKind:
-    """Describe a file of fees; `period` is the month of all rows, for a file that has no such column."""
+def fees_file(policy: Policy, period: Period | None, today: date, *, may_move: bool = False) -> FileKind:
+    """Describe a file of fees; `period` is the month of all rows, for a file that has no such column.
+
+    Unless it `may_move` them, fees that are known in another month are refused.
+    """
     return FileKind(
         "fees",
         FeeRow,
         RowContext(policy, period),
-        _resolve,
+        lambda connection, parameters: _resolve(connection, {**parameters, "may_move": may_move}),
         _write,
         notes=lambda connection: _notes(connection, today),
         defaults=only_coverage(policy) | ({"period": str(period)} if period else {}),
@@ -146,6 +149,16 @@ _INVOICED = """
       AND r.account_id IS NOT NULL AND r.amount_minor IS NOT NULL AND r.period IS NOT NULL
 """
 
+#: The same file with another --period: whole months of fees would change their month without a word.
+_MOVED = """
+    INSERT INTO import_problems (line, column_name, value, reason)
+    SELECT r.line, :named_period, to_char(r.period, 'YYYY-MM'),
+           'would move this fee from ' || to_char(f.period, 'YYYY-MM')
+           || ', where it waits for its invoice; if that is meant, add --move-period'
+    FROM import_resolved r JOIN fees f ON f.id = r.fee_id
+    WHERE NOT :may_move AND f.invoice_id IS NULL AND f.carried_from_payment_id IS NULL AND f.period <> r.period
+"""
+
 _INSERT = """
     INSERT INTO fees (account_id, coverage, external_id, period, occurred_on, description, amount_minor, currency)
     SELECT account_id, coverage, external_id, period, occurred_on, description, amount_minor, currency
@@ -162,7 +175,7 @@ _UPDATE = """
 
 
 def _resolve(connection: Connection, parameters: Parameters) -> None:
-    for statement in (_RESOLVE, UNKNOWN_ACCOUNTS, _DUPLICATES, _LOCK, _INVOICED):
+    for statement in (_RESOLVE, UNKNOWN_ACCOUNTS, _DUPLICATES, _LOCK, _INVOICED, _MOVED):
         connection.execute(text(statement), parameters)
 
 

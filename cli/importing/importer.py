@@ -153,7 +153,7 @@ def _decide(connection: Connection, order: Order, layout: Layout, report: Report
         bad_rows=bad.rows,
         problem_count=bad.problems,
         sums=_sums(connection) if kind.has_amounts else (),
-        notes=tuple(kind.notes(connection)),
+        notes=(*layout.notes(kind), *kind.notes(connection)),
     )
     has_work = bool(report.new or report.changed)
     if order.is_dry_run or not has_work or (bad.rows and not order.may_keep_good):

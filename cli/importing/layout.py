@@ -9,12 +9,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cli.importing.cells import reason_of
+from cli.importing.cells import reason_of, shown
 from cli.importing.kind import FileKind, draft_of
 from cli.importing.source import ImportUsageError, Record
 
 #: What a rejects file has behind the original columns; such a file can be corrected and imported as it is.
 REJECT_COLUMNS = ("line", "column", "value", "reason")
+
+#: So many unused columns are named.
+UNUSED_SHOWN = 10
 
 #: The option that gives one value for all rows, where it isn't --set; none where that makes no sense.
 _ONE_FOR_ALL = {"period": "--period 2026-10", "id": ""}
@@ -46,6 +49,20 @@ class Layout:
     def named(self, name: str) -> str:
         """The file's own name of our column; ours if the file doesn't have it."""
         return next((found.named for found in self.fields if found.name == name), name)
+
+    def notes(self, kind: FileKind) -> list[str]:
+        """Name the columns that are not used, with those of ours that they resemble and the file doesn't have."""
+        if not self.unused:
+            return []
+        named = [shown(name) for name in self.unused[:UNUSED_SHOWN]]
+        if len(self.unused) > UNUSED_SHOWN:
+            named.append(f"{len(self.unused) - UNUSED_SHOWN:,} more")
+        notes = [f"columns that are not used: {', '.join(named)}"]
+        for ours in kind.columns:
+            similar = None if self.has(ours) else nearest(ours, self.unused, cutoff=0.75)
+            if similar:
+                notes.append(f"if {shown(similar)!r} is our column {ours}, give --columns {ours}={shown(similar)}")
+        return notes
 
     def parameters(self, columns: Iterable[str]) -> dict[str, Any]:
         """Bind parameters for all statements: whether the file has a column, and the file's name for it."""
@@ -107,10 +124,10 @@ def lay_out(first: Record, kind: FileKind, column_options: ColumnOptions, delimi
     return Layout(header, tuple(fields), unused, is_rejects_file)
 
 
-def nearest(word: str, words: Iterable[str]) -> str | None:
+def nearest(word: str, words: Iterable[str], cutoff: float = 0.5) -> str | None:
     """The most similar of `words`, whatever their case; None if none is similar."""
     by_folded = {_folded(each): each for each in words}
-    close = get_close_matches(_folded(word), by_folded, n=1, cutoff=0.5)
+    close = get_close_matches(_folded(word), by_folded, n=1, cutoff=cutoff)
     return by_folded[close[0]] if close else None
 
 

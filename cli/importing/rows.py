@@ -6,13 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cli.importing.cells import reason_of
+from cli.importing.cells import FORMULA_SIGNS, reason_of
 from cli.importing.kind import FileKind, ImportRow, draft_of
 from cli.importing.layout import Layout
 from cli.importing.source import UNREADABLE, Record
-
-#: A cell that starts with one of these is a formula to a spreadsheet (OWASP, CSV injection); wide ones included.
-FORMULA_SIGNS = frozenset("=+-@\t\r＝＋－＠")
 
 #: Part of every reason that calls a row a duplicate of another row of its file.
 DUPLICATE = "is a duplicate"

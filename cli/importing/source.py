@@ -157,11 +157,14 @@ def open_source(name: str, encoding: str, delimiter: str) -> Iterator[Source]:
 
 def _refuse_other_formats(file: BinaryIO, name: str) -> None:
     file.seek(0)
-    start = file.read(4)
+    start = file.read(4_096)
     if not start:
         raise ImportUsageError(f"{name} is empty; its first line must name the columns")
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ImportUsageError(f"{name} is UTF-16; convert it first: iconv -f utf-16 -t utf-8")
+    for parity, encoding in ((1, "utf-16le"), (0, "utf-16be")):  # ASCII in it has a NUL in each other place
+        if len(start) > 1 and start[parity::2].count(0) > len(start) // 4:
+            raise ImportUsageError(f"{name} looks like UTF-16; convert it first: iconv -f {encoding} -t utf-8")
     if start.startswith(b"PK\x03\x04"):
         raise ImportUsageError(f"{name} is a spreadsheet or a zip file; save it as CSV (UTF-8)")
     if start.startswith(b"\x1f\x8b"):

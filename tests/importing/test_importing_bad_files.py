@@ -211,11 +211,11 @@ def test_formulas_are_text_in_the_rejects_file(stocked: Desk) -> None:
 
 
 def test_corrected_rejects_file_is_imported_with_the_same_command(stocked: Desk) -> None:
-    stocked.fees(f"{HEADER}\n=F,NOBODY,global,5,+x,,\n".encode("cp932"), "--encoding", "cp932")
+    stocked.fees(f"{HEADER}\nF,NOBODY,global,5,=x,,\n".encode("cp932"), "--encoding", "cp932")
     corrected = stocked.write(stocked.rejects().replace("NOBODY", "A-1").encode("utf-8-sig"), "corrected.csv")
     told = stocked.run("fees", corrected, "--period", "2026-10", "--encoding", "cp932")
     assert told.code == 0
-    assert stocked.fee_rows()["=F"][:3] == ("A-1", 500, "+x")
+    assert stocked.fee_rows()["F"][:3] == ("A-1", 500, "=x")
 
 
 def test_uncorrected_duplicate_of_a_rejects_file_is_rejected_again(stocked: Desk) -> None:
