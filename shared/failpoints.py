@@ -109,6 +109,8 @@ class Failpoint(StrEnum):
     EVENT_STORED_CARD_SENT = "event.stored_card.sent"
     EVENT_PAYMENT_INTENT_SENDING = "event.payment_intent.sending"
     EVENT_PAYMENT_INTENT_SENT = "event.payment_intent.sent"
+    EVENT_CHARGE_SENDING = "event.charge.sending"
+    EVENT_CHARGE_SENT = "event.charge.sent"
     EVENT_APPLY_BEGUN = "event.apply.begun"
     EVENT_CARD_STORED = "event.apply.card_stored"
     EVENT_CARD_MADE_PRIMARY = "event.apply.card_made_primary"

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from simulator.api import payment_intents, payment_methods, setup_intents
+from simulator.api import disputes, payment_intents, payment_methods, setup_intents
 from simulator.api.call import Call
 from simulator.api.errors import Answer, ApiError, bad_parameter, missing
 from simulator.api.pipeline import StripeApi
@@ -47,6 +47,9 @@ class Admin:
             ("POST", "/payment_methods/{id}/automatic_update", self.automatic_update),
             ("POST", "/payment_intents/{id}/cancel", self.cancel_payment_intent),
             ("POST", "/intents/{id}/authenticate", self.authenticate),
+            ("POST", "/charges/{id}/refund", self.refund),
+            ("POST", "/charges/{id}/dispute", self.dispute),
+            ("POST", "/disputes/{id}/close", self.close_dispute),
             ("GET", "/webhooks", self.webhook_stats),
             ("GET", "/webhook_endpoints", self.list_endpoints),
             ("POST", "/webhook_endpoints", self.put_endpoint),
@@ -192,6 +195,27 @@ class Admin:
         self.api.processor.outbox.wake_senders()
         if isinstance(answer, Answer):
             return JSONResponse(answer.body, answer.status)
+        return JSONResponse(answer)
+
+    async def refund(self, request: Request) -> Response:
+        """Refund a charge as a user of Stripe's dashboard; `amount` in minor units, by default all that is left."""
+        return await self._to_charge(request, disputes.refund_charge, "amount")
+
+    async def dispute(self, request: Request) -> Response:
+        """Dispute a charge as the cardholder's bank; `is_inquiry`: it only asks, no money is taken yet."""
+        return await self._to_charge(request, disputes.open_dispute, "reason", "is_inquiry")
+
+    async def close_dispute(self, request: Request) -> Response:
+        """Decide a dispute as the bank."""
+        return await self._to_charge(request, disputes.close_dispute, "is_won")
+
+    async def _to_charge(self, request: Request, handle: Callable[[Call], Json], *names: str) -> Response:
+        body = await read_json(request)
+        given = {name: body[name] for name in names if body.get(name) is not None}
+        call = await self._call(body, request.path_params["id"], **given)
+        with call.store.transaction():
+            answer = handle(call)
+        self.api.processor.outbox.wake_senders()
         return JSONResponse(answer)
 
     # -- webhooks

@@ -203,6 +203,21 @@ class SimulatorClient:
         """The customer completes (or fails) 3-D Secure of a PaymentIntent or SetupIntent in requires_action."""
         self._post(f"/_sim/intents/{intent}/authenticate", {"account": account, "succeeds": succeeds})
 
+    def refund_charge(self, account: str, charge: str, amount: int | None = None) -> None:
+        """Refund a charge, or a part of it in minor units, as a user of Stripe's dashboard."""
+        self._post(f"/_sim/charges/{charge}/refund", _given(account=account, amount=amount))
+
+    def dispute_charge(
+        self, account: str, charge: str, reason: str = "fraudulent", *, is_inquiry: bool = False
+    ) -> str:
+        """Dispute a charge as the cardholder's bank; return the dispute's id."""
+        body = {"account": account, "reason": reason, "is_inquiry": is_inquiry}
+        return str(self._post(f"/_sim/charges/{charge}/dispute", body)["id"])
+
+    def close_dispute(self, account: str, dispute: str, *, is_won: bool) -> None:
+        """Decide a dispute as the bank."""
+        self._post(f"/_sim/disputes/{dispute}/close", {"account": account, "is_won": is_won})
+
     # -- webhooks
 
     def add_webhook_endpoint(

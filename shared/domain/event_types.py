@@ -34,6 +34,9 @@ class EventType(StrEnum):
     CHARGE_NOT_ATTEMPTED = "charge_not_attempted"
     LOOK_UP_REQUESTED = "look_up_requested"
     ATTENTION_NEEDED = "attention_needed"
+    # Captured charges
+    CHARGE_REFUNDED = "charge_refunded"
+    CHARGE_DISPUTED = "charge_disputed"
     # Accounts, payment settings and cards
     STANDING_CHANGED = "standing_changed"
     PAYMENT_SETTINGS_CHANGED = "payment_settings_changed"

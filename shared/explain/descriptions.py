@@ -56,6 +56,15 @@ FINDING_DESCRIPTIONS: Mapping[str, FindingDescription] = {
         "a PaymentIntent of a lost request is left at the processor; it holds no money and isn't canceled yet",
         "nothing: the next reconciliation tries again. If it stays, cancel it in the processor's dashboard",
     ),
+    "charge_refunded": FindingDescription(
+        "a charge was refunded in the processor's dashboard, in full or in part; the payment still counts as paid",
+        "correct the invoice as was agreed with the customer, then resolve it; a further refund opens it again",
+    ),
+    "charge_disputed": FindingDescription(
+        "the cardholder disputes a charge at their bank; nothing of this payment is charged while that lasts",
+        "answer in the processor's dashboard before the evidence is due, or accept it. Once it is won, this "
+        "finding is resolved by itself; if it is lost, correct the invoice, and charge only if the customer agrees",
+    ),
     "stripe_events_not_listed": FindingDescription(
         "Stripe keeps events for 30 days; those before the date named can't be listed any more, so changes whose "
         "webhook was lost are unknown here: cards registered or removed, disputes, refunds",

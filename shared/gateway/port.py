@@ -112,6 +112,22 @@ class ChargeReadBack:
     created_at: datetime
     metadata: Mapping[str, str]
     stripe_customer_id: str | None = None
+    amount_refunded_minor: int = 0
+
+
+@dataclass(frozen=True)
+class DisputeSnapshot:
+    """A dispute of a charge; minor units. `withdrawn_minor`: taken from our balance for it and not given back."""
+
+    stripe_id: str
+    stripe_charge_id: str
+    stripe_payment_intent_id: str | None
+    amount_minor: int
+    currency: str
+    reason: str
+    status: str
+    withdrawn_minor: int
+    evidence_due_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -170,6 +186,7 @@ class ProcessorGateway(Protocol):
     def retrieve_card(self, stripe_payment_method_id: str) -> CardSnapshot: ...
     def find_missing(self, stripe_customer_id: str, stripe_payment_method_id: str) -> Missing | None: ...
     def retrieve_charge(self, stripe_id: str) -> ChargeReadBack: ...
+    def retrieve_dispute(self, stripe_id: str) -> DisputeSnapshot: ...
     def retrieve_event(self, stripe_event_id: str) -> Mapping[str, Any]: ...
     def list_charges(self, created_from: datetime, created_until: datetime) -> Iterator[ChargeReadBack]: ...
     def charge_page(

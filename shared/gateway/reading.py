@@ -5,7 +5,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shared.domain.declines import Decline
-from shared.gateway.port import CardSnapshot, ChargeReadBack, PaymentIntentSnapshot, SetupIntentSnapshot
+from shared.gateway.port import (
+    CardSnapshot,
+    ChargeReadBack,
+    DisputeSnapshot,
+    PaymentIntentSnapshot,
+    SetupIntentSnapshot,
+)
 
 Json = Mapping[str, Any]
 
@@ -83,6 +89,23 @@ def read_charge(raw: Json) -> ChargeReadBack:
         created_at=datetime.fromtimestamp(int(raw["created"]), UTC),
         metadata=dict(raw.get("metadata") or {}),
         stripe_customer_id=_id(raw.get("customer")),
+        amount_refunded_minor=int(raw.get("amount_refunded") or 0),
+    )
+
+
+def read_dispute(raw: Json) -> DisputeSnapshot:
+    """Parse a dispute. Its balance transactions are what was withdrawn (below 0) and reinstated."""
+    due_by = (raw.get("evidence_details") or {}).get("due_by")
+    return DisputeSnapshot(
+        stripe_id=str(raw["id"]),
+        stripe_charge_id=str(_id(raw["charge"])),
+        stripe_payment_intent_id=_id(raw.get("payment_intent")),
+        amount_minor=int(raw["amount"]),
+        currency=str(raw["currency"]).upper(),
+        reason=str(raw["reason"]),
+        status=str(raw["status"]),
+        withdrawn_minor=-sum(int(move["amount"]) for move in raw.get("balance_transactions") or ()),
+        evidence_due_at=None if due_by is None else datetime.fromtimestamp(int(due_by), UTC),
     )
 
 

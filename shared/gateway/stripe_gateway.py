@@ -21,6 +21,7 @@ from shared.gateway.port import (
     Answer,
     CardSnapshot,
     ChargeReadBack,
+    DisputeSnapshot,
     GatewayMissingError,
     GatewayRefusedError,
     GatewayUnavailableError,
@@ -33,7 +34,14 @@ from shared.gateway.port import (
     SetupIntentSnapshot,
     StripeEventSnapshot,
 )
-from shared.gateway.reading import read_card, read_charge, read_decline, read_payment_intent, read_setup_intent
+from shared.gateway.reading import (
+    read_card,
+    read_charge,
+    read_decline,
+    read_dispute,
+    read_payment_intent,
+    read_setup_intent,
+)
 from shared.gateway.stripe_webhooks import read_event
 from shared.settings import Settings
 
@@ -127,6 +135,9 @@ class StripeGateway:
 
     def retrieve_charge(self, stripe_id: str) -> ChargeReadBack:
         return read_charge(self._read(lambda: self._client.v1.charges.retrieve(stripe_id)))
+
+    def retrieve_dispute(self, stripe_id: str) -> DisputeSnapshot:
+        return read_dispute(self._read(lambda: self._client.v1.disputes.retrieve(stripe_id)))
 
     def retrieve_event(self, stripe_event_id: str) -> Mapping[str, Any]:
         """Return an event as it was sent, for an operator to read; Stripe keeps events for 30 days."""

@@ -119,6 +119,16 @@ def write_finding(connection: Connection, finding: Finding, cause: Cause) -> Non
     _record_finding_event(connection, what, finding, cause, finding.details, before=before)
 
 
+def details_of_known(connection: Connection, kind: str, coverage: str, subject: str) -> Mapping[str, Any] | None:
+    """The details of a finding, open or resolved, as they were written last; None if it was never found."""
+    details: Mapping[str, Any] | None = connection.scalar(
+        select(findings.c.details).where(
+            findings.c.kind == kind, findings.c.coverage == coverage, findings.c.subject == subject
+        )
+    )
+    return details
+
+
 def resolve_finding(connection: Connection, kind: str, coverage: str, subject: str, cause: Cause) -> bool:
     """Resolve an open finding with the cause's reason; False if none is open."""
     resolved = connection.execute(

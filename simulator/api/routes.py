@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from simulator.api import customers, lists, parameters, payment_intents, payment_methods, setup_intents
+from simulator.api import customers, disputes, lists, parameters, payment_intents, payment_methods, setup_intents
 from simulator.api.call import Call
 from simulator.api.errors import Answer
 from simulator.api.forms import Spec
@@ -49,6 +49,7 @@ ROUTES = (
         lists.list_payment_methods_of_customer,
         parameters.CUSTOMER_PAYMENT_METHODS,
     ),
+    Route("GET", "disputes/:id", disputes.retrieve_dispute),
     Route("GET", "events", lists.list_events, parameters.EVENT_LIST, reads_time=True),
     Route("GET", "events/:id", lists.retrieve_event),
     Route("GET", "payment_intents", lists.list_payment_intents, parameters.PAYMENT_INTENT_LIST),

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from simulator.api.dispute_view import dispute
 from simulator.store.records import (
     KINDS,
     Charge,
     Customer,
+    Dispute,
     Event,
     PaymentIntent,
     PaymentMethod,
@@ -297,6 +299,7 @@ _VIEWS: dict[type[Record], Callable[[Any], Json]] = {
     SetupIntent: setup_intent,
     PaymentIntent: payment_intent,
     Charge: charge,
+    Dispute: dispute,
     Event: event,
 }
 

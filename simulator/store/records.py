@@ -195,6 +195,28 @@ class Charge(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dispute(Record):
+    """A cardholder's bank disputes a charge. `moves` are the amounts taken from (below 0) and given back to us."""
+
+    TABLE: ClassVar[str] = "disputes"
+    PREFIX: ClassVar[str] = "du"
+    NOUN: ClassVar[str] = "dispute"
+
+    charge: str
+    payment_intent: str
+    amount: int
+    currency: str
+    reason: str
+    status: str
+    brand: str
+    moves: list[int] = field(default_factory=list)
+
+    @property
+    def parent(self) -> str | None:
+        return self.charge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Event(Record):
     """`subject` is the record as it was; it is rendered when the event is read or sent."""
 
@@ -215,7 +237,7 @@ class Event(Record):
 
 
 KINDS: dict[str, type[Record]] = {
-    kind.TABLE: kind for kind in (Customer, PaymentMethod, SetupIntent, PaymentIntent, Charge, Event)
+    kind.TABLE: kind for kind in (Customer, PaymentMethod, SetupIntent, PaymentIntent, Charge, Dispute, Event)
 }
 
 _FIELDS: dict[type[Record], tuple[str, ...]] = {

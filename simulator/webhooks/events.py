@@ -17,6 +17,10 @@ from simulator.store.store import Store
 #: Every event type that the simulator sends, with the object it carries (docs.stripe.com/api/events/types).
 EVENT_TYPES: dict[str, str] = {
     "charge.captured": "charges",
+    "charge.dispute.closed": "disputes",
+    "charge.dispute.created": "disputes",
+    "charge.dispute.funds_reinstated": "disputes",
+    "charge.dispute.funds_withdrawn": "disputes",
     "charge.failed": "charges",
     "charge.refunded": "charges",
     "charge.succeeded": "charges",

@@ -111,6 +111,7 @@ OBJECTS: dict[str, type] = {
     "account": stripe.Account,
     "charge": stripe.Charge,
     "customer": stripe.Customer,
+    "dispute": stripe.Dispute,
     "event": stripe.Event,
     "payment_intent": stripe.PaymentIntent,
     "payment_method": stripe.PaymentMethod,
@@ -148,6 +149,10 @@ def test_every_answer_fits_the_sdks_types(sim: SimulatorClient, client: stripe.S
         intent = new_intent(client, customer)
         refusal(lambda: confirm(client, intent.id, bad))  # noqa: B023
         answers.append(plain(client.v1.payment_intents.retrieve(intent.id, {"expand": ["latest_charge"]})))
+    captured = next(charge for charge in client.v1.charges.list({"limit": 100}).data if charge.captured)
+    dispute = sim.dispute_charge("global", captured.id)
+    sim.close_dispute("global", dispute, is_won=True)
+    answers.append(plain(client.v1.disputes.retrieve(dispute)))
     for listed in (client.v1.charges.list({"limit": 100}), client.v1.events.list({"limit": 100})):
         answers += [plain(one) for one in listed.data]
     answers += [event["data"]["object"] for event in answers if event["object"] == "event"]

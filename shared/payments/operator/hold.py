@@ -67,6 +67,14 @@ def hold_payment(
     return Held(payment.id, held_until)
 
 
+def hold_until_released(connection: Connection, payment: PaymentRow, cause: Cause) -> None:
+    """Hold a locked, unpaid payment until an operator releases it; nothing if it is held so already."""
+    if payment.held_until == UNTIL_RELEASED:
+        return
+    earlier = _reason_without_hold(connection, payment)
+    _change_hold(connection, payment, EventType.PAYMENT_HELD, UNTIL_RELEASED, cause.reason, cause, earlier)
+
+
 def release_payment(connection: Connection, payment_id: UUID, cause: Cause) -> Released | Refused:
     """Release a payment's hold, whoever set it; the payment waits again for what it waited for before."""
     payment = lock_if_known(connection, payment_id)

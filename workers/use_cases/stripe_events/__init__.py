@@ -11,6 +11,7 @@ from workers.use_cases.stripe_events.cards import (
     retire_card,
 )
 from workers.use_cases.stripe_events.payment_intents import echo_of_our_request, observe_payment_intent
+from workers.use_cases.stripe_events.refunds_and_disputes import observe_dispute, observe_refund
 
 #: Retrieves the object's current state outside any transaction; what it returns writes.
 Handler = Callable[[Runtime, StripeEvent], Apply]
@@ -26,6 +27,11 @@ HANDLERS: Mapping[str, Handler] = {
     "payment_intent.payment_failed": observe_payment_intent,
     "payment_intent.canceled": observe_payment_intent,
     "payment_intent.requires_action": observe_payment_intent,
+    "charge.refunded": observe_refund,
+    "charge.dispute.created": observe_dispute,  # all four: the dispute's present status decides
+    "charge.dispute.closed": observe_dispute,
+    "charge.dispute.funds_withdrawn": observe_dispute,
+    "charge.dispute.funds_reinstated": observe_dispute,
 }
 
 #: Events that mostly echo our own requests: reading our own rows saves the request.
