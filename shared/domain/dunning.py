@@ -159,6 +159,14 @@ def check_network_budget(
     return worst
 
 
+def tries_left(network: str | None, declined_at: Sequence[datetime], now: datetime) -> int:
+    """Return how many more declines of the card its network allows now, by the tightest of its budgets."""
+    return min(
+        max(0, budget.max_attempts - sum(moment > now - budget.window for moment in declined_at))
+        for budget in budgets_for(network)
+    )
+
+
 @dataclass(frozen=True)
 class UnpaidPayment:
     """What decides the standing, for one unpaid monthly payment.

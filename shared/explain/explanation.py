@@ -29,7 +29,7 @@ from shared.db.tables.system import billing_events, findings
 from shared.domain.event_types import STATE_EVENTS, EventType
 from shared.explain.descriptions import describe_attempt
 from shared.explain.next_step import NextStep, Situation, next_step_of
-from shared.payments.network_budgets import find_block
+from shared.payments.network_budgets import find_block, read_card_budget
 from shared.payments.state_changes import open_attempt
 from shared.payments.unrecorded import record_error_of
 from shared.policy import Policy
@@ -257,6 +257,9 @@ def _situation(
         open_attempt=attempt,
         record_error=None if attempt is None else record_error_of(connection, attempt),
         automatic_declines=count_automatic_declines(connection, payment.id),
+        card_budget=None
+        if card is None
+        else read_card_budget(connection, payment.coverage, card.fingerprint, card.network, now),
         policy=policy,
         now=now,
         machine_now=machine_now,

@@ -21,6 +21,7 @@ from shared.domain.states import (
     SettingsKind,
 )
 from shared.payments.eligibility import is_backing_off, is_held
+from shared.payments.network_budgets import CardBudget
 from shared.policy import Policy
 
 
@@ -61,6 +62,7 @@ class Situation:
     #: Why the processor's answer to the open attempt could not be recorded.
     record_error: str | None
     automatic_declines: int
+    card_budget: CardBudget | None
     policy: Policy
     now: datetime
     machine_now: datetime
@@ -193,15 +195,33 @@ def _chargeable(situation: Situation) -> NextStep:
         return outage
     action = _next_action(situation)
     if next_at is not None and not is_due:
+        next_at = _when_the_network_allows(situation, next_at)
         when = show_instant(next_at, situation.zone)
         why = f" (after: {payment.state_reason})" if payment.state == PaymentState.RETRY_SCHEDULED else ""
-        return NextStep(f"At {when} {action}{why}.", Owner.DUECOURSE, next_at)
+        return NextStep(f"At {when} {action}{why}.{_tries_left(situation)}", Owner.DUECOURSE, next_at)
     return NextStep(
         f"Due now: as soon as a worker is free, {action}.",
         Owner.DUECOURSE,
         next_at,
         what_to_do="nothing; if it stays due, `duecourse doctor` shows whether scheduler and workers run",
     )
+
+
+def _when_the_network_allows(situation: Situation, planned: datetime) -> datetime:
+    """Return the planned date or, if the card's network allows no try by then, the first one that it does."""
+    over = situation.card_budget.over if situation.card_budget is not None else None
+    return planned if over is None else max(planned, over.free_at)
+
+
+def _tries_left(situation: Situation) -> str:
+    """Say how many tries the network allows, once the payment was declined."""
+    budget = situation.card_budget
+    if budget is None or not situation.payment.decline_count:
+        return ""
+    if budget.over is not None:
+        return f" The card network allows no try before {show_instant(budget.over.free_at, situation.zone)}."
+    tries = "1 more declined try" if budget.tries_left == 1 else f"{budget.tries_left} more declined tries"
+    return f" The card network allows {tries} with this card."
 
 
 def _backing_off(situation: Situation) -> NextStep | None:

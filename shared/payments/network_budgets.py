@@ -1,5 +1,6 @@
 """May this card be charged once more? Permanent card blocks, and the networks' attempt budgets (I2, dunning)."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -13,7 +14,7 @@ from shared.db.rows import CardBlockRow, read_one_or_none
 from shared.db.tables.accounts import card_blocks, cards
 from shared.db.tables.payments import payment_attempts
 from shared.domain.declines import network_budgets
-from shared.domain.dunning import OverBudget, check_network_budget
+from shared.domain.dunning import OverBudget, check_network_budget, tries_left
 from shared.domain.states import DECLINED_ATTEMPT, OPEN_ATTEMPT, AttemptKind
 
 #: An issuer declined it or may still decline it. A success, a cancellation, an attempt that reached no issuer: none
@@ -55,10 +56,22 @@ def block_card(
 def over_budget(
     connection: Connection, coverage: str, fingerprint: str, network: str | None, now: datetime
 ) -> OverBudget | None:
-    """Return the budget that forbids one more attempt now (business time), or None; needs `lock_card`.
+    """Return the budget that forbids one more attempt now (business time), or None; needs `lock_card`."""
+    return read_card_budget(connection, coverage, fingerprint, network, now).over
 
-    Counts the charge attempts of every trigger, a user's clicks too, that were declined or may still be.
-    """
+
+@dataclass(frozen=True)
+class CardBudget:
+    """How many more declines a card's network allows now, and the budget that forbids even one, if there is one."""
+
+    tries_left: int
+    over: OverBudget | None
+
+
+def read_card_budget(
+    connection: Connection, coverage: str, fingerprint: str, network: str | None, now: datetime
+) -> CardBudget:
+    """Count a card's charge attempts of every trigger, a user's clicks too, that were declined or may still be."""
     counted = connection.execute(
         select(payment_attempts.c.started_at, payment_attempts.c.state).where(
             payment_attempts.c.coverage == coverage,
@@ -68,7 +81,8 @@ def over_budget(
         )
     ).all()
     declined_at = [attempt.started_at for attempt in counted if attempt.state not in OPEN_ATTEMPT]
-    return check_network_budget(network, declined_at, now, open_attempts=len(counted) - len(declined_at))
+    over = check_network_budget(network, declined_at, now, open_attempts=len(counted) - len(declined_at))
+    return CardBudget(tries_left(network, declined_at, now), over)
 
 
 #: The networks' limits, one element for each: what `is_over_budget` compares with.

@@ -100,8 +100,19 @@ def test_declining_visa_card_is_charged_twenty_times_in_thirty_days(diary: Diary
     diary.fee(anna, 29_85)
     diary.register_card(anna, story=AlwaysDeclines(decline_code="insufficient_funds"))
 
-    diary.day(21)
+    diary.day(19)
     payment = diary.payment(anna)
+    sentence = diary.explain(payment).next_step.sentence
+    assert sentence.startswith("At 2026-11-20 09:00 UTC visa ending in")
+    assert sentence.endswith("The card network allows 1 more declined try with this card.")
+    diary.day(20)
+    sentence = diary.explain(payment).next_step.sentence
+    assert sentence.startswith("At 2026-12-01 00:00 UTC visa ending in"), (
+        "planned for tomorrow, forbidden until then"
+    )
+    assert sentence.endswith("The card network allows no try before 2026-12-01 00:00 UTC.")
+
+    diary.day(21)
     row = diary.world.payment(payment)
     assert (row.state, row.decline_count) == ("retry_scheduled", 20)
     assert row.attempt_count == 21, "one confirm reached no issuer: Stripe canceled its PaymentIntent instead"
