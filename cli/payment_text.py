@@ -20,6 +20,7 @@ from shared.explain.explanation import (
     OtherEvent,
     SkippedAttempt,
     StateChange,
+    shown_changes,
 )
 from shared.explain.next_step import Owner, show_instant
 
@@ -46,8 +47,6 @@ STYLE_OF_OWNER = {
     Owner.DUECOURSE: "cyan",
     Owner.NOBODY: "green",
 }
-#: Columns of a state change that an operator doesn't need.
-_HIDDEN_COLUMNS = frozenset({"state", "paid_at", "first_declined_at", "not_sent_count", "run_id", "requested_by"})
 
 
 def print_explanation(console: Console, explanation: Explanation) -> None:
@@ -162,7 +161,7 @@ def _attempt(entry: Attempt, zone: ZoneInfo) -> RenderableType:
         (f"Attempt {entry.number}{kind}", "bold"),
         " → ",
         _state(entry.state),
-        f", {_named(entry.card)}, trigger {entry.trigger}{who}, {entry.lane} queue",
+        f", {_named(entry.card)}, trigger {_spaced(entry.trigger)}{who}",
     )
     lines = [first, Text(entry.meaning)]
     codes = [f"{name} {value}" for name, value in entry.codes.items() if name != "error_type"]
@@ -187,7 +186,7 @@ def _skipped_attempt(entry: SkippedAttempt, zone: ZoneInfo) -> Text:
     if entry.request_reason:
         text.append(f"; requested by {entry.actor}: {entry.request_reason}")
     elif entry.trigger:
-        text.append(f" (trigger {entry.trigger})", style="dim")
+        text.append(f" (trigger {_spaced(entry.trigger)})", style="dim")
     return text
 
 
@@ -197,11 +196,7 @@ def _state_change(entry: StateChange, zone: ZoneInfo) -> Text:
         Text("→ ").append(_state(after)) if before != after else Text("rescheduled, still ").append(_state(after))
     )
     text.append(f": {entry.reason}" if entry.reason else "")
-    changes = []
-    for name, value in entry.after.items():
-        if name in _HIDDEN_COLUMNS or value == entry.before.get(name):
-            continue
-        changes.append(f"{_spaced(name)} {_value(name, value, zone)}")
+    changes = [f"{_spaced(name)} {_value(name, value, zone)}" for name, value in shown_changes(entry).items()]
     text.append(f" [{', '.join(changes)}]" if changes else "", style="dim")
     return text.append(f" by {entry.actor}", style="dim")
 
@@ -212,7 +207,8 @@ def _other_event(entry: OtherEvent) -> Text:
         lines = entry.data.get("lines")
         return Text(f"Invoice {entry.data.get('number')} issued: {_times(lines or 0, 'line')}, {amount}")
     if entry.type == "stripe_event_applied":
-        return Text(f"Stripe event {entry.data.get('type')}: {entry.reason}", style="dim")
+        about = "" if entry.attempt_number is None else f" about attempt {entry.attempt_number}"
+        return Text(f"Stripe event {entry.data.get('type')}{about}: {entry.reason}", style="dim")
     text = Text(_spaced(entry.type).capitalize())
     text.append(f": {entry.reason}" if entry.reason else "")
     if entry.data:
@@ -235,7 +231,7 @@ def _value(name: str, value: Any, zone: ZoneInfo) -> str:
         except ValueError:
             return str(value)
         return "an operator" if waits_for_operator(moment) else show_instant(moment, zone)
-    return str(value)
+    return _spaced(str(value)) if name == "trigger" else str(value)
 
 
 def _current_card(explanation: Explanation) -> str:

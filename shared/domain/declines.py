@@ -22,6 +22,10 @@ class DeclineCategory(StrEnum):
     OUR_FAULT = "our_fault"
 
 
+#: What a decline without any code is called.
+NO_CODE = "no code"
+
+
 @dataclass(frozen=True)
 class Decline:
     """The codes of one decline, verbatim from the processor; None if it sent none."""
@@ -36,7 +40,7 @@ class Decline:
     @property
     def named(self) -> str:
         """The most specific code, for users: decline_code, otherwise code."""
-        return self.decline_code or self.code or "no code"
+        return self.decline_code or self.code or NO_CODE
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Classified:
     """A decline's category, the fact that decided it, and how long the network requires to wait.
 
     `blocked_for` is set where a network forbids the card only for some time; None with NEVER_THIS_CARD: for good.
+    `cause` names the code that decided; `explain` says in words why the card was declined.
     """
 
     category: DeclineCategory
@@ -57,6 +62,7 @@ class Classified:
 class NetworkFact:
     """What a network's own code means. Without a category, the decline code decides what follows."""
 
+    name: str
     cause: str
     meaning: str
     category: DeclineCategory | None
@@ -115,6 +121,7 @@ def network_fact(decline: Decline) -> NetworkFact | None:
     category = row.get("category")
     wait, days = row.get("wait_hours"), row.get("block_days")
     return NetworkFact(
+        name=f"{'Visa' if decline.network == 'visa' else 'Mastercard advice'} {code}",
         cause=_network_cause(decline, row),
         meaning=row["meaning"],
         category=None if category is None else DeclineCategory(category),
@@ -162,3 +169,48 @@ def _never(decline: Decline, network: NetworkFact | None, hard: DeclineCategory 
     if decline.advice_code == "do_not_try_again" and not asks_to_register:
         return Classified(never, "advice code do_not_try_again")
     return Classified(never, network.cause) if network is not None and forbids else None
+
+
+def explain(decline: Decline) -> str:
+    """Say why the card was declined: the meaning, then the codes.
+
+    For example "the card has expired (expired_card, advice confirm_card_data)". The network's meaning comes first
+    where its code decides what follows.
+    """
+    network, decided = network_fact(decline), classify(decline)
+    codes = [decline.named] if decline.named != NO_CODE else []
+    if decline.advice_code is not None:
+        codes.append(f"advice {decline.advice_code}")
+    if network is not None and network.category is not None:
+        codes.append(network.name)
+    is_decisive = network is not None and decided.cause == network.cause and network.wait is None
+    meaning = network.meaning if network is not None and is_decisive else meaning_of_code(decline.named)
+    return f"{meaning} ({', '.join(codes)})" if codes else meaning
+
+
+def meaning_of_code(code: str) -> str:
+    """Return what a decline's code means."""
+    if code == NO_CODE:
+        return "the card was declined without a code"
+    return _meanings().get(code, "the issuer sent a code that isn't known")
+
+
+def what_follows(decline: Decline) -> str:
+    """Say what can be done after a decline, by the same facts as `classify`."""
+    decided = classify(decline)
+    if decided.blocked_for is not None:
+        return forbidden_for(decided.blocked_for)
+    if decided.wait is not None:
+        return f"the network asks to wait {int(decided.wait / timedelta(hours=1))} hours"
+    follows: str = facts()["categories"][decided.category]["what_follows"]
+    return follows if decided.is_known else f"{follows}; operators are alerted"
+
+
+def forbidden_for(time: timedelta) -> str:
+    """Say how long a network forbids a card."""
+    return f"this card must not be charged for {time.days} days, and then once if the customer registers it again"
+
+
+@cache
+def _meanings() -> Mapping[str, str]:
+    return {code: words for group in facts()["categories"].values() for code, words in group["codes"].items()}

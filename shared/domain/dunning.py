@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 
-from shared.domain.declines import Classified, Decline, DeclineCategory, budgets_for, classify
+from shared.domain.declines import (
+    Classified,
+    Decline,
+    DeclineCategory,
+    budgets_for,
+    classify,
+    explain,
+    what_follows,
+)
 from shared.domain.states import PaymentKind, Standing
 
 
@@ -84,40 +92,31 @@ def decide_after_decline(
     `declines_so_far` are those of the payment with the present card, this one included: a new card begins anew.
     `now` is the business instant in the coverage's time zone and `today` its calendar day.
     """
-    known = classify(decline)
+    known, reason = classify(decline), explain(decline)
     match known.category:
         case DeclineCategory.NEVER_THIS_CARD:
-            return AwaitPaymentMethod(f"{known.cause}: {_forbidden(known)}", is_never=True)
+            return AwaitPaymentMethod(f"{reason}: {what_follows(decline)}", is_never=True)
         case DeclineCategory.NEEDS_PAYMENT_METHOD:
-            return AwaitPaymentMethod(f"{known.cause}: can't work until the customer updates or replaces the card")
+            return AwaitPaymentMethod(f"{reason}: {what_follows(decline)}")
         case DeclineCategory.NEEDS_AUTHENTICATION:
-            return AwaitAuthentication(f"{known.cause}: the customer must confirm with their bank")
+            return AwaitAuthentication(f"{reason}: {what_follows(decline)}")
         case DeclineCategory.OUR_FAULT:
-            return HoldForOperator(f"{known.cause}: looks like an error in our request, not in the card")
+            return HoldForOperator(f"{reason}: looks like an error in our request, not in the card")
     if kind is PaymentKind.ORDER:
-        return StopRetrying(f"{known.cause}: orders are never retried automatically")
+        return StopRetrying(f"{reason}: orders are never retried automatically")
     if declines_so_far >= policy.stop_after_declines:
-        return StopRetrying(f"{known.cause}: declined {declines_so_far} times")
-    return _retry(known, policy, now, today)
+        return StopRetrying(f"{reason}: declined {declines_so_far} times")
+    return _retry(known, reason, policy, now, today)
 
 
-def _forbidden(known: Classified) -> str:
-    if known.blocked_for is None:
-        return "this card must never be charged again"
-    return (
-        f"this card must not be charged for {known.blocked_for.days} days, and then once if the customer registers "
-        "it again"
-    )
-
-
-def _retry(known: Classified, policy: DunningPolicy, now: datetime, today: date) -> RetryOn:
+def _retry(known: Classified, reason: str, policy: DunningPolicy, now: datetime, today: date) -> RetryOn:
     day = today + timedelta(days=policy.retry_every_days[known.category])
     if known.wait is not None:
         # Hours are counted in UTC: on a local clock, 24 of them over the night of the spring change would be 23.
         earliest = (now.astimezone(UTC) + known.wait).astimezone(now.tzinfo)
         late = earliest.time() > policy.retry_at
         day = max(day, earliest.date() + timedelta(days=1 if late else 0))
-    return RetryOn(day, known.cause, needs_attention=not known.is_known)
+    return RetryOn(day, reason, needs_attention=not known.is_known)
 
 
 #: Business time until a card is tried again whose open attempts would use up its budget if they were declined.

@@ -6,7 +6,7 @@ from typing import Any
 
 from shared.accounts.card_blocks import decline_of
 from shared.db.rows import AttemptRow
-from shared.domain.declines import Decline, DeclineCategory, category_of_code, classify, facts
+from shared.domain.declines import Decline, explain, what_follows
 from shared.domain.money import format_minor
 from shared.domain.states import AttemptState
 
@@ -134,16 +134,9 @@ def describe_attempt(attempt: AttemptRow) -> str:
 
 
 def describe_decline(decline: Decline) -> str:
-    """Describe a decline's code; if another code decides what follows, describe that one too."""
-    decided, own = classify(decline), category_of_code().get(decline.named)
-    if own is None and not decided.is_known:
-        return f"{decline.named}: an unknown code; it is retried rarely, and operators are alerted"
-    if own is None or own is decided.category:
-        return f"{decline.named}: {_category_meaning(decided.category)}"
-    decisive = _category_meaning(decided.category)
-    return f"{decline.named}: {_category_meaning(own)}. {decided.cause} takes precedence: {decisive}"
+    """Say why a card was declined, with the codes, and what can be done."""
+    return capitalised(f"{explain(decline)}: {what_follows(decline)}")
 
 
-def _category_meaning(category: DeclineCategory) -> str:
-    meaning: str = facts()["categories"][category]["meaning"]
-    return meaning
+def capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]

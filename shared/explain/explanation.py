@@ -112,13 +112,30 @@ class StateChange:
 
 @dataclass(frozen=True)
 class OtherEvent:
-    """Any other billing event of the payment."""
+    """Any other billing event of the payment; `attempt_number` is the attempt that it is about."""
 
     at: datetime
     type: str
     actor: str
     reason: str | None
     data: Mapping[str, Any]
+    attempt_number: int | None = None
+
+
+#: Columns that an operator doesn't need: others say the same in words, or they are internal.
+_MONEY_PATH_COLUMNS = ("lane", "waiting_for_revision_after", "run_id", "requested_by", "not_sent_count")
+_HIDDEN_COLUMNS = frozenset(
+    (*_MONEY_PATH_COLUMNS, "state", "paid_at", "first_declined_at", "last_decline_code"),
+)
+
+
+def shown_changes(change: StateChange) -> dict[str, Any]:
+    """Return what a state change changed and an operator needs: columns with their new values."""
+    return {
+        name: value
+        for name, value in change.after.items()
+        if name not in _HIDDEN_COLUMNS and value != change.before.get(name)
+    }
 
 
 Entry = Attempt | SkippedAttempt | StateChange | OtherEvent
@@ -350,7 +367,9 @@ def _timeline(events: Iterable[Row[Any]], attempts: dict[UUID, Attempt]) -> list
             case EventType.PAYMENT_MOVED | EventType.PAYMENT_RESCHEDULED:
                 timeline.append(StateChange(event.at, event.actor, event.reason, event.before, event.after))
             case kind if kind not in _ATTEMPT_EVENTS:
-                timeline.append(OtherEvent(event.at, event.type, event.actor, event.reason, event.data))
+                about = attempts.get(event.attempt_id)
+                number = None if about is None else about.number
+                timeline.append(OtherEvent(event.at, event.type, event.actor, event.reason, event.data, number))
     return [*timeline, *remaining.values()]  # an attempt without events would be a defect; it is shown anyway
 
 

@@ -197,7 +197,7 @@ def _chargeable(situation: Situation) -> NextStep:
     if next_at is not None and not is_due:
         next_at = _when_the_network_allows(situation, next_at)
         when = show_instant(next_at, situation.zone)
-        why = f" (after: {payment.state_reason})" if payment.state == PaymentState.RETRY_SCHEDULED else ""
+        why = f", after: {payment.state_reason}" if payment.state == PaymentState.RETRY_SCHEDULED else ""
         return NextStep(f"At {when} {action}{why}.{_tries_left(situation)}", Owner.DUECOURSE, next_at)
     return NextStep(
         f"Due now: as soon as a worker is free, {action}.",

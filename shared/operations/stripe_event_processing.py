@@ -64,6 +64,7 @@ class Effect:
     note: str
     account_id: UUID | None = None
     payment_id: UUID | None = None
+    attempt_id: UUID | None = None
     jobs: tuple[Job, ...] = ()
 
 
@@ -203,6 +204,7 @@ def _mark_applied(connection: Connection, event: StripeEvent, effect: Effect, at
             reason=effect.note,
             account_id=effect.account_id,
             payment_id=effect.payment_id,
+            attempt_id=effect.attempt_id,
             before={"state": event.state},
             after={"state": StripeEventState.APPLIED},
             data=_ids(event),

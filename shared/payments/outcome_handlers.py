@@ -15,7 +15,7 @@ from shared.db.tables.accounts import payment_settings
 from shared.db.tables.payments import payment_attempts, payments
 from shared.domain.backoff import Backoff
 from shared.domain.calendar import UNTIL_RELEASED, instant, local_date
-from shared.domain.declines import Decline
+from shared.domain.declines import Decline, explain
 from shared.domain.dunning import (
     AfterDecline,
     AwaitAuthentication,
@@ -159,7 +159,8 @@ def _declines_with_card(connection: Connection, locked: Locked) -> int:
 
 def after_authentication_needed(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
     """Wait for the customer: no decline is counted, no retry can help."""
-    reason = f"{answer.reason}: the customer must confirm with their bank"
+    asked = answer.decline or Decline(code="authentication_required")
+    reason = f"{explain(asked)}: the customer must confirm with their bank"
     _apply_decision(connection, locked, AwaitAuthentication(reason), actor, {"not_sent_count": 0})
 
 

@@ -39,9 +39,7 @@ def test_same_card_registered_again_after_30_days_is_asked(here: CardWorld, advi
     owed = world.add_due_payment(anna)
     token = declined_by_mastercard(here, anna, says(advice))
     (reason,) = blocks(here)
-    assert reason.startswith(
-        f"Mastercard advice {advice}: this card must not be charged for 30 days, and then once"
-    )
+    assert f"Mastercard advice {advice}): this card must not be charged for 30 days, and then once" in reason
     world.clock.set(world.clock.now() + MONTH - timedelta(minutes=1))
     world.register_card(anna, token)
     here.live()
@@ -59,7 +57,7 @@ def test_same_card_registered_again_after_30_days_is_asked(here: CardWorld, advi
         )
         ended = [row.data.get("ended_block") for row in registered]
     assert ended[:-1] == [None, None]
-    assert ended[-1].startswith(f"Mastercard advice {advice}")
+    assert ended[-1] == reason
 
 
 def test_card_that_declines_so_again_is_blocked_for_another_30_days(here: CardWorld) -> None:

@@ -63,7 +63,7 @@ def test_show_explains_a_decline_with_codes_and_next_step(world: World, terminal
     assert "JPY 500" in told
     assert "retry_scheduled since 2026-11-01 18:00 JST (09:00 UTC)" in told
     assert f"At 2026-11-02 09:00 JST (00:00 UTC) visa ending in {last4(world)} is charged" in told
-    assert "insufficient_funds: the card is valid, but its funds or its limit are exhausted today" in told
+    assert "The card's funds are insufficient (insufficient_funds, advice try_again_later): the same card" in told
     for word in (
         attempt.stripe_request_id,
         attempt.stripe_charge_id,
@@ -225,7 +225,7 @@ def test_charge_of_a_blocked_card_is_refused_and_stored(world: World, terminal: 
     world.charge(payment)
     said = refusal(terminal, payment)
     assert "the card network forbids charging visa ending in" in said
-    assert "again (advice code do_not_try_again" in said
+    assert "again (the card was reported stolen (stolen_card" in said
     assert world.billing_events(payment)[-1][0] == "charge_not_attempted"
     assert ": she called" in shown(terminal, payment)
 

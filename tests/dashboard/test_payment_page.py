@@ -82,9 +82,10 @@ def test_decline_shows_every_code_and_the_next_step(dashboard: Dashboard, accoun
     for value in (*told, attempt.stripe_request_id, attempt.stripe_charge_id, intent.stripe_payment_intent_id):
         assert value in shown
     assert "HTTP status 402" in shown
-    assert "insufficient_funds: the card is valid, but its funds or its limit are exhausted today." in shown
+    assert "The card's funds are insufficient (insufficient_funds, advice try_again_later): the same" in shown
     assert "Next step At 2026-11-02 09:00 UTC visa ending in" in shown
     assert "Owner: Duecourse." in shown
+    assert not re.search(r"revision|\blane\b|\bqueue\b", shown.split("Timeline")[1])
     assert "the account is marked for suspension on 2026-11-15 if unpaid or after 6 more declines" in shown
     pi, customer = intent.stripe_payment_intent_id, dashboard.world.customer_id(account)
     assert f'href="https://dashboard.stripe.com/test/payments/{pi}"' in response.text

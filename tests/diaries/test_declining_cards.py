@@ -1,8 +1,13 @@
 """Cards that decline for a while: retried each morning, within limits, and paid once."""
 
+import re
 from datetime import date, datetime, timedelta
+from io import StringIO
 
-from shared.explain.explanation import SkippedAttempt
+from rich.console import Console
+
+from cli.payment_text import print_explanation
+from shared.explain.explanation import OtherEvent, SkippedAttempt
 from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays, InsufficientFundsUntil
 from tests.diaries.diary import Diary
 
@@ -131,3 +136,38 @@ def test_declining_visa_card_is_charged_twenty_times_in_thirty_days(diary: Diary
     for first, last in zip(declined_at, declined_at[20:], strict=False):
         assert last - first >= timedelta(days=30)
     assert diary.world.simulator.ledger() == []
+
+
+def test_story_of_a_declining_card_is_told_without_internal_words(diary: Diary) -> None:
+    anna, bert = diary.account("A-1"), diary.account("B-1")
+    for account in (anna, bert):
+        diary.fee(account, 29_85)
+    diary.register_card(anna, story=AlwaysDeclines(decline_code="expired_card"))
+    diary.register_card(bert, story=InsufficientFundsUntil(date=date(2026, 11, 4)))
+    diary.day(4)
+
+    for account in (anna, bert):
+        told = StringIO()
+        print_explanation(Console(file=told, width=200), diary.explain(diary.payment(account)))
+        assert not re.search(r"revision|\blane\b|\bqueue\b|own answer|own request|_soon|_daily", told.getvalue())
+    assert "Attempt 1 → declined" in told.getvalue()
+
+
+def test_each_event_of_stripe_names_its_attempt(diary: Diary) -> None:
+    anna = diary.account("A-1")
+    diary.fee(anna, 29_85)
+    diary.register_card(anna, story=InsufficientFundsUntil(date=date(2026, 11, 3)))
+    diary.day(4)
+    explained = diary.explain(diary.payment(anna))
+    assert [
+        (entry.attempt_number, entry.data["type"])
+        for entry in explained.timeline
+        if isinstance(entry, OtherEvent) and entry.type == "stripe_event_applied"
+    ] == [
+        (1, "payment_intent.payment_failed"),
+        (2, "payment_intent.payment_failed"),
+        (3, "payment_intent.succeeded"),
+    ]
+    told = StringIO()
+    print_explanation(Console(file=told, width=200), explained)
+    assert "Stripe event payment_intent.payment_failed about attempt 2: nothing new" in told.getvalue()

@@ -1,13 +1,12 @@
 """A payment's explanation as its page shows it: what a state change changed, and buttons instead of commands."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from shared.domain.calendar import waits_for_operator
-from shared.explain.explanation import Attempt, Entry, OtherEvent, SkippedAttempt, StateChange
+from shared.explain.explanation import Attempt, Entry, OtherEvent, SkippedAttempt, StateChange, shown_changes
 
 #: Commands in the explanation, and the page's buttons that replace them.
 _BUTTONS = (
@@ -16,8 +15,6 @@ _BUTTONS = (
     (re.compile(r"`duecourse payment show[^`]*`"), "the payment's page"),
     (re.compile(r"`duecourse doctor[^`]*`"), "the overview"),
 )
-#: Columns of a state change that an operator doesn't need.
-_HIDDEN_COLUMNS = frozenset({"state", "paid_at", "first_declined_at", "not_sent_count", "run_id", "requested_by"})
 _KINDS = {Attempt: "attempt", SkippedAttempt: "skipped", StateChange: "state_change", OtherEvent: "other"}
 
 
@@ -42,13 +39,9 @@ def with_buttons(what_to_do: str) -> str:
     return what_to_do
 
 
-def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
-    """Return what a state change changed."""
-    return [
-        _change(name, value)
-        for name, value in after.items()
-        if name not in _HIDDEN_COLUMNS and value != before.get(name)
-    ]
+def changes(change: StateChange) -> list[Change]:
+    """Return what a state change changed, as far as an operator needs it."""
+    return [_change(name, value) for name, value in shown_changes(change).items()]
 
 
 def _change(name: str, value: Any) -> Change:
@@ -65,4 +58,4 @@ def _change(name: str, value: Any) -> Change:
             if waits_for_operator(moment)
             else Change(words, moment, "")
         )
-    return Change(words, None, str(value))
+    return Change(words, None, str(value).replace("_", " ") if name == "trigger" else str(value))

@@ -9,16 +9,15 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, text
 
 from shared.domain.calendar import instant, local_date
-from shared.domain.declines import Decline, DeclineCategory, category_of_code
+from shared.domain.declines import NO_CODE, DeclineCategory, category_of_code, meaning_of_code
 from shared.domain.states import AttemptState
-from shared.explain.descriptions import describe_decline
+from shared.explain.descriptions import capitalised
 from shared.policy import Policy
 
 HOURS, DAYS = 24, 14
 #: Codes that are listed; the rest is one number.
 TOP_CODES = 12
 HOUR = timedelta(hours=1)
-NO_CODE = "no code"
 
 
 @dataclass(frozen=True)
@@ -128,8 +127,7 @@ def _by_frequency(codes: Mapping[str, int]) -> list[tuple[str, int]]:
 
 
 def _of_code(code: str, declines: int) -> DeclinesOfCode:
-    description = describe_decline(Decline(decline_code=None if code == NO_CODE else code))
-    return DeclinesOfCode(code, declines, category_of_code().get(code), description.removeprefix(f"{code}: "))
+    return DeclinesOfCode(code, declines, category_of_code().get(code), capitalised(meaning_of_code(code)))
 
 
 #: Hours of the zone: they are counted from one of its midnights.

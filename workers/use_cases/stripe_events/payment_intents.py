@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, select
+from sqlalchemy import Connection, Row, ScalarSelect, and_, select
 
 from shared.db.tables.payments import payment_attempts, payment_intents
 from shared.domain.states import OPEN_ATTEMPT, AttemptState
@@ -19,6 +19,7 @@ ANSWERS_COME_WITHIN = timedelta(seconds=10)
 REFUSED = (400, 401, 403)
 #: Reasons that Stripe showed. A PaymentIntent that *we* gave up (abandoned) may still be confirmed at Stripe.
 FINAL = ("succeeded", "canceled")
+_ATTEMPTS = payment_attempts.alias("attempts_of_intent")
 NOT_OURS = "not ours: no payment has this PaymentIntent"
 
 
@@ -36,10 +37,18 @@ def echo_of_our_request(
     if ours is None:
         return Effect(NOT_OURS)
     if ours.closed_reason in FINAL:
-        return Effect(f"already known: the PaymentIntent is {ours.closed_reason}", payment_id=ours.payment_id)
+        return Effect(
+            f"already known: the PaymentIntent is {ours.closed_reason}",
+            payment_id=ours.payment_id,
+            attempt_id=ours.attempt_id,
+        )
     has_expired_attempt = ours.lease_expires_at is not None and ours.lease_expires_at <= machine_now
     if event.type == DECLINED and not has_expired_attempt:
-        return Effect("the answer to the attempt's own request decides", payment_id=ours.payment_id)
+        return Effect(
+            "nothing new: the answer to our request records this decline",
+            payment_id=ours.payment_id,
+            attempt_id=ours.attempt_id,
+        )
     if ours.state == AttemptState.STARTED and ours.confirm_allowed_at is not None:
         recorded_at = ours.confirm_allowed_at + ANSWERS_COME_WITHIN
         return ProcessAgain(recorded_at) if machine_now < recorded_at else None
@@ -64,13 +73,17 @@ def observe_payment_intent(runtime: Runtime, event: StripeEvent) -> Apply:
 
     def apply(connection: Connection) -> Effect:
         jobs = apply_observation(connection, runtime, ours.id, answer, actor="stripe")
-        return Effect(note, payment_id=ours.payment_id, jobs=jobs)
+        return Effect(note, payment_id=ours.payment_id, attempt_id=ours.attempt_id, jobs=jobs)
 
     return apply
 
 
-def _find(connection: Connection, event: StripeEvent) -> Row[Any, Any, Any, Any, Any, Any] | None:
-    """Our row of the event's PaymentIntent, with the lease of its open attempt if there is one."""
+def _find(connection: Connection, event: StripeEvent) -> Row[Any, Any, Any, Any, Any, Any, Any] | None:
+    """Our row of the event's PaymentIntent, with the lease of its open attempt if there is one.
+
+    `attempt_id` is the attempt that the event is about: the last that had begun when Stripe made the event, whose
+    instants are whole seconds.
+    """
     has_open_attempt = and_(
         payment_attempts.c.payment_intent_id == payment_intents.c.id, payment_attempts.c.state.in_(OPEN_ATTEMPT)
     )
@@ -82,6 +95,7 @@ def _find(connection: Connection, event: StripeEvent) -> Row[Any, Any, Any, Any,
             payment_attempts.c.lease_expires_at,
             payment_attempts.c.confirm_allowed_at,
             payment_attempts.c.state,
+            _attempt_of(event).label("attempt_id"),
         )
         .outerjoin(payment_attempts, has_open_attempt)
         .where(
@@ -89,3 +103,18 @@ def _find(connection: Connection, event: StripeEvent) -> Row[Any, Any, Any, Any,
             payment_intents.c.stripe_payment_intent_id == event.stripe_object_id,
         )
     ).one_or_none()
+
+
+def _attempt_of(event: StripeEvent) -> ScalarSelect[Any]:
+    had_begun = _ATTEMPTS.c.started_at < event.stripe_created_at + timedelta(seconds=1)
+    return (
+        select(_ATTEMPTS.c.id)
+        .where(
+            _ATTEMPTS.c.payment_id == payment_intents.c.payment_id,
+            _ATTEMPTS.c.payment_intent_id == payment_intents.c.id,
+        )
+        .order_by(had_begun.desc(), _ATTEMPTS.c.number.desc())
+        .limit(1)
+        .correlate(payment_intents)
+        .scalar_subquery()
+    )
