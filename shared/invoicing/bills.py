@@ -41,7 +41,13 @@ DESCRIPTION: dict[SkipReason, str] = {
     SkipReason.REFUSED_BY_DATABASE: "was rejected by the database: see its finding",
 }
 
-_CANDIDATES = """
+#: The payment settings that a chunk or a preview reads: those after an account, or those of named accounts.
+PART = """
+    s.coverage = :coverage AND s.account_id > :after
+    AND (CAST(:only AS uuid[]) IS NULL OR s.account_id = ANY(CAST(:only AS uuid[])))
+"""
+
+_CANDIDATES = f"""
     SELECT s.account_id, s.id AS settings_id, s.kind,
            CASE WHEN EXISTS (
                     SELECT FROM invoices i
@@ -51,10 +57,10 @@ _CANDIDATES = """
                 WHEN s.kind = 'trial' THEN 'trial'
            END AS skipped
     FROM payment_settings s
-    WHERE s.coverage = :coverage AND s.account_id > :after
+    WHERE {PART} AND s.account_id <> ALL(CAST(:locked AS uuid[]))
     ORDER BY s.account_id
     LIMIT :accounts
-"""
+"""  # noqa: S608  # our own constant
 
 _LINES = """
     WITH active AS (

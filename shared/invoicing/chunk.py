@@ -4,6 +4,7 @@ A rollback undoes all of it together: invoices, lines, payments, the fees' marks
 (so no number is ever missing), the billing events, and the cursor that the caller writes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,7 @@ from shared.domain.states import PaymentState, SettingsKind
 from shared.failpoints import Failpoint, reach
 from shared.invoicing.bills import BILLS, LOCKED_CANDIDATES, LOCKED_LINES, SkipReason
 from shared.invoicing.counts import Counts
+from shared.invoicing.locked_accounts import AccountInPart, lock_free_accounts
 from shared.invoicing.month import Month
 from shared.invoicing.skipped_accounts import report_skipped_accounts, resolve_invoiced_accounts
 
@@ -29,10 +31,30 @@ STATE_REASON: dict[PaymentState, str] = {
 
 @dataclass(frozen=True)
 class IssuedChunk:
-    """The result of one chunk; `last_account_id` is None when no account was left."""
+    """The result of one chunk; `last_account_id` is None when no account was left. `locked` were passed over."""
 
     counts: Counts
     last_account_id: UUID | None
+    locked: tuple[UUID, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """The accounts of one chunk: the next `accounts` after `after` in the order of their ids, or of those `only`.
+
+    With `passes_over_locked`, accounts are left out whose rows another transaction has locked; otherwise the chunk
+    waits for them.
+    """
+
+    after: UUID
+    accounts: int
+    only: tuple[UUID, ...] | None = None
+    passes_over_locked: bool = False
+
+    def parameters(self) -> dict[str, Any]:
+        """Bind parameters of a chunk's statements."""
+        only = None if self.only is None else list(self.only)
+        return {"after": self.after, "accounts": self.accounts, "only": only, "locked": []}
 
 
 @dataclass(frozen=True)
@@ -63,14 +85,19 @@ class Issuing:
         }
 
 
-def issue_chunk(connection: Connection, issuing: Issuing, after: UUID, accounts: int) -> IssuedChunk:
-    """Issue the invoices of the next `accounts` accounts after `after`, in the order of their ids."""
+def issue_chunk(connection: Connection, issuing: Issuing, part: Part) -> IssuedChunk:
+    """Issue the invoices of a part of the accounts, in the order of their ids."""
     _plan_for_this_chunk(connection)
-    parameters = issuing.parameters()
-    _load(connection, {**parameters, "after": after, "accounts": accounts})
-    issued = _count(connection)
+    parameters = {**issuing.parameters(), **part.parameters()}
+    found: Sequence[AccountInPart] = ()
+    if part.passes_over_locked:
+        found = lock_free_accounts(connection, parameters)
+        locked = [account.id for account in found if account.is_locked]
+        parameters |= {"locked": locked, "accounts": part.accounts - len(locked)}
+    _load(connection, parameters)
+    issued = _count(connection, found)
     reach(Failpoint.GENERATE_CHUNK_GATHERED)
-    if issued.last_account_id is None:
+    if issued.counts.accounts_seen == 0:
         return issued
     if issued.counts.invoices:
         first_sequence = _take_numbers(connection, parameters, issued.counts.invoices)
@@ -100,7 +127,7 @@ def _load(connection: Connection, parameters: dict[str, Any]) -> None:
         connection.execute(text(f"ANALYZE {table}"))
 
 
-def _count(connection: Connection) -> IssuedChunk:
+def _count(connection: Connection, found: Sequence[AccountInPart]) -> IssuedChunk:
     counts = Counts()
     rows = connection.execute(
         text(
@@ -114,7 +141,8 @@ def _count(connection: Connection) -> IssuedChunk:
         else:
             counts.add_invoices(PaymentState(row.state), row.accounts, int(row.lines), int(row.total_minor))
     last = connection.scalar(text("SELECT account_id FROM bills ORDER BY account_id DESC LIMIT 1"))
-    return IssuedChunk(counts, last)
+    locked = tuple(account.id for account in found if account.is_locked)
+    return IssuedChunk(counts, found[-1].id if found else last, locked)
 
 
 def _take_numbers(connection: Connection, parameters: dict[str, Any], how_many: int) -> int:

@@ -79,6 +79,8 @@ def preview_month(engine: Engine, month: Month, *, limit_s: int | None = None) -
                     **month.parameters(),
                     "after": BEFORE_ALL,
                     "accounts": None,
+                    "only": None,
+                    "locked": [],
                     "largest": LARGEST,
                     "examples": EXAMPLES,
                 },

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -31,11 +32,28 @@ def request_run(connection: Connection, month: Month, cause: Cause) -> Requested
     return Requested(find_run(connection, key), is_new=inserted is not None)
 
 
-def read_cursor(cursor: Mapping[str, str]) -> UUID:
-    """The last account that a run is done with, from its row's `cursor`."""
+@dataclass(frozen=True)
+class Place:
+    """How far a run has come; `postponed` accounts were locked, and come last, once the run `has_seen_all`."""
+
+    after: UUID
+    postponed: tuple[UUID, ...] = ()
+    has_seen_all: bool = False
+
+    @classmethod
+    def read(cls, cursor: Mapping[str, Any]) -> "Place":
+        postponed = tuple(map(UUID, cursor.get("postponed_account_ids", ())))
+        return cls(read_cursor(cursor), postponed, bool(postponed) and bool(cursor.get("has_seen_all")))
+
+    def stored(self) -> dict[str, Any]:
+        """As JSON for the run's row."""
+        after = {"after_account_id": str(self.after)}
+        if not self.postponed:
+            return after
+        ids = [str(account_id) for account_id in self.postponed]
+        return {**after, "postponed_account_ids": ids, "has_seen_all": self.has_seen_all}
+
+
+def read_cursor(cursor: Mapping[str, Any]) -> UUID:
+    """The last account that a run is done with or has postponed, from its row's `cursor`."""
     return UUID(cursor["after_account_id"]) if cursor else BEFORE_ALL
-
-
-def cursor_after(account_id: UUID) -> dict[str, str]:
-    """The cursor to store, so that the next chunk starts after this account."""
-    return {"after_account_id": str(account_id)}

@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from shared.db.session import in_transaction
+from shared.db.session import INSIST_FOR_S, in_transaction, is_locked
 from shared.invoicing.monthly_run import refusal_of, work_on_monthly_run
 from shared.messaging.jobs import GenerateInvoices, Job
 from shared.runtime import Runtime
@@ -34,21 +34,33 @@ def generate_invoices(runtime: Runtime, run_id: UUID, *, accounts_per_chunk: int
     Raises TooManyRefusedError, and what the database raises when it is unavailable; the sweep enqueues
     the run again.
     """
-    size = accounts_per_chunk
+    size, passes_over_locked = accounts_per_chunk, False
 
     def chunk() -> Sequence[Job] | None:
-        nonlocal size
-        work = partial(work_on_monthly_run, runtime=runtime, run_id=run_id, accounts=size, now=runtime.clock.now())
+        nonlocal size, passes_over_locked
+        work = partial(
+            work_on_monthly_run,
+            runtime=runtime,
+            run_id=run_id,
+            accounts=size,
+            now=runtime.clock.now(),
+            passes_over_locked=passes_over_locked,
+        )
+        insist_for_s = INSIST_FOR_S if passes_over_locked else 0.0
         try:
-            has_more = in_transaction(runtime.engine, work, step="generate.chunk")
+            has_more = in_transaction(runtime.engine, work, insist_for_s=insist_for_s, step="generate.chunk")
         except DBAPIError as error:
+            if is_locked(error) and not passes_over_locked:
+                passes_over_locked = True
+                log.warning("invoices.chunk_locked", run_id=str(run_id), consequence="locked accounts come last")
+                return ()
             refusal = refusal_of(error)
             if refusal is None:
                 raise
             size = max(1, size // SMALLER)
             log.warning("invoices.chunk_refused", run_id=str(run_id), sqlstate=refusal.sqlstate, next_size=size)
             return ()
-        size = min(accounts_per_chunk, size * SMALLER)
+        size, passes_over_locked = min(accounts_per_chunk, size * SMALLER), False
         return () if has_more else None
 
     work_in_chunks(runtime, chunk, GenerateInvoices(run_id), step="generate")
