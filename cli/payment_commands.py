@@ -19,7 +19,7 @@ from shared.db.session import in_transaction
 from shared.db.tables.payments import payment_attempts
 from shared.domain.money import format_minor
 from shared.domain.refusals import Refused
-from shared.domain.states import OPEN_ATTEMPT
+from shared.domain.states import OPEN_ATTEMPT, UNPAID
 from shared.explain.explanation import Explanation, explain_payment, find_payments
 from shared.payments.operator.charge import WouldCharge, preview_charge, request_charge
 from shared.runtime import Runtime, build_runtime
@@ -31,6 +31,7 @@ WAIT_S = 100.0
 POLL_S = 0.1
 #: Payments of one account that are listed; of more, name one.
 LISTED = 100
+_ONE_IN_FULL = "\nOne of them in full: duecourse payment show PAYMENT"
 
 Wanted = Annotated[
     str,
@@ -41,7 +42,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="As JSON on standard output
 
 @app.command("show")
 def show(wanted: Wanted, as_json: AsJson = False) -> None:
-    """Explain a payment: every attempt, every skipped attempt with its reason, and the next step."""
+    """Explain a payment: every attempt, every skipped attempt with its reason, and the next step.
+
+    Of an account without open payments the latest is explained; otherwise its payments are listed.
+    """
     with plain_errors():
         runtime = build_runtime(connect_settings(), pool_size=1)
         told = _explain(runtime, wanted)
@@ -51,11 +55,16 @@ def show(wanted: Wanted, as_json: AsJson = False) -> None:
     console = out()
     if not told:
         console.print(f"account {wanted} has no payments yet", markup=False)
-    elif len(told) == 1:
-        print_explanation(console, told[0])
+    elif len(told) == 1 or not any(one.state in UNPAID for one in told):
+        latest, *earlier = told
+        print_explanation(console, latest)
+        if earlier:
+            console.print("\nEarlier payments", style="bold")
+            console.print(payments_table(earlier))
+            console.print(_ONE_IN_FULL, style="dim")
     else:
         console.print(payments_table(told))
-        console.print("\nOne of them in full: duecourse payment show PAYMENT", style="dim")
+        console.print(_ONE_IN_FULL, style="dim")
 
 
 @app.command("charge")

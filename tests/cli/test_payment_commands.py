@@ -1,7 +1,7 @@
 """`payment show` explains, `payment charge` asks only where asking can't hurt."""
 
 import json
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -145,6 +145,25 @@ def test_payment_is_found_by_invoice_number_and_by_account(world: World, termina
     assert "G-2026-000001" in shown(terminal, "A-1")
     assert terminal("payment", "show", "nobody").exit_code == 1
     assert "no payment id, invoice number or account matches" in terminal("payment", "show", "nobody").stderr
+
+
+def test_account_without_open_payments_shows_the_latest_in_full(world: World, terminal: Terminal) -> None:
+    account = world.account("A-1")
+    world.add_primary_card(account, story=DeclinesThenPays(times=1, decline_code="do_not_honor"))
+    first, latest = (world.add_due_payment(account, 1_00, due_on=date(2026, month, 1)) for month in (10, 11))
+    world.charge(latest)
+    assert "One of them in full" in shown(terminal, "A-1"), "both are open: they are listed"
+    world.clock.set(world.payment(latest).next_attempt_at)
+    for payment in (first, latest):
+        world.charge(payment)
+        assert world.payment(payment).state == "paid"
+    told = shown(terminal, "A-1")
+    before, after = told.split("Earlier payments")
+    assert f"payment {latest}" in before
+    assert "Attempt 1 → declined" in before
+    assert "The issuer declined and gave no reason (do_not_honor, advice try_again_later)" in before
+    assert str(first) not in before
+    assert str(first) in after
 
 
 def test_show_as_json_is_the_same_explanation(world: World, terminal: Terminal) -> None:
