@@ -4,6 +4,7 @@ import typer
 
 from cli import (
     attempt_commands,
+    card_commands,
     clock_commands,
     customer_commands,
     database_commands,
@@ -49,6 +50,7 @@ for name, group in (
     ("runs", runs_commands.app),
     ("payment", payment_commands.app),
     ("attempts", attempt_commands.app),
+    ("cards", card_commands.app),
     ("findings", findings_commands.app),
     ("queues", queue_commands.app),
     ("clock", clock_commands.app),

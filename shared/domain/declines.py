@@ -144,6 +144,8 @@ def classify(decline: Decline) -> Classified:
     never = _never(decline, network, hard)
     if never is not None:
         return never
+    if hard is not None and decline.decline_code in facts()["not_by_the_issuer"]:
+        return Classified(hard, f"decline code {decline.decline_code}")
     # A code that means "never" or "check our request" wins over general advice to try again.
     if hard in (DeclineCategory.NEVER_THIS_CARD, DeclineCategory.OUR_FAULT):
         return Classified(hard, f"decline code {decline.decline_code}")
@@ -165,6 +167,9 @@ def _never(decline: Decline, network: NetworkFact | None, hard: DeclineCategory 
     forbids = network is not None and network.category is never
     if network is not None and forbids and network.blocked_for is not None and hard is not never:
         return Classified(never, network.cause, blocked_for=network.blocked_for)
+    # Stripe's rules or our own list refused this transaction; no issuer said anything about the card.
+    if not forbids and decline.decline_code in facts()["not_by_the_issuer"]:
+        return None
     asks_to_register = network is not None and network.category is DeclineCategory.NEEDS_PAYMENT_METHOD
     if decline.advice_code == "do_not_try_again" and not asks_to_register:
         return Classified(never, "advice code do_not_try_again")

@@ -44,6 +44,7 @@ class EventType(StrEnum):
     CARD_REGISTERED = "card_registered"
     CARD_UPDATED = "card_mended"
     CARD_DETACHED = "card_detached"
+    CARD_BLOCK_LIFTED = "card_block_lifted"
     # Receipts and findings
     FINDING_OPENED = "finding_opened"
     FINDING_CHANGED = "finding_changed"

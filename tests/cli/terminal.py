@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from cli import (
     attempt_commands,
+    card_commands,
     customer_commands,
     database_commands,
     doctor,
@@ -28,6 +29,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 app = typer.Typer()
 app.add_typer(payment_commands.app, name="payment")
 app.add_typer(attempt_commands.app, name="attempts")
+app.add_typer(card_commands.app, name="cards")
 app.add_typer(customer_commands.app, name="customers")
 app.add_typer(database_commands.app, name="db")
 app.add_typer(users_commands.app, name="users")

@@ -129,6 +129,17 @@ MASTERCARD = {"network": "mastercard"}
             DeclineCategory.NEVER_THIS_CARD,
             "decline code lost_card",
         ),
+        # Stripe's rules or our own list refused this transaction: no issuer said anything about the card.
+        (
+            card("highest_risk_level", advice_code="do_not_try_again"),
+            DeclineCategory.RETRY_SPARINGLY,
+            "decline code highest_risk_level",
+        ),
+        (
+            card("merchant_blacklist", advice_code="do_not_try_again"),
+            DeclineCategory.OUR_FAULT,
+            "decline code merchant_blacklist",
+        ),
         # Then codes that no advice softens.
         (
             card("stolen_card", network_advice_code="24", **MASTERCARD),

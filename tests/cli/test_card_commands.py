@@ -1,0 +1,53 @@
+"""`cards blocked` and `cards unblock`: a block that was set in error can be lifted, shown first and audited."""
+
+from typing import Any
+
+from sqlalchemy import select
+
+from shared.db.tables.operators import audit_log
+from shared.db.tables.system import billing_events
+from simulator.issuer.stories import DeclinesThenPays
+from tests.cli.terminal import Terminal
+from tests.world import World
+from workers.use_cases.charge_payment import charge_payment
+
+
+def test_block_is_shown_then_lifted_with_a_reason_and_the_card_can_pay(world: World, terminal: Terminal) -> None:
+    anna = world.account("A-1")
+    world.add_primary_card(anna, story=DeclinesThenPays(times=1, decline_code="fraudulent"))
+    owed = world.add_due_payment(anna)
+    charge_payment(world.runtime, owed)
+    (shown,) = terminal.json("cards", "blocked")  # type: ignore[misc]
+    blocked: Any = shown
+    assert (blocked["coverage"], blocked["accounts"]) == ("global", ["A-1"])
+    card = ("cards", "unblock", "global", blocked["fingerprint"])
+
+    preview = terminal(*card, "--reason", "the bank confirmed it")
+    assert "account A-1" in preview.stdout
+    assert "Nothing is changed yet" in preview.stdout
+    refused = terminal(*card, "--reason", " ", "--yes")
+    assert (refused.exit_code, "not lifted" in refused.stderr) == (1, True)
+    assert len(terminal.json("cards", "blocked")) == 1  # type: ignore[arg-type]
+
+    lifted = terminal(*card, "--reason", "the bank confirmed it", "--yes")
+    assert lifted.exit_code == 0, lifted.output
+    assert terminal.json("cards", "blocked") == []
+    assert terminal(*card, "--reason", "again", "--yes").exit_code == 1
+    with world.engine.connect() as connection:
+        events = connection.execute(
+            select(billing_events.c.reason, billing_events.c.before).where(
+                billing_events.c.type == "card_block_lifted"
+            )
+        ).all()
+        audited = connection.execute(
+            select(audit_log.c.outcome, audit_log.c.snapshot).where(audit_log.c.action == "card.unblock")
+        ).all()
+    assert [(event.reason, event.before["reason"]) for event in events] == [
+        ("the bank confirmed it", blocked["reason"])
+    ]
+    assert sorted(row.outcome for row in audited) == ["done", "refused", "refused"]
+    assert world.captured_amounts(owed) == []
+
+    terminal("payment", "charge", str(owed), "--reason", "the block is lifted", "--yes")
+    charge_payment(world.runtime, owed)
+    assert (world.payment(owed).state, world.captured_amounts(owed)) == ("paid", [5_00])
