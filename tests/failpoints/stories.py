@@ -33,7 +33,8 @@ def _two_days(company: Company, people: People) -> None:
     """Month start in chunks; bert's card declines, elsa's bank wants her, anna and carl have no card yet.
 
     Dora's card was removed at Stripe, and the webhook is lost: her charge is refused.
-    A defect keeps bert's decline from being recorded; a look-up finds it once the defect is gone.
+    A defect keeps bert's decline from being recorded; a look-up finds it once the defect is gone. A bank inquires
+    about a charge, and is content.
     """
     company.has_defect = True
     dora = people["dora"]
@@ -43,8 +44,10 @@ def _two_days(company: Company, people: People) -> None:
     company.http.post(removed, auth=_KEY).raise_for_status()
     company.sleep_and_work("2026-11-01 00:00")
     _first_of_november(company, people)
-    refunded = next(line.charge for line in company.world.simulator.iter_ledger("global"))
-    company.world.simulator.refund_charge("global", refunded, 1)  # by hand, in Stripe's dashboard
+    asked_about = next(line.charge for line in company.world.simulator.iter_ledger("global"))
+    inquiry = company.world.simulator.dispute_charge("global", asked_about, is_inquiry=True)
+    company.work()
+    company.world.simulator.close_dispute("global", inquiry, is_won=True)  # its finding resolves itself
     company.sleep_and_work("2026-11-02 09:00")  # bert's card pays at the daily run
 
 
