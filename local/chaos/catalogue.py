@@ -185,6 +185,20 @@ KINDS: tuple[Kind, ...] = (
         weight=2,
         parameters=_WHICH_USER,
     ),
+    Kind(
+        "dashboard_refund",
+        _USERS,
+        "a user refunds a captured charge, or a part of it, in Stripe's dashboard",
+        weight=2,
+        parameters=_WHICH_USER,
+    ),
+    Kind(
+        "charge_disputed",
+        _USERS,
+        "a cardholder's bank disputes a captured charge, and may decide for us at once",
+        weight=2,
+        parameters=_WHICH_USER,
+    ),
 )
 
 BY_NAME = {kind.name: kind for kind in KINDS}

@@ -35,6 +35,11 @@ _LIVE_INTENTS = """
     ORDER BY md5(CAST(i.id AS text) || :salt) LIMIT :limit
 """
 
+_CAPTURED = """
+    SELECT r.stripe_charge_id AS id, r.coverage FROM receipts r
+    WHERE r.stripe_charge_id IS NOT NULL ORDER BY md5(CAST(r.id AS text) || :salt) LIMIT :limit
+"""
+
 
 def card_registered(context: ChaosContext, fault: Planned) -> None:
     """A customer registers another card, which usually pays."""
@@ -102,6 +107,35 @@ def dashboard_cancel(context: ChaosContext, fault: Planned) -> None:
     raise NotPossibleNow("no PaymentIntent could be canceled")
 
 
+def dashboard_refund(context: ChaosContext, fault: Planned) -> None:
+    """A user refunds a charge in the processor's dashboard: all of it, or one minor unit."""
+    amount = None if fault.get("pays") else 1
+    with context.company.simulator(timeout_s=5) as simulator:
+        for row in context.company.rows(_CAPTURED, salt=str(fault.sequence), limit=TRIED_PAYMENTS):
+            try:
+                simulator.refund_charge(row.coverage, row.id, amount)
+            except SimulatorError:
+                continue  # refunded already
+            context.record_hit(fault.kind)
+            return
+    raise NotPossibleNow("no charge could be refunded")
+
+
+def charge_disputed(context: ChaosContext, fault: Planned) -> None:
+    """A cardholder's bank disputes a charge; if it decides for us, the news of both may arrive in any order."""
+    with context.company.simulator(timeout_s=5) as simulator:
+        for row in context.company.rows(_CAPTURED, salt=str(fault.sequence), limit=TRIED_PAYMENTS):
+            try:
+                dispute = simulator.dispute_charge(row.coverage, row.id)
+            except SimulatorError:
+                continue  # disputed already
+            if fault.get("pays"):
+                simulator.close_dispute(row.coverage, dispute, is_won=True)
+            context.record_hit(fault.kind)
+            return
+    raise NotPossibleNow("no charge could be disputed")
+
+
 def _customer(context: ChaosContext, fault: Planned) -> Row[Any]:
     customers = context.company.customers
     number: int = fault.get("person")
@@ -113,4 +147,6 @@ INJECTORS: Injectors = {
     "operator_charge": operator_charge,
     "operator_look_up": operator_look_up,
     "dashboard_cancel": dashboard_cancel,
+    "dashboard_refund": dashboard_refund,
+    "charge_disputed": charge_disputed,
 }
