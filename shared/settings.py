@@ -13,6 +13,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.failpoints import CrashPlan, read_plan
 
+#: The only base address to which a live key is sent.
+STRIPES_HOST = "https://api.stripe.com"
+
 
 class ClockKind(StrEnum):
     """Where business time comes from."""
@@ -102,6 +105,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 "DUECOURSE_CLOCK=virtual is refused with a live Stripe key: real cards need real time. "
                 "Unset DUECOURSE_CLOCK or use test keys in STRIPE_API_KEYS."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _send_live_keys_only_to_stripe(self) -> Self:
+        if self.has_live_key and self.stripe_api_base and self.stripe_api_base.rstrip("/") != STRIPES_HOST:
+            raise ValueError(
+                "a live Stripe key would be sent to another host than Stripe's: unset STRIPE_API_BASE, or use test "
+                "keys in STRIPE_API_KEYS."
             )
         return self
 

@@ -1,6 +1,7 @@
 """`/_sim`: control endpoints, for what users, banks and tests do. JSON in, JSON out."""
 
 import json
+import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from starlette.routing import Route
 
 from simulator.api import disputes, payment_intents, payment_methods, setup_intents
 from simulator.api.call import Call
-from simulator.api.errors import Answer, ApiError, bad_parameter, missing
+from simulator.api.errors import Answer, ApiError, bad_parameter, error_body, missing
 from simulator.api.pipeline import StripeApi
 from simulator.api.views import API_VERSION, Json
 from simulator.issuer import story_cards
@@ -24,6 +25,7 @@ from simulator.store.records import KINDS, PaymentIntent, PaymentMethod, SetupIn
 from simulator.webhooks.delivery import WebhookSenders
 from simulator.webhooks.events import EVENT_TYPES, Endpoint
 
+_LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 LEDGER_PAGE = 1_000  # lines read at a time: limits memory, and lets other requests run in between
 
 Handle = Callable[[Request], Awaitable[Response]]
@@ -273,11 +275,29 @@ def guarded(handle: Handle) -> Handle:
 
     async def answer(request: Request) -> Response:
         try:
+            _refuse_web_pages(request)
             return await handle(request)
         except ApiError as error:
             return JSONResponse(error.answer.body, error.answer.status)
 
     return answer
+
+
+def _refuse_web_pages(request: Request) -> None:
+    """Take requests of programs on this machine only.
+
+    A page in a browser can send a form to any address, but JSON only after a preflight request, which nothing here
+    answers; and a name that was pointed at this machine (DNS rebinding) stays in the header Host.
+    """
+    if not _LOOPBACK.fullmatch(request.headers.get("host", "")):
+        raise _forbidden(403, "/_sim answers only to 127.0.0.1, localhost and [::1] in the header Host.")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request.method == "POST" and kind != "application/json":
+        raise _forbidden(415, "/_sim takes JSON; send it with Content-Type: application/json.")
+
+
+def _forbidden(status: int, message: str) -> ApiError:
+    return ApiError(Answer(status, error_body(message, "invalid_request_error")), is_saved=False)
 
 
 async def read_json(request: Request) -> Json:

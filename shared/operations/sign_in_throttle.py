@@ -22,6 +22,10 @@ class TooMany:
 
     until: datetime
 
+    def minutes_left(self, machine_now: datetime) -> int:
+        """Whole minutes until the next try, at least 1."""
+        return max(1, -int(-(self.until - machine_now).total_seconds() // 60))
+
 
 def is_throttled(connection: Connection, name: str, address: str, machine_now: datetime) -> TooMany | None:
     """Return whether another try is refused, before any password is checked."""

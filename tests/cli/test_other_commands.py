@@ -171,7 +171,7 @@ def test_doctor_names_each_problem(terminal: Terminal, variable: str, value: str
 def test_live_key_is_not_sent_to_another_host(terminal: Terminal, world: World) -> None:
     terminal.set(STRIPE_API_KEYS='{"global": "sk_live_1", "japan": "sk_live_1"}', DUECOURSE_CLOCK="system")
     before = len(world.simulator.requests("account"))
-    assert "another host than Stripe's" in problems(terminal)["Stripe, global"]
+    assert "another host than Stripe's" in problems(terminal)["settings"]
     assert len(world.simulator.requests("account")) == before
 
 

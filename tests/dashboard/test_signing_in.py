@@ -153,6 +153,18 @@ def test_header_of_a_trusted_proxy_names_the_user(make_dashboard: MakeDashboard)
     assert 'value="Asia/Tokyo"' in browser.get("/profile").text
 
 
+@pytest.mark.parametrize("sent", [["mallory", "anna"], ["anna", "mallory"], ["anna", "anna"], ["anna", ""]])
+def test_user_header_sent_twice_is_rejected(make_dashboard: MakeDashboard, sent: list[str]) -> None:
+    dashboard = make_dashboard(DUECOURSE_USER_HEADER="X-User", DUECOURSE_TRUSTED_PROXIES="127.0.0.1/32")
+    dashboard.add_user("anna")
+    dashboard.add_user("mallory")
+    client = dashboard.anonymous().client
+    answer = client.get(f"{ROOT}/profile", headers=[("X-User", name) for name in sent])
+    assert answer.status_code == 400
+    assert "more than once" in answer.text
+    assert SESSION_COOKIE not in client.cookies
+
+
 def test_user_header_of_an_untrusted_address_is_rejected(make_dashboard: MakeDashboard) -> None:
     dashboard = make_dashboard(DUECOURSE_USER_HEADER="X-User", DUECOURSE_TRUSTED_PROXIES="10.1.2.3/32")
     dashboard.add_user("anna")

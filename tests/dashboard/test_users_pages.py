@@ -121,6 +121,32 @@ def test_changing_ones_own_password_needs_the_current_one(dashboard: Dashboard) 
     assert otto.client.get("/dashboard/profile").status_code == 303, "every session ended, including this one"
 
 
+def test_guessing_the_current_password_is_slowed_like_sign_in(dashboard: Dashboard) -> None:
+    dashboard.add_user("otto")
+    otto = sign_in(dashboard, "otto", PASSWORD)
+    assert otto is not None
+
+    def change(present: str) -> int:
+        return otto.post("/profile/password", "/profile", present=present, new=OTHER, again=OTHER).status_code
+
+    assert [change(f"guess number {number}") for number in range(5)] == [400] * 5
+    assert change(PASSWORD) == 429, "even with the right password"
+    with dashboard.world.engine.connect() as connection:
+        row = find_user(connection, "otto")
+        refused = connection.execute(
+            text("SELECT count(*) FROM audit_log WHERE action = 'person.password' AND outcome = 'refused'")
+        ).scalar_one()
+    assert row is not None
+    assert is_password(PASSWORD, row.password_hash)
+    assert refused == 5
+    dashboard.world.machine.advance(minutes=15, seconds=1)
+    assert change(PASSWORD) == 200
+    with dashboard.world.engine.connect() as connection:
+        row = find_user(connection, "otto")
+    assert row is not None
+    assert is_password(OTHER, row.password_hash)
+
+
 def test_sign_out_everywhere_ends_only_ones_own_sessions(dashboard: Dashboard) -> None:
     here, there, vera = dashboard.as_("operator"), dashboard.as_("operator"), dashboard.as_("viewer")
     here.post("/profile/sign-out-everywhere", "/profile")

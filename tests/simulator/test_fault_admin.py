@@ -16,6 +16,8 @@ from simulator.settings import SettingsError, settings_from_environment
 from simulator.testing import running_simulator
 from tests.simulator.gateway import counting, new_payment
 
+JSON = {"content-type": "application/json"}
+
 
 def test_counts_name_every_kind(faulty: SimulatorClient) -> None:
     assert set(faulty.fault_counts()) == {*FAULT_NAMES, "rate_limit"}
@@ -49,9 +51,41 @@ def test_no_rule_is_added_if_one_is_invalid(faulty: SimulatorClient) -> None:
     assert faulty.fault_rules() == []
 
 
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""]
+)
+@pytest.mark.parametrize("path", ["faults", "rate_limit", "latency", "cards"])
+def test_a_form_of_a_web_page_changes_nothing(faulty: SimulatorClient, path: str, kind: str) -> None:
+    body = '{"rules": [{"kind": "cut_after"}], "per_second": 1, "ms": 1, "account": "global"}'
+    answer = httpx.post(f"{faulty.url}/_sim/{path}", content=body, headers={"content-type": kind} if kind else {})
+    assert answer.status_code == 415
+    assert "application/json" in answer.json()["error"]["message"]
+    assert faulty.fault_rules() == []
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8401", "127.0.0.1.evil.example", "localhost@evil", ""]
+)
+@pytest.mark.parametrize(("method", "path"), [("GET", "ledger"), ("POST", "faults"), ("DELETE", "faults")])
+def test_a_name_that_an_attacker_points_at_this_machine_is_refused(
+    faulty: SimulatorClient, method: str, path: str, host: str
+) -> None:
+    url = f"{faulty.url}/_sim/{path}"
+    answer = httpx.request(
+        method, url, headers={"host": host, **JSON}, content='{"rules": [{"kind": "cut_after"}]}'
+    )
+    assert answer.status_code == 403
+    assert faulty.fault_rules() == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost:1", "[::1]:8401", "LOCALHOST", "127.0.0.1:8401"])
+def test_names_of_this_machine_are_accepted(faulty: SimulatorClient, host: str) -> None:
+    assert httpx.get(f"{faulty.url}/_sim/faults", headers={"host": host}).status_code == 200
+
+
 @pytest.mark.parametrize("given", ["[]", "{}", '{"rules": {"kind": "slow"}}', '{"rules": ["slow"]}', "{"])
 def test_an_invalid_body_is_refused(faulty: SimulatorClient, given: str) -> None:
-    answer = httpx.post(f"{faulty.url}/_sim/faults", content=given)
+    answer = httpx.post(f"{faulty.url}/_sim/faults", content=given, headers=JSON)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"]
 
@@ -98,7 +132,8 @@ def test_requests_up_to_the_limit_are_admitted() -> None:
 
 @pytest.mark.parametrize("per_second", ["0", "-1", '"many"', "1e999", "[]"])
 def test_an_invalid_limit_is_refused(faulty: SimulatorClient, per_second: str) -> None:
-    answer = httpx.post(f"{faulty.url}/_sim/rate_limit", content=f'{{"per_second": {per_second}}}')
+    body = f'{{"per_second": {per_second}}}'
+    answer = httpx.post(f"{faulty.url}/_sim/rate_limit", content=body, headers=JSON)
     assert answer.status_code == 400
     assert "above 0" in answer.json()["error"]["message"]
     assert httpx.get(f"{faulty.url}/_sim/rate_limit").json()["per_second"] is None

@@ -144,7 +144,14 @@ class Guard:
         """
         if not _is_proxy(context.request, self._site):
             return ""
-        name = context.request.headers.get(self._site.user_header or "", "")[:100]
+        names = context.request.headers.getlist(self._site.user_header or "")
+        if len(names) > 1:  # a proxy that adds its own behind the client's: either may be forged
+            raise PageError(
+                400,
+                f"The header {self._site.user_header} was sent more than once.",
+                "Let your proxy replace that header of the client, not add to it.",
+            )
+        name = names[0][:100] if names else ""
         with context.read() as connection:
             row = find_user(connection, name)
             found = find_session(connection, token, context.machine_now) if token else None

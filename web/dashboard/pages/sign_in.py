@@ -101,7 +101,7 @@ def _note_failure(connection: Connection, context: RequestContext, name: str) ->
 
 
 def _refuse_throttled(context: RequestContext, name: str, too_many: TooMany) -> Response:
-    minutes = max(1, -int(-(too_many.until - context.machine_now).total_seconds() // 60))
+    minutes = too_many.minutes_left(context.machine_now)
     text = f"Too many failed sign-ins. Try again in {minutes} minute{'s' if minutes > 1 else ''}."
     response = _form(context, 429, text, name, context.form_text("next", 1_000))
     response.headers["Retry-After"] = str(minutes * 60)
