@@ -31,6 +31,7 @@ from shared.payments.eligibility import (
     ATTEMPT_OPEN,
     BACKING_OFF,
     BANK_TRANSFER,
+    BY_CARD_AGAIN,
     CARD_BLOCKED,
     CHARGEABLE_STATE,
     CLOSE_PENDING,
@@ -47,7 +48,7 @@ from shared.payments.eligibility import (
     look_at,
     over_budget,
 )
-from shared.payments.locked_rows import lock_settings_and_payment
+from shared.payments.locked_rows import lock_live_intent, lock_settings_and_payment
 from shared.payments.network_budgets import lock_card
 from shared.payments.state_changes import PaymentChanges, make_due_now, move_payment
 from shared.runtime import Runtime
@@ -132,6 +133,13 @@ def claim_charge(connection: Connection, runtime: Runtime, payment_id: UUID) -> 
         return NotClaimed(not_due)
     if payment.state in WAITING_FOR_CARD:
         payment = _wake(connection, payment, now)
+    elif BY_CARD_AGAIN.holds(look.facts):
+        payment = _by_card_again(connection, payment, now)
+    elif BANK_TRANSFER.holds(look.facts):
+        cancellation = _cancel_before_transfer(connection, runtime, payment, settings, now, machine_now)
+        if cancellation is not None:
+            reach(Failpoint.CHARGE_CLAIM_BEFORE_COMMIT)
+            return cancellation
     waits = _park(connection, payment, look)
     if waits is not None:
         reach(Failpoint.CHARGE_PARK_BEFORE_COMMIT)
@@ -146,6 +154,8 @@ def _why_not_due(payment: PaymentRow, facts: Facts) -> str | None:
     if WAITS_FOR_CARD.holds(facts):
         if not HAS_NEWER_CARD.holds(facts):
             return f"waits: {payment.state_reason}"
+    elif BY_CARD_AGAIN.holds(facts):
+        pass
     elif not CHARGEABLE_STATE.holds(facts):
         return f"is {payment.state}"
     elif payment.next_attempt_at is None:
@@ -161,6 +171,35 @@ def _wake(connection: Connection, payment: PaymentRow, now: datetime) -> Payment
     cause = Cause(ACTOR, now, "the blocking card was replaced or updated")
     make_due_now(connection, payment, Lane.INTERACTIVE, Trigger.CARD_REGISTERED, cause)
     return read_one(PaymentRow, connection.execute(select(payments).where(payments.c.id == payment.id)))
+
+
+def _by_card_again(connection: Connection, payment: PaymentRow, now: datetime) -> PaymentRow:
+    """Make a payment due that waited for a transfer. Without a card it then waits for one, like any other."""
+    cause = Cause(ACTOR, now, "the customer pays by card again")
+    move_payment(connection, payment, PaymentState.DUE, cause, next_attempt_at=now)
+    return read_one(PaymentRow, connection.execute(select(payments).where(payments.c.id == payment.id)))
+
+
+def _cancel_before_transfer(
+    connection: Connection,
+    runtime: Runtime,
+    payment: PaymentRow,
+    settings: SettingsRow,
+    now: datetime,
+    machine_now: datetime,
+) -> Claimed | None:
+    """Claim the cancellation of a live PaymentIntent; None without one: the payment may be parked (I3).
+
+    Otherwise it could still be confirmed, while the customer transfers the same money.
+    """
+    intent = lock_live_intent(connection, payment.id)
+    if intent is None:
+        return None
+    if is_create_key_stale(intent, machine_now):
+        abandon_intent(connection, intent, now)
+        return None
+    wanted = Wanted(AttemptKind.CANCEL, None, settings.card_revision, payment.trigger, payment.requested_by)
+    return start_attempt(connection, runtime, payment, intent, wanted, now, machine_now)
 
 
 def _park(connection: Connection, payment: PaymentRow, look: Look) -> str | None:

@@ -169,6 +169,14 @@ AWAITS_TRANSFER = Condition(
     lambda facts: facts.state == PaymentState.AWAITING_TRANSFER,
     lambda _: is_(payments.c.state, PaymentState.AWAITING_TRANSFER),
 )
+BY_CARD_AGAIN = Condition(
+    "by_card_again",
+    "it waits for a bank transfer, and the customer pays by card now",
+    lambda facts: facts.state == PaymentState.AWAITING_TRANSFER and facts.settings_kind == SettingsKind.CARD,
+    lambda _: and_(
+        is_(payments.c.state, PaymentState.AWAITING_TRANSFER), is_(payment_settings.c.kind, SettingsKind.CARD)
+    ),
+)
 AUTHORISED = Condition(
     "authorised",
     "the bank holds the money for it",
@@ -298,6 +306,7 @@ CONDITIONS: tuple[Condition, ...] = (
     PAID,
     COLLECTION_ENDED,
     AWAITS_TRANSFER,
+    BY_CARD_AGAIN,
     AUTHORISED,
     WAITS_FOR_CARD,
     HAS_NEWER_CARD,

@@ -38,6 +38,7 @@ from shared.messaging.jobs import (
 from shared.payments.eligibility import (
     ATTEMPT_OPEN,
     BACKING_OFF,
+    BY_CARD_AGAIN,
     CHARGEABLE_STATE,
     CLOSE_PENDING,
     COLLECTION_ENDED,
@@ -84,6 +85,13 @@ PAYMENTS_WITH_A_NEW_CARD = (
     select(payments.c.id)
     .join(payment_settings, payment_settings.c.id == payments.c.settings_id)
     .where(HAS_NEWER_CARD.sql(), *is_free())
+)
+
+#: Payments that wait for a transfer although the customer pays by card now: an import changed the settings.
+PAYMENTS_BY_CARD_AGAIN = (
+    select(payments.c.id)
+    .join(payment_settings, payment_settings.c.id == payments.c.settings_id)
+    .where(BY_CARD_AGAIN.sql(), *is_free())
 )
 
 #: Payments with a pending close, to close once their PaymentIntent is canceled (I3). A hold doesn't stop that.
@@ -158,6 +166,7 @@ DUE_WORK: tuple[DueWork, ...] = (
         "stripe events", INTERACTIVE, STRIPE_EVENTS, lambda row: ApplyStripeEvent(row.coverage, row.stripe_event_id)
     ),
     DueWork("payments with a new card", INTERACTIVE, PAYMENTS_WITH_A_NEW_CARD, _charge(Lane.INTERACTIVE)),
+    DueWork("payments by card again", QUEUE_OF_LANE[Lane.BATCH], PAYMENTS_BY_CARD_AGAIN, _charge(Lane.BATCH)),
     DueWork("expired leases", SETTLEMENT, EXPIRED_LEASES, lambda row: SettleAttempt(row.id)),
     DueWork("unknown attempts", SETTLEMENT, UNKNOWN_ATTEMPTS, lambda row: SettleAttempt(row.id)),
     DueWork("payments to close", SETTLEMENT, PAYMENTS_TO_CLOSE, lambda row: ClosePayment(row.id)),

@@ -13,6 +13,7 @@ CLOCKS = "payments/test_two_clocks.py::"
 WRITTEN_ONCE = "payments/test_immutable_payments.py::"
 ONE_ROW = "payments/test_unique_keys.py::test_database_rejects_a_duplicate_row"
 MOMENTS = "diaries/test_concurrent_events.py::"
+TRANSFERS = "payments/test_transfers.py::"
 SWEEPS = "scheduler/test_sweep.py::"
 CLOSES = "scheduler/test_sweep_closes_and_bulk_actions.py::"
 LEADING = "scheduler/test_scheduler.py::"
@@ -23,6 +24,7 @@ MISSES_SOURCE = {
     "unfinished bulk actions": f"{CLOSES}test_bulk_action_is_enqueued_until_finished_or_stopped",
     "stripe events": f"{SWEEPS}test_stripe_events_are_enqueued_until_applied",
     "payments with a new card": (f"{SWEEPS}test_payment_with_a_replaced_card_is_found_without_a_webhook"),
+    "payments by card again": f"{TRANSFERS}test_payment_is_charged_once_the_customer_pays_by_card_again",
     "expired leases": (f"{SWEEPS}test_open_attempt_blocks_its_payment_until_its_lease_expires_and_is_then_settled"),
     "unknown attempts": f"{SWEEPS}test_unknown_attempt_is_looked_up_at_its_time",
     "payments to close": (f"{CLOSES}test_payment_with_a_pending_close_is_closed_and_not_charged_in_any_state"),

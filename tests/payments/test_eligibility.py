@@ -39,6 +39,7 @@ from shared.payments.eligibility import (
     AWAITS_TRANSFER,
     BACKING_OFF,
     BANK_TRANSFER,
+    BY_CARD_AGAIN,
     CARD_BLOCKED,
     CARD_DETACHED,
     CHARGEABLE_STATE,
@@ -70,7 +71,12 @@ from shared.reconciliation.verify import Scope
 from shared.reconciliation.verify.progress import PROGRESS
 from shared.runtime import Runtime
 from shared.scheduling.daily_run import DailyRun, retry_next_chunk, retryable
-from shared.scheduling.due_work import PAYMENTS_TO_CLOSE, PAYMENTS_WITH_A_NEW_CARD, due_payments
+from shared.scheduling.due_work import (
+    PAYMENTS_BY_CARD_AGAIN,
+    PAYMENTS_TO_CLOSE,
+    PAYMENTS_WITH_A_NEW_CARD,
+    due_payments,
+)
 from shared.scheduling.pending_work import SHORT_BACKOFF, pending_work
 from shared.scheduling.retry_preview import preview_retries
 from tests.conftest import sqlalchemy_url
@@ -465,7 +471,8 @@ def check_claims(rows: Rows) -> None:
             before = rows.connection.execute(payment).one()
             claimed = claim_charge(rows.connection, rows.runtime, payment_id)
             after = rows.connection.execute(payment).one()
-        is_time = (CHARGEABLE_STATE.holds(facts) and REACHED.holds(facts)) or HAS_NEWER_CARD.holds(facts)
+        is_woken = HAS_NEWER_CARD.holds(facts) or BY_CARD_AGAIN.holds(facts)
+        is_time = (CHARGEABLE_STATE.holds(facts) and REACHED.holds(facts)) or is_woken
         stopped = first_that_holds(STOPPED_BY, facts)
         aside = first_that_holds(SET_ASIDE, facts)
         if not is_time:
@@ -498,6 +505,7 @@ def check_sweep(rows: Rows) -> None:
         due = rows.those(CHARGEABLE_STATE, REACHED, none_of=STOPPED_BY, lane=lane)
         assert rows.ids(due_payments(lane)) == due
     assert rows.ids(PAYMENTS_WITH_A_NEW_CARD) == rows.those(HAS_NEWER_CARD, none_of=STOPPED_BY)
+    assert rows.ids(PAYMENTS_BY_CARD_AGAIN) == rows.those(BY_CARD_AGAIN, none_of=STOPPED_BY)
     closing = rows.those(CLOSE_PENDING, none_of=(COLLECTION_ENDED, BACKING_OFF, ATTEMPT_OPEN))
     assert rows.ids(PAYMENTS_TO_CLOSE) == closing
 
@@ -651,6 +659,7 @@ def check_pending_work(rows: Rows) -> None:
             for lane in Lane
         },
         "payments with a new card": rows.those(HAS_NEWER_CARD, none_of=STOPPED_BY),
+        "payments by card again": rows.those(BY_CARD_AGAIN, none_of=STOPPED_BY),
         "payments to close": rows.those(CLOSE_PENDING, none_of=(COLLECTION_ENDED, BACKING_OFF, ATTEMPT_OPEN)),
         "short back-offs": rows.those(CHARGEABLE_STATE, REACHED, BACKING_OFF) & is_short,
         "short back-offs of closes": rows.those(CLOSE_PENDING, BACKING_OFF) & is_short,

@@ -105,7 +105,6 @@ def test_due_payment_is_enqueued_on_its_queue(
         ({"held_until": datetime(9999, 12, 31, tzinfo=UTC)}, False),
         ({"held_until": NOW}, True),
         ({"state": PaymentState.VOID, "pending_close_as": "void"}, False),
-        ({"state": PaymentState.AWAITING_TRANSFER}, False),
         ({"state": PaymentState.VOID}, False),
         ({"state": PaymentState.PAID, "paid_at": NOW}, False),
         ({"state": PaymentState.NEEDS_SUPPORT}, False),
@@ -117,6 +116,16 @@ def test_only_due_payments_are_enqueued(
 ) -> None:
     with engine.begin() as connection:
         add_payment(connection, account, 100, **columns)
+    assert bool(due_jobs(engine, machine())) is is_due
+
+
+@pytest.mark.parametrize(("kind", "is_due"), [("bank_transfer", False), ("trial", False), ("card", True)])
+def test_payment_that_waits_for_a_transfer_is_due_only_if_the_customer_pays_by_card(
+    engine: Engine, machine: MachineTime, kind: str, is_due: bool
+) -> None:
+    with engine.begin() as connection:
+        account = add_account(connection, "T-1", kind=kind)
+        add_payment(connection, account, 100, state=PaymentState.AWAITING_TRANSFER)
     assert bool(due_jobs(engine, machine())) is is_due
 
 
