@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, TypeVar
 
 import typer
@@ -17,11 +18,12 @@ from shared.db.session import in_transaction, make_engine
 from shared.db.tables.operators import users
 from shared.domain.roles import Role
 from shared.operations.audit_log import AuditAction, AuditEntry, record_action
-from shared.operations.passwords import PasswordError
+from shared.operations.passwords import PasswordError, check_password
 from shared.operations.users import (
     User,
     UserError,
     add_user,
+    clean_name,
     find_user,
     set_disabled,
     set_password,
@@ -53,7 +55,7 @@ def add(
     """Add a user. Prompts for a password, or reads it from DUECOURSE_NEW_PASSWORD."""
     with plain_errors():
         settings = connect_settings()
-        password = None if by_proxy else _new_password()
+        password = None if by_proxy else _new_password(name)
         now = clock_of(settings).now()
 
         def work(connection: Connection) -> User:
@@ -81,7 +83,7 @@ def change_password(
     """Set a user's password and end all their sessions. Prompts, or reads DUECOURSE_NEW_PASSWORD."""
     with plain_errors():
         settings = connect_settings()
-        password = _new_password()
+        password = _new_password(name)
         _change(
             settings,
             name,
@@ -138,23 +140,33 @@ def _change(settings: Settings, name: str, act: AuditAction, change: Callable[[C
     _write(settings, work)
 
 
-def _write(settings: Settings, work: Callable[[Connection], Result]) -> Result:
+@contextmanager
+def _refusals() -> Iterator[None]:
     try:
-        return in_transaction(make_engine(settings, pool_size=1), work)
+        yield
     except (UserError, PasswordError) as error:
         print_error(str(error))
         raise typer.Exit(1) from None
 
 
-def _new_password() -> str:
+def _write(settings: Settings, work: Callable[[Connection], Result]) -> Result:
+    with _refusals():
+        return in_transaction(make_engine(settings, pool_size=1), work)
+
+
+def _new_password(name: str) -> str:
+    """Read the new password; it and the name are checked before a person types the password again."""
     given = os.environ.get(PASSWORD_VARIABLE)
     if given:
         return given
     if not sys.stdin.isatty():
         print_error(f"no terminal to ask for a password: put it into {PASSWORD_VARIABLE}")
         raise typer.Exit(2)
-    first, second = (Prompt.ask(text, password=True) for text in ("New password", "Repeat the password"))
-    if first != second:
+    with _refusals():
+        cleaned = clean_name(name)
+        first = Prompt.ask("New password", password=True)
+        check_password(first, cleaned)
+    if first != Prompt.ask("Repeat the password", password=True):
         print_error("the two passwords differ; nothing was changed")
         raise typer.Exit(1)
     return first

@@ -18,7 +18,13 @@ class PasswordError(ValueError):
 
 
 def hash_password(password: str, name: str) -> str:
-    """Return the hash to store. PasswordError if it is too short, too long, or the user's own name."""
+    """Return the hash to store. PasswordError as of `check_password`."""
+    check_password(password, name)
+    return _hasher.hash(password)
+
+
+def check_password(password: str, name: str) -> None:
+    """PasswordError if it is too short, too long, too uniform, or the user's own name."""
     if len(password) < SHORTEST:
         raise PasswordError(f"a password has at least {SHORTEST} characters; a few words are fine")
     if len(password) > LONGEST:
@@ -27,7 +33,6 @@ def hash_password(password: str, name: str) -> str:
         raise PasswordError("a password must not be the user's name with something added")
     if len(set(password)) < 5:
         raise PasswordError("a password has more than four different characters")
-    return _hasher.hash(password)
 
 
 def is_password(password: str, kept: str | None) -> bool:

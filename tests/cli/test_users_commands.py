@@ -1,5 +1,10 @@
 """`duecourse users …`: how the first admin comes to be, and what is written down of it."""
 
+import os
+import pty
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -9,7 +14,7 @@ from cli.users_commands import PASSWORD_VARIABLE
 from shared.operations.passwords import is_password
 from shared.operations.sessions import begin_session, find_session
 from shared.operations.users import find_user
-from tests.cli.terminal import Terminal
+from tests.cli.terminal import REPOSITORY, Terminal
 from tests.world import World
 
 PASSWORD = "correct horse battery"
@@ -96,3 +101,65 @@ def test_without_a_terminal_the_password_variable_is_named(terminal: Terminal, t
     result = terminal("users", "add", "ada")
     assert result.exit_code == 2
     assert PASSWORD_VARIABLE in result.stderr
+
+
+def typed(words: list[str], answers: list[tuple[str, str]]) -> tuple[int, str]:
+    """Run `duecourse users …` on a terminal; answer each prompt as it appears; return exit code and screen."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli", "users", *words],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    os.close(theirs)
+    screen, waiting = "", list(answers)
+    while True:
+        try:
+            read = os.read(ours, 4096)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not read:
+            break
+        screen += read.decode("utf-8", "replace")
+        if waiting and waiting[0][0] in screen:
+            while termios.tcgetattr(ours)[3] & termios.ECHO and process.poll() is None:
+                os.sched_yield()  # what is typed before the echo is off would be discarded
+            os.write(ours, waiting.pop(0)[1].encode() + b"\n")
+    os.close(ours)
+    return process.wait(60), screen
+
+
+@pytest.mark.parametrize(
+    ("words", "password", "why"),
+    [
+        (["add", "ada"], "short", "at least 12"),
+        (["add", "ada"], "aaaaaaaaaaaaaa", "different"),
+        (["add", "anastasia"], "Anastasia123", "the user's name"),
+        (["password", "ada"], "short", "at least 12"),
+    ],
+)
+def test_a_bad_password_is_refused_before_it_is_asked_again(
+    terminal: Terminal, words: list[str], password: str, why: str
+) -> None:
+    code, screen = typed(words, [("New password", password), ("Repeat", password)])
+    assert code == 1
+    assert why in screen
+    assert "Repeat" not in screen
+
+
+def test_a_bad_name_is_refused_before_a_password_is_asked(terminal: Terminal) -> None:
+    code, screen = typed(["add", "ada smith"], [("New password", PASSWORD), ("Repeat", PASSWORD)])
+    assert code == 1
+    assert "New password" not in screen
+
+
+def test_a_password_typed_twice_adds_the_user(world: World, terminal: Terminal) -> None:
+    code, screen = typed(["add", "ada"], [("New password", PASSWORD), ("Repeat", PASSWORD)])
+    assert (code, PASSWORD in screen) == (0, False)
+    with world.engine.connect() as connection:
+        row = find_user(connection, "ada")
+    assert row is not None
+    assert is_password(PASSWORD, row.password_hash)
