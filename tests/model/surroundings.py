@@ -218,7 +218,9 @@ class Surroundings(RuleBasedStateMachine):
                 assert attempt is not None, "a message about a row that isn't committed"
                 return (job.name, *self._name_of(attempt.payment_id), f"{attempt.number:03}")
             case ApplyStripeEvent(_, stripe_event_id):
-                return (job.name, f"{self.event_order[stripe_event_id]:05}")
+                # Reconciliation may have listed it before we read of it: then its place is that of its message.
+                order = self.event_order.setdefault(stripe_event_id, len(self.event_order))
+                return (job.name, f"{order:05}")
             case GenerateInvoices(run_id) | RetryPayments(run_id) | ReconcileCharges(run_id):
                 run = next(run for run in snapshot.runs if run.id == run_id)
                 return (job.name, run.period, run.coverage)
@@ -252,7 +254,7 @@ class Surroundings(RuleBasedStateMachine):
             for event in self.company.news(coverage, self.last_event.get(coverage)):
                 self.last_event[coverage] = event["id"]
                 if is_for_us(event):
-                    self.event_order[event["id"]] = len(self.event_order)
+                    self.event_order.setdefault(event["id"], len(self.event_order))
                     self.mail.append((coverage, event))
 
     def deliver_all(self, event_type: str) -> None:
