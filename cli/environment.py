@@ -17,7 +17,7 @@ import typer
 
 from cli.console import plain_errors, print_error
 from local import embedded
-from shared.settings import Settings, SettingsError, load_settings
+from shared.settings import ENV_NAMES, Settings, SettingsError, load_settings
 
 #: Where `up` and the embedded servers keep what they have, in the folder that they were started in.
 FOLDER = Path(".duecourse")
@@ -101,6 +101,7 @@ def env(
     )
     for name, value in sorted(running.environment.items()):
         print(f"export {name}={shlex.quote(value)}")
+    print(f"export {ENV_NAMES}={shlex.quote(' '.join(sorted(running.environment)))}")
 
 
 def _read_up(folder: Path) -> RunningUp | None:

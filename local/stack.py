@@ -21,7 +21,7 @@ from local import embedded
 from local.supervisor import Process, Supervisor, read_procfile
 from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
 from shared.policy import Policy, load_policy
-from shared.settings import check_database_url
+from shared.settings import ENV_NAMES, check_database_url
 
 #: The data folder, below the folder in which Duecourse is started.
 DATA = Path(".duecourse")
@@ -85,7 +85,16 @@ def prepared_stack(
 
 
 def _check(given: Mapping[str, str]) -> None:
-    """Refuse an invalid DATABASE_URL here, before every process refuses it in a restart loop."""
+    """Refuse what is wrong here, before every process refuses it in a restart loop.
+
+    The variables of another `up` are wrong too: its servers end with it, and with its keys no simulator is started.
+    """
+    if names := given.get(ENV_NAMES):
+        raise StackError(
+            'this shell has the variables of another `up`, from `eval "$(duecourse env)"`: its servers and its '
+            f"simulator would be used, which end with it. Use another shell, or remove them:\n"
+            f"unset {names} {ENV_NAMES}"
+        )
     if url := given.get("DATABASE_URL"):
         try:
             check_database_url(url)

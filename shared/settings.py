@@ -17,6 +17,10 @@ from shared.failpoints import CrashPlan, read_plan
 STRIPES_HOST = "https://api.stripe.com"
 
 
+#: What `duecourse env` exported into a shell: the names, so that a later `up` there can say what to unset.
+ENV_NAMES = "DUECOURSE_ENV_NAMES"
+
+
 class ClockKind(StrEnum):
     """Where business time comes from."""
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from cli.environment import connect_settings
+from local.stack import StackError, _check, prepared_stack
 from shared.settings import SettingsError
-from tests.cli.terminal import Terminal
+from tests.cli.terminal import REPOSITORY, Terminal
 
 UP = {
     "DATABASE_URL": "postgresql://duecourse:it's; secret@127.0.0.1:5/duecourse",
@@ -78,6 +79,31 @@ def test_a_shell_gets_each_value_whole(bare: Terminal, tmp_path: Path) -> None:
     assert shell.stdout == f"{UP['DATABASE_URL']}|{UP['STRIPE_API_KEYS']}"
     assert all(line.startswith(("#", "export ")) for line in printed.splitlines())
     assert shlex.split(printed.splitlines()[2])[0] == "export"
+
+
+def test_a_shell_with_the_variables_of_an_up_starts_no_other(
+    bare: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announce(tmp_path, os.getpid())
+    names = "import json, os; print(json.dumps(dict(os.environ)))"
+    shell = subprocess.run(
+        ["sh", "-c", f'{bare("env").stdout}\nexec "$0" -c "$1"', sys.executable, names],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name, value in json.loads(shell.stdout).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DUECOURSE_BILLING_FILE", str(REPOSITORY / "billing.toml"))
+    data = tmp_path / "data"
+    with pytest.raises(StackError) as refused, prepared_stack(data):
+        pytest.fail("it would use the servers that ended with that `up`, and no simulator")
+    unset = str(refused.value).partition("unset ")[2].splitlines()[0].split()
+    assert set(UP) <= set(unset)
+    assert not data.exists()
+    for name in unset:
+        monkeypatch.delenv(name)
+    _check(os.environ)  # nothing is left that it would refuse
 
 
 def test_env_as_json(bare: Terminal, tmp_path: Path) -> None:
