@@ -8,7 +8,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cli.console import operator, out, plain_errors, print_error
 from cli.environment import connect_settings
+from shared.accounts.forgotten_customers import find_customer, forget_customer
 from shared.accounts.stripe_customers import THREADS, CreatedCustomers, count_missing_customers, create_customers
+from shared.db.billing_events import Cause
+from shared.db.session import in_transaction
+from shared.domain.refusals import Refused
+from shared.gateway.port import GatewayUnavailableError, Missing
 from shared.runtime import Runtime, build_runtime
 
 app = typer.Typer(name="customers", help="Customers at the card processor.", no_args_is_help=True)
@@ -34,6 +39,44 @@ def create(
     if any(result.not_created for result in results):
         print_error("Run the command again: created customers are kept, and no request creates a second one.")
         raise typer.Exit(1)
+
+
+@app.command("forget")
+def forget(
+    account: Annotated[str, typer.Argument(help="The account's number.")],
+    coverage: Annotated[str, typer.Option("--coverage", help="The coverage of its Stripe customer.")],
+    reason: Annotated[str, typer.Option("--reason", help="Required; stored.")],
+    is_confirmed: Annotated[bool, typer.Option("--yes", help="Forget it; without this, only show it.")] = False,
+) -> None:
+    """Forget a Stripe customer that was deleted at Stripe, with its cards; then another one can be imported."""
+    with plain_errors():
+        runtime = build_runtime(connect_settings(), pool_size=1)
+        gateway = runtime.gateways.get(runtime.policy.coverage(coverage).code)
+        if gateway is None:
+            raise LookupError(f"STRIPE_API_KEYS has no key for coverage {coverage}; add it")
+        with runtime.engine.connect() as connection:
+            seen = find_customer(connection, account, coverage)
+        if seen is None:
+            raise LookupError(f"account {account} has no Stripe customer with cards in {coverage}")
+        out().print(
+            f"{account}: {seen.stripe_customer_id} in {coverage}, with {seen.cards} registered cards, "
+            f"{seen.cards_in_use} of them in use"
+        )
+        try:
+            missing = gateway.find_missing(seen.stripe_customer_id, seen.a_payment_method_id)
+        except GatewayUnavailableError as error:
+            raise LookupError(f"Stripe can't be asked whether it was deleted: {error}") from None
+        if missing is Missing.CUSTOMER and not is_confirmed:
+            out().print("It was deleted at Stripe. Nothing is changed yet: run it again with --yes to forget it.")
+            return
+        cause = Cause(operator(), runtime.clock.now(), reason)
+        answer = in_transaction(
+            runtime.engine, lambda connection: forget_customer(connection, seen, missing, cause)
+        )
+    if isinstance(answer, Refused):
+        print_error(f"not forgotten: {answer.reason}. To do: {answer.what_to_do}.")
+        raise typer.Exit(1)
+    out().print("Forgotten, with its cards. `duecourse customers create` makes another one, or import one.")
 
 
 def _create_in(runtime: Runtime, coverage: str, threads: int) -> CreatedCustomers:

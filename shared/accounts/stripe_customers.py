@@ -85,7 +85,8 @@ def create_customers(
 
 
 def _missing(coverage: str) -> Any:
-    return select(payment_settings.c.id, payment_settings.c.account_id, payment_settings.c.coverage).where(
+    columns = (payment_settings.c.id, payment_settings.c.account_id, payment_settings.c.coverage)
+    return select(*columns, payment_settings.c.card_revision).where(
         payment_settings.c.coverage == coverage,
         payment_settings.c.kind == SettingsKind.CARD,
         payment_settings.c.stripe_customer_id.is_(None),
@@ -112,7 +113,9 @@ def _create_one(runtime: Runtime, gateway: ProcessorGateway, row: Row[Any], acto
         "duecourse_coverage": row.coverage,
     }
     try:
-        customer_id = gateway.create_customer(metadata, f"duecourse-customer-{row.id}")
+        # With the revision, since a deleted customer's key would return that customer again for a day.
+        revised = f"-{row.card_revision}" if row.card_revision else ""
+        customer_id = gateway.create_customer(metadata, f"duecourse-customer-{row.id}{revised}")
     except (GatewayUnavailableError, GatewayMissingError) as error:
         return f"{row.coverage}: {error}"
 

@@ -41,6 +41,7 @@ class EventType(StrEnum):
     STANDING_CHANGED = "standing_changed"
     PAYMENT_SETTINGS_CHANGED = "payment_settings_changed"
     STRIPE_CUSTOMER_CREATED = "stripe_customer_created"
+    STRIPE_CUSTOMER_FORGOTTEN = "stripe_customer_forgotten"
     CARD_REGISTERED = "card_registered"
     CARD_UPDATED = "card_mended"
     CARD_DETACHED = "card_detached"

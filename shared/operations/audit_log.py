@@ -36,6 +36,7 @@ class AuditAction(StrEnum):
     PAYMENT_LOOK_UP = "payment.look_up"
     ACCOUNT_MARK = "account.mark"
     ACCOUNT_UNMARK = "account.unmark"
+    CUSTOMER_FORGET = "customer.forget"
     CARD_UNBLOCK = "card.unblock"
     BULK_START = "bulk.start"
     BULK_STOP = "bulk.stop"

@@ -262,8 +262,10 @@ def _start(
 ) -> Claimed:
     intent = _live_intent(connection, payment, settings, now, machine_now)
     reach(Failpoint.CHARGE_CLAIM_INTENT_WRITTEN)
-    # A PaymentIntent that waits for the customer's bank can't be confirmed again: it is canceled and succeeded.
-    kind = AttemptKind.CANCEL if intent.status == "requires_action" else AttemptKind.CHARGE
+    # One that waits for the customer's bank, or was made for a Stripe customer that the account no longer has,
+    # can't be confirmed with the present card: it is canceled and succeeded.
+    must_be_replaced = intent.status == "requires_action" or _is_of_another_customer(intent, settings)
+    kind = AttemptKind.CANCEL if must_be_replaced else AttemptKind.CHARGE
     wanted = Wanted(kind, card, settings.card_revision, payment.trigger, payment.requested_by)
     return start_attempt(connection, runtime, payment, intent, wanted, now, machine_now)
 
@@ -364,8 +366,13 @@ def is_create_key_stale(intent: PaymentIntentRow, machine_now: datetime) -> bool
     return intent.first_sent_at < machine_now - KEY_GOOD_FOR
 
 
+def _is_of_another_customer(intent: PaymentIntentRow, settings: SettingsRow) -> bool:
+    """Whether it was made for a Stripe customer that the account no longer has: the present card can't pay it."""
+    return bool(intent.stripe_customer_id != settings.stripe_customer_id)
+
+
 def abandon_intent(connection: Connection, intent: PaymentIntentRow, now: datetime) -> None:
-    """Close a PaymentIntent whose create key is stale. `now` is business time.
+    """Close a PaymentIntent whose create key is stale, or whose customer is gone. `now` is business time.
 
     Its id was never known, so it was never confirmed: whatever the lost create left behind moves no money.
     """
@@ -382,7 +389,8 @@ def _live_intent(
     """Return the payment's live PaymentIntent row, or insert the next ordinal's before its create is sent (I3)."""
     latest = read_one_or_none(PaymentIntentRow, connection.execute(_LATEST_INTENT, {"payment_id": payment.id}))
     if latest is not None and latest.closed_reason is None:
-        if not is_create_key_stale(latest, machine_now):
+        is_never_created = latest.stripe_payment_intent_id is None and _is_of_another_customer(latest, settings)
+        if not (is_never_created or is_create_key_stale(latest, machine_now)):
             return latest
         abandon_intent(connection, latest, now)
     ordinal = 1 if latest is None else latest.ordinal + 1
