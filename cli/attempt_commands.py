@@ -20,6 +20,7 @@ from shared.domain.refusals import Refused
 from shared.explain.explanation import explain_payment, find_payments
 from shared.explain.unknown_attempts import UnknownAttempt, unknown_attempts
 from shared.payments.operator.charge import request_look_up
+from shared.payments.operator.lost_attempts import ask_stripe, end_unknown_attempt, find_unknown_attempt
 from shared.runtime import build_runtime
 
 app = typer.Typer(
@@ -72,6 +73,42 @@ def look_up(
         with runtime.engine.connect() as connection:
             told = explain_payment(connection, runtime.policy, payment_id, now, machine_now)
         print_explanation(out(), told)
+
+
+@app.command("end")
+def end(
+    wanted: Annotated[str, typer.Argument(metavar="PAYMENT|INVOICE-NUMBER")],
+    reason: Annotated[str, typer.Option("--reason", help="Required: what you found at Stripe; stored.")],
+    is_confirmed: Annotated[bool, typer.Option("--yes", help="End it; without this, only show it.")] = False,
+) -> None:
+    """End an unknown attempt whose PaymentIntent doesn't exist at Stripe. Asks Stripe first; charges nothing."""
+    with plain_errors():
+        runtime = build_runtime(connect_settings(), pool_size=1)
+        with runtime.engine.connect() as connection:
+            payments = find_payments(connection, wanted)
+            if len(payments) != 1:
+                raise LookupError(f"{wanted!r} has {len(payments)} payments: name one by its id or invoice number")
+            seen = find_unknown_attempt(connection, payments[0])
+        if seen is None:
+            raise LookupError("this payment has no attempt with an unknown outcome; nothing is to be ended")
+        gateway = runtime.gateways.get(seen.coverage)
+        if gateway is None:
+            raise LookupError(f"STRIPE_API_KEYS has no key for coverage {seen.coverage}; add it")
+        evidence = ask_stripe(gateway, seen)
+        out().print(f"attempt {seen.number}, {seen.stripe_payment_intent_id}: {evidence}", markup=False)
+        if evidence.is_lost and not is_confirmed:
+            out().print(
+                "Nothing is changed yet. Run it again with --yes: the payment is held until you release it."
+            )
+            return
+        cause = Cause(operator(), runtime.clock.now(), reason, attempt_id=seen.attempt_id)
+        answer = in_transaction(
+            runtime.engine, lambda connection: end_unknown_attempt(connection, runtime, seen, evidence, cause)
+        )
+    if isinstance(answer, Refused):
+        print_error(f"not ended: {answer.reason}. To do: {answer.what_to_do}.")
+        raise typer.Exit(1)
+    out().print("Ended as not sent. The payment is held: release it when you are sure that no money moved.")
 
 
 def _table(found: list[UnknownAttempt]) -> Table:

@@ -34,6 +34,7 @@ class AuditAction(StrEnum):
     PAYMENT_VOID = "payment.void"
     PAYMENT_WITHDRAW_CLOSE = "payment.withdraw_close"
     PAYMENT_LOOK_UP = "payment.look_up"
+    PAYMENT_END_ATTEMPT = "payment.end_attempt"
     ACCOUNT_MARK = "account.mark"
     ACCOUNT_UNMARK = "account.unmark"
     CUSTOMER_FORGET = "customer.forget"

@@ -11,20 +11,21 @@ from uuid import UUID
 
 from sqlalchemy import Connection, bindparam, exists, select, update
 
-from shared.db.billing_events import BillingEvent, record_event
+from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.query_terms import Moment
 from shared.db.rows import AttemptRow, read_one_or_none
 from shared.db.session import in_transaction
 from shared.db.tables.payments import payment_attempts, payment_intents, payments
 from shared.domain.backoff import Backoff
 from shared.domain.event_types import EventType
-from shared.domain.states import OPEN_ATTEMPT, AttemptKind, AttemptState, Lane, check_attempt_move
+from shared.domain.states import OPEN_ATTEMPT, UNPAID, AttemptKind, AttemptState, Lane, check_attempt_move
 from shared.failpoints import Failpoint, reach
 from shared.gateway.outcomes import observed_outcome
 from shared.gateway.port import Answer, Outcome, PaymentIntentSnapshot
 from shared.messaging.jobs import ChargePayment
 from shared.payments.eligibility import BACKING_OFF, CLOSE_PENDING, DUE_STATE, HELD, REACHED, none_of
 from shared.payments.locked_rows import LockedPaymentIntent, lock_by_attempt, lock_by_intent
+from shared.payments.operator.hold import hold_until_released
 from shared.payments.outcome_handlers import OUTCOME_HANDLERS, Locked
 from shared.payments.state_changes import open_attempt
 from shared.payments.unrecorded import alert_if_unrecorded
@@ -105,6 +106,22 @@ def apply_observation(
     attempt = _attempt_observed(connection, rows.payment.id, payment_intent_id, observed)
     _apply(connection, _at_this_moment(runtime, rows, attempt), observed, actor, is_own=False)
     return _jobs_if_due(connection, runtime, rows.payment.id) if outcome in MAY_BE_DUE_AT_ONCE else ()
+
+
+def end_lost_attempt(connection: Connection, runtime: Runtime, attempt_id: UUID, cause: Cause) -> None:
+    """Close an unknown attempt as not sent, and abandon its PaymentIntent, which Stripe says doesn't exist.
+
+    An admin's decision, not evidence: the caller has checked it. The payment is held, so that nothing is charged
+    before an operator releases it; evidence of money still wins later.
+    """
+    rows, attempt = lock_by_attempt(connection, attempt_id)
+    locked = _at_this_moment(runtime, rows, attempt)
+    answer = Answer(Outcome.NOT_SENT, cause.reason, http_status=404, code="resource_missing")
+    _close_attempt(connection, locked, answer, cause.actor)
+    values = {"closed_reason": "abandoned", "closed_at": locked.now}
+    connection.execute(_UPDATE_INTENT, {"row_id": rows.intent.id, **values})
+    if rows.payment.state in UNPAID:
+        hold_until_released(connection, rows.payment, cause)
 
 
 def enqueue_if_due(runtime: Runtime, payment_id: UUID) -> None:
