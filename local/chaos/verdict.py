@@ -34,6 +34,10 @@ _UNPAID = """
 _UNBILLED_FEES = """
     SELECT f.id FROM fees f JOIN payment_settings s ON s.account_id = f.account_id AND s.coverage = f.coverage
     WHERE f.invoice_id IS NULL AND s.kind <> 'trial'
+      AND (s.kind = 'bank_transfer' OR (  -- fees below Stripe's minimum (50 in both currencies) wait for more
+          SELECT sum(g.amount_minor) FROM fees g
+          WHERE g.account_id = f.account_id AND g.coverage = f.coverage AND g.invoice_id IS NULL
+      ) >= 50)
       AND f.period <= (SELECT max(period) FROM invoices i WHERE i.coverage = f.coverage)
 """
 _UNBILLED_MONTHS = """

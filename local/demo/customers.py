@@ -92,7 +92,7 @@ def _customer(chance: random.Random, number: int) -> Customer:
         for period in (FIRST, SECOND)
         if chance.random() < 0.5
     )
-    if chance.random() < 0.02:  # below the minimum charge: carried into the next month
+    if chance.random() < 0.02:  # below the minimum charge: waits for the next month's fees
         services, fees = [], ((FIRST, 30), (SECOND, 45)) if coverage == "global" else ((FIRST, 20), (SECOND, 40))
     brand = chance.choice(BRANDS[coverage])
     return Customer(f"demo-{number:06d}", coverage, kind, story, brand, registers_on, tuple(services), fees)

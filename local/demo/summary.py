@@ -61,7 +61,7 @@ _MARKED = text("""
     FROM billing_events WHERE type = 'standing_changed'
 """)
 #: Forgotten: a payment that is due but was not charged, an attempt left open, or a fee of a billed month that is on
-#: no invoice although its account isn't on trial.
+#: no invoice although its account isn't on trial and owes enough to be charged.
 _FORGOTTEN = text("""
     SELECT (SELECT count(*) FROM payments WHERE state IN ('due', 'retry_scheduled')
               AND next_attempt_at <= (SELECT now_at FROM business_clock) AND held_until IS NULL)
@@ -69,6 +69,10 @@ _FORGOTTEN = text("""
          + (SELECT count(*) FROM fees f JOIN payment_settings s
               ON s.account_id = f.account_id AND s.coverage = f.coverage
             WHERE f.invoice_id IS NULL AND s.kind <> 'trial'
+              AND (s.kind = 'bank_transfer' OR (  -- below Stripe's minimum fees wait for more
+                  SELECT sum(g.amount_minor) FROM fees g
+                  WHERE g.account_id = f.account_id AND g.coverage = f.coverage AND g.invoice_id IS NULL
+              ) >= 50)
               AND f.period <= (SELECT max(period) FROM invoices i WHERE i.coverage = f.coverage))
 """)
 

@@ -16,6 +16,7 @@ class SkipReason(StrEnum):
     ALREADY_INVOICED = "already_invoiced"
     TRIAL = "trial"
     NOTHING_TO_BILL = "nothing_to_bill"
+    BELOW_MINIMUM = "below_minimum"
     CURRENCY_MISMATCH = "currency_mismatch"
     AMOUNT_TOO_LARGE = "amount_too_large"
     NO_PAYMENT_SETTINGS = "no_payment_settings"
@@ -35,6 +36,7 @@ DESCRIPTION: dict[SkipReason, str] = {
     SkipReason.ALREADY_INVOICED: "already has its invoice of this period",
     SkipReason.TRIAL: "is on trial; its fees wait until the trial ends",
     SkipReason.NOTHING_TO_BILL: "has no active service and no uninvoiced fee",
+    SkipReason.BELOW_MINIMUM: "owes fees below the processor's minimum; they wait until their sum reaches it",
     SkipReason.CURRENCY_MISMATCH: "has a fee or service in a currency other than the coverage's: fix it",
     SkipReason.AMOUNT_TOO_LARGE: "has a total above the most that Stripe charges at once: fix the prices",
     SkipReason.NO_PAYMENT_SETTINGS: "owes but has no payment settings in this coverage: import them",
@@ -105,6 +107,9 @@ BILLS = """
                 WHEN t.has_other_currency THEN 'currency_mismatch'
                 WHEN t.total_minor > CASE c.kind WHEN 'bank_transfer' THEN 9223372036854775807
                                                  ELSE :maximum_minor END THEN 'amount_too_large'
+                -- A month of a service is billed in its month; fees can wait, and an invoice could not be charged.
+                WHEN c.kind <> 'bank_transfer' AND t.has_only_fees
+                     AND t.total_minor > 0 AND t.total_minor < :minimum_minor THEN 'below_minimum'
            END AS skipped,
            CASE WHEN t.total_minor = 0 THEN 'paid'
                 WHEN c.kind = 'bank_transfer' THEN 'awaiting_transfer'
@@ -114,7 +119,7 @@ BILLS = """
     FROM candidates c
     LEFT JOIN (
         SELECT account_id, count(*) AS line_count, sum(amount_minor) AS total_minor,
-               bool_or(currency <> :currency) AS has_other_currency
+               bool_or(currency <> :currency) AS has_other_currency, bool_and(service_id IS NULL) AS has_only_fees
         FROM lines GROUP BY account_id
     ) t ON t.account_id = c.account_id
 """

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+from sqlalchemy import text
+
 from scheduler.app import SchedulerApp
 from scheduler.tick import tick
 from shared.messaging.jobs import Job
@@ -34,8 +36,8 @@ def test_total_below_the_minimum_is_paid_with_the_next_month(diary: Diary) -> No
     diary.fee(anna, 49, "2026-10")
 
     diary.day(2)
-    october = diary.payment(anna, "2026-10")
-    assert diary.state(october) == "carried_forward"
+    with diary.world.engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM invoices")) == 0, "0.49 could not be charged"
     assert diary.requests("payment_intents") == 0
     assert diary.world.standing(anna) == "good"
 
@@ -43,8 +45,6 @@ def test_total_below_the_minimum_is_paid_with_the_next_month(diary: Diary) -> No
     diary.day(31)
     assert diary.lines(anna, "2026-11") in ([49, 5_00], [5_00, 49])
     assert diary.money(diary.payment(anna, "2026-11")) == [("2026-12-01 00:00", 5_49)]
-    assert diary.money(october) == []
-    assert diary.state(october) == "carried_forward"
 
 
 def test_zero_total_is_paid_without_the_processor(diary: Diary) -> None:

@@ -123,8 +123,10 @@ def add_mixed_accounts(connection: Connection, how_many: int, coverage: str = "g
         made.append(account)
         if index % 7 == 5:
             continue
-        amount = {2: 17, 3: 0}.get(index % 7, 1_000 + index)
-        seed.add_fee(connection, account, amount)
+        if index % 7 == 2:  # a fee of 17 would wait for more
+            seed.add_service(connection, account, 17, starts_on=date(2026, 10, 1), ends_on=date(2026, 10, 31))
+            continue
+        seed.add_fee(connection, account, 0 if index % 7 == 3 else 1_000 + index)
         if index % 7 in (0, 6):
             seed.add_service(connection, account, 3_100, starts_on=date(2026, 10, 1 + index % 28))
             seed.add_fee(connection, account, 5, "2026-08", description="Late")

@@ -8,6 +8,8 @@ from sqlalchemy.exc import DBAPIError
 
 from shared.domain.calendar import Period
 from shared.domain.proration import Pricing, active_days, service_amount_minor
+from shared.invoicing.month import Month
+from shared.invoicing.preview import preview_month
 from tests import seed
 from tests.invoicing.month_start import NOVEMBER, MonthStart, issued, lines, one, rows
 
@@ -189,13 +191,13 @@ def test_zero_invoice_is_paid_at_once_with_a_reason(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(("coverage", "below_minor", "enough_minor"), [("global", 49, 50), ("japan", 49, 50)])
-def test_total_below_the_minimum_is_carried_forward(
+def test_service_below_the_minimum_is_invoiced_and_carried_forward(
     engine: Engine, coverage: str, below_minor: int, enough_minor: int
 ) -> None:
     world = MonthStart(engine)
     with engine.begin() as connection:
         anna = seed.add_account(connection, "anna", coverage)
-        seed.add_fee(connection, anna, below_minor)
+        seed.add_service(connection, anna, below_minor, starts_on=date(2026, 10, 1), ends_on=date(2026, 10, 31))
         seed.add_fee(connection, seed.add_account(connection, "ben", coverage), enough_minor)
         transfer = seed.add_account(connection, "cleo", coverage, "bank_transfer")
         seed.add_fee(connection, transfer, below_minor)
@@ -216,6 +218,27 @@ def test_total_below_the_minimum_is_carried_forward(
     carried = one(engine, "SELECT * FROM fees WHERE carried_from_payment_id IS NOT NULL")
     assert carried["external_id"] == f"carried:{october['anna']['payment_id']}"
     assert october["anna"]["number"] in carried["description"]
+
+
+@pytest.mark.parametrize("coverage", ["global", "japan"])
+def test_fees_below_the_minimum_wait_uninvoiced_until_their_sum_reaches_it(engine: Engine, coverage: str) -> None:
+    world = MonthStart(engine)
+    with engine.begin() as connection:
+        anna = seed.add_account(connection, "anna", coverage)
+        seed.add_fee(connection, anna, 20)
+    for period, month in (("2026-10", 11), ("2026-11", 12)):
+        world.clock.set(datetime(2026, month, 2, tzinfo=UTC))
+        preview = preview_month(engine, Month.of(world.policy, coverage, period))
+        run_id = world.run(period, coverage)
+        assert issued(engine, period, coverage) == {}
+        assert world.counts(run_id)["skipped"] == {"below_minimum": 1} == preview.counts.skipped
+    with engine.begin() as connection:
+        seed.add_fee(connection, anna, 30, "2026-12")
+    world.clock.set(datetime(2027, 1, 2, tzinfo=UTC))
+    world.run("2026-12", coverage)
+    invoice = issued(engine, "2026-12", coverage)["anna"]
+    assert (invoice["total_minor"], invoice["state"], invoice["number"][-6:]) == (50, "due", "000001")
+    assert [line["amount_minor"] for line in lines(engine, "anna", "2026-12", coverage)] == [20, 30]
 
 
 def test_trial_account_keeps_its_fees_until_it_pays(engine: Engine) -> None:
@@ -305,7 +328,13 @@ def test_billing_events_record_each_invoice_and_the_run(engine: Engine) -> None:
     world = MonthStart(engine)
     with engine.begin() as connection:
         seed.add_fee(connection, seed.add_account(connection, "anna"), 29_85)
-        seed.add_fee(connection, seed.add_account(connection, "ben"), 7)
+        seed.add_service(
+            connection,
+            seed.add_account(connection, "ben"),
+            7,
+            starts_on=date(2026, 10, 1),
+            ends_on=date(2026, 10, 31),
+        )
     run_id = world.run()
     found = issued(engine)
     told = rows(engine, "SELECT * FROM billing_events WHERE run_id = :id ORDER BY id", id=run_id)

@@ -32,7 +32,7 @@ STORIES: dict[str, Story] = {
     "our request looks wrong": AlwaysDeclines(decline_code="invalid_amount"),
     "needs authentication": NeedsAuthentication(),
 }
-#: Minor units; some are below the processor's minimum of 50 and become next month's fees.
+#: Minor units; some are below the processor's minimum of 50 and wait for the next month's fees.
 AMOUNTS = (29_85, 5_00, 30, 0)
 MACHINE_STEPS = {
     "ten seconds": timedelta(seconds=10),

@@ -1,7 +1,7 @@
 """A small world with consistent records: invoiced by month start, charged and declined."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from uuid import UUID
 
 from sqlalchemy import select, text
@@ -10,7 +10,7 @@ from shared.db.tables.payments import payments
 from shared.reconciliation.verify import CHECKS, Report, Scope, verify
 from shared.reconciliation.verify.run import KEEP
 from simulator.issuer.stories import AlwaysDeclines
-from tests.seed import Account, add_account, add_fee, add_run
+from tests.seed import Account, add_account, add_fee, add_run, add_service
 from tests.world import World
 from workers.use_cases.generate_invoices import generate_invoices
 
@@ -61,10 +61,11 @@ def make_books(world: World) -> Books:
     world.add_primary_card(accounts["paid"])
     world.add_primary_card(accounts["carried"])
     world.add_primary_card(accounts["declined"], story=AlwaysDeclines(decline_code="insufficient_funds"))
-    amounts = {"paid": 29_85, "declined": 12_00, "without_card": 7_77, "transfer": 100_00, "zero": 0, "carried": 20}
+    amounts = {"paid": 29_85, "declined": 12_00, "without_card": 7_77, "transfer": 100_00, "zero": 0}
     with world.engine.begin() as connection:
         for name, amount in amounts.items():
             add_fee(connection, accounts[name], amount)
+        add_service(connection, accounts["carried"], 20, starts_on=date(2026, 10, 1), ends_on=date(2026, 10, 31))
         run_id = add_run(connection)
     generate_invoices(world.runtime, run_id)
     while world.enqueued:
