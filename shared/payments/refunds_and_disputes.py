@@ -23,7 +23,8 @@ from shared.payments.operator.hold import hold_until_released
 from shared.payments.receipts import details_of_known, open_finding, resolve_finding
 from shared.payments.state_changes import record_payment_event
 
-REFUNDED, DISPUTED = "charge_refunded", "charge_disputed"
+REFUND_FINDING = "charge_refunded"
+DISPUTE_FINDING = "charge_disputed"
 #: The bank has decided for us, or the inquiry ended without a dispute (docs.stripe.com/api/disputes/object).
 _FOR_US = frozenset({"won", "warning_closed"})
 #: Statuses before the bank's first decision; one retrieved earlier may be applied later than the decision.
@@ -45,7 +46,7 @@ def record_refund(
         "refunded_minor": charge.amount_refunded_minor,
         "currency": charge.currency,
     }
-    known = details_of_known(connection, REFUNDED, coverage, charge.stripe_id)
+    known = details_of_known(connection, REFUND_FINDING, coverage, charge.stripe_id)
     if known is not None and known["refunded_minor"] >= charge.amount_refunded_minor:
         return "already known: the refund is recorded", payment.id
     refunded, captured = (
@@ -54,7 +55,7 @@ def record_refund(
     )
     cause = Cause(actor, at, f"{refunded} of {captured} refunded at Stripe")
     _record(connection, payment, EventType.CHARGE_REFUNDED, known, facts, cause)
-    open_finding(connection, REFUNDED, payment, charge.stripe_id, facts, cause)
+    open_finding(connection, REFUND_FINDING, payment, charge.stripe_id, facts, cause)
     return cause.reason, payment.id
 
 
@@ -69,7 +70,7 @@ def record_dispute(
     if payment is None:
         return "not ours: no payment has this charge", None
     facts = _facts(dispute)
-    known = details_of_known(connection, DISPUTED, coverage, dispute.stripe_id)
+    known = details_of_known(connection, DISPUTE_FINDING, coverage, dispute.stripe_id)
     if known == facts:
         return f"already known: the dispute is {dispute.status}", payment.id
     if known is not None and dispute.status in _UNDECIDED and known["status"] not in _UNDECIDED:
@@ -77,11 +78,11 @@ def record_dispute(
     amount = format_minor(dispute.amount_minor, dispute.currency)
     cause = Cause(actor, at, f"{amount} disputed by the cardholder ({dispute.reason}): {dispute.status}")
     _record(connection, payment, EventType.CHARGE_DISPUTED, known, facts, cause)
-    open_finding(connection, DISPUTED, payment, dispute.stripe_id, facts, cause)
+    open_finding(connection, DISPUTE_FINDING, payment, dispute.stripe_id, facts, cause)
     is_over = dispute.status in _FOR_US and dispute.withdrawn_minor <= 0
     if is_over:
         over = Cause(actor, at, f"the dispute was closed in our favor: {dispute.status}")
-        resolve_finding(connection, DISPUTED, coverage, dispute.stripe_id, over)
+        resolve_finding(connection, DISPUTE_FINDING, coverage, dispute.stripe_id, over)
     elif payment.state in UNPAID and payment.pending_close_as is None:
         hold = Cause(actor, at, f"its charge is disputed ({dispute.reason}): an operator decides")
         hold_until_released(connection, payment, hold)
