@@ -19,8 +19,14 @@ from shared.domain.money import format_minor
 from shared.domain.refusals import Refused
 from shared.explain.explanation import explain_payment, find_payments
 from shared.explain.unknown_attempts import UnknownAttempt, unknown_attempts
+from shared.gateway.port import GatewayUnavailableError, Missing, ProcessorGateway
 from shared.payments.operator.charge import request_look_up
-from shared.payments.operator.lost_attempts import ask_stripe, end_unknown_attempt, find_unknown_attempt
+from shared.payments.operator.lost_attempts import (
+    Evidence,
+    LostAttempt,
+    end_unknown_attempt,
+    find_unknown_attempt,
+)
 from shared.runtime import build_runtime
 
 app = typer.Typer(
@@ -94,7 +100,7 @@ def end(
         gateway = runtime.gateways.get(seen.coverage)
         if gateway is None:
             raise LookupError(f"STRIPE_API_KEYS has no key for coverage {seen.coverage}; add it")
-        evidence = ask_stripe(gateway, seen)
+        evidence = _ask_stripe(gateway, seen)
         out().print(f"attempt {seen.number}, {seen.stripe_payment_intent_id}: {evidence}", markup=False)
         if evidence.is_lost and not is_confirmed:
             out().print(
@@ -109,6 +115,25 @@ def end(
         print_error(f"not ended: {answer.reason}. To do: {answer.what_to_do}.")
         raise typer.Exit(1)
     out().print("Ended as not sent. The payment is held: release it when you are sure that no money moved.")
+
+
+def _ask_stripe(gateway: ProcessorGateway, seen: LostAttempt) -> Evidence:
+    """Ask whether the PaymentIntent exists and, if it doesn't, whether the key sees its customer or card."""
+    answer = gateway.retrieve_payment_intent(seen.stripe_payment_intent_id)
+    if answer.payment_intent is not None:
+        return Evidence(is_lost=False, words=f"Stripe has it, {answer.payment_intent.status}")
+    if answer.http_status != 404:
+        return Evidence(is_lost=False, words=f"Stripe gave no usable answer ({answer.reason})")
+    card = seen.stripe_payment_method_id or "pm_none"  # a cancellation charges no card; the customer tells
+    try:
+        missing = gateway.find_missing(seen.stripe_customer_id, card)
+    except GatewayUnavailableError as error:
+        return Evidence(is_lost=False, words=f"Stripe gave no usable answer ({error})")
+    if missing is Missing.BOTH_UNKNOWN:
+        return Evidence(
+            is_lost=False, words="Stripe knows neither it nor its customer: the key is probably another account's"
+        )
+    return Evidence(is_lost=True, words="Stripe knows its customer or card, but not this PaymentIntent")
 
 
 def _table(found: list[UnknownAttempt]) -> Table:

@@ -13,7 +13,6 @@ from shared.db.billing_events import Cause
 from shared.db.tables.payments import payment_attempts, payment_intents
 from shared.domain.refusals import NO_REASON, Refused
 from shared.domain.states import AttemptState
-from shared.gateway.port import GatewayUnavailableError, Missing, ProcessorGateway
 from shared.operations.audit_log import AuditAction, AuditEntry, record_action
 from shared.payments.locked_rows import lock_by_attempt
 from shared.payments.record_outcome import end_lost_attempt
@@ -21,7 +20,7 @@ from shared.runtime import Runtime
 
 
 @dataclass(frozen=True)
-class UnknownAttempt:
+class LostAttempt:
     """An attempt with unknown outcome, and what Stripe is asked about it."""
 
     attempt_id: UUID
@@ -44,7 +43,7 @@ class Evidence:
         return self.words
 
 
-def find_unknown_attempt(connection: Connection, payment_id: UUID) -> UnknownAttempt | None:
+def find_unknown_attempt(connection: Connection, payment_id: UUID) -> LostAttempt | None:
     """Return the payment's attempt with unknown outcome, if it has one whose PaymentIntent's id is known."""
     row = connection.execute(
         select(payment_attempts, payment_intents.c.stripe_payment_intent_id, payment_intents.c.stripe_customer_id)
@@ -57,7 +56,7 @@ def find_unknown_attempt(connection: Connection, payment_id: UUID) -> UnknownAtt
     ).one_or_none()
     if row is None:
         return None
-    return UnknownAttempt(
+    return LostAttempt(
         row.id,
         payment_id,
         row.number,
@@ -68,28 +67,9 @@ def find_unknown_attempt(connection: Connection, payment_id: UUID) -> UnknownAtt
     )
 
 
-def ask_stripe(gateway: ProcessorGateway, seen: UnknownAttempt) -> Evidence:
-    """Ask whether the PaymentIntent exists and, if it doesn't, whether the key sees its customer or card."""
-    answer = gateway.retrieve_payment_intent(seen.stripe_payment_intent_id)
-    if answer.payment_intent is not None:
-        return Evidence(is_lost=False, words=f"Stripe has it, {answer.payment_intent.status}")
-    if answer.http_status != 404:
-        return Evidence(is_lost=False, words=f"Stripe gave no usable answer ({answer.reason})")
-    card = seen.stripe_payment_method_id or "pm_none"  # a cancellation charges no card; the customer tells
-    try:
-        missing = gateway.find_missing(seen.stripe_customer_id, card)
-    except GatewayUnavailableError as error:
-        return Evidence(is_lost=False, words=f"Stripe gave no usable answer ({error})")
-    if missing is Missing.BOTH_UNKNOWN:
-        return Evidence(
-            is_lost=False, words="Stripe knows neither it nor its customer: the key is probably another account's"
-        )
-    return Evidence(is_lost=True, words="Stripe knows its customer or card, but not this PaymentIntent")
-
-
 def end_unknown_attempt(
-    connection: Connection, runtime: Runtime, seen: UnknownAttempt, evidence: Evidence, cause: Cause
-) -> UnknownAttempt | Refused:
+    connection: Connection, runtime: Runtime, seen: LostAttempt, evidence: Evidence, cause: Cause
+) -> LostAttempt | Refused:
     """End the attempt as not sent and hold its payment; refused without a reason or evidence."""
     _, attempt = lock_by_attempt(connection, seen.attempt_id)
     refused = None
