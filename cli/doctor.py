@@ -216,7 +216,7 @@ def _in_postgres(connection: Connection, settings: Settings) -> Iterator[Finding
     if settings.clock is ClockKind.VIRTUAL:
         now = connection.scalar(text("SELECT now_at FROM business_clock"))
         if now is None:
-            yield problem("virtual clock", "was never set", "run `duecourse clock set 2026-10-31T00:00:00Z`")
+            yield problem("virtual clock", "is not set", "run `duecourse clock set 2026-10-31T00:00:00Z`")
         else:
             yield ok("virtual clock", f"shows {now:%Y-%m-%d %H:%M:%S} UTC")
     if is_scheduler_alive(connection):

@@ -100,7 +100,7 @@ class ChaosContext:
         with self.company.connect() as connection:
             now = read_clock(connection)
         if now is None:
-            raise NotPossibleNow("the clock was never set")
+            raise NotPossibleNow("the clock is not set")
         return now
 
 

@@ -51,7 +51,7 @@ def open_work(company: Company) -> dict[str, int]:
     with company.connect() as connection:
         now = read_clock(connection)
         if now is None:
-            raise ValueError("the clock was never set")
+            raise ValueError("the clock is not set")
         found = pending_work(connection, company.stack.policy, now, machine_now())
         still: dict[str, int] = dict(connection.execute(_STILL_OPEN, {"now": now}).one()._asdict())
     with company.simulator() as simulator:

@@ -86,8 +86,8 @@ FINDING_DESCRIPTIONS: Mapping[str, FindingDescription] = {
     ),
     "charge_refused_by_stripe": FindingDescription(
         "Stripe refuses the charge itself, not the card; the payment is held and no card was charged",
-        "look the request up in the processor's dashboard and remove its cause; then release the payment: "
-        "`duecourse payment release PAYMENT --reason …`",
+        "look the request up in the processor's dashboard and remove its cause; then release the payment "
+        "on its page",
     ),
     "account_not_invoiced": FindingDescription(
         "a monthly run skipped an account, because its data can't be invoiced",

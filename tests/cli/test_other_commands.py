@@ -180,7 +180,7 @@ def test_doctor_names_an_unmigrated_database_and_an_unset_clock(
 ) -> None:
     with world.engine.begin() as connection:
         connection.execute(text("DELETE FROM business_clock"))
-    assert problems(terminal)["virtual clock"] == "was never set"
+    assert problems(terminal)["virtual clock"] == "is not set"
     with world.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     assert problems(terminal)["schema"] == "0001, this release needs 0007"
