@@ -132,7 +132,8 @@ def test_up_runs_in_a_fresh_folder_stops_at_ctrl_c_and_starts_again(folder: Path
         for command in ("doctor", "verify"):
             done = duecourse(folder, command)
             assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}\n{up.output()}"
-        names = {process.name() for process in up.family}
+        # A session of PostgreSQL that was one of the family may have ended by now.
+        names = {process.name() for process in up.family if is_alive(process)}
         assert "postgres" in names
         assert names & {"valkey-server", "redis-server"}
         assert up.interrupt() == 0, up.output()
