@@ -22,37 +22,38 @@ def click(world: World, payment: UUID, trigger: Trigger = Trigger.CUSTOMER) -> N
     world.charge(payment)
 
 
-def next_day(world: World, payment: UUID) -> None:
-    """The daily retry of the next day, and what follows at once from a canceled PaymentIntent."""
-    world.clock.set(world.clock.now() + timedelta(days=1))
+def next_retry(world: World, payment: UUID) -> None:
+    """The next daily retry, and what follows at once from a canceled PaymentIntent."""
+    due_at = world.payment(payment).next_attempt_at
+    world.clock.set(max(due_at, world.clock.now() + timedelta(days=1)))
     world.charge(payment)
     if world.payment(payment).state == "due":
         world.charge(payment)
 
 
-def declining(world: World) -> tuple[Account, UUID]:
+def declining(world: World, brand: str) -> tuple[Account, UUID]:
     account = world.account("A-1")
-    world.add_primary_card(account, story=NO_MONEY, brand="mastercard")
+    world.add_primary_card(account, story=NO_MONEY, brand=brand)
     payment = world.add_due_payment(account)
     world.charge(payment)
     return account, payment
 
 
 def test_seven_clicks_in_an_hour_mark_nobody_and_seven_days_do(world: World) -> None:
-    account, payment = declining(world)
+    account, payment = declining(world, "visa")
     for _ in range(7):
         click(world, payment)
     assert (world.payment(payment).decline_count, world.standing(account)) == (8, "past_due")
     for _ in range(6):
-        next_day(world, payment)
+        next_retry(world, payment)
     assert world.payment(payment).decline_count == 14
     assert world.standing(account) == "marked_for_suspension"
 
 
 def test_new_card_after_the_last_decline_is_retried_daily_like_the_first(world: World) -> None:
-    account, payment = declining(world)
+    account, payment = declining(world, "mastercard")
     for _ in range(40):
-        next_day(world, payment)
+        next_retry(world, payment)
         if world.payment(payment).state == "needs_payment_method":
             break
     assert "declined 30 times" in world.payment(payment).state_reason
@@ -62,7 +63,7 @@ def test_new_card_after_the_last_decline_is_retried_daily_like_the_first(world: 
     row = world.payment(payment)
     assert (row.state, row.decline_count) == ("retry_scheduled", 31)
     for _ in range(28):
-        next_day(world, payment)
+        next_retry(world, payment)
     assert (world.payment(payment).state, world.payment(payment).decline_count) == ("retry_scheduled", 59)
-    next_day(world, payment)
+    next_retry(world, payment)
     assert world.payment(payment).state == "needs_payment_method"
