@@ -95,8 +95,12 @@ def put_in_front(client: "redis.Redis", queue: str, bodies: Sequence[bytes]) -> 
 
 
 def dead_letters(client: Any, queue: str) -> dict[str, bytes]:
-    ids = [one.decode() for one in client.zrange(f"{NAMESPACE}:{queue}.XQ", 0, -1)]
-    bodies = {key.decode(): body for key, body in client.hgetall(f"{NAMESPACE}:{queue}.XQ.msgs").items()}
+    with client.pipeline(transaction=True) as both:  # a worker may be setting one aside
+        both.zrange(f"{NAMESPACE}:{queue}.XQ", 0, -1)
+        both.hgetall(f"{NAMESPACE}:{queue}.XQ.msgs")
+        found, messages = both.execute()
+    ids = [one.decode() for one in found]
+    bodies = {key.decode(): body for key, body in messages.items()}
     assert sorted(ids) == sorted(bodies), "each dead letter has a body, and each body a dead letter"
     return bodies
 

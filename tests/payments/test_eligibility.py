@@ -28,7 +28,7 @@ from shared.db.tables.payments import payment_attempts, payment_intents, payment
 from shared.domain.calendar import UNTIL_RELEASED
 from shared.domain.declines import network_budgets
 from shared.domain.refusals import Refused
-from shared.domain.states import AttemptState, Lane, PaymentKind, PaymentState, SettingsKind, Trigger
+from shared.domain.states import AttemptKind, AttemptState, Lane, PaymentKind, PaymentState, SettingsKind, Trigger
 from shared.messaging.jobs import ChargePayment, Job
 from shared.payments.cancellation import claim_cancellation
 from shared.payments.claim import WORDS_OF_STOP, Claimed, NotClaimed, claim_charge
@@ -482,6 +482,9 @@ def check_claims(rows: Rows) -> None:
         elif stopped:
             assert claimed == NotClaimed(WORDS_OF_STOP[stopped]), spec
             assert after == before
+        elif aside is BANK_TRANSFER and spec.attempt is not None:  # its PaymentIntent is live: canceled first (I3)
+            assert isinstance(claimed, Claimed), spec
+            assert claimed.kind == AttemptKind.CANCEL, spec
         elif aside:
             assert isinstance(claimed, NotClaimed), spec
             assert after.state == SET_ASIDE[aside], spec
