@@ -135,7 +135,7 @@ def claim_charge(connection: Connection, runtime: Runtime, payment_id: UUID) -> 
         payment = _wake(connection, payment, now)
     elif BY_CARD_AGAIN.holds(look.facts):
         payment = _by_card_again(connection, payment, now)
-    elif BANK_TRANSFER.holds(look.facts):
+    if BANK_TRANSFER.holds(look.facts):
         cancellation = _cancel_before_transfer(connection, runtime, payment, settings, now, machine_now)
         if cancellation is not None:
             reach(Failpoint.CHARGE_CLAIM_BEFORE_COMMIT)
