@@ -12,7 +12,7 @@ from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
 def store_stripe_event(connection: Connection, coverage: str, event: StripeEventSnapshot) -> bool:
     """Store the event under Stripe's ID; False if it exists. Types without a handler are stored as ignored.
 
-    The sweep enqueues what is stored as received, whoever stored it.
+    The sweep enqueues every event that is stored as received.
     """
     state = StripeEventState.RECEIVED if event.type in HANDLED_EVENT_TYPES else StripeEventState.IGNORED
     stored = connection.execute(

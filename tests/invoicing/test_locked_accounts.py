@@ -52,8 +52,8 @@ def test_locked_account_is_invoiced_last_and_stops_no_other(
 ) -> None:
     expected = preview_month(world.engine, Month.of(world.policy, "global", "2026-10")).counts.stored()
     world.accounts_per_chunk, locked = accounts_per_chunk, nth_account_with_invoice(world, n)
-    with world.engine.begin() as somebody:
-        somebody.execute(text(lock), {"id": locked})
+    with world.engine.begin() as blocker:
+        blocker.execute(text(lock), {"id": locked})
         run_id = world.run()
         found = rows(world.engine, "SELECT account_id FROM invoices")
         assert len(found) == INVOICES - 1
@@ -71,8 +71,8 @@ def test_locked_account_is_invoiced_last_and_stops_no_other(
 
 
 def test_run_looks_again_in_a_minute_and_not_before(world: MonthStart) -> None:
-    with world.engine.begin() as somebody:
-        somebody.execute(text(LOCKS["settings"]), {"id": nth_account_with_invoice(world, 3)})
+    with world.engine.begin() as blocker:
+        blocker.execute(text(LOCKS["settings"]), {"id": nth_account_with_invoice(world, 3)})
         before = machine_now()
         world.run()
     backoff_until = one(world.engine, "SELECT backoff_until FROM runs")["backoff_until"]
@@ -89,8 +89,8 @@ def test_database_rejects_a_postponed_account_and_no_other_is_blamed(world: Mont
         connection.execute(
             text(f"ALTER TABLE invoices ADD CONSTRAINT rejects CHECK (account_id <> '{locked}'::uuid)")
         )
-    with world.engine.begin() as somebody:
-        somebody.execute(text(LOCKS["settings"]), {"id": locked})
+    with world.engine.begin() as blocker:
+        blocker.execute(text(LOCKS["settings"]), {"id": locked})
         run_id = world.run()
     world.deliver(run_id)
     assert world.counts(run_id)["skipped"]["refused_by_database"] == 1
@@ -103,8 +103,8 @@ def test_lock_of_all_accounts_stops_the_run_with_a_reason(
     world: MonthStart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(monthly_run, "MAX_POSTPONED", 15)
-    with world.engine.begin() as somebody:
-        somebody.execute(text("SELECT FROM payment_settings FOR UPDATE"))
+    with world.engine.begin() as blocker:
+        blocker.execute(text("SELECT FROM payment_settings FOR UPDATE"))
         with pytest.raises(TooManyLockedError, match="pg_stat_activity"):
             world.run()
     assert issued(world.engine) == {}
