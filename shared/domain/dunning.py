@@ -167,6 +167,39 @@ def tries_left(network: str | None, declined_at: Sequence[datetime], now: dateti
 
 
 @dataclass(frozen=True)
+class DeclinedToday:
+    """A decline of another invoice of the account with the same card, on this business day. Minor units."""
+
+    amount_minor: int
+    decline_code: str | None
+    period: date | None
+
+
+#: The one decline that says something about the amount: a smaller one may pass.
+INSUFFICIENT_FUNDS = "insufficient_funds"
+
+
+def why_not_today(amount_minor: int, declined_today: Sequence[DeclinedToday]) -> str | None:
+    """Return why an automatic charge of this amount has to wait for the next business day; None if it hasn't.
+
+    The calendar tries a card once a day across an account's invoices: what the issuer declined for the first, it
+    declines for the others, and each decline counts against the network's limit.
+    """
+    for declined in declined_today:
+        if declined.decline_code != INSUFFICIENT_FUNDS:
+            return f"{_declined(declined)}: automatic charges try a card once a day"
+    for declined in declined_today:
+        if declined.amount_minor <= amount_minor:
+            return f"{_declined(declined)}: only a smaller amount is tried on the same day"
+    return None
+
+
+def _declined(declined: DeclinedToday) -> str:
+    invoice = "another invoice" if declined.period is None else f"the invoice of {declined.period:%Y-%m}"
+    return f"the card was declined today for {invoice} ({declined.decline_code or 'no code'})"
+
+
+@dataclass(frozen=True)
 class UnpaidPayment:
     """What decides the standing, for one unpaid monthly payment.
 

@@ -29,6 +29,7 @@ from shared.db.tables.system import billing_events, findings
 from shared.domain.event_types import STATE_EVENTS, EventType
 from shared.explain.descriptions import describe_attempt
 from shared.explain.next_step import NextStep, Situation, next_step_of
+from shared.payments.look import waits_its_turn
 from shared.payments.network_budgets import find_block, read_card_budget
 from shared.payments.state_changes import open_attempt
 from shared.payments.unrecorded import record_error_of
@@ -272,6 +273,7 @@ def _situation(
         card=card,
         block_reason=None if block is None else block.reason,
         open_attempt=attempt,
+        waits_its_turn=waits_its_turn(connection, payment.id, now, machine_now),
         record_error=None if attempt is None else record_error_of(connection, attempt),
         automatic_declines=count_automatic_declines(connection, payment.id),
         card_budget=None

@@ -59,6 +59,8 @@ class Situation:
     card: CardRow | None
     block_reason: str | None
     open_attempt: AttemptRow | None
+    #: Another invoice of the account is charged first.
+    waits_its_turn: bool
     #: Why the processor's answer to the open attempt could not be recorded.
     record_error: str | None
     automatic_declines: int
@@ -199,8 +201,15 @@ def _chargeable(situation: Situation) -> NextStep:
         when = show_instant(next_at, situation.zone)
         why = f", after: {payment.state_reason}" if payment.state == PaymentState.RETRY_SCHEDULED else ""
         return NextStep(f"At {when} {action}{why}.{_tries_left(situation)}", Owner.DUECOURSE, next_at)
+    if situation.waits_its_turn:
+        return NextStep(
+            "Due, and another invoice of the account is charged first: automatic charges go from the oldest on, "
+            f"one at a time. Once that one is answered, {action}.",
+            Owner.DUECOURSE,
+            next_at,
+        )
     return NextStep(
-        f"Due now: as soon as a worker is free, {action}.",
+        f"Due now: as soon as a worker is free, {action}.{_tries_left(situation)}",
         Owner.DUECOURSE,
         next_at,
         what_to_do="nothing; if it stays due, `duecourse doctor` shows whether scheduler and workers run",

@@ -8,7 +8,7 @@ PaymentIntent's id if the attempt is still the worker's.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Unpack
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, bindparam, insert, or_, select, update
@@ -32,28 +32,24 @@ from shared.payments.eligibility import (
     BACKING_OFF,
     BANK_TRANSFER,
     BY_CARD_AGAIN,
-    CARD_BLOCKED,
     CHARGEABLE_STATE,
     CLOSE_PENDING,
     HAS_NEWER_CARD,
     HELD,
     REACHED,
-    SET_ASIDE_BY,
     STOPPED_BY,
     WAITS_FOR_CARD,
+    WAITS_ITS_TURN,
     Condition,
     Facts,
-    Look,
     first_that_holds,
-    look_at,
-    over_budget,
 )
 from shared.payments.locked_rows import lock_live_intent, lock_settings_and_payment
-from shared.payments.network_budgets import lock_card
-from shared.payments.state_changes import PaymentChanges, make_due_now, move_payment
+from shared.payments.look import look_at
+from shared.payments.parking import ACTOR, WAITS_FOR_OLDER, park
+from shared.payments.state_changes import make_due_now, move_payment
 from shared.runtime import Runtime
 
-ACTOR = "worker"
 #: No older request is repeated under its key: Stripe may prune keys after 24 hours.
 KEY_GOOD_FOR = timedelta(hours=23)
 
@@ -63,6 +59,7 @@ WORDS_OF_STOP: Mapping[Condition, str] = {
     CLOSE_PENDING: "is being closed by an operator",
     BACKING_OFF: "backs off from an outage",
     ATTEMPT_OPEN: "has an open attempt",
+    WAITS_ITS_TURN: WAITS_FOR_OLDER,
 }
 
 # Built once: every claim runs them.
@@ -140,7 +137,7 @@ def claim_charge(connection: Connection, runtime: Runtime, payment_id: UUID) -> 
         if cancellation is not None:
             reach(Failpoint.CHARGE_CLAIM_BEFORE_COMMIT)
             return cancellation
-    waits = _park(connection, payment, look)
+    waits = park(connection, runtime.policy, payment, look)
     if waits is not None:
         reach(Failpoint.CHARGE_PARK_BEFORE_COMMIT)
         return NotClaimed(waits)
@@ -200,55 +197,6 @@ def _cancel_before_transfer(
         return None
     wanted = Wanted(AttemptKind.CANCEL, None, settings.card_revision, payment.trigger, payment.requested_by)
     return start_attempt(connection, runtime, payment, intent, wanted, now, machine_now)
-
-
-def _park(connection: Connection, payment: PaymentRow, look: Look) -> str | None:
-    """Move a due payment that can't be charged to the state in which it waits; None if it can be charged."""
-    now = look.facts.now
-    obstacle = first_that_holds(SET_ASIDE_BY, look.facts)
-    if obstacle is BANK_TRANSFER:
-        return _move(connection, payment, PaymentState.AWAITING_TRANSFER, now, "pays by bank transfer")
-    if obstacle is not None:
-        reason = "no card is registered"
-        if obstacle is CARD_BLOCKED:
-            reason = f"the card network forbids charging this card again ({look.block_reason})"
-        revision = look.facts.card_revision
-        return _move(
-            connection, payment, PaymentState.NEEDS_PAYMENT_METHOD, now, reason, waiting_for_revision_after=revision
-        )
-    lock_card(connection, payment.coverage, look.charged_card.fingerprint)
-    budget = over_budget(connection, payment, look)
-    if budget is not None:
-        return _move(
-            connection, payment, PaymentState.RETRY_SCHEDULED, now, budget.reason, next_attempt_at=budget.free_at
-        )
-    return None
-
-
-def _move(
-    connection: Connection,
-    payment: PaymentRow,
-    to: PaymentState,
-    now: datetime,
-    reason: str,
-    **changes: Unpack[PaymentChanges],
-) -> str:
-    """Move the payment and record the skipped attempt, with the next date if there is one."""
-    move_payment(connection, payment, to, Cause(ACTOR, now, reason), **changes)
-    next_at = changes.get("next_attempt_at")
-    record_event(
-        connection,
-        BillingEvent(
-            type=EventType.CHARGE_NOT_ATTEMPTED,
-            at=now,
-            actor=ACTOR,
-            reason=reason,
-            account_id=payment.account_id,
-            payment_id=payment.id,
-            data={"next_attempt_at": next_at.isoformat() if next_at else None, "trigger": payment.trigger},
-        ),
-    )
-    return reason
 
 
 def _start(

@@ -12,27 +12,32 @@ States are literals in the SQL: a plan for any state could not use the partial i
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
-    Connection,
     FromClause,
+    Interval,
     and_,
-    bindparam,
     exists,
+    func,
     literal,
+    literal_column,
     or_,
     select,
+    tuple_,
 )
 from sqlalchemy.dialects.postgresql import psycopg2
+from sqlalchemy.sql.visitors import replacement_traverse
 
 from shared.clock import FARTHEST_AHEAD, has_come
-from shared.db.query_terms import MACHINE_NOW, NOW, TOO_FAR, WAITS_FOR_OPERATOR, is_, one_of
-from shared.db.rows import CardRow, PaymentRow, SettingsRow, read_first
+from shared.db.query_terms import MACHINE_NOW, NOW, TOO_FAR, WAITS_FOR_OPERATOR, is_, one_of, one_of_not
+from shared.db.rows import PaymentRow
 from shared.db.tables.accounts import card_blocks, cards, payment_settings
 from shared.db.tables.payments import payment_attempts, payments
-from shared.domain.dunning import OverBudget
 from shared.domain.states import (
+    AUTOMATIC,
     CHARGEABLE,
     ENDED,
     OPEN_ATTEMPT,
@@ -43,7 +48,6 @@ from shared.domain.states import (
     SettingsKind,
     Trigger,
 )
-from shared.payments import network_budgets
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Facts:
     is_card_detached: bool
     is_card_blocked: bool
     has_open_attempt: bool
+    has_sibling_ahead: bool
 
 
 @dataclass(frozen=True)
@@ -238,6 +243,91 @@ ATTEMPT_OPEN = Condition(
 )
 
 
+#: Another monthly payment that the same card pays: `is_sibling` relates it to the query's own.
+SIBLING = payments.alias("sibling")
+#: A sibling's open attempt keeps the others waiting for this long (business time). Older than that, it waits for an
+#: operator, and the others go on without it.
+_SIBLING_ATTEMPT_COUNTS_FOR = literal_column("interval '24 hours'", Interval)
+
+
+def _of_sibling(condition: Condition, clocks: Clocks) -> ColumnElement[bool]:
+    """Return a condition on columns of `payments` as one on the sibling's."""
+
+    def replaced(element: Any, **_: Any) -> Any:
+        return SIBLING.c[element.key] if isinstance(element, Column) and element.table is payments else None
+
+    replacing: ColumnElement[bool] = replacement_traverse(condition.sql(clocks), {}, replaced)
+    return replacing
+
+
+def is_sibling() -> ColumnElement[bool]:
+    """Whether SIBLING is another monthly payment of the same account and card settings."""
+    return and_(
+        SIBLING.c.account_id == payments.c.account_id,  # the index's column
+        SIBLING.c.settings_id == payments.c.settings_id,
+        SIBLING.c.id != payments.c.id,
+        is_(SIBLING.c.kind, PaymentKind.MONTHLY),
+    )
+
+
+def _age(of: FromClause) -> ColumnElement[Any]:
+    """The order in which an account's monthly payments are charged: months issued late have one due date."""
+    return tuple_(func.coalesce(of.c.period, of.c.due_on), of.c.id)
+
+
+def has_sibling_ahead(clocks: Clocks = CLOCKS) -> ColumnElement[bool]:
+    """Whether the card is being charged for a sibling, or is to be charged first for an older one that is due.
+
+    Older is the earlier month. One that something stops is not waited for.
+    """
+    has_open_attempt = exists().where(
+        payment_attempts.c.payment_id == SIBLING.c.id, one_of(payment_attempts.c.state, OPEN_ATTEMPT)
+    )
+    is_being_charged = has_open_attempt.where(
+        payment_attempts.c.started_at > clocks.now - _SIBLING_ATTEMPT_COUNTS_FOR
+    )
+    goes_first = and_(
+        _age(SIBLING) < _age(payments),
+        *(_of_sibling(condition, clocks) for condition in (CHARGEABLE_STATE, REACHED)),
+        *(~_of_sibling(condition, clocks) for condition in (HELD, CLOSE_PENDING, BACKING_OFF)),
+        ~has_open_attempt,
+    )
+    return (
+        exists()
+        .select_from(SIBLING)
+        .where(
+            is_sibling(),
+            one_of_not(SIBLING.c.state, ENDED),
+            or_(goes_first, is_being_charged),
+        )
+        .correlate(payments)
+    )
+
+
+def is_automatic(payment: Facts | PaymentRow) -> bool:
+    """Whether the calendar charges it, and not a customer or an operator."""
+    return payment.kind == PaymentKind.MONTHLY and payment.trigger in AUTOMATIC
+
+
+SIBLING_AHEAD = Condition(
+    "sibling_ahead",
+    "its card is charged for another invoice of the account first",
+    lambda facts: facts.has_sibling_ahead,
+    has_sibling_ahead,
+)
+WAITS_ITS_TURN = Condition(
+    "waits_its_turn",
+    "the calendar charges it, and its card is charged for another invoice of the account first",
+    lambda facts: is_automatic(facts) and facts.state in CHARGEABLE and SIBLING_AHEAD.holds(facts),
+    lambda clocks: and_(
+        is_(payments.c.kind, PaymentKind.MONTHLY),
+        one_of(payments.c.trigger, AUTOMATIC),
+        one_of(payments.c.state, CHARGEABLE),
+        SIBLING_AHEAD.sql(clocks),
+    ),
+)
+
+
 # -- what the customer pays with
 
 BANK_TRANSFER = Condition(
@@ -319,6 +409,8 @@ CONDITIONS: tuple[Condition, ...] = (
     CLOSE_PENDING,
     BACKING_OFF,
     ATTEMPT_OPEN,
+    SIBLING_AHEAD,
+    WAITS_ITS_TURN,
     BANK_TRANSFER,
     NO_CARD,
     CARD_DETACHED,
@@ -328,7 +420,7 @@ CONDITIONS: tuple[Condition, ...] = (
 )
 
 #: What stops a payment whose time has come, in the order in which a claim checks.
-STOPPED_BY = (HELD, CLOSE_PENDING, BACKING_OFF, ATTEMPT_OPEN)
+STOPPED_BY = (HELD, CLOSE_PENDING, BACKING_OFF, ATTEMPT_OPEN, WAITS_ITS_TURN)
 #: Each of these means that there is no card to charge.
 WITHOUT_CARD = (NO_CARD, CARD_DETACHED, NO_CUSTOMER)
 #: Why a payment that nothing stops is set aside instead of charged; the network's budget comes after these.
@@ -346,7 +438,7 @@ def none_of(conditions: Iterable[Condition], clocks: Clocks = CLOCKS) -> tuple[C
 
 
 def is_free(clocks: Clocks = CLOCKS) -> tuple[ColumnElement[bool], ...]:
-    """Return, as SQL, that nothing stops a payment: no hold, close, back-off or open attempt."""
+    """Return, as SQL, that nothing stops a payment whose time has come."""
     return none_of(STOPPED_BY, clocks)
 
 
@@ -360,76 +452,6 @@ def payments_with_card() -> FromClause:
     return payments.join(payment_settings, payment_settings.c.id == payments.c.settings_id).outerjoin(
         cards, cards.c.id == payment_settings.c.primary_card_id
     )
-
-
-#: The primary card's row (nulls without one) with its block and whether an attempt is open. Built once for claims.
-_LOOK = (
-    select(cards, card_blocks.c.reason.label("block_reason"), ATTEMPT_OPEN.sql().label("has_open_attempt"))
-    .select_from(
-        payments_with_card().outerjoin(
-            card_blocks,
-            and_(card_blocks.c.coverage == cards.c.coverage, card_blocks.c.fingerprint == cards.c.fingerprint),
-        )
-    )
-    .where(payments.c.id == bindparam("payment_id"))
-)
-
-
-@dataclass(frozen=True)
-class Look:
-    """The facts about one payment, and the primary card behind them."""
-
-    facts: Facts
-    card: CardRow | None
-    block_reason: str | None
-
-    @property
-    def charged_card(self) -> CardRow:
-        """The card to charge. AssertionError without one: the table refuses such a payment before."""
-        if self.card is None:
-            raise AssertionError("a payment without a card is set aside or refused before its card is read")
-        return self.card
-
-
-def look_at(
-    connection: Connection, payment: PaymentRow, settings: SettingsRow, now: datetime, machine_now: datetime
-) -> Look:
-    """Read the card, its block and whether an attempt is open. A claim calls this under both rows' locks."""
-    found = connection.execute(_LOOK, {"payment_id": payment.id}).one()
-    card = None if found.id is None else read_first(CardRow, found)
-    facts = Facts(
-        now=now,
-        machine_now=machine_now,
-        kind=payment.kind,
-        state=payment.state,
-        lane=payment.lane,
-        trigger=payment.trigger,
-        requested_by=payment.requested_by,
-        next_attempt_at=payment.next_attempt_at,
-        held_until=payment.held_until,
-        backoff_until=payment.backoff_until,
-        pending_close_as=payment.pending_close_as,
-        waiting_for_revision_after=payment.waiting_for_revision_after,
-        settings_kind=settings.kind,
-        card_revision=settings.card_revision,
-        has_primary_card=settings.primary_card_id is not None,
-        has_customer=settings.stripe_customer_id is not None,
-        has_card=card is not None,
-        is_card_detached=card is not None and card.detached_at is not None,
-        is_card_blocked=found.block_reason is not None,
-        has_open_attempt=found.has_open_attempt,
-    )
-    return Look(facts, card, found.block_reason)
-
-
-def over_budget(connection: Connection, payment: PaymentRow, look: Look) -> OverBudget | None:
-    """Return the budget that forbids one more attempt with the card now, or None.
-
-    Not in the table, because it counts the attempts of other payments too. A claim calls
-    `network_budgets.lock_card` first; a preview may be outdated at once.
-    """
-    card = look.charged_card
-    return network_budgets.over_budget(connection, payment.coverage, card.fingerprint, card.network, look.facts.now)
 
 
 #: Named parameters without casts, as `sqlalchemy.text` reads them.

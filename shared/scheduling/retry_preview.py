@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 
-from shared.db.query_terms import NOW, one_of
+from shared.db.query_terms import NOW, Moment, one_of
 from shared.db.tables.payments import payments
 from shared.domain.calendar import instant, local_date
 from shared.domain.states import Lane
@@ -37,12 +37,14 @@ from shared.payments.eligibility import (
     MONTHLY,
     PAID,
     RETRY_SCHEDULED,
+    SIBLING_AHEAD,
     WAITS_FOR_CARD,
     WITHOUT_CARD,
     Condition,
     payments_with_card,
 )
 from shared.payments.network_budgets import budget_parameters, is_over_budget
+from shared.payments.siblings import is_declined_today
 from shared.policy import Coverage
 from shared.scheduling.daily_run import RETRIED_DAILY
 
@@ -59,6 +61,8 @@ MEANING_OF_SKIP: Mapping[str, str] = {
     "bank_transfer": "the customer now pays by bank transfer: it starts to wait for the transfer",
     "no_card": "no card is registered: it starts to wait for one",
     "card_blocked": "the card network forbids charging its card again: it starts to wait for another card",
+    "after_older": "an older invoice of the account is charged first: it follows once that one is paid",
+    "declined_today": "its card was declined today for another invoice of the account: it is tried on the next day",
     "network_budget": "its card was declined as often as the network allows: it is postponed",
     "paid": "was declined before, and has been paid since that day began",
     "waits_for_customer": "waits for the customer's new card or confirmation",
@@ -66,7 +70,8 @@ MEANING_OF_SKIP: Mapping[str, str] = {
 }
 
 
-#: The obstacles to a charge, in the order in which a claim checks them; the network's budget comes last.
+#: The obstacles to a charge, in the order in which a claim checks them. Today's declines and the network's budget
+#: come after these.
 SKIPPED_BY: tuple[tuple[str, Condition], ...] = (
     ("attempt_open", ATTEMPT_OPEN),
     ("held", HELD),
@@ -74,6 +79,7 @@ SKIPPED_BY: tuple[tuple[str, Condition], ...] = (
     ("bank_transfer", BANK_TRANSFER),
     *(("no_card", condition) for condition in WITHOUT_CARD),
     ("card_blocked", CARD_BLOCKED),
+    ("after_older", SIBLING_AHEAD),
 )
 
 
@@ -104,7 +110,9 @@ class RetryPreview:
     digest: str
 
 
-def preview_retries(connection: Connection, coverage: Coverage, now: datetime) -> RetryPreview:
+def preview_retries(
+    connection: Connection, coverage: Coverage, now: datetime, machine_now: datetime
+) -> RetryPreview:
     """Return what the daily run would charge at business time `now`. Locks nothing, writes nothing.
 
     Each card's budget is read as it is now: of two payments of one card the first may use it up.
@@ -113,7 +121,7 @@ def preview_retries(connection: Connection, coverage: Coverage, now: datetime) -
         _PREVIEW,
         {
             "coverage": coverage.code,
-            "now": now,
+            **Moment(now, machine_now).parameters(),
             "today": instant(local_date(now, coverage.zone), time(0), coverage.zone),
             **budget_parameters(now),
         },
@@ -145,6 +153,7 @@ def _scheduled() -> CTE:
     """
     first = case(
         *((condition.sql(), literal(reason)) for reason, condition in SKIPPED_BY),
+        (is_declined_today(_TODAY), literal("declined_today")),
         (is_over_budget(), literal("network_budget")),
         else_=null(),
     )

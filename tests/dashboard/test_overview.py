@@ -300,7 +300,7 @@ def test_no_metric_or_alert_scans_a_large_table(company: World) -> None:
         event.listen(company.engine, "before_cursor_execute", note)
         gather_alert_facts(connection, now, machine_now)
         gather_overview(connection, company.policy, now, machine_now)
-        preview_retries(connection, company.policy.coverage("global"), now)
+        preview_retries(connection, company.policy.coverage("global"), now, machine_now)
         event.remove(company.engine, "before_cursor_execute", note)
         plans = [
             "\n".join(line for (line,) in connection.exec_driver_sql(f"EXPLAIN {statement}", parameters))

@@ -315,7 +315,7 @@ def test_preview_of_a_day_shows_charges_and_why_others_are_excluded(dashboard: D
                 coverage="global", fingerprint="stolen", reason="lost", attempt_id=open_, blocked_at=now
             )
         )
-        found = preview_retries(connection, world.policy.coverage("global"), now)
+        found = preview_retries(connection, world.policy.coverage("global"), now, world.machine())
     assert (found.payments, found.amount_minor) == (1, 10_00)
     assert {row.reason: (row.payments, row.amount_minor) for row in found.skipped} == {
         "network_budget": (1, 2_00),

@@ -179,7 +179,9 @@ def test_daily_run_skips_a_payment_with_a_pending_close(world: World, account: A
     world.clock.set(world.clock.now() + timedelta(days=1))
     with world.engine.begin() as connection:
         run_id = add_run(connection, "2026-11-02", job="daily-retries")
-        snapshot = preview_retries(connection, world.policy.coverage("global"), world.clock.now())
+        snapshot = preview_retries(
+            connection, world.policy.coverage("global"), world.clock.now(), world.machine_now()
+        )
     assert (snapshot.payments, [(one.reason, one.payments) for one in snapshot.skipped]) == (
         1,
         [("being_ended", 1)],

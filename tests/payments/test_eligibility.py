@@ -28,7 +28,16 @@ from shared.db.tables.payments import payment_attempts, payment_intents, payment
 from shared.domain.calendar import UNTIL_RELEASED
 from shared.domain.declines import network_budgets
 from shared.domain.refusals import Refused
-from shared.domain.states import AttemptKind, AttemptState, Lane, PaymentKind, PaymentState, SettingsKind, Trigger
+from shared.domain.states import (
+    ENDED,
+    AttemptKind,
+    AttemptState,
+    Lane,
+    PaymentKind,
+    PaymentState,
+    SettingsKind,
+    Trigger,
+)
 from shared.messaging.jobs import ChargePayment, Job
 from shared.payments.cancellation import claim_cancellation
 from shared.payments.claim import WORDS_OF_STOP, Claimed, NotClaimed, claim_charge
@@ -55,16 +64,18 @@ from shared.payments.eligibility import (
     PAID,
     REACHED,
     RETRY_SCHEDULED,
+    SIBLING_AHEAD,
     WAITS_FOR_CARD,
+    WAITS_ITS_TURN,
     Condition,
     Facts,
     as_text,
     clocks_at,
     first_that_holds,
-    look_at,
-    over_budget,
+    is_automatic,
     payments_with_card,
 )
+from shared.payments.look import look_at, over_budget
 from shared.payments.operator.charge import WouldCharge, preview_charge, request_charge
 from shared.payments.record_outcome import enqueue_if_due
 from shared.reconciliation.verify import Scope
@@ -113,6 +124,15 @@ class Spec:
     has_customer: bool = True
     #: How much newer the card's revision is than the one that the payment waits for.
     newer_by: int = 1
+    due_on: date = date(2026, 11, 1)
+    code: str | None = None
+    tried: timedelta = HOUR  # ago
+    tried_revision: int = REVISION
+    more: int = 0  # minor units
+    sibling: str | None = None
+    #: Only of a sibling itself: it waits for the payment that it is a sibling of.
+    is_behind: bool = False
+    is_declined_today: bool = False
 
     def facts(self) -> Facts:
         is_chargeable = self.state in ("due", "retry_scheduled")
@@ -138,10 +158,41 @@ class Spec:
             is_card_detached=self.card == "detached",
             is_card_blocked=self.card == "blocked",
             has_open_attempt=self.attempt in ("started", "unknown"),
+            has_sibling_ahead=self.sibling in AHEAD or self.is_behind,
         )
 
 
 FOREVER = timedelta.max
+#: Another monthly invoice that the same card pays: how it differs from a plain one of the month before.
+SIBLINGS: dict[str, dict[str, Any]] = {
+    "older_due": {},
+    "older_retry": {"state": PaymentState.RETRY_SCHEDULED, "next_attempt": timedelta(0)},
+    "older_after_its_hold": {"held": timedelta(0)},
+    "younger_being_charged": {"due_on": date(2026, 12, 1), "attempt": "started"},
+    "older_unknown_for_days": {"attempt": "unknown", "tried": 24 * HOUR},
+    "older_scheduled": {"state": PaymentState.RETRY_SCHEDULED, "next_attempt": SECOND},
+    "older_paid": {"state": PaymentState.PAID},
+    "older_held": {"held": SECOND},
+    "older_backing_off": {"backoff": SECOND},
+    "older_closing": {"pending_close_as": "void"},
+    "older_without_card": {"state": PaymentState.NEEDS_PAYMENT_METHOD, "newer_by": 0},
+    "older_order": {"kind": PaymentKind.ORDER},
+    "younger_due": {"due_on": date(2026, 12, 1)},
+    "declined": {"next_attempt": 24 * HOUR, "attempt": "declined", "code": "do_not_honor"},
+    "no_funds": {"next_attempt": 24 * HOUR, "attempt": "declined", "code": "insufficient_funds"},
+    "no_funds_for_more": {
+        "next_attempt": 24 * HOUR,
+        "attempt": "declined",
+        "code": "insufficient_funds",
+        "more": 1,
+    },
+    "declined_yesterday": {"next_attempt": 24 * HOUR, "attempt": "declined", "tried": 20 * HOUR},
+    "declined_other_card": {"next_attempt": 24 * HOUR, "attempt": "declined", "tried_revision": REVISION - 1},
+    "order_declined": {"kind": PaymentKind.ORDER, "next_attempt": 24 * HOUR, "attempt": "declined"},
+}
+AHEAD = ("older_due", "older_retry", "older_after_its_hold", "younger_being_charged")
+#: After these, an automatic charge waits for the next business day.
+DECLINED_TODAY = ("declined", "no_funds")
 VALUES: dict[str, tuple[Any, ...]] = {
     "coverage": ("global", "japan"),
     "kind": tuple(PaymentKind),
@@ -161,6 +212,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "card": ("good", None, "detached", "blocked", "used_up"),
     "has_customer": (True, False),
     "newer_by": (1, 0, -1),
+    "sibling": (None, *SIBLINGS),
 }  # fmt: skip
 #: Payments that each user takes; each value of each field is put into each of them.
 TAKEN = (
@@ -254,8 +306,7 @@ def one_away(database: Engine) -> Iterator["Rows"]:
 def written(engine: Engine, specs: Sequence[Spec]) -> Iterator[Rows]:
     """Write the payments, and roll everything back at the end."""
     with engine.connect() as connection:
-        ids = {uuid4(): spec for spec in specs}
-        _insert_all(connection, ids)
+        ids = _insert_all(connection, {uuid4(): spec for spec in specs})
         enqueued: list[Job] = []
         runtime = Runtime(
             policy=POLICY,
@@ -270,14 +321,16 @@ def written(engine: Engine, specs: Sequence[Spec]) -> Iterator[Rows]:
         connection.rollback()
 
 
-def _insert_all(connection: Connection, specs: dict[UUID, Spec]) -> None:
+def _insert_all(connection: Connection, specs: dict[UUID, Spec]) -> dict[UUID, Spec]:
+    """Insert the payments and the siblings that they name; return all of them."""
+    with_siblings: dict[UUID, Spec] = {}
     many: dict[Any, list[dict[str, Any]]] = {
         table: [] for table in (accounts, payment_settings, cards, card_blocks, payments)
     }
     intents: list[dict[str, Any]] = []
     attempts: list[dict[str, Any]] = []
     for number, (payment_id, spec) in enumerate(specs.items()):
-        account_id, settings_id, card_id, facts = uuid4(), uuid4(), uuid4(), spec.facts()
+        account_id, settings_id, card_id = uuid4(), uuid4(), uuid4()
         fingerprint = f"fp_{settings_id}"
         many[accounts].append({"id": account_id, "external_id": str(account_id), "name": "A"})
         many[payment_settings].append(
@@ -319,47 +372,75 @@ def _insert_all(connection: Connection, specs: dict[UUID, Spec]) -> None:
                     "blocked_at": NOW,
                 }
             )
-        payment = {
-            "id": payment_id,
-            "kind": spec.kind,
-            "account_id": account_id,
-            "settings_id": settings_id,
-            "coverage": spec.coverage,
-            "currency": CURRENCY[spec.coverage],
-            "amount_minor": 1_000 + number,
-            "state": spec.state,
-            "lane": spec.lane,
-            "trigger": spec.trigger,
-            "requested_by": spec.requested_by,
-            "next_attempt_at": facts.next_attempt_at,
-            "held_until": facts.held_until,
-            "backoff_until": facts.backoff_until,
-            "pending_close_as": spec.pending_close_as,
-            "waiting_for_revision_after": facts.waiting_for_revision_after,
-            "due_on": date(2026, 11, 1),
-            "paid_at": NOW if spec.state == PaymentState.PAID else None,
-            "first_declined_at": NOW,
-            "attempt_count": 1 if spec.attempt else 0,
-        }
-        many[payments].append(payment)
-        if spec.attempt:
-            intents.append(_intent(payment_id, spec.coverage))
-            attempts.append(_attempt(intents[-1], 1, spec.attempt))
+        of_account = {"account_id": account_id, "settings_id": settings_id}
+        many[payments].append(_payment(payment_id, spec, 1_000 + number) | of_account)
+        with_siblings[payment_id] = spec
+        if spec.sibling:
+            sibling_id, sibling = uuid4(), _sibling_of(spec)
+            many[payments].append(_payment(sibling_id, sibling, 1_000 + number) | of_account)
+            with_siblings[sibling_id] = sibling
         if spec.card == "used_up":  # by another payment, which is void
             other_id = uuid4()
-            many[payments].append(
-                {**payment, "id": other_id, "kind": PaymentKind.ORDER, "state": "void", "paid_at": None}
-                | {"next_attempt_at": None, "waiting_for_revision_after": None, "held_until": None}
-                | {"backoff_until": None, "pending_close_as": None}
-            )
+            void = Spec(coverage=spec.coverage, kind=PaymentKind.ORDER, state=PaymentState.VOID)
+            many[payments].append(_payment(other_id, void, 1_000) | of_account)
             intents.append(_intent(other_id, spec.coverage))
             attempts += [
                 {**_attempt(intents[-1], number, AttemptState.DECLINED), "card_fingerprint": fingerprint}
                 for number in range(1, MOST_ATTEMPTS + 1)
             ]
+    for payment_id, spec in with_siblings.items():
+        if spec.attempt:
+            intents.append(_intent(payment_id, spec.coverage))
+            attempts.append(
+                _attempt(intents[-1], 1, spec.attempt)
+                | {"started_at": NOW - spec.tried, "card_revision": spec.tried_revision, "decline_code": spec.code}
+            )
     for table, rows in (*many.items(), (payment_intents, intents), (payment_attempts, attempts)):
         if rows:
             connection.execute(insert(table), rows)
+    return with_siblings
+
+
+def _sibling_of(spec: Spec) -> Spec:
+    """Return the sibling with what it has to wait for: the other payment, where that one goes first."""
+    of_account = ("coverage", "lane", "settings_kind", "card", "has_customer")
+    plain = Spec(due_on=date(2026, 10, 1), **{name: getattr(spec, name) for name in of_account})
+    sibling = replace(plain, **SIBLINGS[spec.sibling or ""])
+    facts, is_monthly = spec.facts(), spec.kind == PaymentKind.MONTHLY
+    goes_first = all(condition.holds(facts) for condition in (CHARGEABLE_STATE, REACHED)) and not any(
+        condition.holds(facts) for condition in (HELD, CLOSE_PENDING, BACKING_OFF)
+    )
+    return replace(
+        sibling,
+        is_behind=is_monthly
+        and spec.state not in ENDED
+        and (facts.has_open_attempt or (spec.due_on < sibling.due_on and goes_first)),
+        is_declined_today=is_monthly and spec.attempt == AttemptState.DECLINED,
+    )
+
+
+def _payment(payment_id: UUID, spec: Spec, amount_minor: int) -> dict[str, Any]:
+    facts = spec.facts()
+    return {
+        "id": payment_id,
+        "kind": spec.kind,
+        "coverage": spec.coverage,
+        "currency": CURRENCY[spec.coverage],
+        "amount_minor": amount_minor + spec.more,
+        "state": spec.state,
+        "lane": spec.lane,
+        "trigger": spec.trigger,
+        "requested_by": spec.requested_by,
+        "next_attempt_at": facts.next_attempt_at,
+        "held_until": facts.held_until,
+        "backoff_until": facts.backoff_until,
+        "pending_close_as": spec.pending_close_as,
+        "waiting_for_revision_after": facts.waiting_for_revision_after,
+        "due_on": spec.due_on,
+        "paid_at": NOW if spec.state == PaymentState.PAID else None,
+        "first_declined_at": NOW,
+        "attempt_count": 1 if spec.attempt else 0,
+    }
 
 
 MOST_ATTEMPTS = max(budget.max_attempts for budget in network_budgets())
@@ -393,6 +474,7 @@ def _attempt(intent: dict[str, Any], number: int, state: str) -> dict[str, Any]:
         "card_revision": REVISION,
         "card_fingerprint": None,
         "started_at": NOW - HOUR,
+        "decline_code": None,
         "lease_expires_at": MACHINE_NOW + HOUR,
         "look_up_at": MACHINE_NOW + HOUR if state == AttemptState.UNKNOWN else None,
     }
@@ -406,11 +488,15 @@ def one_of(*names_and_conditions: tuple[str, Condition]) -> dict[Condition, str]
 
 
 WITHOUT_CARD = (NO_CARD, CARD_DETACHED, NO_CUSTOMER)
-STOPPED_BY = (HELD, CLOSE_PENDING, BACKING_OFF, ATTEMPT_OPEN)
+STOPPED_BY = (HELD, CLOSE_PENDING, BACKING_OFF, ATTEMPT_OPEN, WAITS_ITS_TURN)
 SET_ASIDE = {
     BANK_TRANSFER: PaymentState.AWAITING_TRANSFER,
     **dict.fromkeys((*WITHOUT_CARD, CARD_BLOCKED), PaymentState.NEEDS_PAYMENT_METHOD),
 }
+
+
+def is_declined_today(spec: Spec) -> bool:
+    return spec.sibling in DECLINED_TODAY or spec.is_declined_today
 
 
 def is_used_up(spec: Spec) -> bool:
@@ -488,6 +574,14 @@ def check_claims(rows: Rows) -> None:
         elif aside:
             assert isinstance(claimed, NotClaimed), spec
             assert after.state == SET_ASIDE[aside], spec
+        elif is_automatic(spec.facts()) and not HAS_NEWER_CARD.holds(facts) and spec.sibling in AHEAD:
+            assert claimed == NotClaimed(WORDS_OF_STOP[WAITS_ITS_TURN]), spec  # it pays by card again
+        elif is_automatic(spec.facts()) and not HAS_NEWER_CARD.holds(facts) and is_declined_today(spec):
+            assert isinstance(claimed, NotClaimed), spec
+            assert after.state == PaymentState.RETRY_SCHEDULED, spec
+            assert after.next_attempt_at.astimezone(POLICY.coverage(spec.coverage).zone).isoformat()[:16] == (
+                "2026-11-05T09:00"
+            )
         elif is_used_up(spec):
             assert isinstance(claimed, NotClaimed), spec
             assert after.state == PaymentState.RETRY_SCHEDULED, spec
@@ -556,6 +650,7 @@ SKIPPED_BY = one_of(
     ("bank_transfer", BANK_TRANSFER),
     *(("no_card", condition) for condition in WITHOUT_CARD),
     ("card_blocked", CARD_BLOCKED),
+    ("after_older", SIBLING_AHEAD),
 )
 
 
@@ -569,6 +664,8 @@ def check_daily_preview(rows: Rows) -> None:
             obstacle = first_that_holds(SKIPPED_BY, spec.facts())
             if obstacle:
                 skipped[SKIPPED_BY[obstacle]] += 1
+            elif is_declined_today(spec):
+                skipped["declined_today"] += 1
             elif is_used_up(spec):
                 skipped["network_budget"] += 1
             else:
@@ -576,7 +673,7 @@ def check_daily_preview(rows: Rows) -> None:
         skipped["paid"] = len(rows.those(PAID, MONTHLY, **of_coverage))
         skipped["waits_for_customer"] = len(rows.those(WAITS_FOR_CARD, MONTHLY, **of_coverage))
         skipped["not_yet_due"] = len(rows.those(RETRY_SCHEDULED, MONTHLY, none_of=(REACHED,), **of_coverage))
-        found = preview_retries(rows.connection, coverage, NOW)
+        found = preview_retries(rows.connection, coverage, NOW, MACHINE_NOW)
         assert {one.reason: one.payments for one in found.skipped} == dict(+skipped)
         assert found.payments == len(charged)
         assert {UUID(payment_id) for payment_id, _ in found.largest} <= charged
@@ -698,7 +795,7 @@ def check_verify(rows: Rows) -> None:
         for payment_id, facts in ago.items()
         if CHARGEABLE_STATE.holds(facts)
         and REACHED.holds(facts)
-        and first_that_holds((HELD, CLOSE_PENDING, ATTEMPT_OPEN), facts) is None
+        and first_that_holds((HELD, CLOSE_PENDING, ATTEMPT_OPEN, WAITS_ITS_TURN), facts) is None
     }
     closing = rows.those(CLOSE_PENDING, none_of=(COLLECTION_ENDED, ATTEMPT_OPEN)) - backed_off
     assert found("no-payment-forgotten") == due - backed_off
@@ -714,7 +811,7 @@ def check_verify(rows: Rows) -> None:
 def check_alerts(rows: Rows) -> None:
     due = {
         payment_id
-        for payment_id in rows.those(CHARGEABLE_STATE, none_of=(HELD, ATTEMPT_OPEN))
+        for payment_id in rows.those(CHARGEABLE_STATE, none_of=(HELD, ATTEMPT_OPEN, WAITS_ITS_TURN))
         if REACHED.holds(replace(rows.specs[payment_id].facts(), now=NOW - DUE_FOR_TOO_LONG))
     }
     assert gather_alert_facts(rows.connection, NOW, MACHINE_NOW).due_too_long.rows == len(due)

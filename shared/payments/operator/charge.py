@@ -39,13 +39,11 @@ from shared.payments.eligibility import (
     PAID,
     WITHOUT_CARD,
     Condition,
-    Look,
     first_that_holds,
     is_held,
-    look_at,
-    over_budget,
 )
 from shared.payments.locked_rows import lock_payment, lock_settings_and_payment
+from shared.payments.look import Look, look_at, over_budget
 from shared.payments.operator.refusals import no_such_payment
 from shared.payments.state_changes import make_due_now, open_attempt, record_payment_event
 

@@ -12,6 +12,7 @@ from shared.payments.eligibility import (
     HAS_NEWER_CARD,
     HELD,
     REACHED,
+    WAITS_ITS_TURN,
     Clocks,
     as_text,
     none_of,
@@ -36,6 +37,7 @@ _DUE_FOR_LONG = as_text(
         CHARGEABLE_STATE.sql(),
         REACHED.sql(_A_WHILE_AGO),
         *none_of((HELD, CLOSE_PENDING, BACKING_OFF, ATTEMPT_OPEN), _A_WHILE_AGO),
+        *none_of((WAITS_ITS_TURN,)),
     )
 )
 _IS_TO_BE_CLOSED = as_text(CLOSE_PENDING.sql())

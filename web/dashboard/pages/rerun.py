@@ -178,7 +178,8 @@ def _plan(context: RequestContext, key: RunKey, now: datetime) -> Plan:
     with context.read() as connection:
         # Thousands of payments and their cards, each by index: never a full table scan.
         by_index_only(connection, limit_s=LONGEST_S)
-        return _plan_of_day(context, preview_retries(connection, context.policy.coverage(key.coverage), now))
+        coverage = context.policy.coverage(key.coverage)
+        return _plan_of_day(context, preview_retries(connection, coverage, now, context.machine_now))
 
 
 def _plan_of_month(context: RequestContext, found: Preview) -> Plan:

@@ -18,7 +18,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from shared.db.query_terms import is_, one_of
+from shared.db.query_terms import Moment, is_, one_of
 from shared.db.tables.payments import payment_attempts, payments
 from shared.db.tables.system import billing_events, findings, runs, stripe_events
 from shared.domain.calendar import UNTIL_RELEASED
@@ -26,7 +26,15 @@ from shared.domain.event_types import EventType
 from shared.domain.states import AttemptState, Lane, RunState, StripeEventState
 from shared.messaging.queue_pauses import Pause, paused_queues
 from shared.operations.heartbeats import WORKER, LiveProcess, live_processes
-from shared.payments.eligibility import ATTEMPT_OPEN, CHARGEABLE_STATE, HELD, REACHED, Clocks, none_of
+from shared.payments.eligibility import (
+    ATTEMPT_OPEN,
+    CHARGEABLE_STATE,
+    HELD,
+    REACHED,
+    WAITS_ITS_TURN,
+    Clocks,
+    none_of,
+)
 from shared.payments.unrecorded import ERROR as RECORD_ERROR
 from shared.scheduling.leader_lock import is_scheduler_alive
 
@@ -88,7 +96,8 @@ class AlertFacts:
 def gather_alert_facts(connection: Connection, now: datetime, machine_now: datetime) -> AlertFacts:
     """Read the facts at business time `now` and machine time `machine_now`."""
     unknown = connection.execute(_unknown(machine_now)).one()
-    due = connection.execute(_DUE_TOO_LONG, {"now": now, "before": now - DUE_FOR_TOO_LONG}).one()
+    clocks = Moment(now, machine_now).parameters()
+    due = connection.execute(_DUE_TOO_LONG, {**clocks, "before": now - DUE_FOR_TOO_LONG}).one()
     return AlertFacts(
         is_scheduler_alive=is_scheduler_alive(connection),
         processes=tuple(live_processes(connection, machine_now)),
@@ -131,7 +140,7 @@ def _due_too_long() -> Executable:
                 is_(payments.c.lane, lane),
                 CHARGEABLE_STATE.sql(),
                 REACHED.sql(Clocks(now=before)),
-                *none_of((HELD, ATTEMPT_OPEN)),
+                *none_of((HELD, ATTEMPT_OPEN, WAITS_ITS_TURN)),
             )
             .order_by(payments.c.next_attempt_at)
             .limit(COUNT_UP_TO)
