@@ -119,7 +119,8 @@ def _retry(known: Classified, reason: str, policy: DunningPolicy, now: datetime,
     return RetryOn(day, reason, needs_attention=not known.is_known)
 
 
-#: Business time until a card is tried again whose open attempts would use up its budget if they were declined.
+#: Business time until a card is tried again whose open attempts may still be declined: for another invoice of the
+#: account, or beyond its network's budget.
 OPEN_ATTEMPTS_WAIT = timedelta(minutes=15)
 
 

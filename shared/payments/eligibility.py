@@ -36,6 +36,7 @@ from shared.db.query_terms import MACHINE_NOW, NOW, TOO_FAR, WAITS_FOR_OPERATOR,
 from shared.db.rows import PaymentRow
 from shared.db.tables.accounts import card_blocks, cards, payment_settings
 from shared.db.tables.payments import payment_attempts, payments
+from shared.domain.dunning import OPEN_ATTEMPTS_WAIT
 from shared.domain.states import (
     AUTOMATIC,
     CHARGEABLE,
@@ -245,9 +246,8 @@ ATTEMPT_OPEN = Condition(
 
 #: Another monthly payment that the same card pays: `is_sibling` relates it to the query's own.
 SIBLING = payments.alias("sibling")
-#: A sibling's open attempt keeps the others waiting for this long (business time). Older than that, it waits for an
-#: operator, and the others go on without it.
-_SIBLING_ATTEMPT_COUNTS_FOR = literal_column("interval '24 hours'", Interval)
+#: A sibling's open attempt keeps the others waiting for so long: an outcome that stays unknown blocks only its own.
+_OPEN_ATTEMPTS_WAIT = literal_column(f"interval '{OPEN_ATTEMPTS_WAIT.total_seconds():.0f} seconds'", Interval)
 
 
 def _of_sibling(condition: Condition, clocks: Clocks) -> ColumnElement[bool]:
@@ -283,9 +283,7 @@ def has_sibling_ahead(clocks: Clocks = CLOCKS) -> ColumnElement[bool]:
     has_open_attempt = exists().where(
         payment_attempts.c.payment_id == SIBLING.c.id, one_of(payment_attempts.c.state, OPEN_ATTEMPT)
     )
-    is_being_charged = has_open_attempt.where(
-        payment_attempts.c.started_at > clocks.now - _SIBLING_ATTEMPT_COUNTS_FOR
-    )
+    is_being_charged = has_open_attempt.where(payment_attempts.c.started_at > clocks.now - _OPEN_ATTEMPTS_WAIT)
     goes_first = and_(
         _age(SIBLING) < _age(payments),
         *(_of_sibling(condition, clocks) for condition in (CHARGEABLE_STATE, REACHED)),

@@ -100,7 +100,8 @@ def _add_problems(connection: Any, world: World, anna: Account, now: datetime) -
     add_attempt(connection, anna, unknown, "unknown", look_up_at=long_ago, created_at=long_ago)
     fresh = add_payment(connection, anna, 1, next_attempt_at=now)
     add_attempt(connection, anna, fresh, "unknown", look_up_at=long_ago)
-    due = add_payment(connection, anna, 1, next_attempt_at=now - timedelta(minutes=16))
+    bob = add_account(connection, "bob")
+    due = add_payment(connection, bob, 1, next_attempt_at=now - timedelta(minutes=16))
     add_payment(connection, anna, 1, next_attempt_at=now - timedelta(days=1), held_until=now + timedelta(days=1))
     add_payment(connection, anna, 1, next_attempt_at=now - timedelta(minutes=14))
     connection.execute(

@@ -199,7 +199,8 @@ def test_queue_metrics_count_due_in_flight_and_completed_work(world: World) -> N
     with world.engine.begin() as connection:
         anna = add_account(connection, "anna")
         for minutes in (5, 60):
-            add_payment(connection, anna, 1, next_attempt_at=now - timedelta(minutes=minutes))
+            bob = add_account(connection, f"bob-{minutes}")
+            add_payment(connection, bob, 1, next_attempt_at=now - timedelta(minutes=minutes))
         add_payment(connection, anna, 1, next_attempt_at=now + timedelta(minutes=1))
         busy = add_payment(connection, anna, 1, next_attempt_at=now)
         add_attempt(connection, anna, busy, "started", lease_expires_at=world.machine() + timedelta(minutes=5))

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 from uuid import UUID
 
 from shared.domain.event_types import STATE_EVENTS
 from shared.domain.states import (
+    AUTOMATIC,
     CHARGEABLE,
     ENDED,
     WAITING_FOR_CARD,
@@ -44,6 +45,41 @@ def charged_what_is_owed(snapshot: ChargeSnapshot) -> None:
             raise snapshot.broken(f"captured {line.amount} {line.currency}, owed {owed}", payment.id)
         if line.account != snapshot.company.account_of(payment.coverage):
             raise snapshot.broken("captured in another coverage's account", payment.id)
+
+
+def tried_once_a_day(snapshot: ChargeSnapshot) -> None:
+    """After a decline, the calendar charges no other month of the account with that card on the same business day.
+
+    After insufficient funds a smaller amount is charged.
+    """
+    charges = sorted((a for a in snapshot.all_attempts() if a.kind == "charge"), key=lambda a: a.created_at)
+    for position, later in enumerate(charges):
+        of_later = snapshot.payments[later.payment_id]
+        for declined in charges[:position]:
+            of_declined = snapshot.payments[declined.payment_id]
+            if (
+                later.trigger in AUTOMATIC
+                and declined.state == AttemptState.DECLINED
+                and declined.look_ups == 0  # its outcome was known at once
+                and declined.payment_id != later.payment_id
+                and of_declined.settings_id == of_later.settings_id
+                and declined.card_revision == later.card_revision
+                and _business_day(snapshot, declined) == _business_day(snapshot, later)
+                and (
+                    declined.decline_code != "insufficient_funds"
+                    or of_later.amount_minor >= of_declined.amount_minor
+                )
+            ):
+                raise snapshot.broken(f"the card was declined on this day for {declined.payment_id}", of_later.id)
+
+
+def _is_smaller(later: Any, earlier: Any, declined: Any) -> bool:
+    return bool(declined.decline_code == "insufficient_funds" and later.amount_minor < earlier.amount_minor)
+
+
+def _business_day(snapshot: ChargeSnapshot, attempt: Any) -> date:
+    day: date = attempt.started_at.astimezone(snapshot.company.policy.coverage(attempt.coverage).zone).date()
+    return day
 
 
 def receipts_are_captured_money(snapshot: ChargeSnapshot) -> None:
@@ -222,7 +258,8 @@ def nothing_due_is_invisible(snapshot: ChargeSnapshot) -> None:
     found = {_bare(job) for job in snapshot.due}
     for job, (what, payment_id) in wanted.items():
         if _bare(job) not in found and not (
-            isinstance(job, ChargePayment) and _is_about_to_be_stamped(snapshot, job)
+            isinstance(job, ChargePayment)
+            and (_is_about_to_be_stamped(snapshot, job) or _comes_after_another(snapshot, job, found))
         ):
             raise snapshot.broken(what, payment_id)
 
@@ -248,6 +285,22 @@ def _is_about_to_be_stamped(snapshot: ChargeSnapshot, job: ChargePayment) -> boo
     payment = snapshot.payments[job.payment_id]
     unfinished = {run.coverage for run in snapshot.runs if run.state in (RunState.READY, RunState.RUNNING)}
     return payment.state == PaymentState.RETRY_SCHEDULED and payment.coverage in unfinished
+
+
+def _comes_after_another(snapshot: ChargeSnapshot, job: ChargePayment, found: set[tuple[str, ...]]) -> bool:
+    """Whether it waits for another month of its account, which a source finds or which is being charged."""
+    payment = snapshot.payments[job.payment_id]
+    if payment.trigger not in AUTOMATIC:
+        return False
+    for other in snapshot.payments.values():
+        if other.settings_id == payment.settings_id and other.id != payment.id and other.state not in ENDED:
+            charge = ChargePayment(other.id, other.lane)
+            is_older = other.period < payment.period
+            if snapshot.open_attempts(other.id) or (
+                is_older and (_bare(charge) in found or _is_about_to_be_stamped(snapshot, charge))
+            ):
+                return True
+    return False
 
 
 def _bare(job: Job) -> tuple[str, ...]:
@@ -281,6 +334,7 @@ _ANSWERED = (AttemptState.DECLINED, AttemptState.AUTHENTICATION_NEEDED)
 #: In this order; the first that breaks is the one that is told.
 INVARIANTS: tuple[Callable[[ChargeSnapshot], None], ...] = (
     charged_at_most_once,
+    tried_once_a_day,
     charged_what_is_owed,
     receipts_are_captured_money,
     captured_money_is_booked,

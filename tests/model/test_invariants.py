@@ -13,6 +13,14 @@ RETRIED = "(SELECT id FROM payments WHERE state = 'retry_scheduled')"
 #: By invariant: what is done to our rows behind our code's back, and what is said about it.
 BREAKS = {
     "charged_what_is_owed": ("UPDATE payments SET amount_minor = amount_minor + 1", "captured 500 usd, owed"),
+    "tried_once_a_day": (
+        (
+            "UPDATE payment_attempts SET created_at = created_at + interval '1 hour' WHERE state = 'succeeded';"
+            "UPDATE payment_attempts SET decline_code = 'do_not_honor' WHERE state = 'declined';"
+            f"UPDATE payments SET settings_id = (SELECT settings_id FROM payments WHERE id = {RETRIED})"
+        ),
+        "the card was declined on this day",
+    ),
     "receipts_are_captured_money": ("UPDATE receipts SET amount_minor = amount_minor + 1", "booked"),
     "captured_money_is_booked": ("DELETE FROM receipts", "our books don't have it"),
     "one_open_attempt": ("UPDATE payment_attempts SET number = 7", "attempts have a gap"),

@@ -23,8 +23,8 @@ ANNA = "operator:anna"
 VOID, WRITTEN_OFF = PaymentState.VOID, PaymentState.UNCOLLECTIBLE
 
 
-def account_with_declining_card(world: World) -> Account:
-    account = world.account("A-1")
+def account_with_declining_card(world: World, external_id: str = "A-1") -> Account:
+    account = world.account(external_id)
     world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     return account
 

@@ -174,14 +174,15 @@ def test_payment_is_not_charged_once_its_close_is_requested(world: World, accoun
 
 
 def test_daily_run_skips_a_payment_with_a_pending_close(world: World, account: Account) -> None:
-    payment, other = declined_payment(world, account), declined_payment(world, account)
+    payment, other = (
+        declined_payment(world, account),
+        declined_payment(world, account_with_declining_card(world, "A-2")),
+    )
     request_close_by_operator(world, payment)
     world.clock.set(world.clock.now() + timedelta(days=1))
     with world.engine.begin() as connection:
         run_id = add_run(connection, "2026-11-02", job="daily-retries")
-        snapshot = preview_retries(
-            connection, world.policy.coverage("global"), world.clock.now(), world.machine_now()
-        )
+        snapshot = preview_retries(connection, world.policy.coverage("global"), world.clock.now(), world.machine())
     assert (snapshot.payments, [(one.reason, one.payments) for one in snapshot.skipped]) == (
         1,
         [("being_ended", 1)],

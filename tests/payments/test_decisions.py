@@ -168,7 +168,7 @@ def test_paid_or_closing_payment_cannot_be_held_and_unheld_payment_cannot_be_rel
     paid, ending, free = (
         world.add_due_payment(account),
         world.add_due_payment(account, pending_close_as="void"),
-        world.add_due_payment(account),
+        world.add_due_payment(account, due_on=date(2026, 12, 1)),
     )
     world.charge(paid)
     for payment, refused in (

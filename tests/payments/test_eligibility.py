@@ -168,8 +168,8 @@ SIBLINGS: dict[str, dict[str, Any]] = {
     "older_due": {},
     "older_retry": {"state": PaymentState.RETRY_SCHEDULED, "next_attempt": timedelta(0)},
     "older_after_its_hold": {"held": timedelta(0)},
-    "younger_being_charged": {"due_on": date(2026, 12, 1), "attempt": "started"},
-    "older_unknown_for_days": {"attempt": "unknown", "tried": 24 * HOUR},
+    "younger_being_charged": {"due_on": date(2026, 12, 1), "attempt": "started", "tried": timedelta(minutes=14)},
+    "older_unknown_for_long": {"attempt": "unknown", "tried": timedelta(minutes=15)},
     "older_scheduled": {"state": PaymentState.RETRY_SCHEDULED, "next_attempt": SECOND},
     "older_paid": {"state": PaymentState.PAID},
     "older_held": {"held": SECOND},
@@ -414,7 +414,9 @@ def _sibling_of(spec: Spec) -> Spec:
         sibling,
         is_behind=is_monthly
         and spec.state not in ENDED
-        and (facts.has_open_attempt or (spec.due_on < sibling.due_on and goes_first)),
+        and spec.due_on < sibling.due_on
+        and goes_first
+        and not facts.has_open_attempt,
         is_declined_today=is_monthly and spec.attempt == AttemptState.DECLINED,
     )
 

@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from shared.db.billing_events import Cause
 from shared.db.session import in_transaction
+from shared.domain.dunning import OPEN_ATTEMPTS_WAIT
 from shared.domain.states import Lane, Trigger
 from shared.gateway.port import Answer, Outcome
 from shared.payments.claim import Claimed, claim_charge
@@ -276,6 +277,7 @@ def test_long_outage_blocks_only_the_affected_payment(world: World, wire: Wire, 
     assert world.attempts(stuck)[0].state == "unknown"
     assert waits[:5] == [5, 5, 10, 20, 40]
     assert max(waits) == 900
+    world.clock.set(world.clock.now() + OPEN_ATTEMPTS_WAIT)
     world.charge(other)
     assert world.captured_amounts(other) == [5_00]
     wire.after.clear()

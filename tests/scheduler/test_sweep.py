@@ -245,7 +245,7 @@ def test_retries_wait_for_the_daily_run_but_not_for_a_stuck_one(
     with engine.begin() as connection:
         run_id = add_run(connection, period="2026-11-04", job=DAILY_RETRIES, scheduled_for_at=NOW)
         retry = add_payment(connection, account, 100, state=PaymentState.RETRY_SCHEDULED, next_attempt_at=NOW)
-        due = add_payment(connection, account, 100, next_attempt_at=NOW)
+        due = add_payment(connection, add_account(connection, "A-2"), 100, next_attempt_at=NOW)
         elsewhere = add_payment(
             connection,
             add_account(connection, "A-1", "japan"),
@@ -267,7 +267,10 @@ def test_oldest_jobs_are_enqueued_first(
 ) -> None:
     with engine.begin() as connection:
         ids = [
-            add_payment(connection, account, 100, next_attempt_at=NOW - timedelta(days=days)) for days in (1, 3, 2)
+            add_payment(
+                connection, add_account(connection, f"B-{days}"), 100, next_attempt_at=NOW - timedelta(days=days)
+            )
+            for days in (1, 3, 2)
         ]
     sweep(Moment(NOW, machine()))
     assert bell.taken() == [ChargePayment(ids[number], Lane.BATCH) for number in (1, 2, 0)]
@@ -278,7 +281,7 @@ def test_only_full_queues_are_skipped(
 ) -> None:
     with engine.begin() as connection:
         add_payment(connection, account, 100)
-        urgent = add_payment(connection, account, 100, lane=Lane.INTERACTIVE)
+        urgent = add_payment(connection, add_account(connection, "A-2"), 100, lane=Lane.INTERACTIVE)
     bell.waiting = {BATCH: ENQUEUE_BELOW}
     assert sweep(Moment(NOW, machine())) == {"due payments, interactive": 1}
     assert bell.taken() == [ChargePayment(urgent, Lane.INTERACTIVE)]
@@ -338,8 +341,8 @@ def test_next_sweep_refills_a_flushed_redis(
     broker = make_broker(redis_url)
     sweep = Sweep(engine, make_enqueue(broker), lambda queue: waiting_messages(broker, queue))
     with engine.begin() as connection:
-        for _ in range(20):
-            add_payment(connection, account, 100)
+        for number in range(20):
+            add_payment(connection, add_account(connection, f"B-{number}"), 100)
     sweep(Moment(NOW, machine()))
     assert waiting_messages(broker, BATCH) == 20
     sweep(Moment(NOW, machine.advance(10)))
