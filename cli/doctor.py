@@ -32,6 +32,7 @@ from shared.messaging.broker import NAMESPACE
 from shared.messaging.jobs import QUEUES
 from shared.messaging.queue_pauses import paused_queues
 from shared.operations.heartbeats import live_processes
+from shared.operations.stripe_accounts import WHAT_TO_DO, OtherAccount, pinned_account
 from shared.policy import Policy, PolicyError, load_policy
 from shared.scheduling.leader_lock import is_scheduler_alive
 from shared.settings import ClockKind, Settings, SettingsError
@@ -324,7 +325,7 @@ def _stripe(settings: Settings, policy: Policy | None) -> Iterator[Finding]:
         if coverage not in keys:
             yield problem(subject, "no key", f"add {coverage} to STRIPE_API_KEYS")
             continue
-        yield _key(subject, gateways[coverage].check_key, keys[coverage], settings)
+        yield _key(coverage, gateways[coverage].check_key, keys[coverage], settings)
         secrets = settings.stripe_webhook_secrets.get(coverage, [])
         if secrets:
             yield ok(f"webhook secrets, {coverage}", f"{len(secrets)}")
@@ -340,7 +341,8 @@ def _stripe(settings: Settings, policy: Policy | None) -> Iterator[Finding]:
         yield problem("Stripe mode", "some keys are live, others are test keys", do)
 
 
-def _key(subject: str, check: Callable[[], str], key: str, settings: Settings) -> Finding:
+def _key(coverage: str, check: Callable[[], str], key: str, settings: Settings) -> Finding:
+    subject = f"Stripe, {coverage}"
     is_live = "_live_" in key
     base = settings.stripe_api_base
     mode = "live" if is_live else "test"
@@ -349,7 +351,20 @@ def _key(subject: str, check: Callable[[], str], key: str, settings: Settings) -
     except (GatewayUnavailableError, GatewayMissingError) as error:
         do = "correct the key in STRIPE_API_KEYS, or see status.stripe.com; meanwhile what is due backs off"
         return problem(subject, redact(str(error)), do)
-    return ok(subject, f"{mode} key works, account {account}" + (f", at {base}" if base else ""))
+    pinned = _pinned(settings, coverage)
+    if pinned is not None and pinned != account:
+        return problem(subject, str(OtherAccount(coverage, pinned, account)), WHAT_TO_DO)
+    as_pinned = "as pinned" if pinned else "to be pinned at the first start of a worker"
+    return ok(subject, f"{mode} key works, account {account}, {as_pinned}" + (f", at {base}" if base else ""))
+
+
+def _pinned(settings: Settings, coverage: str) -> str | None:
+    """Return the account that the coverage uses; None if none is pinned, or the database doesn't say."""
+    try:
+        with make_engine(settings, pool_size=1).connect() as connection:
+            return pinned_account(connection, coverage)
+    except SQLAlchemyError:
+        return None  # the database's own lines say why
 
 
 def _print(findings: list[Finding]) -> None:

@@ -14,6 +14,7 @@ from cli import (
     payment_commands,
     queue_commands,
     runs_commands,
+    stripe_account_commands,
     users_commands,
 )
 from cli.doctor import doctor
@@ -51,6 +52,7 @@ for name, group in (
     ("payment", payment_commands.app),
     ("attempts", attempt_commands.app),
     ("cards", card_commands.app),
+    ("stripe-accounts", stripe_account_commands.app),
     ("findings", findings_commands.app),
     ("queues", queue_commands.app),
     ("clock", clock_commands.app),

@@ -20,10 +20,15 @@ from shared.operations.heartbeats import WorkerHeartbeats
 from shared.runtime import Runtime, build_runtime
 from shared.settings import load_settings
 from workers import use_cases
+from workers.stripe_account_check import StripeAccountCheck
 
 settings = load_settings()
 configure_logs("worker", settings.log_level)
 arm(settings.crash_plan)
+
+
+def _runtime() -> Runtime:
+    return runtime()
 
 
 def _engine() -> Engine:
@@ -31,7 +36,8 @@ def _engine() -> Engine:
 
 
 pauses = PauseWatch(pauses_query(_engine))
-broker = make_broker(settings.redis_url.get_secret_value(), [WorkerHeartbeats(_engine)], pauses.is_paused)
+checks = (WorkerHeartbeats(_engine), StripeAccountCheck(_runtime))
+broker = make_broker(settings.redis_url.get_secret_value(), checks, pauses.is_paused)
 dramatiq.set_broker(broker)
 
 #: Two requests of at most connect + read timeout, and recording; well below the lease of 5 minutes (ms).

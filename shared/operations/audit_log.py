@@ -53,6 +53,7 @@ class AuditAction(StrEnum):
     STRIPE_EVENT_APPLY = "stripe_event.apply"
     STRIPE_EVENT_READ = "stripe_event.read"
     FINDING_RESOLVE = "finding.resolve"
+    STRIPE_ACCOUNT_CHANGE = "stripe_account.change"
     EXPORT = "export"
 
 

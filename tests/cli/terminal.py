@@ -19,6 +19,7 @@ from cli import (
     doctor,
     environment,
     payment_commands,
+    stripe_account_commands,
     users_commands,
     verify_commands,
 )
@@ -32,6 +33,7 @@ app.add_typer(attempt_commands.app, name="attempts")
 app.add_typer(card_commands.app, name="cards")
 app.add_typer(customer_commands.app, name="customers")
 app.add_typer(database_commands.app, name="db")
+app.add_typer(stripe_account_commands.app, name="stripe-accounts")
 app.add_typer(users_commands.app, name="users")
 app.command("verify")(verify_commands.verify_command)
 app.command("doctor")(doctor.doctor)

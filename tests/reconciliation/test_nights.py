@@ -14,6 +14,7 @@ from shared.db.query_terms import Moment
 from shared.domain.schedule import RunKey
 from shared.gateway.port import Answer, ChargeReadBack, GatewayUnavailableError, Outcome, Page
 from shared.messaging.jobs import RECONCILIATION, ReconcileCharges
+from shared.operations.stripe_accounts import check_accounts
 from shared.reconciliation import charges as charges_phase
 from shared.reconciliation import repair, runner
 from shared.reconciliation.nightly_run import REST
@@ -304,3 +305,17 @@ def _is_due(night: Night) -> bool:
     moment = Moment(night.world.clock.now(), night.world.machine())
     with night.world.engine.connect() as connection:
         return connection.execute(UNFINISHED_RECONCILIATIONS, moment.parameters()).first() is not None
+
+
+def test_run_waits_while_the_api_key_is_another_accounts(night: Night) -> None:
+    world = night.world
+    check_accounts(world.engine, world.runtime.gateways, world.machine)
+    ours = world.runtime.gateways
+    world.runtime = replace(world.runtime, gateways={"global": ours["japan"], "japan": ours["global"]})
+    run = night.add_run()
+    reconcile_charges(world.runtime, run)
+    assert "global belongs to acct_sim_japan" in night.run(run).trouble
+    world.runtime = replace(world.runtime, gateways=ours)
+    world.machine.advance(minutes=2)
+    night.resume(run)
+    assert night.run(run).state == "finished"

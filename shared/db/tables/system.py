@@ -119,6 +119,17 @@ listed_charges = Table(  # what one reconciliation listed at the processor; its 
     Index("ix_listed_charges_created_at", "created_at"),
 )
 
+stripe_accounts = Table(  # the Stripe account of each coverage, pinned at first use
+    "stripe_accounts",
+    metadata,
+    string("coverage"),
+    string("stripe_account_id"),
+    instant("pinned_at"),  # machine time
+    string("pinned_by"),  # "first use", or the operator who changed it
+    created_at(),
+    PrimaryKeyConstraint("coverage"),
+)
+
 business_clock = Table(  # one row, only with DUECOURSE_CLOCK=virtual
     "business_clock",
     metadata,
