@@ -11,6 +11,7 @@ from shared.clock import BusinessClock, SystemClock, VirtualClock, machine_now
 from shared.db.session import make_engine
 from shared.gateway.port import ProcessorGateway
 from shared.messaging.broker import Enqueue, make_broker, make_enqueue
+from shared.operations.stripe_accounts import why_not_this_account
 from shared.policy import Policy, load_policy
 from shared.settings import ClockKind, Settings
 
@@ -47,7 +48,10 @@ def build_runtime(
         engine=engine,
         clock=clock,
         machine_now=machine_now,
-        gateways=make_gateways(settings),
+        gateways=make_gateways(
+            settings,
+            lambda coverage, account_id: why_not_this_account(engine, coverage, account_id, machine_now()),
+        ),
         enqueue=make_enqueue(broker or make_broker(settings.redis_url.get_secret_value())),
         lease=settings.lease,
     )

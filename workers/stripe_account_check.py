@@ -14,8 +14,7 @@ log = structlog.get_logger()
 class StripeAccountCheck(Middleware):
     """Checks once in each process, before it takes a message. Dramatiq then stops the other processes too.
 
-    An outage of Stripe doesn't keep a worker from starting: with a foreign key nothing can be charged, since no
-    customer of ours exists there, and the nightly reconciliation checks again.
+    An outage of Stripe doesn't keep a worker from starting: its gateways ask again before their first request.
     """
 
     def __init__(self, runtime: Callable[[], Runtime]) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import requests
@@ -72,7 +73,10 @@ class StripeGateway:
         requests_per_s: float,
         connect_timeout_s: float,
         read_timeout_s: float,
+        why_not: Callable[[str], str | None] | None = None,
     ) -> None:
+        """`why_not` gets the id of the key's account before the first request; its answer stops all requests."""
+        self._why_not = why_not
         self._client = stripe.StripeClient(
             api_key,
             stripe_version=STRIPE_API_VERSION,
@@ -184,9 +188,29 @@ class StripeGateway:
 
     def check_key(self) -> str:
         """Return the id of the account that the key belongs to."""
-        return str(self._read(lambda: self._client.v1.accounts.retrieve_current())["id"])
+        return str(self._send(lambda: self._client.v1.accounts.retrieve_current().last_response)["id"])
+
+    def _stopped(self) -> str | None:
+        """Return why nothing is sent: the key is another account's, or an outage hides whose it is.
+
+        A key that Stripe refuses to tell about passes: the request itself is refused then, or allowed.
+        """
+        if self._why_not is None:
+            return None
+        try:
+            why = self._why_not(self.check_key())
+        except (GatewayRefusedError, GatewayMissingError):
+            return None
+        except GatewayUnavailableError as error:
+            return f"Stripe doesn't say whose the key is: {error}"
+        if why is None:
+            self._why_not = None
+        return why
 
     def _ask(self, send: Callable[[], stripe.StripeObject]) -> Answer:
+        stopped = self._stopped()
+        if stopped is not None:
+            return Answer(OUTCOMES[Problem.KEY_REFUSED, status_of(None)], stopped, needs_attention=True)
         self._limit.wait()
         try:
             raw, request_id = _raw(send())
@@ -221,6 +245,12 @@ class StripeGateway:
         return self._read_plain(lambda: send().last_response)
 
     def _read_plain(self, send: Callable[[], Any]) -> Mapping[str, Any]:
+        stopped = self._stopped()
+        if stopped is not None:
+            raise GatewayUnavailableError(stopped)
+        return self._send(send)
+
+    def _send(self, send: Callable[[], Any]) -> Mapping[str, Any]:
         self._limit.wait()
         try:
             return _json(send())
@@ -277,8 +307,13 @@ def _direct_session() -> requests.Session:
     return session
 
 
-def make_gateways(settings: Settings) -> dict[str, ProcessorGateway]:
-    """Make a gateway for each coverage that has a key."""
+def make_gateways(
+    settings: Settings, why_not: Callable[[str, str], str | None] | None = None
+) -> dict[str, ProcessorGateway]:
+    """Make a gateway for each coverage that has a key.
+
+    `why_not(coverage, account_id)` says why the key's account must not be used for the coverage; None if it may.
+    """
     return {
         coverage: StripeGateway(
             key.get_secret_value(),
@@ -286,6 +321,7 @@ def make_gateways(settings: Settings) -> dict[str, ProcessorGateway]:
             requests_per_s=settings.stripe_requests_per_s,
             connect_timeout_s=settings.stripe_connect_timeout_s,
             read_timeout_s=settings.stripe_read_timeout_s,
+            why_not=None if why_not is None else partial(why_not, coverage),
         )
         for coverage, key in settings.stripe_api_keys.items()
     }

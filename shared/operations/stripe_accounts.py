@@ -11,6 +11,7 @@ from datetime import datetime
 import structlog
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
 
 from shared.db.billing_events import Cause
 from shared.db.query_terms import one_of
@@ -61,6 +62,16 @@ def pin_at_first_use(connection: Connection, coverage: str, account_id: str, mac
         .on_conflict_do_nothing()
     )
     return pinned_account(connection, coverage) or account_id
+
+
+def why_not_this_account(engine: Engine, coverage: str, account_id: str, machine_now: datetime) -> str | None:
+    """Return why the account of a key must not be used for a coverage; None if it may be. Pins it at first use."""
+    try:
+        with engine.begin() as connection:
+            pinned = pin_at_first_use(connection, coverage, account_id, machine_now)
+    except DBAPIError:
+        return "the database doesn't say which Stripe account is in use"
+    return None if pinned == account_id else str(OtherAccount(coverage, pinned, account_id))
 
 
 def check_account(

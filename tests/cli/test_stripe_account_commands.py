@@ -12,6 +12,8 @@ from shared.db.tables.operators import audit_log
 from shared.db.tables.system import stripe_accounts
 from shared.gateway.port import GatewayUnavailableError, ProcessorGateway
 from shared.operations.stripe_accounts import OtherAccount, check_account, check_accounts
+from shared.runtime import build_runtime
+from shared.settings import load_settings
 from tests.cli.terminal import Terminal
 from tests.scheduler.test_sweep import add_attempt
 from tests.seed import add_payment
@@ -34,6 +36,15 @@ def swap_keys(world: World) -> None:
 def start_worker(world: World) -> None:
     """What Dramatiq does in each process before it takes messages."""
     StripeAccountCheck(lambda: world.runtime).after_process_boot(StubBroker())
+
+
+def in_use(world: World, coverage: str, account: str) -> None:
+    with world.engine.begin() as connection:
+        connection.execute(
+            insert(stripe_accounts).values(
+                coverage=coverage, stripe_account_id=account, pinned_at=world.machine(), pinned_by="first use"
+            )
+        )
 
 
 class Silent:
@@ -69,6 +80,26 @@ def test_worker_starts_while_stripe_is_down(world: World) -> None:
     assert check_accounts(world.engine, world.runtime.gateways, world.machine) == []
 
 
+def test_worker_that_started_with_swapped_keys_during_an_outage_sends_nothing(
+    world: World, terminal: Terminal
+) -> None:
+    in_use(world, "global", "acct_former")
+    anna = world.account("A-1")
+    world.add_primary_card(anna)
+    payment = world.add_due_payment(anna)
+    of_worker = build_runtime(load_settings())
+    world.runtime = replace(world.runtime, gateways=of_worker.gateways)
+    world.charge(payment)
+    (attempt,) = world.attempts(payment)
+    assert (attempt.state, world.payment(payment).state) == ("not_sent", "due")
+    assert "belongs to acct_sim_global, not to acct_former" in attempt.outcome_reason
+    assert world.simulator.requests("/v1/payment_intents") == []
+    assert terminal("stripe-accounts", "change", "global", "--reason", "we moved", "--yes").exit_code == 0
+    world.machine.advance(minutes=1)
+    world.charge(payment)
+    assert world.captured_amounts(payment) == [5_00]
+
+
 def test_two_processes_that_pin_at_once_agree(world: World) -> None:
     with ThreadPoolExecutor(8) as processes:
         found = list(
@@ -82,15 +113,6 @@ def test_two_processes_that_pin_at_once_agree(world: World) -> None:
     pinned = pins(world)["global"]
     other = "acct_sim_japan" if pinned == "acct_sim_global" else "acct_sim_global"
     assert [one for one in found if one] == [OtherAccount("global", pinned, other)] * 4
-
-
-def in_use(world: World, coverage: str, account: str) -> None:
-    with world.engine.begin() as connection:
-        connection.execute(
-            insert(stripe_accounts).values(
-                coverage=coverage, stripe_account_id=account, pinned_at=world.machine(), pinned_by="first use"
-            )
-        )
 
 
 def test_doctor_shows_both_accounts_and_fails(world: World, terminal: Terminal) -> None:
