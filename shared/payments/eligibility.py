@@ -272,7 +272,7 @@ def is_sibling() -> ColumnElement[bool]:
 
 def _age(of: FromClause) -> ColumnElement[Any]:
     """The order in which an account's monthly payments are charged: months issued late have one due date."""
-    return tuple_(func.coalesce(of.c.period, of.c.due_on), of.c.id)
+    return tuple_(func.coalesce(of.c.period, of.c.due_on), of.c.created_at, of.c.id)
 
 
 def has_sibling_ahead(clocks: Clocks = CLOCKS) -> ColumnElement[bool]:

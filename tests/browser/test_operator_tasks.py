@@ -81,12 +81,13 @@ def test_one_bulk_action_charges_five_hundred_declined_payments(office: Office) 
     diary = office.diary
     users = [diary.account(f"B-{number:03d}") for number in range(100)]
     outage = AlwaysDeclines(decline_code="processing_error")
-    cards = [diary.world.register_card(user, story=outage) for user in users]
     months = [f"2026-{month:02d}" for month in range(5, 10)]
     for month in months:
         for user in users:
             diary.fee(user, 10_00, month)
         diary.run_invoices_by_operator(month, "global")
+    cards = [diary.world.register_card(user, story=outage) for user in users]  # which charges each month
+    diary.work()
     owed = {diary.payment(user, month): 10_00 for user in users for month in months}
     assert Counter(map(diary.state, owed)) == {"retry_scheduled": 500}
     for card in cards:

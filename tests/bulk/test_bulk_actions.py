@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import select, text
@@ -80,7 +81,7 @@ def test_each_item_is_applied_like_the_single_action_with_actor_and_reason(desk:
 )
 def test_bulk_close_cancels_live_payment_intents(desk: Desk, action: BulkAction, states: list[str]) -> None:
     account = desk.account("A-1", [5_00, 7_00])
-    asked = min(desk.amounts())
+    asked = _oldest(desk)
     desk.world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     desk.world.charge(asked)
     bulk_id = desk.begin(action)
@@ -92,8 +93,14 @@ def test_bulk_close_cancels_live_payment_intents(desk: Desk, action: BulkAction,
     assert desk.world.intents(asked)[0].closed_reason == "canceled"
 
 
+def _oldest(desk: Desk) -> UUID:
+    """The payment that the calendar charges first."""
+    return min(desk.amounts(), key=lambda payment: desk.world.payment(payment).created_at)
+
+
 def test_bulk_hold_is_released_by_bulk_release(desk: Desk) -> None:
-    desk.account("A-1", [5_00, 7_00])
+    desk.account("A-1", [5_00])
+    desk.account("A-2", [7_00])
     held = desk.begin(BulkAction.HOLD, until=date(2026, 11, 20))
     desk.apply(held)
     assert due(desk) == set()
@@ -176,8 +183,11 @@ def test_items_changed_after_the_start_are_refused_and_the_rest_is_done(desk: De
     account = desk.account("A-1", [5_00, 6_00, 7_00])
     desk.account("A-2", [8_00])
     bulk_id = desk.begin(BulkAction.CHARGE)
-    paid, held, *_ = sorted(
-        payment for payment in desk.amounts() if desk.world.payment(payment).account_id == account.id
+    paid = _oldest(desk)
+    held, *_ = (
+        payment
+        for payment in desk.amounts()
+        if payment != paid and desk.world.payment(payment).account_id == account.id
     )
     desk.world.charge(paid)
     with desk.world.engine.begin() as connection:

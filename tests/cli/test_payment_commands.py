@@ -150,7 +150,8 @@ def test_payment_is_found_by_invoice_number_and_by_account(world: World, termina
 def test_account_without_open_payments_shows_the_latest_in_full(world: World, terminal: Terminal) -> None:
     account = world.account("A-1")
     world.add_primary_card(account, story=DeclinesThenPays(times=1, decline_code="do_not_honor"))
-    first, latest = (world.add_due_payment(account, 1_00, due_on=date(2026, month, 1)) for month in (10, 11))
+    first = world.add_due_payment(account, 1_00, due_on=date(2026, 10, 1))
+    latest = world.add_due_payment(account, 1_00, due_on=date(2026, 11, 1), trigger="operator")
     world.charge(latest)
     assert "One of them in full" in shown(terminal, "A-1"), "both are open: they are listed"
     world.clock.set(world.payment(latest).next_attempt_at)
@@ -256,7 +257,7 @@ def test_charge_over_the_network_budget_is_refused_with_its_end(world: World, te
     account = world.account("A-1")
     world.add_primary_card(account, card.token, brand="mastercard")
     for _ in range(10):
-        payment = world.add_due_payment(account)
+        payment = world.add_due_payment(account, trigger="operator")
         world.charge(payment)
     assert "it may be charged again from 2026-11-02 09:00 UTC" in refusal(terminal, payment)
 

@@ -175,7 +175,7 @@ def test_payments_and_billing_events_of_an_account_are_paged_independently(dashb
         for n in range(60):
             add_payment(connection, account, n + 1, created_at=START - timedelta(hours=n))
     for _ in range(60):
-        world.charge(world.add_due_payment(account))
+        world.charge(world.add_due_payment(account, trigger="operator"))
     browser = dashboard.as_("viewer")
 
     def before_the_events(response: httpx.Response) -> str:

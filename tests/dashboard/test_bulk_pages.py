@@ -286,7 +286,7 @@ def test_payment_is_held_and_released_on_its_page(dashboard: Dashboard, account:
 def test_payment_is_closed_on_its_page(
     dashboard: Dashboard, account: Account, path: str, act: AuditAction, state: str
 ) -> None:
-    never_charged, charged = owed(dashboard, account, 5_00, 7_00)
+    charged, never_charged = owed(dashboard, account, 7_00, 5_00)
     dashboard.world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
     dashboard.world.charge(charged)
     otto = dashboard.as_("operator")
