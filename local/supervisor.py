@@ -15,7 +15,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -89,6 +90,7 @@ class _Instance:
     restarts: int = 0
     started_at: float = 0.0
     start_at: float | None = None  # when it will be restarted
+    added_env: Mapping[str, str] = field(default_factory=dict)
 
 
 class Supervisor:
@@ -183,6 +185,18 @@ class Supervisor:
         popen = self._instances[name].popen
         return popen.pid if popen else None
 
+    @contextmanager
+    def started_with(self, name: str, variables: Mapping[str, str]) -> Iterator[None]:
+        """Add variables to a process's environment whenever it is started inside the block. Of two blocks the first
+        end counts.
+        """
+        it = self._instances[name]
+        it.added_env = variables
+        try:
+            yield
+        finally:
+            it.added_env = {}
+
     def restarts(self, name: str) -> int:
         """Return how often it was restarted."""
         return self._instances[name].restarts
@@ -254,7 +268,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=write_end,
                 stderr=write_end,
-                env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **it.process.env},
+                env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **it.process.env, **it.added_env},
                 pass_fds=it.process.pass_fds,
                 start_new_session=True,  # a Ctrl-C in the terminal is ours to pass on, once
             )

@@ -203,6 +203,10 @@ class SimulatorClient:
         """The customer completes (or fails) 3-D Secure of a PaymentIntent or SetupIntent in requires_action."""
         self._post(f"/_sim/intents/{intent}/authenticate", {"account": account, "succeeds": succeeds})
 
+    def delete_customer(self, account: str, customer: str) -> None:
+        """Delete a customer for good, as a user of Stripe's dashboard."""
+        self._answer(self._http.delete(f"/v1/customers/{customer}", auth=(f"sk_test_sim_{account}", "")))
+
     def refund_charge(self, account: str, charge: str, amount: int | None = None) -> None:
         """Refund a charge, or a part of it in minor units, as a user of Stripe's dashboard."""
         self._post(f"/_sim/charges/{charge}/refund", _given(account=account, amount=amount))

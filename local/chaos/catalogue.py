@@ -199,6 +199,21 @@ KINDS: tuple[Kind, ...] = (
         weight=2,
         parameters=_WHICH_USER,
     ),
+    Kind(
+        "customer_deleted",
+        _USERS,
+        "a user deletes a customer in Stripe's dashboard; usually an operator forgets it, and another one is made",
+        weight=1,
+        parameters=_WHICH_USER,
+    ),
+    Kind(
+        "keys_swapped",
+        _PROCESS,
+        "a worker is restarted with the API keys of two coverages swapped, until they are corrected",
+        _WORKERS,
+        _COSTLY,
+        (("seconds", _between(2, 5)),),
+    ),
 )
 
 BY_NAME = {kind.name: kind for kind in KINDS}

@@ -1,6 +1,7 @@
 """Faults of processes: SIGKILL, SIGTERM twice, and SIGSTOP for longer than a lease."""
 
 import contextlib
+import json
 import os
 import signal
 import time
@@ -69,6 +70,23 @@ def freeze(context: ChaosContext, fault: Planned) -> None:
             os.killpg(pid, signal.SIGCONT)
 
 
+def keys_swapped(context: ChaosContext, fault: Planned) -> None:
+    """Restart a worker with the keys of two coverages swapped, as after a wrong edit of the environment."""
+    keys = json.loads(context.company.stack.environment["STRIPE_API_KEYS"])
+    names = sorted(keys)
+    swapped = dict(zip(names, [keys[name] for name in (*names[1:], names[0])], strict=True))
+    with context.company.supervisor.started_with(fault.target, {"STRIPE_API_KEYS": json.dumps(swapped)}):
+        os.killpg(_pid(context, fault.target), signal.SIGKILL)
+        context.record_hit(fault.kind)
+        context.wait(fault.get("seconds"))
+    # It may have started while the processor was unreachable: then it runs, and sends nothing. The operator who
+    # corrects the keys starts it again.
+    started_with_them = context.company.supervisor.pid_of(fault.target)
+    if started_with_them is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started_with_them, signal.SIGKILL)
+
+
 INJECTORS: Injectors = {
     "sigterm_twice": sigterm_twice,
     "kill_worker_interactive": kill,
@@ -77,4 +95,5 @@ INJECTORS: Injectors = {
     "kill_web": kill,
     "kill_simulator": kill_simulator,
     "freeze_worker": freeze,
+    "keys_swapped": keys_swapped,
 }

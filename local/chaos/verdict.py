@@ -43,6 +43,13 @@ _UNBILLED_FEES = """
 _UNBILLED_MONTHS = """
     SELECT coverage, period FROM runs WHERE job = 'monthly-invoices' AND state <> 'finished'
 """
+_TOLD = """
+    SELECT f.kind, f.subject, EXISTS (
+        SELECT FROM billing_events e WHERE e.payment_id = f.payment_id AND e.type = f.kind
+    ) AS has_event
+    FROM findings f WHERE f.kind IN ('charge_refunded', 'charge_disputed')
+"""
+_OTHER_ACCOUNTS = "SELECT coverage FROM stripe_accounts WHERE stripe_account_id <> 'acct_sim_' || coverage"
 _ATTEMPTS = "SELECT state, count(*) AS attempts FROM payment_attempts GROUP BY 1"
 
 
@@ -103,6 +110,7 @@ def assess(context: ChaosContext, left: dict[str, int], short: dict[str, int], s
         broken.append(Broken("ledger and receipts differ", differing))
     forgotten = _forgotten(company, context)
     broken.extend(forgotten)
+    broken.extend(_untold(context))
     attempts = {row.state: row.attempts for row in company.rows(_ATTEMPTS)}
     unsettled = attempts.get("started", 0) + attempts.get("unknown", 0)
     report = _verify(company, context)
@@ -159,6 +167,19 @@ def _forgotten(company: Company, context: ChaosContext) -> list[Broken]:
         found.append(Broken(f"forgotten: {len(fees)} fees of a billed month are on no invoice"))
     unbilled = company.rows(_UNBILLED_MONTHS)
     return [*found, *(Broken(f"forgotten: {run.coverage}'s month {run.period} isn't billed") for run in unbilled)]
+
+
+def _untold(context: ChaosContext) -> list[Broken]:
+    """Find refunds and disputes at the processor that no finding and no billing event tells of."""
+    told = context.company.rows(_TOLD)
+    found = []
+    for kind, caused in (("charge_refunded", context.refunded), ("charge_disputed", context.disputed)):
+        missing = caused - {row.subject for row in told if row.kind == kind and row.has_event}
+        if missing:
+            found.append(Broken(f"{kind}: not told of {len(missing)} of {len(caused)}: {sorted(missing)[:SHOWN]}"))
+    if others := context.company.rows(_OTHER_ACCOUNTS):
+        found.append(Broken(f"pinned to another Stripe account: {[row.coverage for row in others]}"))
+    return found
 
 
 def _verify(company: Company, context: ChaosContext) -> Report:

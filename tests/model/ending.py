@@ -18,14 +18,29 @@ if TYPE_CHECKING:
 ROUNDS = 8
 ROUND = timedelta(minutes=70)
 #: What a person is asked to look at in an example, and is no sign of a defect.
-EXPECTED_FINDINGS = {"canceled_by_a_person", "orphan_payment_intent", "stripe_events_not_listed"}
+EXPECTED_FINDINGS = {
+    "canceled_by_a_person",
+    "orphan_payment_intent",
+    "stripe_events_not_listed",
+    "charge_refunded",
+    "charge_disputed",
+}
+#: The night lists what was never delivered; here no night passes, so these arrive.
+TOLD_AT_THE_END = (
+    "setup_intent.succeeded",
+    "charge.refunded",
+    "charge.dispute.created",
+    "charge.dispute.funds_withdrawn",
+    "charge.dispute.funds_reinstated",
+    "charge.dispute.closed",
+)
 
 
 def finish_example(model: "Model") -> None:
     """Frozen workers go on and late requests arrive; each customer who owes something registers a card that pays.
-    Of the webhooks still under way only registrations arrive, so that all else must be found without them. Sweep
-    and workers work until all is quiet, and an operator asks for what is held. Then every payment is captured
-    exactly once, no attempt is open, and the audit with the processor's books is clean.
+    Of the webhooks still under way only registrations, refunds and disputes arrive, so that all else must be found
+    without them. Sweep and workers work until all is quiet, and an operator charges what is held. Then every
+    payment is captured exactly once, no attempt is open, and `verify` finds nothing at the processor.
     """
     company = model.company
     company.weather.clear()
@@ -42,12 +57,14 @@ def finish_example(model: "Model") -> None:
             continue
         token = company.simulator.make_card(company.account_of(person.account.coverage), Pays()).token
         model.at_processor(person, token)
-    model.deliver_all("setup_intent.succeeded")
+    for event_type in TOLD_AT_THE_END:
+        model.deliver_all(event_type)
     _work_until_quiet(model)
     _operator_asks_for_what_is_held(model)
     model.looker.loose.clear()
     model.everything_holds()
     _assert_all_is_collected(model)
+    _assert_refunds_and_disputes_are_told(model)
     _assert_the_audit_is_clean(model)
     _note_what_was_met(model)
 
@@ -96,6 +113,17 @@ def _assert_all_is_collected(model: "Model") -> None:
         is_charged = payment.state == PaymentState.PAID and payment.amount_minor > 0
         if payment.state not in (PaymentState.PAID, PaymentState.CARRIED_FORWARD) or times != is_charged:
             raise snapshot.broken(f"at the end it is {payment.state} and was captured {times} times", payment.id)
+
+
+def _assert_refunds_and_disputes_are_told(model: "Model") -> None:
+    rows = model.company.look.execute(
+        "SELECT kind, subject FROM findings WHERE kind IN ('charge_refunded', 'charge_disputed')"
+    ).fetchall()
+    for kind, happened in (("charge_refunded", model.refunded), ("charge_disputed", model.disputed)):
+        untold = happened - {row.subject for row in rows if row.kind == kind}
+        if untold:
+            raise model.snapshot.broken(f"{kind}: no finding tells of {sorted(untold)}")
+        model.met[kind] += len(happened)
 
 
 def _assert_the_audit_is_clean(model: "Model") -> None:

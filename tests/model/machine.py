@@ -244,6 +244,25 @@ class Model(Surroundings):
                 lambda: self.company.simulator.cancel_payment_intent(account, stripe_id, reason)
             )
 
+    @precondition(lambda self: self.snapshot.ledger)
+    @rule(which=picks, happens=st.sampled_from(["refunded", "partly refunded", "disputed", "won", "lost"]))
+    def charge_is_refunded_or_disputed(self, which: int, happens: str) -> None:
+        """A user refunds a captured charge in Stripe's dashboard, or the cardholder's bank disputes it."""
+        line = self.snapshot.ledger[which % len(self.snapshot.ledger)]
+        simulator = self.company.simulator
+
+        def act() -> None:
+            if "refunded" in happens:
+                simulator.refund_charge(line.account, line.charge, None if happens == "refunded" else 1)
+                self.refunded.add(line.charge)
+                return
+            dispute = simulator.dispute_charge(line.account, line.charge)
+            self.disputed.add(dispute)
+            if happens != "disputed":
+                simulator.close_dispute(line.account, dispute, is_won=happens == "won")
+
+        self._at_processors_desk(act)
+
     @precondition(lambda self: any(person.story == "needs authentication" for person in self.people))
     @rule(which=picks, answer=st.sampled_from(["none", "yes", "no"]))
     def bank_requests_authentication(self, which: int, answer: str) -> None:

@@ -65,6 +65,9 @@ class Surroundings(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        #: Charges and disputes at the processor, which must be told by the end.
+        self.refunded: set[str] = set()
+        self.disputed: set[str] = set()
         self.company.begin()
         self.looker = Looker(self.company)
         self.people: list[Person] = []
