@@ -4,17 +4,23 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from sqlalchemy import Engine
+from sqlalchemy import Column, ColumnElement, Engine, and_, func, select
 
 from cli.console import plain_errors, print_error
 from cli.environment import connect_settings
 from shared.clock import machine_now
+from shared.db.query_terms import is_
 from shared.db.session import make_engine
+from shared.db.tables.payments import payment_attempts, receipts
+from shared.db.tables.system import billing_events, runs
+from shared.domain.event_types import EventType
+from shared.domain.money import format_minor
+from shared.domain.states import AttemptState
 from shared.policy import Policy, load_policy
 from shared.scheduling.virtual_clock import (
     NEVER_SET,
@@ -138,7 +144,44 @@ def _move(engine: Engine, policy: Policy, start: datetime, target: datetime, wai
             progress.update(task, description=written(step.at), completed=(step.at - start).total_seconds())
 
         advance_clock(engine, policy, target, wait=wait, on_step=show_step, stalled_after_s=patience)
-    print(written(target))
+    print(written(target))  # alone on standard output, for scripts
+    console.print(what_happened(engine, start, target), highlight=False)
+    if not wait:
+        console.print("Not waited for the work that became due: `duecourse runs list` shows it.", highlight=False)
+
+
+def what_happened(engine: Engine, after: datetime, until: datetime) -> str:
+    """Say how many runs, invoices, charges and declines there were in this business time."""
+    issued = (
+        select(func.count())
+        .select_from(billing_events)
+        .where(billing_events.c.type == EventType.INVOICE_ISSUED, _within(billing_events.c.at, after, until))
+    )
+    declined = (
+        select(func.count())
+        .select_from(payment_attempts)
+        .where(
+            is_(payment_attempts.c.state, AttemptState.DECLINED),
+            _within(payment_attempts.c.started_at, after, until),
+        )
+    )
+    started = select(func.count()).select_from(runs).where(_within(runs.c.started_at, after, until))
+    charged = (
+        select(receipts.c.currency, func.count().label("charges"), func.sum(receipts.c.amount_minor).label("minor"))
+        .where(_within(receipts.c.received_at, after, until))
+        .group_by(receipts.c.currency)
+        .order_by(receipts.c.currency)
+    )
+    with engine.connect() as connection:
+        counts = [connection.execute(query).scalar_one() for query in (started, issued, declined)]
+        sums = connection.execute(charged).all()
+    money = ", ".join(format_minor(int(row.minor), row.currency) for row in sums)
+    charges = f"{sum(row.charges for row in sums):,} charged" + (f" ({money})" if money else "")
+    return f"{counts[0]:,} runs, {counts[1]:,} invoices issued, {charges}, {counts[2]:,} declined"
+
+
+def _within(column: Column[Any], after: datetime, until: datetime) -> ColumnElement[bool]:
+    return and_(column > after, column <= until)
 
 
 def _virtual_settings() -> Settings:

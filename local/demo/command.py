@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from sqlalchemy import Engine, create_engine, inspect, text
+from sqlalchemy import Connection, Engine, create_engine, inspect, text
 
 from local import embedded
 from local.demo.customers import make_customers
@@ -21,6 +22,8 @@ from shared.runtime import build_runtime
 from shared.settings import load_settings, with_driver
 from simulator.client import SimulatorClient
 
+#: What only users make; the demo itself makes none of it.
+MADE_BY_USERS = {"users": "users", "actions in the audit log": "audit_log"}
 #: The accounts of the demo have this prefix. A database with any other account is never touched.
 PREFIX = "demo-"
 #: Short intervals: two months pass in a minute, and polling must not slow that down.
@@ -38,6 +41,9 @@ def demo(
     accounts: Annotated[int, typer.Option(min=10, max=100_000, help="How many customers the company has.")] = 500,
     seed: Annotated[int, typer.Option(help="The same seed makes the same customers.")] = 7,
     picture: Annotated[Path | None, typer.Option(help="Also save the summary as an SVG picture.")] = None,
+    replaces: Annotated[
+        bool, typer.Option("--replace", help="Delete users and actions of an earlier demo without asking.")
+    ] = False,
 ) -> None:
     """Bill and collect two virtual months with simulated cards, then print a summary. No money moves."""
     console = Console(highlight=False, record=picture is not None)
@@ -45,7 +51,7 @@ def demo(
     try:
         with prepared_stack(overrides=FAST) as stack:
             engine = create_engine(_driver_url(stack), pool_pre_ping=True)
-            _start_over(DATA, engine)
+            _start_over(DATA, engine, replaces=replaces)
             console.print(
                 "PostgreSQL and Valkey are up; starting the simulated card processor, web, scheduler and workers."
             )
@@ -71,8 +77,8 @@ def demo(
     raise typer.Exit(0 if promises.are_kept else 1)
 
 
-def _start_over(data: Path, engine: Engine) -> None:
-    """Remove an earlier demo's data. Raises DemoError if the database holds other accounts."""
+def _start_over(data: Path, engine: Engine, *, replaces: bool) -> None:
+    """Remove an earlier demo's data. Raises DemoError if it holds other accounts, or what users made."""
     with engine.begin() as connection:
         if inspect(connection).has_table("accounts"):
             others = connection.scalar(
@@ -83,10 +89,29 @@ def _start_over(data: Path, engine: Engine) -> None:
                     f"the database holds {others} accounts that aren't the demo's. Use an empty one: set "
                     f"DATABASE_URL, or move {data.resolve()} away"
                 )
+            if not replaces:
+                _ask_before_deleting(connection)
         connection.execute(text("DROP SCHEMA public CASCADE"))
         connection.execute(text("CREATE SCHEMA public"))
     for leftover in ("simulator", "demo"):
         shutil.rmtree(data / leftover, ignore_errors=True)
+
+
+def _ask_before_deleting(connection: Connection) -> None:
+    """Ask at the terminal whether to delete what users made. DemoError without a terminal, or after a no."""
+    tables = inspect(connection).get_table_names()
+    counts = {
+        what: connection.scalar(text(f"SELECT count(*) FROM {table}"))  # noqa: S608  # a name of ours
+        for what, table in MADE_BY_USERS.items()
+        if table in tables
+    }
+    made = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    if not made:
+        return
+    if not sys.stdin.isatty():
+        raise DemoError(f"the last demo's data hold {made}, which would be deleted: pass --replace to do so")
+    if not typer.confirm(f"The last demo's data hold {made}. Delete them and start again?"):
+        raise DemoError("nothing is deleted: `duecourse up` continues with the last demo")
 
 
 def _driver_url(stack: Stack) -> str:
