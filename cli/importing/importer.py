@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, text
 from cli.importing.kind import FileKind
 from cli.importing.layout import ColumnOptions, Layout, lay_out
 from cli.importing.rejects import RejectsError, write_rejects
-from cli.importing.rows import Problem, RowReader
+from cli.importing.rows import AFTER_UNCLOSED, Problem, RowReader
 from cli.importing.source import ImportUsageError, Source
 from cli.importing.staging import BATCH_ROWS, Staging, lock_imports, repeat_transaction
 from shared.db.billing_events import BillingEvent, Cause, record_event
@@ -87,19 +87,29 @@ def import_file(engine: Engine, source: Source, order: Order, progress: Progress
     """
     layout = read_header(source, order)
     with engine.connect() as connection, Staging(connection, order.kind.staged) as staging:
-        rows = _stage(source, layout, order.kind, staging, progress.on_bytes)
+        reader = RowReader(layout, order.kind)
+        rows = _stage(source, reader, staging, progress.on_bytes)
         progress.on_step("comparing")
         report = Report(order.kind.name, order.is_dry_run, order.may_keep_good, source.sha256, rows)
         report = repeat_transaction(connection, lambda: _decide(connection, order, layout, report))
         if report.problem_count == 0:
             return report
         progress.on_step("writing rejects")
-        report = replace(report, problems=tuple(staging.problems(MAX_SHOWN_PROBLEMS)))
+        shown = tuple(staging.problems(MAX_SHOWN_PROBLEMS, without=AFTER_UNCLOSED))
+        report = replace(report, problems=shown, notes=(*report.notes, *_unclosed(reader)))
         try:
             write_rejects(order.rejects, source, layout, staging.problems())
         except RejectsError as error:
             return replace(report, rejects_trouble=str(error))
         return replace(report, rejects=order.rejects)
+
+
+def _unclosed(reader: RowReader) -> tuple[str, ...]:
+    if not reader.after_unclosed:
+        return ()
+    return (
+        f"{reader.after_unclosed:,} rows after line {reader.unclosed_at:,} can't be read: close the quote there",
+    )
 
 
 def read_header(source: Source, order: Order) -> Layout:
@@ -110,11 +120,8 @@ def read_header(source: Source, order: Order) -> Layout:
     return lay_out(first, order.kind, order.column_options, source.delimiter)
 
 
-def _stage(
-    source: Source, layout: Layout, kind: FileKind, staging: Staging, on_bytes: Callable[[int], None]
-) -> int:
+def _stage(source: Source, reader: RowReader, staging: Staging, on_bytes: Callable[[int], None]) -> int:
     """Read the whole file into the temporary tables and return the number of its rows."""
-    reader = RowReader(layout, kind)
     rows: list[tuple[Any, ...]] = []
     problems: list[Problem] = []
     count = 0

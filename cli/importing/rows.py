@@ -25,6 +25,10 @@ class Problem:
     reason: str
 
 
+#: The reason of each unreadable row after a quote that is probably never closed: told once, for all of them.
+AFTER_UNCLOSED = "can't be read, because a quote before it is never closed"
+
+
 class RowReader:
     """Reads the records of one file."""
 
@@ -38,6 +42,9 @@ class RowReader:
         # A fee needs an id only if the file has ids.
         self._never_empty = {name for name, each in kind.model.model_fields.items() if each.is_required()} | {"id"}
         self._values = attrgetter(*kind.columns)
+        #: The line of a quote that is probably never closed, and how many rows after it can't be read.
+        self.unclosed_at: int | None = None
+        self.after_unclosed = 0
 
     def read(self, record: Record) -> tuple[tuple[Any, ...] | None, list[Problem]]:
         """Return the line and the values to stage, None if the cells can't be told apart, and all problems.
@@ -82,13 +89,26 @@ class RowReader:
         return draft_of(self._kind.model).model_validate(good, context=self._kind.context), problems
 
     def _whole_row(self, record: Record) -> Problem | None:
+        reason = self._why_no_row(record)
+        if reason is None:
+            return None
+        if self.unclosed_at is not None:
+            self.after_unclosed += 1
+            return Problem(record.line, "", record.text, AFTER_UNCLOSED)
+        if "\n" in record.text:  # a cell that goes on over several lines: the rows after it are read askew, too
+            self.unclosed_at = record.line
+            reason = f"{reason}; is a quote in line {record.line} never closed?"
+        return Problem(record.line, "", record.text, reason)
+
+    def _why_no_row(self, record: Record) -> str | None:
+        """Return why the record's cells can't be told apart; None if they can."""
         if record.trouble is not None and not record.is_undecodable:
-            return Problem(record.line, "", record.text, record.trouble)
+            return record.trouble
         cells, columns = len(record.cells), len(self._layout.header)
         if cells != columns:
             reason = f"has {cells} cells where the first line has {columns}"
             reason += "; put a cell that holds the separator into quotes" if cells > columns else ""
-            return Problem(record.line, "", record.text, record.trouble or reason)
+            return record.trouble or reason
         return None
 
     def _refuse_same_duplicate(

@@ -81,14 +81,19 @@ class Staging:
         with self._connection.begin():
             self._connection.execute(text("ANALYZE import_rows, import_problems"))
 
-    def problems(self, most: int | None = None) -> Iterator[Problem]:
-        """All problems in the order of the file, or the first `most`. Streams; needs the connection meanwhile."""
-        query = "SELECT line, column_name, value, reason FROM import_problems ORDER BY line, id"
+    def problems(self, most: int | None = None, without: str = "") -> Iterator[Problem]:
+        """All problems in the order of the file, or the first `most`, except those with the reason `without`.
+
+        Streams; needs the connection meanwhile.
+        """
+        query = """
+            SELECT line, column_name, value, reason FROM import_problems WHERE reason <> :without ORDER BY line, id
+        """
         limit = "" if most is None else f" LIMIT {most}"
         with self._connection.begin():
             self._connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))  # paced by a disk
             statement = text(query + limit).execution_options(yield_per=1_000)
-            for row in self._connection.execute(statement):
+            for row in self._connection.execute(statement, {"without": without}):
                 yield Problem(row.line, row.column_name, row.value, row.reason)
 
 

@@ -50,3 +50,15 @@ def test_utf_16_without_a_mark_is_recognized_and_no_raw_byte_is_shown(stocked: D
     assert told.code == 2
     assert f"looks like UTF-16; convert it first: iconv -f {encoding.replace('16-', '16')} -t utf-8" in told.errors
     assert "\0" not in told.errors + told.text
+
+
+@pytest.mark.parametrize("rows", [10, 5_000])
+def test_rows_that_are_read_askew_after_an_open_quote_are_told_once(stocked: Desk, rows: int) -> None:
+    lines = ["id,account,coverage,amount", "F-1,A-1,global,10", 'F-2,"A-1,global,10', 'F-3,A-1",global']
+    lines += [f"F-{n},A-1,global,1,000" for n in range(4, rows)]
+    told = stocked.fees("\n".join(lines) + "\n")
+    assert told.code == 1
+    assert [line[:8] for line in told.text.splitlines() if line.startswith("line ")] == ["line 3: "]
+    assert "is a quote in line 3 never closed?" in told.text
+    assert f"Note: {rows - 4:,} rows after line 3 can't be read: close the quote there." in told.text
+    assert f"bad {rows - 3:,}" in told.text
