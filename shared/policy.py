@@ -1,7 +1,7 @@
 """The company's own rules, from one validated file (`billing.toml`).
 
-Every key has to be given, so that a reader of the file sees everything that is in force. Each key says in its
-`description` what is allowed; when a value is refused, the user reads that text (`shared/policy_problems.py`).
+Every key but `slower` has to be given, so that a reader of the file sees everything that is in force. Each key says
+in its `description` what is allowed: the text that a refusal shows (`shared/policy_problems.py`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -118,9 +118,19 @@ class _RetryEveryDays(_Table):
     retry_sparingly: int = _days(1)
 
 
+class _Slower(_Table):
+    after_declines: int = _whole(1, 365, "declines")
+    every_days: int = _days(1)
+
+
+#: The one table that may be left out: then retries never become slower.
+_NEVER_SLOWER = _Slower(after_declines=365, every_days=1)
+
+
 class _Dunning(_Table):
     retry_at: _TimeOfDay
     retry_every_days: _RetryEveryDays
+    slower: _Slower = _NEVER_SLOWER
     mark_after_declines: int = _whole(1, 365, "declines")
     mark_after_days_past_due: int = _days(1)
     stop_after_declines: int = _whole(1, 365, "declines")
@@ -200,6 +210,8 @@ def parse_policy(raw: Mapping[str, Any], source: str) -> Policy:
                 DeclineCategory.RETRY_DAILY: every.retry_daily,
                 DeclineCategory.RETRY_SPARINGLY: every.retry_sparingly,
             },
+            slower_after_declines=file.dunning.slower.after_declines,
+            slower_every_days=file.dunning.slower.every_days,
             mark_after_declines=file.dunning.mark_after_declines,
             mark_after_days_past_due=file.dunning.mark_after_days_past_due,
             stop_after_declines=file.dunning.stop_after_declines,

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 #: Longer values are cut: the key says where to look.
 SHOWN_CHARACTERS = 60
+#: The one key that may be left out.
+OPTIONAL = "slower"
 #: Stands for any name in a table whose keys the user chooses (`coverages.*.currency`), and for the name itself.
 ANY, NAME = "*", "[key]"
 _LINE_OF_ERROR = re.compile(r"\(at line ([0-9]+), column [0-9]+\)")
@@ -91,7 +93,11 @@ def _sentences(problem: Any, allowed: Mapping[_Path, str]) -> Iterator[str]:
         hint = f" (did you mean {near[0]}?)" if near else ""
         yield f"{key} = {_shown(problem['input'])} is refused: unknown key{hint}; allowed are {', '.join(names)}"
     elif problem["type"] == "missing":
-        below = [each for each in allowed if each[: len(place)] == place and not _names_below(each, allowed)]
+        below = [
+            each
+            for each in allowed
+            if each[: len(place)] == place and not _names_below(each, allowed) and OPTIONAL not in each
+        ]
         for each in below if ANY not in place and place != ("coverages",) else [place]:
             yield f"{'.'.join((key, *each[len(place) :]))} is missing; allowed is {allowed[each]}"
     elif is_name:

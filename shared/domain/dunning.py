@@ -22,7 +22,8 @@ class DunningPolicy:
 
     `retry_every_days` gives the days between attempts by category; `retry_at` is wall-clock time in the coverage's
     zone. Counts are declines of one payment: of automatic charges for `mark_after_declines`, with one card for
-    `stop_after_declines`. Days are calendar days past the due date.
+    `stop_after_declines` and for `slower_after_declines`, from which on at least `slower_every_days` lie between
+    attempts. Days are calendar days past the due date.
     """
 
     retry_at: time = time(9, 0)
@@ -33,6 +34,8 @@ class DunningPolicy:
             DeclineCategory.RETRY_SPARINGLY: 3,
         }
     )
+    slower_after_declines: int = 365
+    slower_every_days: int = 1
     mark_after_declines: int = 7
     mark_after_days_past_due: int = 14
     stop_after_declines: int = 30
@@ -106,11 +109,16 @@ def decide_after_decline(
         return StopRetrying(f"{reason}: orders are never retried automatically")
     if declines_so_far >= policy.stop_after_declines:
         return StopRetrying(f"{reason}: declined {declines_so_far} times")
-    return _retry(known, reason, policy, now, today)
+    return _retry(known, reason, declines_so_far, policy, now, today)
 
 
-def _retry(known: Classified, reason: str, policy: DunningPolicy, now: datetime, today: date) -> RetryOn:
-    day = today + timedelta(days=policy.retry_every_days[known.category])
+def _retry(
+    known: Classified, reason: str, declines_so_far: int, policy: DunningPolicy, now: datetime, today: date
+) -> RetryOn:
+    every_days = policy.retry_every_days[known.category]
+    if declines_so_far >= policy.slower_after_declines:
+        every_days = max(every_days, policy.slower_every_days)
+    day = today + timedelta(days=every_days)
     if known.wait is not None:
         # Hours are counted in UTC: on a local clock, 24 of them over the night of the spring change would be 23.
         earliest = (now.astimezone(UTC) + known.wait).astimezone(now.tzinfo)

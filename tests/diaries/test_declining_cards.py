@@ -1,14 +1,18 @@
 """Cards that decline for a while: retried each morning, within limits, and paid once."""
 
 import re
+import tomllib
 from datetime import date, datetime, timedelta
 from io import StringIO
+from pathlib import Path
 
 from rich.console import Console
 
 from cli.payment_text import print_explanation
 from shared.explain.explanation import OtherEvent, SkippedAttempt
+from shared.policy import parse_policy
 from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays, InsufficientFundsUntil
+from tests.diaries.conftest import OpenDiary
 from tests.diaries.diary import Diary
 
 
@@ -98,6 +102,21 @@ def test_seven_declines_mark_the_account_and_a_later_payment_unmarks_it(diary: D
     assert marked.reason == "7 declines of one payment"
     assert unmarked.before == {"standing": "marked_for_suspension"}
     assert diary.money(payment) == [("2026-11-09 09:00", 29_85)]
+
+
+def test_shipped_alternative_retries_daily_for_seven_days_then_every_third(open_diary: OpenDiary) -> None:
+    text = Path("billing.toml").read_text("utf-8")
+    assert "# slower = " in text
+    policy = parse_policy(tomllib.loads(text.replace("# slower = ", "slower = ")), "billing.toml")
+    diary = open_diary(date(2026, 11, 1), policy)
+    anna = diary.account("A-1")
+    diary.fee(anna, 29_85)
+    diary.register_card(anna, story=AlwaysDeclines(decline_code="insufficient_funds"))
+    diary.day(30)
+    days = [f"{moment:%m-%d}" for moment in diary.charges()]
+    assert days == [
+        *(f"11-0{day}" for day in range(1, 8)), *(f"11-{day}" for day in range(10, 31, 3))
+    ], "14 of the 20 tries that Visa allows"  # fmt: skip
 
 
 def test_declining_visa_card_is_charged_twenty_times_in_thirty_days(diary: Diary) -> None:

@@ -54,6 +54,7 @@ FILES = st.fixed_dictionaries(
                 "retry_every_days": st.fixed_dictionaries(
                     dict.fromkeys(("retry_soon", "retry_daily", "retry_sparingly"), DAYS)
                 ),
+                "slower": st.fixed_dictionaries({"after_declines": DAYS, "every_days": DAYS}),
                 "mark_after_declines": fine(WHOLE, st.integers(1, 20)),
                 "mark_after_days_past_due": DAYS,
                 "stop_after_declines": fine(WHOLE, st.integers(20, 365)),

@@ -27,7 +27,8 @@ UNKNOWN, TWICE = "is refused: unknown key", "the same key or table is given twic
 UNREADABLE = 'can\'t be read; allowed are [table], key = "text" and key = number'
 BOM = "begins with a byte order mark (BOM); save it as UTF-8 without BOM"
 KEYS = (
-    "; allowed are retry_at, retry_every_days, mark_after_declines, mark_after_days_past_due, stop_after_declines"
+    "; allowed are retry_at, retry_every_days, slower, mark_after_declines, mark_after_days_past_due, "
+    "stop_after_declines"
 )
 
 #: What belongs to libraries and to Python, not into a sentence for a user.
@@ -42,10 +43,13 @@ def load(tmp_path: Path, content: str | bytes) -> None:
 
 def shipped_with(key: str, value: str) -> str:
     """The shipped file with another value for the first `key = …`, in a table or within braces."""
+    value_of_key = r"(\{[^}]*\}|\"[^\"]*\"|[^ ,}\n]+)"
     text, count = re.subn(
-        rf"(?m)(^|[{{,] *){key} = (\{{[^}}]*\}}|\"[^\"]*\"|[^ ,}}\n]+)", lambda m: f"{m[1]}{key} = {value}",
-        SHIPPED.read_text(), count=1,
-    )  # fmt: skip
+        rf"(?m)(^(?:# )?|[{{,] *){key} = {value_of_key}",
+        lambda m: f"{m[1].removeprefix('# ')}{key} = {value}",
+        SHIPPED.read_text(),
+        count=1,
+    )
     assert count == 1, key
     return text
 
@@ -81,8 +85,8 @@ BAD_VALUES = [
     ("mark_after_declines", "-1", "dunning.mark_after_declines = -1", DECLINES),
     ("mark_after_declines", "[7]", "dunning.mark_after_declines = [7]", DECLINES),
     ("mark_after_declines", "nan", "dunning.mark_after_declines = nan", DECLINES),
-    ("mark_after_declines", "07", "line 10, mark_after_declines = 07", DECLINES),
-    ("mark_after_declines", "", "line 10, mark_after_declines =", DECLINES),
+    ("mark_after_declines", "07", "line 12, mark_after_declines = 07", DECLINES),
+    ("mark_after_declines", "", "line 12, mark_after_declines =", DECLINES),
     (
         "mark_after_declines",
         "31",
@@ -108,6 +112,9 @@ BAD_VALUES = [
         "dunning.retry_every_days = [1, 1, 3]",
         "a table with the keys retry_soon, retry_daily, retry_sparingly",
     ),
+    ("slower", "3", "dunning.slower = 3", "a table with the keys after_declines, every_days"),
+    ("slower", "{ after_declines = 0, every_days = 3 }", "dunning.slower.after_declines = 0", DECLINES),
+    ("slower", "{ after_declines = 7, every_days = 0 }", "dunning.slower.every_days = 0", DAYS),
     # Coverages.
     ("time_zone", '"Asia"', 'coverages.global.time_zone = "Asia"', ZONE),
     ("time_zone", '"asia/tokyo"', 'coverages.global.time_zone = "asia/tokyo"', ZONE),
@@ -163,8 +170,8 @@ def test_refused_value_is_named_with_its_key_and_what_is_allowed(
         ("[dunning]", '[dunning]\n"a b" = {c = 1}', f'dunning."a b" = {{c = 1}} {UNKNOWN}{KEYS}'),
         ("[coverages.japan]", "[coverages.JP]", f"coverages.JP is refused as a name; allowed is {CODE}"),
         ("[coverages.japan]", '[coverages.""]', f'coverages."" is refused as a name; allowed is {CODE}'),
-        ("[coverages.japan]", "[coverages.global]", f"line 23, [coverages.global]: {TWICE}"),
-        ('prefix = "G"', 'prefix = "G"\ninvoice_prefix = "H"', f'line 21, invoice_prefix = "H": {TWICE}'),
+        ("[coverages.japan]", "[coverages.global]", f"line 25, [coverages.global]: {TWICE}"),
+        ('prefix = "G"', 'prefix = "G"\ninvoice_prefix = "H"', f'line 23, invoice_prefix = "H": {TWICE}'),
         ("[dunning]", "[dunning", f"line 7, [dunning: {UNREADABLE}"),
         ("[dunning]", "dunning: 3", f"line 7, dunning: 3: {UNREADABLE}"),
         ('"50"', '"50.5"', f'coverages.japan.minimum_charge = "50.5" is refused; allowed is {YEN}'),
@@ -176,7 +183,7 @@ def test_other_mistake_is_named(tmp_path: Path, old: str, new: str, problem: str
     assert str(raised.value).splitlines()[1:] == [f"  {problem}"]
 
 
-LINES = [line for line in SHIPPED.read_text().splitlines() if " = " in line]
+LINES = [line for line in SHIPPED.read_text().splitlines() if " = " in line and not line.startswith("#")]
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -213,7 +220,7 @@ def test_missing_tables_name_every_key_they_lack(tmp_path: Path) -> None:
     [
         (b"\xef\xbb\xbf" + SHIPPED.read_bytes(), BOM),
         (SHIPPED.read_text().encode("utf-16"), BOM),
-        (SHIPPED.read_bytes() + b'# f\xfcr\n', "line 28 is not UTF-8 text; save the file as UTF-8"),
+        (SHIPPED.read_bytes() + b'# f\xfcr\n', "line 30 is not UTF-8 text; save the file as UTF-8"),
         (SHIPPED.read_bytes() + b"x = [1,", "the file ends within a value or a table; close its quotes"),
     ],
     ids=["UTF-8 with BOM", "UTF-16", "Latin-1", "cut"],
