@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 FIRST_PAUSE_S = 0.2  # before the first restart; doubled at each further one
 LOG_BYTES = 10_000_000  # a longer log is renamed to .log.1, and the one before it is dropped
@@ -83,6 +84,13 @@ def is_alive(pid: int) -> bool:
 def describe_exit(exit_code: int) -> str:
     """Describe a return code of subprocess, in which a negative number is a signal."""
     return f"ended by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exited with {exit_code}"
+
+
+def private_log(log: Path) -> BinaryIO:
+    """Open a log to append to. Only its owner may read it: an error may name a customer."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.fchmod(descriptor, 0o600)  # one that an earlier release made
+    return os.fdopen(descriptor, "ab")
 
 
 def rotate_log(log: Path, max_bytes: int = LOG_BYTES) -> None:

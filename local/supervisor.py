@@ -34,6 +34,7 @@ from local.child_processes import (
     dying_with_us,
     has_ended,
     kill_group,
+    private_log,
     rotate_log,
 )
 
@@ -129,6 +130,7 @@ class Supervisor:
     def start(self) -> None:
         """Start in the background and return at once."""
         self._log_dir.mkdir(parents=True, exist_ok=True)
+        self._log_dir.chmod(0o700)
         self._thread.start()
 
     def wait_until_ready(self, timeout_s: float) -> None:
@@ -341,8 +343,8 @@ class Supervisor:
     def _line(self, it: _Instance, text: str) -> None:
         with contextlib.suppress(OSError):  # a full disk must not stop a worker
             rotate_log(it.log_path, LOG_BYTES)
-            with it.log_path.open("a") as log:
-                log.write(text + "\n")
+            with private_log(it.log_path) as log:
+                log.write(f"{text}\n".encode())
         if self._on_line is not None:
             self._on_line(it.name, text)
         if self._console is not None:

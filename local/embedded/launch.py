@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from local.child_processes import private_log
 from local.embedded.binaries import find_postgres, find_valkey
 from local.embedded.plan import EmbeddedError, Folder, Plan, Urls, not_ours
 
@@ -112,7 +113,7 @@ def _make_folder(folder: Path) -> None:
         if not folder.exists():
             folder.mkdir(parents=True)
             folder.chmod(0o755)  # the servers' user must enter it; private files inside have their own modes
-        (folder / "logs").mkdir(exist_ok=True)
+        (folder / "logs").mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise EmbeddedError(f"Can't create {folder}: {error}") from error
     names = Folder(folder)
@@ -132,7 +133,7 @@ def _spawn_guard(folder: Folder) -> "subprocess.Popen[bytes]":
         "local.embedded.guard",
         str(folder.path),
     ]  # -S: starts without site-packages
-    with folder.log("guard").open("ab") as log:
+    with private_log(folder.log("guard")) as log:
         return subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,

@@ -20,6 +20,9 @@ SETTINGS = {
     "log_timezone": "UTC",
     "password_encryption": "scram-sha-256",
     "log_line_prefix": "%m [%p] ",
+    # No personal data: DETAIL shows the failing row, STATEMENT its values.
+    "log_error_verbosity": "terse",
+    "log_min_error_statement": "panic",
     "cluster_name": "duecourse",  # shown by ps
 }
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from local.child_processes import PR_SET_PDEATHSIG, kill_group, load_prctl, rotate_log
+from local.child_processes import PR_SET_PDEATHSIG, kill_group, load_prctl, private_log, rotate_log
 from local.embedded.plan import LOOPBACK, EmbeddedError
 
 NOBODY = 65534  # uid and gid of the servers when we are root: postgres refuses root
@@ -94,7 +94,7 @@ class Spawner:
                 if os.getppid() != guard:
                     os._exit(1)
 
-        with log.open("ab") as output:
+        with private_log(log) as output:
             try:
                 process = subprocess.Popen(  # type: ignore[call-overload]  # the three options as one dict
                     list(argv),
@@ -189,7 +189,8 @@ def free_port(preferred: int = 0) -> int:
 
 def open_log(log: Path) -> None:
     """Create the log's folder, and rotate a long log."""
-    log.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log.parent.chmod(0o700)  # one that an earlier release made
     rotate_log(log)
 
 

@@ -1,6 +1,7 @@
 """Settings of the embedded servers, and how other commands find them."""
 
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,6 +75,20 @@ def test_secrets_are_readable_by_the_owner_alone_and_not_in_the_process_list(
         assert (lasting_folder / name).stat().st_mode & 0o777 == 0o700
     password = urls.redis_url.split("@")[0].split(":")[2]
     assert not [p for p in psutil.process_iter(["cmdline"]) if password in str(p.info["cmdline"])]
+
+
+def test_logs_hold_no_personal_data_and_only_their_owner_reads_them(urls: Urls, lasting_folder: Path) -> None:
+    with psycopg.connect(urls.database_url, autocommit=True) as connection:
+        connection.execute("CREATE TEMPORARY TABLE c (email text, CONSTRAINT refused CHECK (email IS NULL))")
+        with pytest.raises(psycopg.errors.CheckViolation):
+            connection.execute("INSERT INTO c VALUES ('anna@example.com')")
+    log = (lasting_folder / "logs" / "postgres.log").read_text()
+    assert 'violates check constraint "refused"' in log, "what went wrong is told"
+    assert "anna@example.com" not in log
+    private = [lasting_folder / "logs", *(lasting_folder / "logs").iterdir(), lasting_folder / "postgres"]
+    assert {path.name: stat.filemode(path.stat().st_mode)[4:] for path in private} == dict.fromkeys(
+        (path.name for path in private), "------"
+    )
 
 
 def test_the_servers_listen_on_the_loopback_only(urls: Urls) -> None:
