@@ -1,6 +1,8 @@
 """`duecourse cards …`: list the cards that must not be charged, and lift a block that was set in error."""
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated
@@ -9,10 +11,12 @@ import typer
 
 from cli.console import clock_of, operator, out, plain_errors, print_error
 from cli.environment import connect_settings
-from shared.accounts.lifted_blocks import BlockedCard, blocked_cards, lift_block
+from shared.accounts.lifted_blocks import BlockedCard, blocked_cards
 from shared.db.billing_events import Cause
 from shared.db.session import in_transaction, make_engine
+from shared.domain.money import format_minor
 from shared.domain.refusals import Refused
+from shared.payments.operator.unblocked_cards import Behind, payments_behind, unblock_card
 
 app = typer.Typer(name="cards", help="Cards that must not be charged.", no_args_is_help=True)
 
@@ -40,29 +44,43 @@ def unblock(
     reason: Annotated[str, typer.Option("--reason", help="Required: why the block is wrong; stored.")],
     is_confirmed: Annotated[bool, typer.Option("--yes", help="Lift it; without this, only show it.")] = False,
 ) -> None:
-    """Lift a card's block, after showing it. Charges nothing; the next such decline blocks the card again."""
+    """Lift a card's block, after showing it, and charge what waited for that.
+
+    The next such decline blocks the card again.
+    """
     with plain_errors():
         settings = connect_settings()
         engine = make_engine(settings, pool_size=1)
         with engine.connect() as connection:
             found = blocked_cards(connection, coverage, fingerprint)
+            behind = payments_behind(connection, coverage, fingerprint)
         seen = found[0] if found else None
         if seen is not None:
             out().print(_line(seen), markup=False)
+            out().print(_charged(behind), markup=False)
         if seen is not None and not is_confirmed:
             out().print("Nothing is changed yet. Run it again with --yes to lift this block.")
             return
         cause = Cause(operator(), clock_of(settings).now(), reason)
         answer = in_transaction(
-            engine, lambda connection: lift_block(connection, coverage, fingerprint, seen, cause)
+            engine, lambda connection: unblock_card(connection, coverage, fingerprint, seen, cause)
         )
     if isinstance(answer, Refused):
         print_error(f"not lifted: {answer.reason}. To do: {answer.what_to_do}.")
         raise typer.Exit(1)
     out().print(
-        "The block is lifted. Payments that wait for a card keep waiting: "
-        "`duecourse payment charge` charges one now."
+        f"The block is lifted. {len(answer):,} payments are due now; the sweep enqueues them within seconds."
     )
+
+
+def _charged(behind: Sequence[Behind]) -> str:
+    if not behind:
+        return "No payment waits for this."
+    sums: Counter[str] = Counter()
+    for each in behind:
+        sums[each.currency] += each.amount_minor
+    money = ", ".join(format_minor(minor, currency) for currency, minor in sorted(sums.items()))
+    return f"{len(behind):,} unpaid payments, {money}, are charged at once."
 
 
 def _line(one: BlockedCard) -> str:

@@ -13,7 +13,7 @@ from shared.db.tables.accounts import accounts, cards, payment_settings
 from shared.domain.event_types import EventType
 from shared.domain.refusals import NO_REASON, Refused
 from shared.gateway.port import Missing
-from shared.operations.audit_log import AuditAction, AuditEntry, record_action
+from shared.operations.audit_log import AuditAction, record_decision
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ def forget_customer(
         .with_for_update(key_share=True)
     )
     refused = _why_not(seen, missing, cause, present)
-    _audit(connection, seen, cause, refused)
+    snapshot = {"stripe_customer_id": seen.stripe_customer_id, "cards": seen.cards}
+    subject = ("account", str(seen.account_id))
+    record_decision(connection, AuditAction.CUSTOMER_FORGET, subject, cause, refused, snapshot)
     if refused is not None:
         return refused
     of_customer = select(cards).where(cards.c.settings_id == seen.settings_id, cards.c.detached_at.is_(None))
@@ -108,20 +110,3 @@ def _why_not(seen: KnownCustomer, missing: Missing | None, cause: Cause, present
     if missing is not Missing.CUSTOMER:
         return Refused("Stripe still has the customer", "nothing: its customer can register cards as before")
     return None
-
-
-def _audit(connection: Connection, seen: KnownCustomer, cause: Cause, refused: Refused | None) -> None:
-    record_action(
-        connection,
-        AuditEntry(
-            AuditAction.CUSTOMER_FORGET,
-            cause.actor,
-            cause.at,
-            subject_kind="account",
-            subject=str(seen.account_id),
-            reason=cause.reason.strip() or None,
-            outcome="done" if refused is None else "refused",
-            snapshot={"stripe_customer_id": seen.stripe_customer_id, "cards": seen.cards},
-            result={} if refused is None else {"reason": refused.reason},
-        ),
-    )

@@ -10,7 +10,7 @@ from shared.db.billing_events import BillingEvent, Cause, record_event
 from shared.db.tables.accounts import accounts, card_blocks, cards, payment_settings
 from shared.domain.event_types import EventType
 from shared.domain.refusals import NO_REASON, Refused
-from shared.operations.audit_log import AuditAction, AuditEntry, record_action
+from shared.operations.audit_log import AuditAction, record_decision
 
 
 @dataclass(frozen=True)
@@ -62,28 +62,24 @@ def blocked_cards(
 def lift_block(
     connection: Connection, coverage: str, fingerprint: str, seen: BlockedCard | None, cause: Cause
 ) -> BlockedCard | Refused:
-    """Lift the block `seen` in the preview; the card may be charged again, and nothing is charged by this.
+    """Lift the block `seen` in the preview: the card may be charged again.
 
     Refused if there is none, without a reason, or if it isn't the block of the preview. The next decline of the
     same kind blocks the card again.
     """
-    locked = connection.execute(
+    lifted = connection.execute(
         select(card_blocks.c.attempt_id)
         .where(card_blocks.c.coverage == coverage, card_blocks.c.fingerprint == fingerprint)
         .with_for_update()
     ).one_or_none()
     found = blocked_cards(connection, coverage, fingerprint)
-    refused = None
-    if locked is None or not found:
-        refused = Refused("this card isn't blocked", "see `duecourse cards blocked`")
-    elif not cause.reason.strip():
-        refused = NO_REASON
-    elif seen != found[0]:
-        refused = Refused("the block has changed since it was shown", "look at it again")
-    if refused is not None or locked is None:
-        refused = refused or NO_REASON
-        _audit(connection, coverage, fingerprint, seen, cause, outcome="refused", result={"reason": refused.reason})
-        return refused
+    decided = _decide(found[0] if found else None, seen, cause)
+    snapshot = {"reason": seen.reason, "accounts": list(seen.accounts)} if seen else {}
+    refused = decided if isinstance(decided, Refused) else None
+    subject = ("card", f"{coverage} {fingerprint}")
+    record_decision(connection, AuditAction.CARD_UNBLOCK, subject, cause, refused, snapshot)
+    if isinstance(decided, Refused) or lifted is None:
+        return decided
     connection.execute(
         delete(card_blocks).where(card_blocks.c.coverage == coverage, card_blocks.c.fingerprint == fingerprint)
     )
@@ -94,35 +90,18 @@ def lift_block(
             at=cause.at,
             actor=cause.actor,
             reason=cause.reason.strip(),
-            before={"reason": found[0].reason, "blocked_at": found[0].blocked_at.isoformat()},
-            data={"coverage": coverage, "fingerprint": fingerprint, "attempt_id": str(locked.attempt_id)},
+            before={"reason": decided.reason, "blocked_at": decided.blocked_at.isoformat()},
+            data={"coverage": coverage, "fingerprint": fingerprint, "attempt_id": str(lifted.attempt_id)},
         ),
     )
-    _audit(connection, coverage, fingerprint, seen, cause, outcome="done", result={})
-    return found[0]
+    return decided
 
 
-def _audit(
-    connection: Connection,
-    coverage: str,
-    fingerprint: str,
-    seen: BlockedCard | None,
-    cause: Cause,
-    outcome: str,
-    result: dict[str, str],
-) -> None:
-    snapshot = {"reason": seen.reason, "accounts": list(seen.accounts)} if seen else {}
-    record_action(
-        connection,
-        AuditEntry(
-            AuditAction.CARD_UNBLOCK,
-            cause.actor,
-            cause.at,
-            subject_kind="card",
-            subject=f"{coverage} {fingerprint}",
-            reason=cause.reason.strip() or None,
-            outcome=outcome,
-            snapshot=snapshot,
-            result=result,
-        ),
-    )
+def _decide(found: BlockedCard | None, seen: BlockedCard | None, cause: Cause) -> BlockedCard | Refused:
+    if found is None:
+        return Refused("this card isn't blocked", "see `duecourse cards blocked`")
+    if not cause.reason.strip():
+        return NO_REASON
+    if seen != found:
+        return Refused("the block has changed since it was shown", "look at it again")
+    return found

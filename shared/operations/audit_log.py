@@ -12,7 +12,9 @@ from typing import Any
 
 from sqlalchemy import Connection, insert
 
+from shared.db.billing_events import Cause
 from shared.db.tables.operators import audit_log
+from shared.domain.refusals import Refused
 
 
 class AuditAction(StrEnum):
@@ -81,3 +83,29 @@ class AuditEntry:
 def record_action(connection: Connection, action: AuditEntry) -> None:
     """Add an entry to the audit log, in the caller's transaction."""
     connection.execute(insert(audit_log).values(**vars(action)))
+
+
+def record_decision(
+    connection: Connection,
+    action: AuditAction,
+    subject: tuple[str, str],
+    cause: Cause,
+    refused: Refused | None,
+    snapshot: Mapping[str, Any],
+) -> None:
+    """Add the entry of an action that was shown first, done or refused. `subject`: its kind, and which one."""
+    kind, name = subject
+    record_action(
+        connection,
+        AuditEntry(
+            action,
+            cause.actor,
+            cause.at,
+            subject_kind=kind,
+            subject=name,
+            reason=cause.reason.strip() or None,
+            outcome="done" if refused is None else "refused",
+            snapshot=snapshot,
+            result={} if refused is None else {"reason": refused.reason},
+        ),
+    )

@@ -20,7 +20,7 @@ from shared.db.tables.system import stripe_accounts
 from shared.domain.refusals import NO_REASON, Refused
 from shared.domain.states import OPEN_ATTEMPT
 from shared.gateway.port import GatewayMissingError, GatewayUnavailableError, ProcessorGateway
-from shared.operations.audit_log import AuditAction, AuditEntry, record_action
+from shared.operations.audit_log import AuditAction, record_decision
 
 log = structlog.get_logger()
 
@@ -141,19 +141,13 @@ def change_account(
                 set_={"stripe_account_id": of_key, "pinned_at": machine_now, "pinned_by": cause.actor},
             )
         )
-    record_action(
+    record_decision(
         connection,
-        AuditEntry(
-            AuditAction.STRIPE_ACCOUNT_CHANGE,
-            cause.actor,
-            cause.at,
-            subject_kind="coverage",
-            subject=coverage,
-            reason=cause.reason.strip() or None,
-            outcome="done" if refused is None else "refused",
-            snapshot={"pinned": change.pinned, "of_key": of_key, "open_attempts": change.open_attempts},
-            result={} if refused is None else {"why": refused.reason},
-        ),
+        AuditAction.STRIPE_ACCOUNT_CHANGE,
+        ("coverage", coverage),
+        cause,
+        refused,
+        {"pinned": change.pinned, "of_key": of_key, "open_attempts": change.open_attempts},
     )
     return change if refused is None else refused
 

@@ -28,6 +28,7 @@ from shared.payments.state_changes import PaymentChanges, move_payment
 from shared.policy import Policy
 
 ACTOR = "worker"
+FORBIDDEN_BY_NETWORK = "the card network forbids charging this card again"
 #: Nothing is written: the payment stays due, and the sweep enqueues it once the older one is answered.
 WAITS_FOR_OLDER = "waits for another invoice of the account, which is charged first"
 
@@ -48,7 +49,7 @@ def park(connection: Connection, policy: Policy, payment: PaymentRow, look: Look
     if obstacle is not None:
         reason = "no card is registered"
         if obstacle is CARD_BLOCKED:
-            reason = f"the card network forbids charging this card again ({look.block_reason})"
+            reason = f"{FORBIDDEN_BY_NETWORK} ({look.block_reason})"
         return _move(
             connection,
             payment,

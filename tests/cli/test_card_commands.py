@@ -1,12 +1,13 @@
 """`cards blocked` and `cards unblock`: a block that was set in error can be lifted, shown first and audited."""
 
-from typing import Any
+from datetime import date
+from typing import Any, cast
 
 from sqlalchemy import select
 
 from shared.db.tables.operators import audit_log
 from shared.db.tables.system import billing_events
-from simulator.issuer.stories import DeclinesThenPays
+from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays
 from tests.cli.terminal import Terminal
 from tests.world import World
 from workers.use_cases.charge_payment import charge_payment
@@ -24,6 +25,7 @@ def test_block_is_shown_then_lifted_with_a_reason_and_the_card_can_pay(world: Wo
 
     preview = terminal(*card, "--reason", "the bank confirmed it")
     assert "account A-1" in preview.stdout
+    assert "1 unpaid payments, USD 5.00, are charged at once" in preview.stdout
     assert "Nothing is changed yet" in preview.stdout
     refused = terminal(*card, "--reason", " ", "--yes")
     assert (refused.exit_code, "not lifted" in refused.stderr) == (1, True)
@@ -48,6 +50,31 @@ def test_block_is_shown_then_lifted_with_a_reason_and_the_card_can_pay(world: Wo
     assert sorted(row.outcome for row in audited) == ["done", "refused", "refused"]
     assert world.captured_amounts(owed) == []
 
-    terminal("payment", "charge", str(owed), "--reason", "the block is lifted", "--yes")
-    charge_payment(world.runtime, owed)
+    world.enqueued.extend(world.due_jobs())
+    world.do_enqueued()
     assert (world.payment(owed).state, world.captured_amounts(owed)) == ("paid", [5_00])
+
+
+def test_payment_that_waits_for_another_reason_of_the_card_is_not_charged(world: World, terminal: Terminal) -> None:
+    card = world.simulator.make_card("global", AlwaysDeclines(decline_code="expired_card"))
+    anna, bob = world.account("A-1"), world.account("A-2")
+    for account in (anna, bob):
+        world.add_primary_card(account, card.token)
+    expired = world.add_due_payment(anna)
+    charge_payment(world.runtime, expired)
+    world.simulator.set_story("global", card.token, DeclinesThenPays(times=1, decline_code="fraudulent"))
+    blocking = world.add_due_payment(bob)
+    charge_payment(world.runtime, blocking)
+    parked = world.add_due_payment(bob, due_on=date(2026, 12, 1))
+    charge_payment(world.runtime, parked)
+    assert world.payment(parked).state_reason.startswith("the card network forbids")
+
+    (blocked,) = cast("Any", terminal.json("cards", "blocked"))
+    done = terminal("cards", "unblock", "global", blocked["fingerprint"], "--reason", "the bank erred", "--yes")
+    assert "2 payments are due now" in done.stdout
+    for _ in range(2):
+        world.enqueued.extend(world.due_jobs())
+        world.do_enqueued()
+    assert [world.payment(payment).state for payment in (expired, blocking, parked)] == [
+        "needs_payment_method", "paid", "paid"
+    ]  # fmt: skip

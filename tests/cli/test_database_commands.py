@@ -15,7 +15,7 @@ from tests.cli.terminal import Terminal
 from tests.conftest import sqlalchemy_url, upgrade
 from tests.servers import Servers
 
-HEAD = "0007"
+HEAD = "0008"
 
 
 @pytest.fixture

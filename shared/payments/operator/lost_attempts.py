@@ -13,7 +13,7 @@ from shared.db.billing_events import Cause
 from shared.db.tables.payments import payment_attempts, payment_intents
 from shared.domain.refusals import NO_REASON, Refused
 from shared.domain.states import AttemptState
-from shared.operations.audit_log import AuditAction, AuditEntry, record_action
+from shared.operations.audit_log import AuditAction, record_decision
 from shared.payments.locked_rows import lock_by_attempt
 from shared.payments.record_outcome import end_lost_attempt
 from shared.runtime import Runtime
@@ -82,18 +82,12 @@ def end_unknown_attempt(
     if refused is None:
         said = f"ended by {cause.actor}: {cause.reason.strip()} ({evidence.words})"
         end_lost_attempt(connection, runtime, seen.attempt_id, replace(cause, reason=said))
-    record_action(
+    record_decision(
         connection,
-        AuditEntry(
-            AuditAction.PAYMENT_END_ATTEMPT,
-            cause.actor,
-            cause.at,
-            subject_kind="payment",
-            subject=str(seen.payment_id),
-            reason=cause.reason.strip() or None,
-            outcome="done" if refused is None else "refused",
-            snapshot={"attempt": str(seen.attempt_id), "stripe": evidence.words},
-            result={} if refused is None else {"reason": refused.reason},
-        ),
+        AuditAction.PAYMENT_END_ATTEMPT,
+        ("payment", str(seen.payment_id)),
+        cause,
+        refused,
+        {"attempt": str(seen.attempt_id), "stripe": evidence.words},
     )
     return seen if refused is None else refused
