@@ -3,7 +3,7 @@
     python -m benchmarks.dashboard [--invoices 1000000] [--requests 50]
 
 Seeds an embedded PostgreSQL (or the empty database of DATABASE_URL) with ten months of 100,000 accounts in two
-coverages, 1.4 attempts a payment, and serves the dashboard as `python -m web` does. Each page is asked for 50
+coverages, 1.4 attempts a payment, and serves the dashboard as `python -m web` does. Each page is requested 50
 times by one operator; the time is the server's own, from the request's arrival to its last byte, measured around
 the application. PostgreSQL itself counts how often each table was read from its beginning to its end: a page that
 did so to one of the large tables is named. (That a plan avoids it is not enough: what counts is what ran.)
@@ -243,7 +243,7 @@ def pages(engine: Engine) -> list[tuple[str, str]]:
         ("audit log", "/audit-log"),
         ("audit log: one user", "/audit-log?actor=operator:p7"),
         ("users", "/users"),
-        ("you", "/you"),
+        ("you", "/profile"),
     ]
 
 

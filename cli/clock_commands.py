@@ -188,7 +188,7 @@ def _virtual_settings() -> Settings:
     settings = connect_settings()
     if settings.clock is not ClockKind.VIRTUAL:
         raise ClockError(
-            "business time is the machine's time here, which nobody moves. To try things out, set "
+            "business time is the machine's time here and can't be moved. To try things out, set "
             "DUECOURSE_CLOCK=virtual for all processes, with a database and test keys of their own."
         )
     return settings

@@ -65,7 +65,7 @@ def forget(
         try:
             missing = gateway.find_missing(seen.stripe_customer_id, seen.a_payment_method_id)
         except GatewayUnavailableError as error:
-            raise LookupError(f"Stripe can't be asked whether it was deleted: {error}") from None
+            raise LookupError(f"Stripe doesn't say whether it was deleted: {error}") from None
         if missing is Missing.CUSTOMER and not is_confirmed:
             out().print("It was deleted at Stripe. Nothing is changed yet: run it again with --yes to forget it.")
             return

@@ -312,7 +312,7 @@ def _workers(client: "redis.Redis") -> Finding:
     if alive:
         return ok("workers", f"{alive} poll the queues")
     do = "start the worker lines of the Procfile, or `duecourse up`"
-    return problem("workers", "none polls the queues: nobody is charged", do)
+    return problem("workers", "no worker polls the queues: nothing is charged", do)
 
 
 def _stripe(settings: Settings, policy: Policy | None) -> Iterator[Finding]:

@@ -228,25 +228,25 @@ def _standing(found: Found, month: Month) -> str:
     """The state of a run as a sentence."""
     run = found.run
     name = f"invoices {run.period} {run.coverage}"
-    asked = "asked for" if found.is_new else f"had been asked for already, by {run.requested_by}"
+    requested = "requested" if found.is_new else f"already requested by {run.requested_by}"
     counted = _counted(Counts.read(run.counts), month)
     match RunState(run.state):
         case RunState.FINISHED:
-            return f"{name}: {asked}; finished at {_shown(run.finished_at, month)}. {counted}"
+            return f"{name}: {requested}; finished at {_shown(run.finished_at, month)}. {counted}"
         case RunState.RUNNING:
-            return f"{name}: {asked}; a worker is at it, and goes on by itself. So far {counted}"
+            return f"{name}: {requested}; in progress. So far {counted}"
         case RunState.AWAITING_CONFIRMATION:
             return f"{name}: is late and waits for an operator: use --dry-run, then `duecourse runs confirm`."
         case RunState.READY:
             return (
-                f"{name}: {asked}; stored, and done as soon as a worker takes it up. If none does, start "
+                f"{name}: {requested}; it starts as soon as a worker is free. If it doesn't, start "
                 "`duecourse up`, or the Procfile's worker-batch."
             )
 
 
 def _counted(counts: Counts, month: Month) -> str:
     currency = month.coverage.currency
-    skipped = ", ".join(f"{number} {reason}" for reason, number in sorted(counts.skipped.items())) or "nobody"
+    skipped = ", ".join(f"{number} {reason}" for reason, number in sorted(counts.skipped.items())) or "none"
     return (
         f"{counts.invoices:,} invoices over {format_minor(counts.total_minor, currency)} with {counts.lines:,} "
         f"lines: {counts.due:,} to charge, {counts.awaiting_transfer:,} by transfer, {counts.zero_paid:,} over "

@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 app = typer.Typer(name="queues", help="List, pause and resume queues.", no_args_is_help=True)
 
-Lane = Annotated[str, typer.Argument(metavar="QUEUE", help=f"One of {', '.join(QUEUES)}.")]
+Queue = Annotated[str, typer.Argument(metavar="QUEUE", help=f"One of {', '.join(QUEUES)}.")]
 Reason = Annotated[str, typer.Option("--reason", help="Required; stored in the audit log.")]
 
 
@@ -40,7 +40,7 @@ def list_queues(
         settings = connect_settings()
         now = clock_of(settings).now()
         with make_engine(settings, pool_size=1).connect() as connection:
-            lanes = {lane.queue: lane for lane in gather_queue_metrics(connection, now, machine_now())}
+            metrics = {one.queue: one for one in gather_queue_metrics(connection, now, machine_now())}
             pauses = paused_queues(connection)
     try:
         depths = message_depths(make_broker(settings.redis_url.get_secret_value()))
@@ -48,21 +48,21 @@ def list_queues(
         print_error(f"Redis doesn't answer ({redact(str(error))}): nothing is lost, what is due waits for it")
         depths = {}
     if as_json:
-        print(json.dumps([_plain(queue, lanes, depths, pauses.get(queue)) for queue in QUEUES], indent=1))
+        print(json.dumps([_plain(queue, metrics, depths, pauses.get(queue)) for queue in QUEUES], indent=1))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("lane", "due", "waiting", "in flight", "dead", "paused"):
-        table.add_column(name, justify="left" if name in ("lane", "paused") else "right")
+    for name in ("queue", "due", "waiting", "in flight", "dead", "paused"):
+        table.add_column(name, justify="left" if name in ("queue", "paused") else "right")
     for queue in QUEUES:
         depth, pause = depths.get(queue), pauses.get(queue)
         figures = ("?",) * 3 if depth is None else (depth.waiting, depth.in_flight, depth.dead)
         by = f"by {pause.paused_by} since {pause.paused_at:%Y-%m-%d %H:%M} UTC: {pause.reason}" if pause else ""
-        table.add_row(queue, str(lanes[queue].due), *map(str, figures), by)
+        table.add_row(queue, str(metrics[queue].due), *map(str, figures), by)
     out().print(table)
 
 
 @app.command("pause")
-def pause(queue: Lane, reason: Reason) -> None:
+def pause(queue: Queue, reason: Reason) -> None:
     """Pause a queue: workers start none of its messages until it is resumed. Its rows stay due."""
 
     def work(connection: Connection, cause: Cause) -> Pause | None:
@@ -77,7 +77,7 @@ def pause(queue: Lane, reason: Reason) -> None:
 
 
 @app.command("resume")
-def resume(queue: Lane, reason: Reason) -> None:
+def resume(queue: Queue, reason: Reason) -> None:
     """Resume a paused queue."""
 
     def work(connection: Connection, cause: Cause) -> Pause | None:
@@ -123,12 +123,13 @@ def _act(
 
 
 def _plain(
-    queue: str, lanes: Mapping[str, object], depths: Mapping[str, object], pause: Pause | None
+    queue: str, metrics: Mapping[str, object], depths: Mapping[str, object], pause: Pause | None
 ) -> dict[str, object]:
-    lane, depth = lanes[queue], depths.get(queue)
+    metric, depth = metrics[queue], depths.get(queue)
     return {
-        "lane": queue,
-        "due": getattr(lane, "due", None),
+        "queue": queue,
+        "lane": queue,  # its name before 0.3
+        "due": getattr(metric, "due", None),
         "waiting": getattr(depth, "waiting", None),
         "in_flight": getattr(depth, "in_flight", None),
         "dead_letters": getattr(depth, "dead", None),

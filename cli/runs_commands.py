@@ -120,7 +120,7 @@ def run_retries(
             name = " ".join(run.key)
             if run_id is not None:
                 _enqueue(tools, run.job, run_id)
-                print(f"{name}: asked for; `duecourse runs list` shows how it gets on")
+                print(f"{name}: requested; `duecourse runs list` shows its progress")
                 continue
             with tools.engine.connect() as connection:
                 found = find_run(connection, run.key)

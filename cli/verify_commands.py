@@ -33,7 +33,9 @@ def verify_command(
     to: Annotated[
         datetime | None, typer.Option("--to", formats=DAY, help="… up to and including this day (UTC).")
     ] = None,
-    no_processor: Annotated[bool, typer.Option("--no-processor", help="Our own books only; asks nobody.")] = False,
+    no_processor: Annotated[
+        bool, typer.Option("--no-processor", help="Our own records only; no request is sent.")
+    ] = False,
     forgotten_after: Annotated[
         int,
         typer.Option("--forgotten-after", min=1, metavar="MINUTES", help="What is due for longer is forgotten."),
@@ -154,7 +156,7 @@ def _last_lines(report: Report) -> list[Text]:
     if report.foreign_charges:
         lines.append(Text(f"{report.foreign_charges:,} charges at the processor aren't Duecourse's; left out"))
     if report.open_findings:
-        lines.append(Text(f"{report.open_findings:,} findings wait for a person", style="yellow"))
+        lines.append(Text(f"{report.open_findings:,} findings wait for an operator", style="yellow"))
     broken = sum(1 for result in report.results if not result.holds)
     total = len(report.results)
     if broken:

@@ -135,7 +135,7 @@ def work_in_memory() -> None:
         return
     if shutil.disk_usage(MEMORY).free >= MEMORY_NEEDED:
         os.environ["TMPDIR"] = str(MEMORY)
-        tempfile.tempdir = None  # asked for anew
+        tempfile.tempdir = None  # read again
 
 
 @contextlib.contextmanager
@@ -150,7 +150,7 @@ def test_servers() -> Iterator[Servers]:
             is_own_redis = not os.environ.get("REDIS_URL")
             redis_url = urls.redis_url if is_own_redis else _with_db(urls.redis_url, TESTS_REDIS_DB)
             running = Servers(urls.database_url, redis_url, is_own_redis)
-            running.fresh_redis()  # refuse at once where somebody else's keys lie
+            running.fresh_redis()  # refuse at once where another program's keys lie
             try:
                 yield running
             finally:

@@ -61,7 +61,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Order:
-    """One import as it was asked for. `now` is business time, `actor` who asks."""
+    """One requested import. `now` is business time, `actor` who requested it."""
 
     kind: FileKind
     column_options: ColumnOptions

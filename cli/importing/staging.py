@@ -23,8 +23,8 @@ MAX_STORED_VALUE = 4_000
 #: Imports are compared and written one at a time; others wait for this lock. Any number that is only ours.
 IMPORT_LOCK = 7_221_001
 
-#: A deadlock's loser starts again. A unique violation means that somebody added the same id since we compared:
-#: the next comparison sees it.
+#: A deadlock's loser starts again. A unique violation means that another import added the same id since the
+#: comparison: the next one sees it.
 _REPEATABLE = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,

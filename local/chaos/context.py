@@ -58,9 +58,9 @@ class ChaosContext:
     draining: threading.Event = field(default_factory=threading.Event)
     hits: list[Hit] = field(default_factory=list)
     running_since: dict[str, tuple[int, float]] = field(default_factory=dict)  # process: its id, since when
-    #: Charges refunded and disputes opened at the processor: each must be told by the end.
-    refunded: set[str] = field(default_factory=set)
-    disputed: set[str] = field(default_factory=set)
+    #: Charges refunded and disputes opened at the processor, with their business time: each is told by the end.
+    refunded: dict[str, datetime] = field(default_factory=dict)
+    disputed: dict[str, datetime] = field(default_factory=dict)
     fault_queue: FaultQueue = field(init=False)
 
     def __post_init__(self) -> None:

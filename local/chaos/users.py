@@ -134,7 +134,7 @@ def dashboard_refund(context: ChaosContext, fault: Planned) -> None:
                 simulator.refund_charge(row.coverage, row.id, amount)
             except SimulatorError:
                 continue  # refunded already
-            context.refunded.add(row.id)
+            context.refunded[row.id] = context.company.runtime.clock.now()
             context.record_hit(fault.kind)
             return
     raise NotPossibleNow("no charge could be refunded")
@@ -148,7 +148,7 @@ def charge_disputed(context: ChaosContext, fault: Planned) -> None:
                 dispute = simulator.dispute_charge(row.coverage, row.id)
             except SimulatorError:
                 continue  # disputed already
-            context.disputed.add(dispute)
+            context.disputed[dispute] = context.company.runtime.clock.now()
             if fault.get("pays"):
                 simulator.close_dispute(row.coverage, dispute, is_won=True)
             context.record_hit(fault.kind)

@@ -14,7 +14,7 @@ def end_expired_block(connection: Connection, card: CardRow, registered_at: date
     """End the card's block if its time is over; return the reason it had, or None if no block was ended.
 
     A registration is a SetupIntent that succeeded, so the card's verification passed. Another decline of the same
-    kind blocks the card again: it is asked once. Mastercard: advice 03 and 21, 30 days (declines.json).
+    kind blocks the card again: it is charged once. Mastercard: advice 03 and 21, 30 days (declines.json).
     `registered_at` is business time.
     """
     is_of_card = (card_blocks.c.coverage == card.coverage, card_blocks.c.fingerprint == card.fingerprint)

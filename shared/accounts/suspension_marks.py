@@ -55,7 +55,7 @@ def unmark_account(
     until: date | None,
     cause: Cause,
 ) -> Stands | Refused:
-    """Remove the mark for suspension, whoever set it.
+    """Remove the mark for suspension, by whatever it was set.
 
     The account isn't marked again before the day `until` (a week, unless given) for what is known now. One more
     decline is new, and marks it if the rules say so. Payments that are paid or closed count at once.

@@ -163,7 +163,7 @@ def _open_attempt(situation: Situation, attempt: AttemptRow) -> NextStep:
 
 
 def _being_closed(situation: Situation, close_as: str) -> NextStep:
-    """An operator asked to close it: its PaymentIntent is canceled first; money that arrives before wins (I3)."""
+    """An operator requested its close: its PaymentIntent is canceled first; money that arrives before wins (I3)."""
     word = WORD_OF_CLOSE[close_as]
     if situation.open_attempt is not None:
         step = _open_attempt(situation, situation.open_attempt)

@@ -26,7 +26,7 @@ HANDLED_EVENT_TYPES = frozenset(
 #: sweep
 #: enqueues these a little later, unless our own rows show that they are done. The web process enqueues the others
 #: at
-#: once, because somebody waits for them.
+#: once, because a customer or operator waits for them.
 ECHO_EVENT_TYPES = frozenset(
     {
         "payment_method.attached",

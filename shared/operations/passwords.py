@@ -7,7 +7,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 #: NIST SP 800-63B requires 8 and recommends 15 for single-factor sign-in; no rules about kinds of characters.
 SHORTEST = 12
-#: An upper bound, so that nobody makes us hash a huge text.
+#: An upper bound, so that no request makes us hash a huge text.
 LONGEST = 256
 
 _hasher = PasswordHasher()

@@ -106,5 +106,5 @@ def is_form_token(csrf_key: str, action: str, said: str) -> bool:
 
 
 def _hash(token: str) -> str:
-    # A plain hash is enough: the token is 256 random bits, which nobody can guess.
+    # A plain hash is enough: the token is 256 random bits, which can't be guessed.
     return hashlib.sha256(token.encode()).hexdigest()

@@ -152,7 +152,7 @@ def note_error(connection: Connection, event: StripeEvent, error: Exception, at:
     """Write the error on the event's row. After MAX_ERRORS it stays there until an operator acts.
 
     A refused key isn't the event's fault: it is tried for as long as the key is refused, and one billing event says
-    so, so that a corrected key needs nobody to apply every event again.
+    so, so that after a corrected key no event has to be applied by hand.
     """
     trouble = describe_error(error)
     tries = event.tries if event.state == StripeEventState.TROUBLE else 1

@@ -1,8 +1,8 @@
 """Close a payment that an operator writes off or voids, but never while it could still be paid (I3).
 
 `pending_close_as` holds the requested state; the billing events hold who requested it and why. From then on no
-charge starts. The payment is closed once no attempt is open and its PaymentIntent was seen canceled, whoever
-canceled it. If money arrives first, the payment is paid and the request is dropped.
+charge starts. The payment is closed once no attempt is open and its PaymentIntent was seen canceled, by any user
+or process. If money arrives first, the payment is paid and the request is dropped.
 """
 
 from dataclasses import dataclass, replace

@@ -56,7 +56,7 @@ WORDS_OF_MISSING: Mapping[Missing, str] = {
 }
 #: Who canceled it, by `cancellation_reason` (docs.stripe.com/api/payment_intents/object): Stripe itself …
 CANCELED_BY_STRIPE = frozenset({"automatic", "expired"})
-#: … or a user of its API or dashboard, who may also give none. Null and reasons that Stripe adds later name nobody.
+#: … or a user of its API or dashboard, who may also give none. Null and reasons that Stripe adds later name none.
 CANCELED_BY_A_USER = frozenset({"duplicate", "fraudulent", "requested_by_customer", "abandoned"})
 
 
@@ -159,8 +159,8 @@ def _declines_with_card(connection: Connection, locked: Locked) -> int:
 
 def after_authentication_needed(connection: Connection, locked: Locked, answer: Answer, actor: str) -> None:
     """Wait for the customer: no decline is counted, no retry can help."""
-    asked = answer.decline or Decline(code="authentication_required")
-    reason = f"{explain(asked)}: the customer must confirm with their bank"
+    decline = answer.decline or Decline(code="authentication_required")
+    reason = f"{explain(decline)}: the customer must confirm with their bank"
     _apply_decision(connection, locked, AwaitAuthentication(reason), actor, {"not_sent_count": 0})
 
 

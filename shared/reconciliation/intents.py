@@ -1,6 +1,6 @@
 """Finds orphans among the processor's PaymentIntents: those left by a lost create or a lost database.
 
-An orphan moves no money until somebody confirms it. Reconciliation cancels a PaymentIntent that is ours, can still
+An orphan moves no money until it is confirmed. Reconciliation cancels a PaymentIntent that is ours, can still
 be confirmed, and has no id in our records. It leaves one that the next claim would get again under its key.
 """
 

@@ -19,7 +19,7 @@ from shared.domain.states import RunState
 from shared.policy import Policy
 from shared.scheduling.runs import RunError, confirm_run, insert_run, reopen_run, requested_run
 
-#: Events by which somebody requested a run.
+#: Events by which a user requested a run.
 REQUEST_EVENTS = (EventType.RUN_SCHEDULED, EventType.RUN_CONFIRMED, EventType.RUN_REOPENED)
 #: There is no run yet.
 NEVER = 0

@@ -19,7 +19,7 @@ class Issuer(Enum):
     AUTHENTICATES_ALWAYS = "asks for authentication at every payment"
     AUTHENTICATES_UNLESS_SET_UP = "asks for authentication off session unless it was set up for that"
     AUTHENTICATES_THEN_DECLINES = "asks for authentication at every payment, and declines after it"
-    BLOCKED = "the processor's risk rules block every charge before the issuer is asked"
+    BLOCKED = "the processor's risk rules block every charge before the issuer sees it"
     DISPUTED = "pays; the charge is disputed later"
 
 

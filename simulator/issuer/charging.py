@@ -49,7 +49,7 @@ def charge_card(call: Call, intent: PaymentIntent, method: PaymentMethod, attemp
 
 
 def fail_authentication(call: Call, intent: PaymentIntent, method: PaymentMethod) -> PaymentIntent:
-    """The customer failed or left 3-D Secure: the issuer isn't asked, and no charge is created."""
+    """The customer failed or left 3-D Secure: no request reaches the issuer, and no charge is created."""
     body = error_body(
         "The provided PaymentMethod has failed authentication. Use another, or try again.",
         "invalid_request_error",

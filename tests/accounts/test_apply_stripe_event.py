@@ -20,7 +20,7 @@ from workers.use_cases.reconcile_charges import reconcile_charges
 
 
 def test_applied_event_is_not_applied_again(here: CardWorld) -> None:
-    job = here.tell("evt_1", "payment_intent.succeeded", "pi_of_somebody_else")
+    job = here.tell("evt_1", "payment_intent.succeeded", "pi_of_another_system")
     assert here.apply(job) == "not ours: no payment has this PaymentIntent"
     row = here.event(job)
     assert (row.state, row.applied_at, row.try_again_at) == ("applied", here.world.machine.now, None)

@@ -1,4 +1,4 @@
-"""A card that Mastercard forbids for 30 days is asked once more if the customer registers it again after them."""
+"""A card that Mastercard forbids for 30 days is charged once more if the customer registers it again after them."""
 
 from datetime import timedelta
 

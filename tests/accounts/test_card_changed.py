@@ -182,8 +182,8 @@ def test_repeated_update_wakes_once(here: CardWorld) -> None:
     here.live()
     assert here.settings(anna).card_revision == 2
     with world.engine.connect() as connection:
-        mended = connection.execute(select(billing_events).where(billing_events.c.type == "card_mended")).one()
-    assert mended.data["changed"] == ["exp_month", "exp_year"]
+        renewed = connection.execute(select(billing_events).where(billing_events.c.type == "card_mended")).one()
+    assert renewed.data["changed"] == ["exp_month", "exp_year"]
 
 
 def test_payment_with_an_open_attempt_is_not_woken(here: CardWorld) -> None:

@@ -36,7 +36,7 @@ class Line:
             one.close()
         self._open.clear()
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         self._flows.set()
         self._listener = self._listen(self._port)
 

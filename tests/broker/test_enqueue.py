@@ -134,7 +134,7 @@ def test_enqueue_reports_a_redis_outage_and_works_again_after_it(line: Line) -> 
     with capture_logs() as logs:
         assert not enqueue(broker, [ChargePayment(ONE, Lane.BATCH)])
     assert [(one["event"], one["jobs"]) for one in logs] == [("doorbell.unreachable", 1)]
-    line.mend()
+    line.repair()
     assert enqueue(broker, [ChargePayment(ONE, Lane.BATCH)])
     assert waiting_messages(broker, BATCH) == 2
 
@@ -150,7 +150,7 @@ def test_hanging_redis_is_given_up_after_the_socket_timeout(line: Line) -> None:
     assert not enqueue(broker, [ChargePayment(ONE, Lane.BATCH)])
     assert time.monotonic() - began < 2, "it waits once, and doesn't retry"
     line.cut()
-    line.mend()
+    line.repair()
     assert enqueue(broker, [ChargePayment(ONE, Lane.BATCH)])
 
 

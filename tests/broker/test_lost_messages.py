@@ -106,7 +106,7 @@ def test_redis_flush_and_outage_lose_and_double_no_charge(world: World, line: Li
         line.cut()
         client.flushdb()
         assert company.sweep(after_s=2) == {}
-        line.mend()
+        line.repair()
         sweep_until_paid(company, "all paid after Redis came back")
     assert company.charges() == [1] * 6
 
@@ -182,7 +182,7 @@ def test_raising_actor_during_a_redis_outage_loses_at_most_its_message(
     with running_worker(company.broker, BATCH):
         assert line_is_cut.wait(10)
         client.flushdb()  # Redis restarts without it
-        line.mend()
+        line.repair()
         sweep_until_paid(company, "paid after Redis came back")
     assert company.charges() == [1]
 
@@ -306,7 +306,7 @@ def test_plain_dramatiq_strands_a_delayed_message_when_redis_reconnects(line: Li
         eventually(lambda: waits_in.delay_queue.qsize() == 1, "the worker holds it")
         line.cut()
         eventually(lambda: waits_in.delay_queue.qsize() == 0, "the worker forgot it")
-        line.mend()
+        line.repair()
         dramatiqs.enqueue(message.copy(args=("after",)))
         eventually(lambda: "after" in done, "the worker works again")
         eventually(lambda: time.time() * 1000 > message.message_timestamp + 2_500, "it was due a second ago")

@@ -164,11 +164,11 @@ class Database:
     def __init__(self) -> None:
         self.paused: Collection[str] = ()
         self.error: Exception | None = None
-        self.asked = 0
+        self.query_count = 0
         self.now = 0.0
 
     def __call__(self) -> Collection[str]:
-        self.asked += 1
+        self.query_count += 1
         if self.error is not None:
             raise self.error
         return self.paused
@@ -181,12 +181,12 @@ def test_all_pauses_are_read_in_one_query_every_two_seconds() -> None:
     database = Database()
     watch = database.watch()
     assert [watch.is_paused(queue) for queue in (BATCH, SETTLEMENT, BATCH)] == [False] * 3
-    assert database.asked == 1
+    assert database.query_count == 1
     database.paused, database.now = {BATCH}, 1.9
     assert not watch.is_paused(BATCH)
     database.now = 2.0
     assert [watch.is_paused(queue) for queue in (BATCH, SETTLEMENT)] == [True, False]
-    assert database.asked == 2
+    assert database.query_count == 2
 
 
 def test_last_known_pauses_hold_during_a_database_outage_and_are_logged_once() -> None:
@@ -247,11 +247,11 @@ def test_repeated_pause_and_resume_change_nothing(world: World) -> None:
 def test_dead_letter_stores_its_traceback_without_secrets(shop: Shop, client: Any) -> None:
     """Plain Dramatiq 2.2.1 would store the body as it was sent."""
 
-    somebody = "Erika Mustermann"
+    customer = "Erika Mustermann"
 
     def break_(_payment_id: str) -> None:
         with shop.world.engine.connect() as connection:
-            connection.execute(text("SELECT 1 / 0 WHERE :name <> ''"), {"name": somebody})
+            connection.execute(text("SELECT 1 / 0 WHERE :name <> ''"), {"name": customer})
 
     shop.broker.actors["charge_payment"].fn = break_
     shop.enqueue_charges([UUID(int=1)])
@@ -264,7 +264,7 @@ def test_dead_letter_stores_its_traceback_without_secrets(shop: Shop, client: An
     assert letter.traceback is not None
     assert "division by zero" in letter.traceback
     assert "in break_" in letter.traceback
-    assert somebody not in letter.traceback
+    assert customer not in letter.traceback
     assert is_at_rest(client, BATCH)
 
 

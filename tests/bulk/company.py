@@ -65,8 +65,8 @@ class Desk:
         reason: str = "month end",
     ) -> Started | PreviewChanged | Refused:
         chosen = everything() if ids is None else ids
-        asked = PaymentFilter(self.world.clock.now()).as_json()  # what the page stores, to be shown
-        wanted = ConfirmedPreview(action, asked, until, digest)
+        stored = PaymentFilter(self.world.clock.now()).as_json()  # what the page stores, to be shown
+        wanted = ConfirmedPreview(action, stored, until, digest)
         cause = Cause(who, self.world.clock.now(), reason)
         return in_transaction(
             self.world.engine, lambda connection: begin(connection, wanted, chosen, cause, self.world.machine())

@@ -81,16 +81,16 @@ def test_each_item_is_applied_like_the_single_action_with_actor_and_reason(desk:
 )
 def test_bulk_close_cancels_live_payment_intents(desk: Desk, action: BulkAction, states: list[str]) -> None:
     account = desk.account("A-1", [5_00, 7_00])
-    asked = _oldest(desk)
+    charged = _oldest(desk)
     desk.world.add_primary_card(account, story=AlwaysDeclines(decline_code="insufficient_funds"))
-    desk.world.charge(asked)
+    desk.world.charge(charged)
     bulk_id = desk.begin(action)
     desk.apply(bulk_id)
-    assert desk.items(bulk_id)[asked] == ("done", "as soon as its PaymentIntent is canceled")
-    assert desk.world.enqueued == [ClosePayment(asked)]
+    assert desk.items(bulk_id)[charged] == ("done", "as soon as its PaymentIntent is canceled")
+    assert desk.world.enqueued == [ClosePayment(charged)]
     desk.do_enqueued()
     assert desk.states() == states
-    assert desk.world.intents(asked)[0].closed_reason == "canceled"
+    assert desk.world.intents(charged)[0].closed_reason == "canceled"
 
 
 def _oldest(desk: Desk) -> UUID:

@@ -21,7 +21,7 @@ def test_account_pays_with_another_customer_after_its_own_was_deleted_at_stripe(
         world.charge(owed)
     deleted = world.customer_id(anna)
     forget = ("customers", "forget", "A-1", "--coverage", "global", "--reason")
-    refused = terminal(*forget, "he asked for it", "--yes")
+    refused = terminal(*forget, "he requested it", "--yes")
     assert (refused.exit_code, "Stripe still has the customer" in refused.stderr) == (1, True)
     httpx.delete(f"{world.simulator.url}/v1/customers/{deleted}", auth=(api_key("global"), "")).raise_for_status()
     if not was_charged_before:

@@ -56,8 +56,8 @@ def test_upgrade_waits_for_a_locked_table_then_reports_it(
     upgrade(empty, "0001")
     monkeypatch.setattr(database_upgrade, "TRIES", 2)
     monkeypatch.setattr(database_upgrade, "PAUSE_S", 0.01)
-    with psycopg.connect(empty) as somebody:
-        somebody.execute("LOCK TABLE receipts")
+    with psycopg.connect(empty) as other_session:
+        other_session.execute("LOCK TABLE receipts")
         result = bare("db", "upgrade")
     assert result.exit_code == 1
     assert "nothing is half done, trying again (1 of 2)" in result.stderr

@@ -282,7 +282,7 @@ def test_charge_that_will_likely_decline_warns_but_proceeds(
     world.add_primary_card(account, story=story)
     payment = world.add_due_payment(account)
     world.charge(payment)
-    result = terminal("payment", "charge", str(payment), "--reason", "she asked", "--yes")
+    result = terminal("payment", "charge", str(payment), "--reason", "she called", "--yes")
     assert warning in result.stderr
     assert result.exit_code == 0
     assert world.payment(payment).state == "due"
@@ -320,8 +320,8 @@ def test_unknown_attempts_are_listed_and_looked_up(world: World, terminal: Termi
     assert (told["payment_id"], told["amount_minor"]) == (str(payment), 12_34)
     assert 0 <= told["age_s"] < 600
     assert terminal("attempts", "look-up", str(payment), "--reason", " ").exit_code == 1
-    asked = terminal("attempts", "look-up", str(payment), "--reason", "customer calls")
-    assert asked.exit_code == 0, asked.output
+    look_up = terminal("attempts", "look-up", str(payment), "--reason", "customer calls")
+    assert look_up.exit_code == 0, look_up.output
     world.machine.advance(minutes=2)  # the command's clock is the real one
     world.settle(world.attempts(payment)[0].id)
     assert (world.payment(payment).state, world.captured_amounts(payment)) == ("paid", [12_34])

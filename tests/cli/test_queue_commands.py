@@ -1,4 +1,4 @@
-"""`duecourse queues …` as it is typed, and what `doctor` says of lanes and processes."""
+"""`duecourse queues …` as it is typed, and what `doctor` says of queues and processes."""
 
 import json
 from typing import Any
@@ -37,7 +37,7 @@ def test_queue_is_paused_and_resumed_with_a_reason(world: World, terminal: Termi
     assert again.exit_code == 1
     assert "issuer is away" in " ".join(again.output.split())
     listed: Any = json.loads(queues("list", "--json").stdout)
-    assert [lane["paused_because"] for lane in listed if lane["lane"] == "batch"] == ["issuer is away"]
+    assert [one["paused_because"] for one in listed if one["queue"] == one["lane"] == "batch"] == ["issuer is away"]
     assert "issuer is away" in queues("list").stdout
     assert queues("resume", "batch", "--reason", "it is back").exit_code == 0
     assert queues("resume", "batch", "--reason", "it is back").exit_code == 1

@@ -207,7 +207,7 @@ def test_unknown_account_is_not_found(dashboard: Dashboard) -> None:
 
 
 def test_email_search_needs_the_whole_local_part(dashboard: Dashboard) -> None:
-    dashboard.world.account("A-1", name="Somebody", email="anna@example.com")
+    dashboard.world.account("A-1", name="Customer", email="anna@example.com")
     viewer = dashboard.as_("viewer")
     assert "A-1" not in viewer.get("/accounts", text="ann").text
     assert "A-1" not in viewer.get("/search", q="ann").text

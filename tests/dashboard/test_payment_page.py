@@ -264,8 +264,8 @@ def test_hold_is_shown_with_a_warning(dashboard: Dashboard, account: Account) ->
         connection.execute(update(payments).values(held_until=UNTIL_RELEASED, state_reason="looks odd"))
     operator = dashboard.as_("operator")
     assert "Held until an operator releases it" in words(operator.get(f"/payments/{payment}"))
-    asked = words(operator.get(f"/payments/{payment}/charge"))
-    assert "Warning: it is held; the charge releases the hold: looks odd." in asked
+    shown = words(operator.get(f"/payments/{payment}/charge"))
+    assert "Warning: it is held; the charge releases the hold: looks odd." in shown
 
 
 def test_unknown_attempt_is_looked_up_and_never_charged_again(dashboard: Dashboard, account: Account) -> None:

@@ -226,7 +226,7 @@ def test_of_two_requeues_of_a_dead_letter_one_succeeds_and_the_other_is_reported
         in anna.post(DEAD_LETTERS, what="requeue", letter=dead_letters[0], reason="fixed").text
     )
     assert (
-        "somebody else resolved them"
+        "another user resolved them"
         in otto.post(DEAD_LETTERS, what="requeue", letter=dead_letters[0], reason="too").text
     )
     assert waiting_messages(broker, BATCH) == 1

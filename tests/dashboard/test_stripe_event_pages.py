@@ -218,7 +218,7 @@ def test_page_shows_what_applying_the_event_did(dashboard: Dashboard) -> None:
 
 def test_parked_event_is_applied_after_an_operator_releases_it(dashboard: Dashboard) -> None:
     world = dashboard.world
-    path = store(world, "evt_1", type="payment_intent.succeeded", stripe_object_id="pi_of_somebody_else")
+    path = store(world, "evt_1", type="payment_intent.succeeded", stripe_object_id="pi_of_another_system")
     parked = {"state": "trouble", "tries": 20, "try_again_at": UNTIL_RELEASED, "trouble": "LookupError: no key"}
     with world.engine.begin() as connection:
         connection.execute(update(stripe_events).values(**parked))

@@ -218,7 +218,7 @@ class Diary:
         with ThreadPoolExecutor(1) as worker:
             with self.gates.closed(stands_at, "/confirm"):
                 charge = worker.submit(self.world.charge, payment_id)
-                self.gates.wait_for_somebody_at(stands_at)
+                self.gates.wait_for_request_at(stands_at)
                 yield
             charge.result()
 

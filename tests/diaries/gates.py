@@ -40,7 +40,7 @@ class Gates(NoFaults):
         """The names of what stands at a gate now, the first to come first."""
         return [name for at, name in list(self._standing) if at is gate]
 
-    def wait_for_somebody_at(self, gate: Gate) -> None:
+    def wait_for_request_at(self, gate: Gate) -> None:
         wait_until(lambda: bool(self.standing_at(gate)))
 
     def let_go(self, gate: Gate, name: str) -> None:

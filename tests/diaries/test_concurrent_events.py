@@ -223,7 +223,7 @@ def test_card_removed_during_its_registration_is_not_kept(diary: Diary) -> None:
         with ThreadPoolExecutor(1) as worker:
             with diary.gates.closed(Gate.ANSWER, f"/{card.payment_method}"):
                 registering = worker.submit(diary.do, told)
-                diary.gates.wait_for_somebody_at(Gate.ANSWER)  # it has seen the card, still attached
+                diary.gates.wait_for_request_at(Gate.ANSWER)  # it has seen the card, still attached
                 diary.detach_card(anna, card)
                 diary.deliver("payment_method.detached")
             registering.result()

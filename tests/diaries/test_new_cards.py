@@ -32,8 +32,8 @@ def test_new_card_pays_three_unpaid_invoices_of_its_coverage_only(
 
     diary.register_card(anna)
     assert [diary.money(payment) for payment in owed] == [[("2027-01-04 12:00", 29_85)]] * 3
-    asked = [diary.world.attempts(payment)[0] for payment in owed]
-    assert {(attempt.lane, attempt.requested_by) for attempt in asked} == {("interactive", "customer")}
+    charges = [diary.world.attempts(payment)[0] for payment in owed]
+    assert {(attempt.lane, attempt.requested_by) for attempt in charges} == {("interactive", "customer")}
 
     diary.day(4)
     assert {diary.state(payment) for payment in owed_in_japan} == {"needs_payment_method"}

@@ -91,8 +91,8 @@ def test_what_the_customer_starts_tries_each_month(open_diary: OpenDiary) -> Non
     declining = AlwaysDeclines(decline_code="do_not_honor")
     diary, anna, months = owing(open_diary, declining, 30_00, 20_00, 10_00)
     diary.register_card(anna, story=declining)
-    asked = [diary.world.attempts(payment)[-1] for payment in months]
-    assert [attempt.trigger for attempt in asked] == [Trigger.CARD_REGISTERED] * 3
+    charges = [diary.world.attempts(payment)[-1] for payment in months]
+    assert [attempt.trigger for attempt in charges] == [Trigger.CARD_REGISTERED] * 3
     assert len(diary.charges()) == 4
     diary.day(1)
     assert len(diary.charges()) == 5, "from the next day on once a day again"

@@ -11,6 +11,9 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Retired name → the name of the field that took its place (docs/glossary.md).
 RETIRED = {
     r"aftermath": "outcome handlers",
+    r"in doubt": "unknown",
+    r"somebody": "a user, an operator, a customer or another process",
+    r"whoever": "the user or process",
     r"armoury": "fault queue",
     r"crash[ _-]?points?": "failpoint",
     r"ending_as": "pending_close_as",

@@ -224,8 +224,8 @@ def test_unknown_code_is_named_by_its_most_specific_code(decline: Decline, named
     ("advice", "hours"), [("24", 1), ("25", 24), ("26", 48), ("27", 96), ("28", 144), ("29", 192), ("30", 240)]
 )
 def test_mastercard_advice_sets_the_wait(advice: str, hours: int) -> None:
-    asked = card("insufficient_funds", network_advice_code=advice, **MASTERCARD)
-    assert classify(asked).wait == timedelta(hours=hours)
+    decline = card("insufficient_funds", network_advice_code=advice, **MASTERCARD)
+    assert classify(decline).wait == timedelta(hours=hours)
     assert classify(card("insufficient_funds", network_advice_code=advice, **VISA)).wait is None
 
 
@@ -368,13 +368,13 @@ def test_every_decline_has_a_next_step_and_never_stays_never(decline: Decline, d
 
 
 def test_network_budgets_are_exact() -> None:
-    asked = [NOW - timedelta(days=29, hours=hour) for hour in range(20)]
-    assert check_network_budget("visa", asked[:19], NOW) is None
-    over = check_network_budget("visa", asked, NOW)
+    declined = [NOW - timedelta(days=29, hours=hour) for hour in range(20)]
+    assert check_network_budget("visa", declined[:19], NOW) is None
+    over = check_network_budget("visa", declined, NOW)
     assert over is not None
-    assert over.free_at == min(asked) + timedelta(days=30)
-    assert check_network_budget("visa", asked, over.free_at) is None
-    assert check_network_budget("mastercard", asked, NOW) is None
+    assert over.free_at == min(declined) + timedelta(days=30)
+    assert check_network_budget("visa", declined, over.free_at) is None
+    assert check_network_budget("mastercard", declined, NOW) is None
 
 
 def test_budget_states_used_and_allowed_attempts() -> None:
@@ -387,18 +387,18 @@ def test_budget_states_used_and_allowed_attempts() -> None:
 
 
 def test_attempt_leaves_the_window_exactly_at_its_end() -> None:
-    asked = [NOW - timedelta(days=30)] + [NOW - timedelta(days=1)] * 19
-    assert check_network_budget("visa", asked, NOW) is None
-    assert check_network_budget("visa", asked, NOW - timedelta(microseconds=1)) is not None
+    declined = [NOW - timedelta(days=30)] + [NOW - timedelta(days=1)] * 19
+    assert check_network_budget("visa", declined, NOW) is None
+    assert check_network_budget("visa", declined, NOW - timedelta(microseconds=1)) is not None
 
 
 def test_mastercard_monthly_budget_applies_below_the_daily_one() -> None:
-    asked = [NOW - timedelta(hours=20 * count) for count in range(1, 36)]
-    over = check_network_budget("mastercard", asked, NOW)
+    declined = [NOW - timedelta(hours=20 * count) for count in range(1, 36)]
+    over = check_network_budget("mastercard", declined, NOW)
     assert over is not None
     assert over.reason == "mastercard: 35 declines in 30 days, the network allows 35"
-    assert over.free_at == asked[-1] + timedelta(days=30)
-    assert check_network_budget("mastercard", asked[:34], NOW) is None
+    assert over.free_at == declined[-1] + timedelta(days=30)
+    assert check_network_budget("mastercard", declined[:34], NOW) is None
 
 
 def test_longer_lasting_budget_decides() -> None:
@@ -414,8 +414,8 @@ def test_longer_lasting_budget_decides() -> None:
 
 
 def test_mastercard_allows_ten_attempts_a_day() -> None:
-    asked = [NOW - timedelta(hours=hour) for hour in range(10)]
-    over = check_network_budget("mastercard", asked, NOW)
+    declined = [NOW - timedelta(hours=hour) for hour in range(10)]
+    over = check_network_budget("mastercard", declined, NOW)
     assert over is not None
     assert over.free_at == NOW - timedelta(hours=9) + timedelta(days=1)
     assert "10" in over.reason
@@ -431,10 +431,10 @@ def test_open_attempts_use_the_budget_until_they_are_answered() -> None:
 
 
 def test_unknown_network_gets_the_conservative_budget() -> None:
-    asked = [NOW - timedelta(days=1)] * 15
-    assert check_network_budget("jcb", asked, NOW) is not None
-    assert check_network_budget(None, asked, NOW) is not None
-    assert check_network_budget("jcb", asked[:14], NOW) is None
+    declined = [NOW - timedelta(days=1)] * 15
+    assert check_network_budget("jcb", declined, NOW) is not None
+    assert check_network_budget(None, declined, NOW) is not None
+    assert check_network_budget("jcb", declined[:14], NOW) is None
 
 
 def test_daily_run_time_comes_from_the_policy() -> None:

@@ -18,7 +18,7 @@ from local.embedded import EmbeddedError, binaries, launch
 from local.embedded.plan import Binary
 from tests.embedded.killable import start_owner
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 SYSTEM_PYTHON = "/usr/bin/python3"
 
 #: Another user must be able to run a Python and to read this checkout with its virtual environment.
@@ -159,11 +159,11 @@ def test_a_reused_process_id_of_a_dead_postmaster_does_not_prevent_the_start(fol
     with _database(folder):
         lines = (folder / "postgres/postmaster.pid").read_text().splitlines()
     owner = (folder / "postgres").stat()
-    with subprocess.Popen(["sleep", "60"], user=owner.st_uid, group=owner.st_gid) as somebody:
-        (folder / "postgres/postmaster.pid").write_text("\n".join([str(somebody.pid), *lines[1:]]) + "\n")
+    with subprocess.Popen(["sleep", "60"], user=owner.st_uid, group=owner.st_gid) as other_process:
+        (folder / "postgres/postmaster.pid").write_text("\n".join([str(other_process.pid), *lines[1:]]) + "\n")
         with _database(folder) as connection:
             connection.execute("SELECT")
-        somebody.kill()
+        other_process.kill()
 
 
 def test_a_failed_start_shows_the_log_and_leaves_nothing_running(folder: Path) -> None:

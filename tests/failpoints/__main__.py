@@ -22,8 +22,8 @@ from sqlalchemy import Engine, create_engine
 from shared.failpoints import Failpoint
 from tests.conftest import sqlalchemy_url, upgrade
 from tests.failpoints.company import settings_of_web
-from tests.failpoints.kept import KILLED, environment_of, kept_web
 from tests.failpoints.plan import WEB, points_of
+from tests.failpoints.processes import KILLED, environment_of, restarted_web
 from tests.failpoints.stories import story_of
 from tests.failpoints.story import Lived, live
 from tests.servers import Servers, test_servers
@@ -73,7 +73,7 @@ def crash_web(servers: Servers, template: str, point: Failpoint, folder: Path) -
     try:
         with fresh_engine(servers, template) as (engine, url):
             environment = environment_of(DATABASE_URL=url, REDIS_URL=servers.fresh_redis(), **secrets)
-            with kept_web(environment, {"DUECOURSE_CRASH_AT": point}, log) as (web_url, ends):
+            with restarted_web(environment, {"DUECOURSE_CRASH_AT": point}, log) as (web_url, ends):
                 live(story_of(point), engine, url, point, arrival=0, web_url=web_url)
         result = HELD if ends == [KILLED] else f"BROKEN: the web process ended with {ends}"
     except AssertionError as error:
@@ -102,8 +102,8 @@ def main(given: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.failpoints", description=__doc__)
     parser.add_argument("points", nargs="*", type=Failpoint, help="only these")
     parser.add_argument("--every", action="store_true", help="at every arrival, not only the first")
-    asked = parser.parse_args(given)
-    points: list[Failpoint] = sorted(asked.points or Failpoint)
+    arguments = parser.parse_args(given)
+    points: list[Failpoint] = sorted(arguments.points or Failpoint)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.disable(logging.CRITICAL)
     rows = []
@@ -112,7 +112,7 @@ def main(given: list[str]) -> int:
         passed = arrivals(servers, template, points)
         print(LINE.format("point", "how", "arrival", "lives", "s", "result"))
         for point in points:
-            for arrival in range(1, passed[point] + 1 if asked.every and point not in points_of(WEB) else 2):
+            for arrival in range(1, passed[point] + 1 if arguments.every and point not in points_of(WEB) else 2):
                 if point in points_of(WEB):
                     row = crash_web(servers, template, point, Path(folder))
                 else:

@@ -56,7 +56,7 @@ def _first_of_november(company: Company, people: People) -> None:
     one: two events have to come back. Anna's money moves, and the answer is lost.
 
     Elsa begins to confirm with her bank, and registers another card before she has; what we ask then is lost. Her
-    third card is asked with a second PaymentIntent, once the first is canceled.
+    third card is charged with a second PaymentIntent, once the first is canceled.
     """
     anna, bert, carl, elsa = people["anna"], people["bert"], people["carl"], people["elsa"]
     assert bert.card is not None
@@ -92,7 +92,7 @@ def _a_night(company: Company, people: People) -> None:
     assert answer.json()["status"] == "canceled"
     with company.world.engine.connect() as connection:
         found = connection.execute(text("SELECT kind FROM findings ORDER BY kind")).scalars().all()
-    assert found == ["orphan_payment_intent", "paid_there_open_here"], "each was written down before it was mended"
+    assert found == ["orphan_payment_intent", "paid_there_open_here"], "each was written down before it was fixed"
 
 
 def _decisions(company: Company, people: People) -> None:
@@ -106,14 +106,14 @@ def _decisions(company: Company, people: People) -> None:
     _bulk(company, BulkAction.WRITE_OFF, people["hugo"], people["kurt"])
     _bulk(company, BulkAction.CHARGE, people["mona"])
     with company.world.engine.begin() as connection:
-        asked = request_close(
+        requested = request_close(
             connection,
             company.world.policy,
             company.payment(people["ida"].account),
             PaymentState.VOID,
             Cause(OPERATOR, company.now, "never ordered"),
         )
-    assert isinstance(asked, ClosePayment)
+    assert isinstance(requested, ClosePayment)
     company.work()
     with company.world.engine.connect() as connection:
         rows = connection.execute(
@@ -206,10 +206,10 @@ TWO_DAYS = Story(
     tell=_two_days,
     expected={
         "anna": Expected(owes=29_85),
-        "bert": Expected(owes=11_30, asked=2),
+        "bert": Expected(owes=11_30, requests=2),
         "carl": Expected(owes=7_07),
         "dora": Expected(owes=13_13),
-        "elsa": Expected(owes=101_99, asked=2, intents=2),
+        "elsa": Expected(owes=101_99, requests=2, intents=2),
     },
 )
 DECISIONS = Story(
@@ -223,12 +223,12 @@ DECISIONS = Story(
     expected={
         "hugo": Expected(owes=19_85, ends="uncollectible"),
         "ida": Expected(owes=31_30, ends="void"),
-        "kurt": Expected(owes=8_08, asked=0, intents=0, ends="uncollectible"),
-        "mona": Expected(owes=201_99, asked=2),
+        "kurt": Expected(owes=8_08, requests=0, intents=0, ends="uncollectible"),
+        "mona": Expected(owes=201_99, requests=2),
     },
 )
 A_NIGHT = Story(
     cards={"finn": NeedsAuthentication(), "gina": Pays()},
     tell=_a_night,
-    expected={"finn": Expected(owes=42_00, asked=2), "gina": Expected(owes=7_07, intents=2)},
+    expected={"finn": Expected(owes=42_00, requests=2), "gina": Expected(owes=7_07, intents=2)},
 )

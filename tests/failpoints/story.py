@@ -42,12 +42,13 @@ People = Mapping[str, Person]
 class Expected:
     """What one person's October must come to, however often we crash; minor units.
 
-    `asked`: how often a bank is asked, declines included: no crash asks again. `intents`: PaymentIntents at the
-    processor; a create whose answer is lost is found again under its key. `ends`: the payment's state at the end.
+    `requests`: how many requests reach a bank, declines included: no crash sends another. `intents`:
+    PaymentIntents at the processor; a create whose answer is lost is found again under its key. `ends`: the
+    payment's state at the end.
     """
 
     owes: int
-    asked: int = 1
+    requests: int = 1
     intents: int = 1
     ends: str = "paid"
 
@@ -81,7 +82,7 @@ def live(
     """Live through a story with a crash at one arrival, and assert that at its end nobody can tell.
 
     `arrival` 0 is no crash at all. With `web_url` the web process isn't ours, and may die as it likes. Where money
-    is asked for, the message in hand comes again at once, to tempt us to ask twice; elsewhere it is lost, to tempt
+    is charged, the message in hand comes again at once, to provoke a second request; elsewhere it is lost, to tempt
     us to forget.
     """
     crash = Crash(point, arrival)
@@ -108,7 +109,7 @@ def _person(company: Company, name: str, story: Story) -> Person:
 
 
 def _assert_nobody_can_tell(company: Company, people: People, expected: Mapping[str, Expected]) -> None:
-    """Each ended as it should, paid once and to the cent; no bank asked too often, nothing open, books equal."""
+    """Each ended as it should, paid once and to the cent; no request too many, nothing open, records equal."""
     payments = {name: company.payment(person.account) for name, person in people.items()}
     owners = {str(payment): name for name, payment in payments.items()}
     captured: dict[str, list[int]] = {name: [] for name in people}
@@ -117,14 +118,14 @@ def _assert_nobody_can_tell(company: Company, people: People, expected: Mapping[
     assert captured == {name: one.pays for name, one in expected.items()}
     states = {name: company.state(payment) for name, payment in payments.items()}
     assert states == {name: one.ends for name, one in expected.items()}
-    assert _asked(company, owners) == {name: one.asked for name, one in expected.items() if one.asked}
+    assert _requests(company, owners) == {name: one.requests for name, one in expected.items() if one.requests}
     assert _intents_there(company, owners) == {name: one.intents for name, one in expected.items() if one.intents}
     _assert_nothing_is_open(company, expected)
     assert_verify_is_clean(company)
 
 
-def _asked(company: Company, owners: Mapping[str, str]) -> dict[str, int]:
-    """How often each one's banks were asked, by the processor's own list of charges."""
+def _requests(company: Company, owners: Mapping[str, str]) -> dict[str, int]:
+    """How many requests reached each one's banks, by the processor's own list of charges."""
     charges = company.world.runtime.gateways["global"].list_charges(
         datetime(2026, 10, 1, tzinfo=UTC), company.now + timedelta(hours=1)
     )

@@ -13,7 +13,7 @@ import pytest
 from shared import failpoints as failpoints
 from shared.failpoints import Crashed, Failpoint, arm, crashing_at, reach, read_plan
 from shared.settings import Settings, SettingsError, load_settings
-from tests.failpoints.kept import ROOT
+from tests.failpoints.processes import ROOT
 
 #: A call and a look at a variable take some 80 ns, naming the point included; this leaves room for slow machines.
 CHEAP_NS = 1_000

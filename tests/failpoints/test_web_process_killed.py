@@ -8,8 +8,8 @@ from sqlalchemy import Engine
 
 from shared.failpoints import Failpoint
 from tests.failpoints.company import settings_of_web
-from tests.failpoints.kept import KILLED, environment_of, kept_web
 from tests.failpoints.plan import WEB, points_of
+from tests.failpoints.processes import KILLED, environment_of, restarted_web
 from tests.failpoints.stories import story_of
 from tests.failpoints.story import live
 
@@ -23,7 +23,7 @@ def test_killed_web_process_loses_no_event(
     log = tmp_path / "web.log"
     secrets = {name: json.dumps(value) for name, value in settings_of_web().items()}
     environment = environment_of(DATABASE_URL=database_url, REDIS_URL=redis_url, **secrets)
-    with kept_web(environment, {"DUECOURSE_CRASH_AT": point}, log) as (url, ends):
+    with restarted_web(environment, {"DUECOURSE_CRASH_AT": point}, log) as (url, ends):
         story = live(story_of(point), engine, database_url, point, arrival=0, web_url=url)
         assert ends == [KILLED]
     assert story.lives == 1, "the workers lived on"

@@ -26,7 +26,7 @@ from shared.scheduling.virtual_clock import set_clock
 from tests.diaries.conftest import only
 from tests.diaries.diary import secret_of
 from tests.failpoints.company import settings_of_web
-from tests.failpoints.kept import PATIENCE_S, ROOT, Kept, environment_of
+from tests.failpoints.processes import PATIENCE_S, ROOT, Restarted, environment_of
 from tests.seed import Account, add_fee
 from tests.web.conftest import web_settings
 from tests.web.serving import running, wait_until
@@ -42,7 +42,7 @@ OCTOBER_31 = datetime(2026, 10, 31, 12, tzinfo=UTC)
 NOVEMBER_1 = datetime(2026, 11, 1, tzinfo=UTC)
 OWED = {"anna": 29_85, "bert": 11_30, "carl": 7_07}
 
-#: One of each kind: nothing asked, money moved and nothing written, all but written; a month, an event, a look-up.
+#: One of each kind: nothing sent, money moved and nothing written, all but written; a month, an event, a look-up.
 POINTS = (
     "charge.claimed:2",
     "charge.confirm.sent",
@@ -61,10 +61,10 @@ class Town:
     environment: dict[str, str]
     logs: Path
 
-    def worker(self, **armed: str) -> Kept:
+    def worker(self, **armed: str) -> Restarted:
         command = [sys.executable, *DRAMATIQ, "--queues", *QUEUES]
         name = f"worker-{len(list(self.logs.glob('worker-*.log')))}.log"
-        return Kept(command, {**self.environment, **armed}, self.logs / name).start()
+        return Restarted(command, {**self.environment, **armed}, self.logs / name).start()
 
     def move_clock(self, to: datetime) -> None:
         self.world.clock.set(to)

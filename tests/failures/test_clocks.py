@@ -30,7 +30,7 @@ from tests.web.serving import wait_until
 from tests.world import World
 
 HOUR = timedelta(hours=1)
-#: A machine that started with a clock in 2037 or so, until somebody set it.
+#: A machine that started with a clock in 2037 or so, until it was set.
 YEARS = timedelta(days=4_000)
 
 
@@ -47,7 +47,7 @@ def test_clock_an_hour_ahead_during_a_charge_takes_the_money_once(
     with ThreadPoolExecutor(1) as worker:
         with gates.closed(gate, request_):
             charge = worker.submit(world.charge, owed)
-            gates.wait_for_somebody_at(gate)
+            gates.wait_for_request_at(gate)
             jump(world, HOUR)
             (attempt,) = world.attempts(owed)
             world.settle(attempt.id)
@@ -88,7 +88,7 @@ def test_clock_set_back_by_years_expires_no_lease_of_a_running_worker(
     with ThreadPoolExecutor(1) as worker:
         with gates.closed(Gate.ARRIVAL, "/confirm"):
             charge = worker.submit(world.charge, owed)
-            gates.wait_for_somebody_at(Gate.ARRIVAL)
+            gates.wait_for_request_at(Gate.ARRIVAL)
             jump(world, -YEARS)
             (attempt,) = world.attempts(owed)
             assert SettleAttempt(attempt.id) in world.due_jobs()
@@ -251,9 +251,7 @@ def test_business_clock_jump_of_days_creates_each_run_once(engine: Engine) -> No
         runs = connection.execute(text("SELECT job, period, coverage FROM runs")).all()
     days = {run.period for run in runs if run.job == "daily-retries"}
     assert "2026-11-05" in days
-    assert not days & {"2026-11-02", "2026-11-03", "2026-11-04"}, (
-        "what they would have asked for is asked for today"
-    )
+    assert not days & {"2026-11-02", "2026-11-03", "2026-11-04"}, "what they would have charged is charged today"
     assert {run.period for run in runs if run.job == "monthly-invoices"} == {"2026-10"}
 
 

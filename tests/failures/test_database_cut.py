@@ -118,7 +118,7 @@ def database_away(engine: Engine, database_url: str) -> Iterator[Callable[[], No
 def test_answer_survives_a_database_restart(world: World, owed: UUID, gates: Gates, database_url: str) -> None:
     with ThreadPoolExecutor(1) as worker, gates.closed(Gate.ANSWER, "/confirm"):
         charge = worker.submit(world.charge, owed)
-        gates.wait_for_somebody_at(Gate.ANSWER)
+        gates.wait_for_request_at(Gate.ANSWER)
         with database_away(world.engine, database_url) as come_back:
             gates.let_go(Gate.ANSWER, gates.standing_at(Gate.ANSWER)[0])
             back = threading.Timer(2.0, come_back)
@@ -137,7 +137,7 @@ def test_answer_lost_with_the_database_is_found_after_the_lease(
     monkeypatch.setattr(shared.payments.record_outcome, "WRITE_INSISTS_FOR_S", 0.5)
     with ThreadPoolExecutor(1) as worker, gates.closed(Gate.ANSWER, "/confirm"):
         charge = worker.submit(world.charge, owed)
-        gates.wait_for_somebody_at(Gate.ANSWER)
+        gates.wait_for_request_at(Gate.ANSWER)
         with database_away(world.engine, database_url):
             gates.let_go(Gate.ANSWER, gates.standing_at(Gate.ANSWER)[0])
             with pytest.raises(DBAPIError):

@@ -52,8 +52,8 @@ def test_claim_gives_up_a_lock_within_seconds_and_the_payment_stays_due(
 
 
 def test_answer_waits_for_a_lock_and_is_then_written(world: World, owed: UUID, another_session: Engine) -> None:
-    with locked(another_session, ACCOUNT) as somebody:
-        free = threading.Timer(LOCK_TIMEOUT_S + 1.0, somebody.rollback)
+    with locked(another_session, ACCOUNT) as other_session:
+        free = threading.Timer(LOCK_TIMEOUT_S + 1.0, other_session.rollback)
         free.start()
         world.charge(owed)
         free.join()

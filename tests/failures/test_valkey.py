@@ -197,7 +197,7 @@ def test_worker_stopped_during_a_redis_outage_finishes_its_charge_without_waitin
     assert took_s < 20, "of 40 s of grace"
     assert "doorbell.not_told" in {one["event"] for one in logs}
     assert sum(len(world.captured_amounts(payment)) for payment in shop.owed) == 1, "the one in its hand"
-    line.mend()
+    line.repair()
     with running_worker(shop.broker, BATCH):
         shop.sweep_until_paid()
     line.cut()

@@ -89,14 +89,16 @@ def test_event_not_stored_before_a_kill_is_sent_again_by_stripe(
 ) -> None:
     body = event_body()
     headers = {"Stripe-Signature": signature(body)}
-    with web_process(database_url, redis_url) as (process, url), engine.connect() as somebody:
-        somebody.execute(text("LOCK TABLE stripe_events IN SHARE MODE"))  # the insert waits, inside its transaction
+    with web_process(database_url, redis_url) as (process, url), engine.connect() as other_session:
+        other_session.execute(
+            text("LOCK TABLE stripe_events IN SHARE MODE")
+        )  # the insert waits, inside its transaction
         with httpx.Client(base_url=url, timeout=PATIENCE_S, trust_env=False) as stripe:
             killer = subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {process.pid}"])
             with pytest.raises(httpx.TransportError):
                 stripe.post("/webhooks/stripe/global", content=body, headers=headers)
             killer.wait()
-        somebody.rollback()
+        other_session.rollback()
     assert due_events(engine) == []
     with web_process(database_url, redis_url) as (_, url):
         again = httpx.post(f"{url}/webhooks/stripe/global", content=body, headers=headers, trust_env=False)
@@ -134,8 +136,8 @@ def test_locked_events_table_is_answered_with_an_error_before_stripe_times_out(
     engine: Engine, database_url: str, redis_url: str
 ) -> None:
     body = event_body()
-    with web_process(database_url, redis_url) as (_, url), engine.connect() as somebody:
-        somebody.execute(text("LOCK TABLE stripe_events IN SHARE MODE"))
+    with web_process(database_url, redis_url) as (_, url), engine.connect() as other_session:
+        other_session.execute(text("LOCK TABLE stripe_events IN SHARE MODE"))
         began = time.monotonic()
         answer = httpx.post(
             f"{url}/webhooks/stripe/global",
@@ -146,4 +148,4 @@ def test_locked_events_table_is_answered_with_an_error_before_stripe_times_out(
         )
         assert answer.status_code == 503
         assert time.monotonic() - began < 20
-        somebody.rollback()
+        other_session.rollback()

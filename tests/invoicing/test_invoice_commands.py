@@ -122,7 +122,7 @@ def test_repeated_run_command_issues_nothing(world: MonthStart) -> None:
     numbers = rows(world.engine, "SELECT number FROM invoices ORDER BY 1")
     again = type_in("--period", "2026-10", *WHY)
     assert again.exit_code == 0
-    assert "had been asked for already" in again.stdout
+    assert "already requested by" in again.stdout
     assert "finished at 2026-11-01 09:00 Asia/Tokyo" in again.stdout
     assert "25 invoices over USD" in again.stdout
     for run in answer("--period", "2026-10", *WHY)["runs"]:

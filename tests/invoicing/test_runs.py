@@ -141,8 +141,8 @@ def test_run_awaiting_confirmation_is_not_worked_on(world: MonthStart) -> None:
 
 def test_locked_run_is_skipped(world: MonthStart) -> None:
     run_id = add_run(world)
-    with world.engine.begin() as somebody:
-        somebody.execute(text("SELECT 1 FROM runs WHERE id = :id FOR UPDATE"), {"id": run_id})
+    with world.engine.begin() as other_session:
+        other_session.execute(text("SELECT 1 FROM runs WHERE id = :id FOR UPDATE"), {"id": run_id})
         world.deliver(run_id)
     assert issued(world.engine) == {}
     assert world.enqueued == []
@@ -251,8 +251,8 @@ def test_month_start_waits_for_a_change_of_payment_settings(engine: Engine) -> N
     with engine.begin() as connection:
         seed.add_fee(connection, seed.add_account(connection, "anna"), 29_85)
     run_id = add_run(world)
-    with engine.begin() as somebody:
-        somebody.execute(text("UPDATE payment_settings SET kind = 'bank_transfer'"))
+    with engine.begin() as other_session:
+        other_session.execute(text("UPDATE payment_settings SET kind = 'bank_transfer'"))
         month_start = in_background(lambda: world.deliver(run_id))
         wait_for_waiter(engine)
     month_start.result(timeout=20)

@@ -30,7 +30,7 @@ def findings(engine: Engine) -> list[dict[str, Any]]:
 
 def run_again(world: MonthStart, run_id: UUID) -> None:
     with world.engine.begin() as connection:
-        assert reopen_run(connection, run_id, Cause("operator:ann", NOVEMBER, "mended"))
+        assert reopen_run(connection, run_id, Cause("operator:ann", NOVEMBER, "fixed"))
     world.deliver(run_id)
 
 

@@ -35,8 +35,8 @@ def company(servers: Servers, migrated: str) -> Iterator[Company]:
 @pytest.fixture
 def profile(request: pytest.FixtureRequest) -> settings:
     """`--hypothesis-profile=deep`, or MODEL_PROFILE=deep; MODEL_EXAMPLES=300 for another number."""
-    asked = request.config.getoption("--hypothesis-profile") or os.environ.get("MODEL_PROFILE") or "model"
-    chosen = settings.get_profile(asked if asked in ("model", "deep") else "model")
+    profile = request.config.getoption("--hypothesis-profile") or os.environ.get("MODEL_PROFILE") or "model"
+    chosen = settings.get_profile(profile if profile in ("model", "deep") else "model")
     if examples := os.environ.get("MODEL_EXAMPLES"):
         chosen = settings(chosen, max_examples=int(examples))
     if os.environ.get("MODEL_SHRINK") == "0":  # the first break as it was found, at once

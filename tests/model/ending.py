@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: Each round passes more than the longest back-off and the longest wait for a look-up.
 ROUNDS = 8
 ROUND = timedelta(minutes=70)
-#: What a person is asked to look at in an example, and is no sign of a defect.
+#: What an operator has to look at in an example, and is no sign of a defect.
 EXPECTED_FINDINGS = {
     "canceled_by_a_person",
     "orphan_payment_intent",

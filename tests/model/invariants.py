@@ -227,7 +227,7 @@ def _play(snapshot: ChargeSnapshot, event: Any) -> None:
 
 def nothing_due_is_invisible(snapshot: ChargeSnapshot) -> None:
     """Every payment that isn't ended is due in a source of the sweep, scheduled, held, backing off for a bounded
-    time, waits for a card or a customer that it names, or has an open attempt that somebody will look at; every
+    time, waits for a card or a customer that it names, or has an open attempt that will be looked up; every
     unfinished run and every Stripe event that isn't applied is in a source too, or has its time.
     """
     wanted: dict[Job, tuple[str, UUID | None]] = {}
@@ -281,7 +281,7 @@ def _is_accounted_for(snapshot: ChargeSnapshot, payment: Any) -> bool:
 
 
 def _is_about_to_be_stamped(snapshot: ChargeSnapshot, job: ChargePayment) -> bool:
-    """Whether a daily run that the sweep finds will stamp the payment before it is asked for."""
+    """Whether a daily run that the sweep finds will stamp the payment before it is charged."""
     payment = snapshot.payments[job.payment_id]
     unfinished = {run.coverage for run in snapshot.runs if run.state in (RunState.READY, RunState.RUNNING)}
     return payment.state == PaymentState.RETRY_SCHEDULED and payment.coverage in unfinished
@@ -325,8 +325,8 @@ def newest_card_is_charged(snapshot: ChargeSnapshot) -> None:
         else:
             is_overlooked = False
         if is_overlooked:
-            asked = f"revision {answered[-1].card_revision} of the card was asked last"
-            raise snapshot.broken(f"{asked}, and {payment.card_revision} is there", payment.id)
+            charged = f"revision {answered[-1].card_revision} of the card was charged last"
+            raise snapshot.broken(f"{charged}, and {payment.card_revision} is there", payment.id)
 
 
 _ANSWERED = (AttemptState.DECLINED, AttemptState.AUTHENTICATION_NEEDED)

@@ -234,7 +234,7 @@ class Model(Surroundings):
     @precondition(lambda self: self.snapshot.payments)
     @rule(which=picks, reason=st.sampled_from(["requested_by_customer", "duplicate", "fraudulent"]))
     def payment_intent_is_canceled_in_the_stripe_dashboard(self, which: int, reason: str) -> None:
-        """Somebody cancels a payment's PaymentIntent in Stripe's own dashboard."""
+        """A user cancels a payment's PaymentIntent in Stripe's own dashboard."""
         payment = self._payment(which)
         intents = [i for i in self.snapshot.intents[payment.id] if i.stripe_payment_intent_id is not None]
         if intents:
@@ -262,12 +262,14 @@ class Model(Surroundings):
                 simulator.close_dispute(line.account, dispute, is_won=happens == "won")
 
         self._at_processors_desk(act)
+        self._read_news()  # sent now; it may arrive late, twice or never
 
     @precondition(lambda self: any(person.story == "needs authentication" for person in self.people))
     @rule(which=picks, answer=st.sampled_from(["none", "yes", "no"]))
     def bank_requests_authentication(self, which: int, answer: str) -> None:
-        """A customer confirms a payment in their browser and is asked by their bank: they haven't answered yet, or
-        they have. The PaymentIntent waits in `requires_action`, is paid, or isn't, with no attempt of ours.
+        """A customer confirms a payment in their browser, and their bank requests authentication: they haven't
+        answered yet, or they have. The PaymentIntent waits in `requires_action`, is paid, or isn't, with no
+        attempt of ours.
         """
         payment = self._payment(which)
         person = next(one for one in self.people if one.account.id == payment.account_id)
@@ -279,7 +281,7 @@ class Model(Surroundings):
         stripe_id, card = live[0].stripe_payment_intent_id, person.cards[-1].payment_method
         path = f"/v1/payment_intents/{stripe_id}/confirm"
         self.company.ask(payment.coverage, "POST", path, data={"payment_method": card})
-        self.met["asked by their bank"] += 1
+        self.met["authentication requested"] += 1
         if answer != "none":
             self.looker.loose.add(payment.id)
             account = self.company.account_of(payment.coverage)

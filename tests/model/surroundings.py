@@ -159,14 +159,14 @@ class Surroundings(RuleBasedStateMachine):
 
     def operator_requests_charge(self, payment_id: UUID) -> None:
         with self.company.engine.begin() as connection:
-            asked = request_charge(
+            requested = request_charge(
                 connection,
                 payment_id,
                 Cause("operator:anna", self.company.clock.now(), "the customer is on the phone"),
                 self.company.machine.now(),
             )
-        if isinstance(asked, ChargePayment):
-            self.company.mailbox.append(asked)
+        if isinstance(requested, ChargePayment):
+            self.company.mailbox.append(requested)
 
     # workers
 

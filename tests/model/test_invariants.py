@@ -56,7 +56,7 @@ BREAKS = {
             " 'customer', account_id, '{}', '{\"card_revision\": 2}', '{\"coverage\": \"japan\"}'"
             f" FROM payments WHERE id = {RETRIED}"
         ),
-        "of the card was asked last",
+        "of the card was charged last",
     ),
 }
 

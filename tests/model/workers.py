@@ -117,7 +117,7 @@ def work_or_die(work: Callable[[], None], kill_at: Where) -> str | None:
 
 
 class Worker:
-    """A worker of its own thread, that runs only while somebody waits for it."""
+    """A worker of its own thread, that runs only while the test waits for it."""
 
     def __init__(self, job: Job, work: Callable[[], None], stand_at: Where) -> None:
         self.job = job

@@ -244,13 +244,13 @@ def test_close_waits_for_an_open_attempt(world: World, wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("canceled_by", ["a person at the processor", "Stripe"])
-def test_payment_closes_whoever_cancels_its_payment_intent(
+def test_payment_closes_by_whatever_cancels_its_payment_intent(
     world: World, wire: Wire, account: Account, canceled_by: str
 ) -> None:
     payment = declined_payment(world, account)
     request_close_by_operator(world, payment)
     (intent,) = world.intents(payment)
-    wire.cancel_payment_intent(intent.stripe_payment_intent_id, "somebody-elses-key")
+    wire.cancel_payment_intent(intent.stripe_payment_intent_id, "another-key")
     answer = wire.retrieve_payment_intent(intent.stripe_payment_intent_id)
     if canceled_by == "Stripe":
         answer = replace(answer, payment_intent=replace(answer.payment_intent, cancellation_reason="automatic"))

@@ -191,10 +191,10 @@ def test_operator_charge_releases_a_hold_and_bulk_charge_does_not(world: World, 
         )
         assert isinstance(refused, Refused)
         assert refused.reason.startswith(f"it is held: {WHY}")
-        asked = request_charge(
+        requested = request_charge(
             connection, payment, Cause(ANNA, world.clock.now(), "now"), world.machine(), lane=Lane.BATCH
         )
-    assert asked == ChargePayment(payment, Lane.BATCH)
+    assert requested == ChargePayment(payment, Lane.BATCH)
     assert world.payment(payment).held_until is None
 
 

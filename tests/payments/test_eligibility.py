@@ -700,19 +700,19 @@ def check_operators_charge(rows: Rows) -> None:
         facts = spec.facts()
         would = preview_charge(rows.connection, payment_id, NOW, MACHINE_NOW)
         with rows.undone():
-            asked = request_charge(
+            requested = request_charge(
                 rows.connection, payment_id, Cause(ANNA, NOW, "she called"), MACHINE_NOW, releases_hold=False
             )
         refusing = first_that_holds(REFUSED_BY, facts)
         if refusing or is_used_up(spec):
             words = REFUSED_BY[refusing] if refusing else "visa ending in 4242 may not be charged now"
-            for answer in (would, asked):
+            for answer in (would, requested):
                 assert isinstance(answer, Refused), spec
                 assert words in answer.reason, (spec, answer)
             continue
         assert isinstance(would, WouldCharge), (spec, would)
         assert any("it is held" in warning for warning in would.warnings) == HELD.holds(facts)
-        assert isinstance(asked, Refused) == HELD.holds(facts), (spec, asked)
+        assert isinstance(requested, Refused) == HELD.holds(facts), (spec, requested)
 
 
 _ALWAYS = (("paid", PAID), ("ended", COLLECTION_ENDED))

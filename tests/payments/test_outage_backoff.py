@@ -94,7 +94,7 @@ def test_payment_with_its_own_error_backs_off_a_minute_at_a_time(world: World, b
     world.charge(backing_off)
     world.machine.advance(minutes=2)
     assert wake(world) == [], "no request succeeded since"
-    somebody = world.account("A-3")
-    world.add_primary_card(somebody)
-    world.charge(world.add_due_payment(somebody))
+    carol = world.account("A-3")
+    world.add_primary_card(carol)
+    world.charge(world.add_due_payment(carol))
     assert wake(world) == [backing_off]

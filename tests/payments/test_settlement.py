@@ -69,10 +69,10 @@ def waits_for_authentication(world: World, account: Account) -> UUID:
         connection.execute(text("UPDATE payment_intents SET status = 'requires_action'"))
     world.add_primary_card(account)
     with world.engine.begin() as connection:
-        asked = request_charge(
+        requested = request_charge(
             connection, payment, Cause("operator:anna", world.clock.now(), "a new card"), world.machine()
         )
-    assert not isinstance(asked, Refused), intent
+    assert not isinstance(requested, Refused), intent
     return payment
 
 

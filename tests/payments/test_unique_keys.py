@@ -40,7 +40,7 @@ class Key:
 
 
 DUE = {"kind": "monthly", "state": "due", "lane": "batch", "trigger": "month_start", "next_attempt_at": NOW}
-ASKED = {"kind": "charge", "lane": "batch", "trigger": "month_start"}
+CHARGE = {"kind": "charge", "lane": "batch", "trigger": "month_start"}
 CLOSED = {"closed_reason": "canceled", "closed_at": NOW}
 
 KEYS = (
@@ -70,7 +70,7 @@ KEYS = (
     Key("pk_invoice_counters", "invoice_counters", differs={"last_sequence": 2}),
     Key("uq_invoice_lines_fee_id", "invoice_lines", {"fee_id": ONE}, {"invoice_id": ANOTHER}),
     Key("uq_invoice_lines_invoice_id_position", "invoice_lines", {"fee_id": ONE}, {"fee_id": ANOTHER}),
-    # What is asked for, and what came in
+    # What is owed, and what came in
     Key("uq_payments_invoice_id", "payments", {**DUE, "invoice_id": ONE}),
     Key("uq_payment_intents_live", "payment_intents", differs={"ordinal": 2}),
     Key("uq_payment_intents_payment_id_ordinal", "payment_intents", CLOSED),
@@ -83,10 +83,10 @@ KEYS = (
     Key(
         "uq_payment_attempts_open",
         "payment_attempts",
-        {**ASKED, "state": "started"},
+        {**CHARGE, "state": "started"},
         {"number": 2, "state": "unknown"},
     ),
-    Key("uq_payment_attempts_payment_id_number", "payment_attempts", {**ASKED, "state": "declined"}),
+    Key("uq_payment_attempts_payment_id_number", "payment_attempts", {**CHARGE, "state": "declined"}),
     Key("uq_receipts_stripe_charge_id", "receipts", {"stripe_charge_id": "ch_1"}, {"payment_id": ANOTHER}),
     # The machinery
     Key("uq_runs_job_period_coverage", "runs", {"state": "ready"}, {"state": "finished"}),

@@ -1,4 +1,4 @@
-"""An answer that a defect keeps from being recorded: an operator is told the error, and no money is asked twice."""
+"""An answer that a defect keeps from being recorded: operators see the error, and no card is charged twice."""
 
 from dataclasses import replace
 from datetime import timedelta

@@ -178,7 +178,7 @@ class Contender:
     # -- roles
 
     def _run_daily_retry(self, bound: Bound) -> None:
-        """The scheduler's tick, then a worker on today's run, whoever made it."""
+        """The scheduler's tick, then a worker on today's run."""
         tick(self._engine, self.runtime.policy, bound.at)
         with self._engine.connect() as connection:
             found = connection.scalars(

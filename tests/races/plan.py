@@ -25,7 +25,7 @@ class Role(StrEnum):
 class Situation(StrEnum):
     """How the payment stands when they come."""
 
-    NEW = "due, never asked for"
+    NEW = "due, never charged"
     DECLINED = "declined once; the card will pay"
     KEEPS_DECLINING = "declined; the card won't pay"
     EXPIRED = "waits for a new card"

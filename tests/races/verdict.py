@@ -55,29 +55,28 @@ def _money(track: Track, raced: list[Bound]) -> Iterator[str]:
 
 
 def _charges(track: Track, raced: list[Bound]) -> Iterator[str]:
-    """Each time an issuer was asked it was one attempt that asked, and that attempt says so."""
+    """Each request that reached an issuer belongs to one attempt, and that attempt says so."""
     theirs: dict[str, list[str]] = defaultdict(list)
     for charge in track.listed("charges"):
         theirs[charge["metadata"]["duecourse_payment_id"]].append(charge["id"])
     ours: dict[UUID, list[str]] = defaultdict(list)
-    asked = (AttemptState.SUCCEEDED, AttemptState.DECLINED, AttemptState.AUTHENTICATION_NEEDED)
+    reached_issuer = (AttemptState.SUCCEEDED, AttemptState.DECLINED, AttemptState.AUTHENTICATION_NEEDED)
     with track.world.engine.connect() as connection:
         for payment_id, charge_id in connection.execute(
             select(payment_attempts.c.payment_id, payment_attempts.c.stripe_charge_id).where(
-                payment_attempts.c.state.in_(asked)
+                payment_attempts.c.state.in_(reached_issuer)
             )
         ):
             ours[payment_id].append(charge_id)
     for one in raced:
         if Counter(theirs[str(one.payment_id)]) != Counter(ours[one.payment_id]):
             yield (
-                f"{_named(one)}: issuers were asked {theirs[str(one.payment_id)]}, "
-                f"our attempts say {ours[one.payment_id]}"
+                f"{_named(one)}: issuers got {theirs[str(one.payment_id)]}, our attempts say {ours[one.payment_id]}"
             )
 
 
 def _declines(track: Track) -> Iterator[str]:
-    """A decline counts once, whoever told of it: dunning and the marking for suspension go by the count."""
+    """A decline counts once, by whatever path it is known: dunning and the marking for suspension go by the count."""
     became_declined = select(billing_events.c.payment_id).where(
         billing_events.c.type.in_(("attempt_answered", "attempt_settled")),
         billing_events.c.after["state"].astext == AttemptState.DECLINED,

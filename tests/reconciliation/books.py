@@ -26,7 +26,7 @@ UNBOOK = (
                                   latest_charge_id = NULL
        WHERE payment_id = :payment""",
 )
-#: Our records as if somebody had set the payment to paid by hand.
+#: Our records as if an operator had set the payment to paid by hand.
 PAID_BY_HAND = """UPDATE payments SET state = 'paid', paid_at = '2026-11-01 12:00Z', next_attempt_at = NULL
                   WHERE id = :payment"""
 

@@ -30,8 +30,8 @@ def test_charge_missing_in_our_records_is_booked(night: Night) -> None:
     assert counts["mended"] == 1
     assert counts["found"] == {}
     assert night.findings() == []
-    (mended,) = night.findings(resolved=True)
-    assert (mended.kind, mended.subject, mended.resolved_by) == ("paid_there_open_here", charge, "reconciliation")
+    (fixed,) = night.findings(resolved=True)
+    assert (fixed.kind, fixed.subject, fixed.resolved_by) == ("paid_there_open_here", charge, "reconciliation")
     types = [kind for kind, _ in night.world.billing_events(payment)]
     assert types[-3:] == ["attempt_answered", "payment_moved", "finding_resolved"]
 

@@ -17,7 +17,7 @@ from tests.seed import default_policy
 OCTOBER_ENDS = datetime(2026, 11, 1, tzinfo=UTC)
 
 
-class Bell:
+class Enqueued:
     """Collects enqueued jobs, and reports how many messages wait in each queue."""
 
     def __init__(self) -> None:
@@ -70,18 +70,18 @@ def machine() -> MachineTime:
 
 
 @pytest.fixture
-def bell() -> Bell:
-    return Bell()
+def queued() -> Enqueued:
+    return Enqueued()
 
 
 @pytest.fixture
 def make_app(
-    database_url: str, engine: Engine, policy: Policy, clock: ManualClock, machine: MachineTime, bell: Bell
+    database_url: str, engine: Engine, policy: Policy, clock: ManualClock, machine: MachineTime, queued: Enqueued
 ) -> Iterator[MakeApp]:
     made: list[SchedulerApp] = []
 
     def make(
-        clock: BusinessClock = clock, enqueue: Any = bell.enqueue, waiting_in: Any = bell.waiting_in
+        clock: BusinessClock = clock, enqueue: Any = queued.enqueue, waiting_in: Any = queued.waiting_in
     ) -> SchedulerApp:
         app = SchedulerApp(
             database_url=database_url,

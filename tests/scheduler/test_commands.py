@@ -165,7 +165,7 @@ def test_daily_retries_can_be_requested_once_by_hand(
     type_: Type, engine: Engine, noon: None, redis_url: str
 ) -> None:
     words = ("run", "--date", "2026-11-03", "--coverage", "japan", "--reason", "the scheduler was off")
-    assert "asked for" in type_(runs_commands.retries_app, *words).stdout
+    assert "requested;" in type_(runs_commands.retries_app, *words).stdout
     assert all_runs(engine) == [(DAILY_RETRIES, "2026-11-03", "japan", "ready")]
     (event,) = events_of_type(engine, "run_scheduled")
     assert event.actor.startswith("operator:")

@@ -17,7 +17,7 @@ from shared.messaging.jobs import DAILY_RETRIES, ChargePayment
 from shared.policy import Policy
 from shared.runtime import Runtime
 from shared.scheduling import daily_run
-from tests.scheduler.conftest import Bell, MachineTime, events_of_type
+from tests.scheduler.conftest import Enqueued, MachineTime, events_of_type
 from tests.scheduler.test_sweep import add_attempt
 from tests.seed import Account, add_account, add_payment, add_run
 from workers.use_cases.retry_payments import retry_payments
@@ -32,8 +32,8 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def runtime(engine: Engine, policy: Policy, clock: ManualClock, machine: MachineTime, bell: Bell) -> Runtime:
-    return Runtime(policy, engine, clock, machine, {}, bell.enqueue, timedelta(minutes=5))
+def runtime(engine: Engine, policy: Policy, clock: ManualClock, machine: MachineTime, queued: Enqueued) -> Runtime:
+    return Runtime(policy, engine, clock, machine, {}, queued.enqueue, timedelta(minutes=5))
 
 
 @pytest.fixture
@@ -78,14 +78,14 @@ def standing(engine: Engine, account: Account) -> str:
 
 @pytest.mark.parametrize("lane", list(Lane))
 def test_retries_of_today_become_due_and_are_enqueued(
-    engine: Engine, runtime: Runtime, run_id: UUID, account: Account, bell: Bell, lane: Lane
+    engine: Engine, runtime: Runtime, run_id: UUID, account: Account, queued: Enqueued, lane: Lane
 ) -> None:
     payment_id = add_retry(engine, account, lane=lane)
     retry_payments(runtime, run_id)
     row = payment(engine, payment_id)
     assert (row.state, row.next_attempt_at, row.run_id) == (PaymentState.DUE, NINE, run_id)
     assert (row.lane, row.trigger, row.requested_by) == ("batch", "daily_retry", "scheduler")
-    assert bell.taken() == [ChargePayment(payment_id, Lane.BATCH)]
+    assert queued.taken() == [ChargePayment(payment_id, Lane.BATCH)]
     (moved,) = events_of_type(engine, "payment_moved")
     assert (moved.payment_id, moved.run_id, moved.before["state"]) == (payment_id, run_id, "retry_scheduled")
     done = run_row(engine, run_id)
@@ -96,7 +96,7 @@ def test_retries_of_today_become_due_and_are_enqueued(
 
 
 def test_daily_run_changes_no_other_payment(
-    engine: Engine, runtime: Runtime, run_id: UUID, account: Account, bell: Bell
+    engine: Engine, runtime: Runtime, run_id: UUID, account: Account, queued: Enqueued
 ) -> None:
     with engine.begin() as connection:
         japan = add_account(connection, "A-1", "japan")
@@ -110,7 +110,7 @@ def test_daily_run_changes_no_other_payment(
     retry_payments(runtime, run_id)
     for payment_id in (elsewhere, tomorrow, order, held, blocked):
         assert payment(engine, payment_id).state == PaymentState.RETRY_SCHEDULED
-    assert bell.taken() == []
+    assert queued.taken() == []
     assert run_row(engine, run_id).counts["retried"] == 0
 
 
@@ -124,7 +124,7 @@ def test_backoff_of_an_outage_survives_the_daily_run(
 
 
 def test_second_message_of_a_finished_run_changes_nothing(
-    engine: Engine, runtime: Runtime, run_id: UUID, account: Account, bell: Bell, clock: ManualClock
+    engine: Engine, runtime: Runtime, run_id: UUID, account: Account, queued: Enqueued, clock: ManualClock
 ) -> None:
     retry_payments(runtime, run_id)
     add_retry(engine, account)
@@ -132,7 +132,7 @@ def test_second_message_of_a_finished_run_changes_nothing(
     clock.set(NINE + DAY)
     retry_payments(runtime, run_id)
     assert run_row(engine, run_id) == before
-    assert bell.taken() == []
+    assert queued.taken() == []
 
 
 def test_run_that_awaits_confirmation_is_not_worked_on(engine: Engine, runtime: Runtime, account: Account) -> None:
@@ -149,7 +149,7 @@ def test_run_killed_after_any_chunk_resumes_to_the_same_result(
     runtime: Runtime,
     run_id: UUID,
     account: Account,
-    bell: Bell,
+    queued: Enqueued,
     moved: int,
     looked_at: int,
     monkeypatch: Any,
@@ -175,7 +175,7 @@ def test_run_killed_after_any_chunk_resumes_to_the_same_result(
         pass
 
     def ring_and_die(jobs: Any) -> bool:
-        bell.enqueue(jobs)
+        queued.enqueue(jobs)
         raise KilledError
 
     dying = Runtime(runtime.policy, engine, runtime.clock, runtime.machine_now, {}, ring_and_die, runtime.lease)
@@ -190,7 +190,7 @@ def test_run_killed_after_any_chunk_resumes_to_the_same_result(
     assert sorted(str(event.payment_id) for event in events_of_type(engine, "payment_moved")) == sorted(
         map(str, ids)
     )
-    assert {job.arguments[0] for job in bell.taken()} == {str(payment_id) for payment_id in ids}
+    assert {job.arguments[0] for job in queued.taken()} == {str(payment_id) for payment_id in ids}
     assert len(events_of_type(engine, "charge_not_attempted")) == 5
     assert len(events_of_type(engine, "standing_changed")) == 6
     assert len(events_of_type(engine, "run_finished")) == 1
@@ -218,7 +218,7 @@ def test_long_run_enqueues_itself_and_leaves_its_charges_to_the_sweep(
     runtime: Runtime,
     run_id: UUID,
     account: Account,
-    bell: Bell,
+    queued: Enqueued,
     machine: MachineTime,
     monkeypatch: Any,
 ) -> None:
@@ -229,17 +229,17 @@ def test_long_run_enqueues_itself_and_leaves_its_charges_to_the_sweep(
 
     def slowly(jobs: Any) -> bool:
         machine.advance(11)
-        return bell.enqueue(jobs)
+        return queued.enqueue(jobs)
 
     slow = Runtime(runtime.policy, engine, runtime.clock, machine, {}, slowly, runtime.lease)
     retry_payments(slow, run_id)
     assert run_row(engine, run_id).state == RunState.RUNNING
-    assert bell.enqueued[-1].name == "retry_payments"
+    assert queued.enqueued[-1].name == "retry_payments"
     for _ in range(10):
         retry_payments(slow, run_id)
     assert run_row(engine, run_id).state == RunState.FINISHED
     assert run_row(engine, run_id).counts["retried"] == 6
-    assert len([job for job in bell.taken() if isinstance(job, ChargePayment)]) == 4
+    assert len([job for job in queued.taken() if isinstance(job, ChargePayment)]) == 4
 
 
 def test_days_past_due_count_without_attempts(

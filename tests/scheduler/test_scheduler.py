@@ -19,7 +19,7 @@ from shared.messaging.jobs import ChargePayment, GenerateInvoices, ReconcileChar
 from shared.policy import Policy
 from shared.scheduling.leader_lock import is_scheduler_alive
 from shared.scheduling.runs import RunError, confirm_run, find_run
-from tests.scheduler.conftest import OCTOBER_ENDS, Bell, MachineTime, MakeApp, all_runs, events_of_type
+from tests.scheduler.conftest import OCTOBER_ENDS, Enqueued, MachineTime, MakeApp, all_runs, events_of_type
 from tests.scheduler.test_sweep import add_attempt
 from tests.seed import add_account, add_payment
 
@@ -34,7 +34,7 @@ def monthly(engine: Engine) -> list[tuple[str, str, str, str]]:
 
 
 def test_two_schedulers_create_one_run_per_coverage_at_month_change(
-    engine: Engine, make_app: MakeApp, clock: ManualClock, bell: Bell
+    engine: Engine, make_app: MakeApp, clock: ManualClock, queued: Enqueued
 ) -> None:
     apps = [make_app(), make_app()]
     for app in apps:
@@ -46,7 +46,7 @@ def test_two_schedulers_create_one_run_per_coverage_at_month_change(
     for thread in threads:
         thread.join()
     assert monthly(engine) == OCTOBER
-    assert len([job for job in bell.enqueued if isinstance(job, GenerateInvoices)]) == 2
+    assert len([job for job in queued.enqueued if isinstance(job, GenerateInvoices)]) == 2
     assert len(events_of_type(engine, "run_scheduled")) == len(all_runs(engine))
 
 
@@ -85,15 +85,15 @@ def test_scheduler_down_over_month_change_creates_the_run_once(
 
 
 def test_run_past_the_catch_up_window_awaits_a_named_user_with_a_reason(
-    engine: Engine, make_app: MakeApp, clock: ManualClock, bell: Bell
+    engine: Engine, make_app: MakeApp, clock: ManualClock, queued: Enqueued
 ) -> None:
     app = make_app()
     app.tick()
     clock.set(OCTOBER_ENDS + timedelta(days=8))
-    bell.taken()
+    queued.taken()
     app.sweep()
     assert {run[3] for run in monthly(engine)} == {"awaiting_confirmation"}
-    assert not [job for job in bell.taken() if isinstance(job, GenerateInvoices)]
+    assert not [job for job in queued.taken() if isinstance(job, GenerateInvoices)]
 
     with engine.begin() as connection:
         run = find_run(connection, RunKey("monthly-invoices", "2026-10", "global"))
@@ -101,7 +101,7 @@ def test_run_past_the_catch_up_window_awaits_a_named_user_with_a_reason(
             confirm_run(connection, run.id, Cause("operator:anna", clock.now()))
         confirm_run(connection, run.id, Cause("operator:anna", clock.now(), "the data centre was dark"))
     app.sweep()
-    assert GenerateInvoices(run.id) in bell.taken()
+    assert GenerateInvoices(run.id) in queued.taken()
     assert monthly(engine)[0] == OCTOBER[0]
     (confirmed,) = events_of_type(engine, "run_confirmed")
     assert (confirmed.actor, confirmed.reason) == ("operator:anna", "the data centre was dark")
@@ -123,7 +123,7 @@ def test_schedule_begins_with_the_first_tick_and_survives_a_restart(
 
 
 def test_only_one_scheduler_leads_and_leadership_is_visible(
-    engine: Engine, make_app: MakeApp, clock: ManualClock, bell: Bell
+    engine: Engine, make_app: MakeApp, clock: ManualClock, queued: Enqueued
 ) -> None:
     leader, follower = make_app(), make_app()
     with engine.connect() as connection:
@@ -189,7 +189,7 @@ def test_scheduler_waits_for_an_unset_virtual_clock(engine: Engine, make_app: Ma
 
 
 def test_error_in_one_turn_does_not_end_the_scheduler(
-    engine: Engine, make_app: MakeApp, clock: ManualClock, bell: Bell
+    engine: Engine, make_app: MakeApp, clock: ManualClock, queued: Enqueued
 ) -> None:
     def ring_badly(jobs: object) -> bool:
         raise RuntimeError("a defect")
@@ -203,7 +203,7 @@ def test_error_in_one_turn_does_not_end_the_scheduler(
     app.stop()
     later = make_app()
     later.sweep()
-    assert {type(job) for job in bell.taken()} == {GenerateInvoices, ReconcileCharges, RetryPayments}
+    assert {type(job) for job in queued.taken()} == {GenerateInvoices, ReconcileCharges, RetryPayments}
 
 
 def end_sessions(engine: Engine, application_name: str) -> None:
@@ -219,7 +219,7 @@ def end_sessions(engine: Engine, application_name: str) -> None:
 
 
 def test_scheduler_ends_outage_backoffs_once_other_requests_succeed(
-    engine: Engine, make_app: MakeApp, machine: MachineTime, bell: Bell
+    engine: Engine, make_app: MakeApp, machine: MachineTime, queued: Enqueued
 ) -> None:
     app, now = make_app(), machine()
     with engine.begin() as connection:
@@ -244,5 +244,5 @@ def test_scheduler_ends_outage_backoffs_once_other_requests_succeed(
         event = BillingEvent("attempt_answered", now, "worker", attempt_id=attempt, after={"state": "succeeded"})
         record_event(connection, event)
     app.sweep()
-    assert ChargePayment(pausing, Lane.BATCH) in bell.enqueued
+    assert ChargePayment(pausing, Lane.BATCH) in queued.enqueued
     assert len(events_of_type(engine, "backoff_ended")) == 1

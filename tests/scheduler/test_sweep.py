@@ -30,7 +30,7 @@ from shared.messaging.jobs import (
 )
 from shared.scheduling.due_work import DUE_WORK
 from tests import world
-from tests.scheduler.conftest import Bell, MachineTime
+from tests.scheduler.conftest import Enqueued, MachineTime
 from tests.seed import Account, add_account, add_card, add_payment, add_run
 
 NOW = datetime(2026, 11, 4, 9, tzinfo=UTC)
@@ -38,8 +38,8 @@ HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-def sweep(engine: Engine, bell: Bell) -> Sweep:
-    return Sweep(engine, bell.enqueue, bell.waiting_in)
+def sweep(engine: Engine, queued: Enqueued) -> Sweep:
+    return Sweep(engine, queued.enqueue, queued.waiting_in)
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_only_unfinished_runs_are_enqueued(engine: Engine, machine: MachineTime,
 
 
 def test_run_of_a_newer_release_stops_no_other_source(
-    engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, bell: Bell
+    engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, queued: Enqueued
 ) -> None:
     with engine.begin() as connection:
         add_run(connection, job="yearly-statements")
@@ -263,7 +263,7 @@ def test_retries_wait_for_the_daily_run_but_not_for_a_stuck_one(
 
 
 def test_oldest_jobs_are_enqueued_first(
-    engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, bell: Bell
+    engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, queued: Enqueued
 ) -> None:
     with engine.begin() as connection:
         ids = [
@@ -273,56 +273,56 @@ def test_oldest_jobs_are_enqueued_first(
             for days in (1, 3, 2)
         ]
     sweep(Moment(NOW, machine()))
-    assert bell.taken() == [ChargePayment(ids[number], Lane.BATCH) for number in (1, 2, 0)]
+    assert queued.taken() == [ChargePayment(ids[number], Lane.BATCH) for number in (1, 2, 0)]
 
 
 def test_only_full_queues_are_skipped(
-    engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, bell: Bell
+    engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, queued: Enqueued
 ) -> None:
     with engine.begin() as connection:
         add_payment(connection, account, 100)
         urgent = add_payment(connection, add_account(connection, "A-2"), 100, lane=Lane.INTERACTIVE)
-    bell.waiting = {BATCH: ENQUEUE_BELOW}
+    queued.waiting = {BATCH: ENQUEUE_BELOW}
     assert sweep(Moment(NOW, machine())) == {"due payments, interactive": 1}
-    assert bell.taken() == [ChargePayment(urgent, Lane.INTERACTIVE)]
-    bell.waiting = {BATCH: ENQUEUE_BELOW - 1, INTERACTIVE: 1}
+    assert queued.taken() == [ChargePayment(urgent, Lane.INTERACTIVE)]
+    queued.waiting = {BATCH: ENQUEUE_BELOW - 1, INTERACTIVE: 1}
     assert sweep(Moment(NOW, machine())) == {"due payments, batch": 1}
 
 
 def test_recently_enqueued_job_is_not_enqueued_again(
-    engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, bell: Bell
+    engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, queued: Enqueued
 ) -> None:
     with engine.begin() as connection:
         add_payment(connection, account, 100)
     sweep(Moment(NOW, machine()))
-    bell.waiting = {BATCH: 1}
+    queued.waiting = {BATCH: 1}
     assert sweep(Moment(NOW, machine.advance(29))) == {}
     assert sweep(Moment(NOW, machine.advance(1))) != {}, "after half a minute it may have been lost"
-    bell.waiting = {}
+    queued.waiting = {}
     assert sweep(Moment(NOW, machine.advance(1.9))) == {}
     assert sweep(Moment(NOW, machine.advance(0.1))) != {}, "nothing waits, so it was taken or lost"
 
 
 def test_new_leader_enqueues_again(
-    engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, bell: Bell
+    engine: Engine, account: Account, machine: MachineTime, sweep: Sweep, queued: Enqueued
 ) -> None:
     with engine.begin() as connection:
         add_payment(connection, account, 100)
     sweep(Moment(NOW, machine()))
-    Sweep(engine, bell.enqueue, bell.waiting_in)(Moment(NOW, machine()))
-    assert len(bell.taken()) == 2
+    Sweep(engine, queued.enqueue, queued.waiting_in)(Moment(NOW, machine()))
+    assert len(queued.taken()) == 2
 
 
 def test_job_refused_by_redis_is_enqueued_again_at_once(
-    engine: Engine, account: Account, machine: MachineTime, bell: Bell
+    engine: Engine, account: Account, machine: MachineTime, queued: Enqueued
 ) -> None:
     answers = iter([False, True])
-    sweep = Sweep(engine, lambda jobs: bell.enqueue(jobs) and next(answers), bell.waiting_in)
+    sweep = Sweep(engine, lambda jobs: queued.enqueue(jobs) and next(answers), queued.waiting_in)
     with engine.begin() as connection:
         add_payment(connection, account, 100)
     for _ in range(2):
         sweep(Moment(NOW, machine()))
-    assert len(bell.taken()) == 2
+    assert len(queued.taken()) == 2
 
 
 def test_memory_of_the_sweep_is_bounded(machine: MachineTime) -> None:
@@ -353,17 +353,17 @@ def test_next_sweep_refills_a_flushed_redis(
 
 
 def test_sweep_waits_for_an_unreachable_redis(
-    engine: Engine, account: Account, machine: MachineTime, bell: Bell
+    engine: Engine, account: Account, machine: MachineTime, queued: Enqueued
 ) -> None:
     def away(queue: str) -> int:
         raise redis.ConnectionError("away")
 
     waiting_in: list[Callable[[str], int]] = [away]
-    sweep = Sweep(engine, bell.enqueue, lambda queue: waiting_in[0](queue))
+    sweep = Sweep(engine, queued.enqueue, lambda queue: waiting_in[0](queue))
     with engine.begin() as connection:
         add_payment(connection, account, 100)
     assert sweep(Moment(NOW, machine())) == {}
-    waiting_in[0] = bell.waiting_in
+    waiting_in[0] = queued.waiting_in
     assert sweep(Moment(NOW, machine())) == {"due payments, batch": 1}
 
 

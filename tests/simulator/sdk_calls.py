@@ -28,10 +28,10 @@ def confirm(client: stripe.StripeClient, intent: str, method: str, **more: Any) 
     return client.v1.payment_intents.confirm(intent, params)  # type: ignore[arg-type]
 
 
-def refusal(asked: Any) -> stripe.StripeError:
-    """Call `asked` and return what the SDK raised."""
+def refusal(call: Any) -> stripe.StripeError:
+    """Call `call` and return what the SDK raised."""
     try:
-        asked()
+        call()
     except stripe.StripeError as error:
         return error
     raise AssertionError("the simulator accepted what it should refuse")

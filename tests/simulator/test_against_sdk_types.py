@@ -25,7 +25,7 @@ class NotAtHome(stripe.StripeObject):
 
 
 class SdkNames(dict[str, Any]):
-    """What a forward reference of the SDK may name. The SDK loads its classes when they are asked for."""
+    """What a forward reference of the SDK may name. The SDK loads its classes when they are used."""
 
     def __missing__(self, name: str) -> Any:
         for home in (builtins, sdk_params, stripe, typing):
@@ -131,12 +131,12 @@ def test_every_answer_fits_the_sdks_types(sim: SimulatorClient, client: stripe.S
     answers.append(plain(client.v1.setup_intents.retrieve(registered.setup_intent)))
     answers.append(plain(client.v1.payment_methods.retrieve(registered.payment_method)))
     wants_3ds = sim.make_card("global", NeedsAuthentication()).token
-    asked: list[tuple[dict[str, Any], str]] = [
+    calls: list[tuple[dict[str, Any], str]] = [
         ({}, registered.payment_method),
         ({"capture_method": "manual"}, "pm_card_visa"),
         ({"currency": "jpy"}, "pm_card_jcb"),
     ]
-    for more, method in asked:
+    for more, method in calls:
         answers.append(plain(confirm(client, new_intent(client, customer, **more).id, method)))
     waiting = new_intent(client, customer, payment_method=wants_3ds)
     answers.append(plain(client.v1.payment_intents.confirm(waiting.id)))

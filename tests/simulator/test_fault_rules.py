@@ -24,10 +24,10 @@ def test_a_kind_is_about_requests_or_webhooks() -> None:
     assert (len(REQUEST_FAULTS), len(WEBHOOK_FAULTS)) == (20, 5)
 
 
-def hits(rule: FaultRule, asked: int = 20) -> list[int]:
+def hits(rule: FaultRule, requests: int = 20) -> list[int]:
     """Return which of so many matches a rule hits, if each hit has its effect."""
     in_force, taken = RuleInForce(rule), []
-    for number in range(asked):
+    for number in range(requests):
         if in_force.decides_to_hit():
             taken.append(number)
             in_force.inject().take_effect()

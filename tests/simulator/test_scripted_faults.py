@@ -159,8 +159,8 @@ def test_a_fault_hits_its_card_under_any_name(faulty: SimulatorClient, by: str, 
 
     def ask(one: Payment) -> int | None:
         key = str(uuid4())
-        asked = {"confirm": lambda: one.confirm(key), "cancel": lambda: one.cancel(key), "retrieve": one.retrieve}
-        return asked[operation]().http_status
+        calls = {"confirm": lambda: one.confirm(key), "cancel": lambda: one.cancel(key), "retrieve": one.retrieve}
+        return calls[operation]().http_status
 
     assert ask(other) != 503
     assert ask(payment) == 503

@@ -76,7 +76,7 @@ def hold_until_released(connection: Connection, payment: PaymentRow, cause: Caus
 
 
 def release_payment(connection: Connection, payment_id: UUID, cause: Cause) -> Released | Refused:
-    """Release a payment's hold, whoever set it; the payment waits again for what it waited for before."""
+    """Release a payment's hold, also another user's; the payment waits again for what it waited for before."""
     payment = lock_if_known(connection, payment_id)
     if payment is None:
         return no_such_payment(payment_id)

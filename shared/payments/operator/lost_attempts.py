@@ -21,7 +21,7 @@ from shared.runtime import Runtime
 
 @dataclass(frozen=True)
 class LostAttempt:
-    """An attempt with unknown outcome, and what Stripe is asked about it."""
+    """An attempt with unknown outcome, and what is looked up at Stripe about it."""
 
     attempt_id: UUID
     payment_id: UUID

@@ -135,7 +135,7 @@ PROGRESS = (
     ),
     Check(
         "no-bulk-action-stuck",
-        "a bulk action that nobody stopped advances within an hour",
+        "a bulk action that isn't stopped advances within an hour",
         "bulk_actions",
         """
         SELECT b.id AS bulk_id, b.action, b.requested_by, b.created_at, b.counts ->> 'waiting' AS waiting

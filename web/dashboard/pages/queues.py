@@ -113,7 +113,7 @@ def resume(context: RequestContext) -> Response:
         return ended
 
     if context.write(work) is None:
-        return context.redirect("/queues", f"{queue} is not paused: somebody else has resumed it.")
+        return context.redirect("/queues", f"{queue} is not paused: another user has resumed it.")
     return context.redirect("/queues", f"{queue} resumes within 3 s.")
 
 
@@ -231,7 +231,7 @@ def _record(
 def _message(what: str, done: int, wanted: int) -> str:
     verb = "requeued" if what == "requeue" else "discarded"
     if done == 0:
-        return f"No dead letters {verb}: somebody else resolved them, or they are unreadable."
+        return f"No dead letters {verb}: another user resolved them, or they are unreadable."
     gone = f" {wanted - done} were already resolved or are unreadable." if done < wanted else ""
     return f"{done} dead {'letter' if done == 1 else 'letters'} {verb}.{gone}"
 

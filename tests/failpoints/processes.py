@@ -23,7 +23,7 @@ KILLED = -signal.SIGKILL
 
 
 @dataclass
-class Kept:
+class Restarted:
     """One process, in a session of its own, so that we end its children with it. Its output is a file."""
 
     command: Sequence[str]
@@ -32,7 +32,7 @@ class Kept:
     pass_fds: Sequence[int] = ()
     process: "subprocess.Popen[bytes]" = field(init=False)
 
-    def start(self) -> "Kept":
+    def start(self) -> "Restarted":
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -61,7 +61,7 @@ def environment_of(**settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def kept_web(
+def restarted_web(
     environment: Mapping[str, str], armed: Mapping[str, str], log: Path
 ) -> Iterator[tuple[str, list[int]]]:
     """`python -m web`, armed in its first life only and started again when it dies; yields its URL and its ends.
@@ -74,7 +74,7 @@ def kept_web(
         fds = (listening.fileno(),)
         command = [sys.executable, "-m", "web"]
         own = {**environment, "DUECOURSE_WEB_FD": str(fds[0])}
-        lives = [Kept(command, {**own, **armed}, log, fds).start()]
+        lives = [Restarted(command, {**own, **armed}, log, fds).start()]
 
         def keep() -> None:
             while True:
@@ -82,7 +82,7 @@ def kept_web(
                 if stopping.is_set():
                     return
                 ends.append(code)
-                lives.append(Kept(command, own, log, fds).start())
+                lives.append(Restarted(command, own, log, fds).start())
 
         keeper = threading.Thread(target=keep, name="keeper")
         keeper.start()
