@@ -76,7 +76,7 @@ def _charges(track: Track, raced: list[Bound]) -> Iterator[str]:
 
 
 def _declines(track: Track) -> Iterator[str]:
-    """A decline counts once, by whatever path it is known: dunning and the marking for suspension go by the count."""
+    """A decline counts once, by whatever path it is known: dunning and the mark go by the count."""
     became_declined = select(billing_events.c.payment_id).where(
         billing_events.c.type.in_(("attempt_answered", "attempt_settled")),
         billing_events.c.after["state"].astext == AttemptState.DECLINED,
