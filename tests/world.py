@@ -4,7 +4,7 @@ Enqueued jobs are collected and done in this thread, in order, so that a test is
 race. Processes, Redis and threads have tests of their own.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -238,7 +238,12 @@ def api_key(coverage: str) -> str:
     return f"sk_test_sim_{coverage}"
 
 
-def make_gateways(simulator_url: str, coverages: Iterable[str], read_timeout_s: float = 5.0) -> Mapping[str, Any]:
+def make_gateways(
+    simulator_url: str,
+    coverages: Iterable[str],
+    read_timeout_s: float = 5.0,
+    why_not: Callable[[str], str | None] | None = None,
+) -> Mapping[str, Any]:
     return {
         coverage: StripeGateway(
             api_key(coverage),
@@ -246,6 +251,7 @@ def make_gateways(simulator_url: str, coverages: Iterable[str], read_timeout_s: 
             requests_per_s=10_000,
             connect_timeout_s=2.0,
             read_timeout_s=read_timeout_s,
+            why_not=why_not,
         )
         for coverage in coverages
     }

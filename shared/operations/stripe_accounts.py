@@ -64,27 +64,20 @@ def pin_at_first_use(connection: Connection, coverage: str, account_id: str, mac
     return pinned_account(connection, coverage) or account_id
 
 
-def why_not_this_account(engine: Engine, coverage: str, account_id: str, machine_now: datetime) -> str | None:
-    """Return why the account of a key must not be used for a coverage; None if it may be. Pins it at first use."""
+def compare_accounts(engine: Engine, coverage: str, of_key: str, machine_now: datetime) -> OtherAccount | None:
+    """Return the difference between the key's account and the pinned one, if there is one. Pins it at first use."""
+    with engine.begin() as connection:
+        pinned = pin_at_first_use(connection, coverage, of_key, machine_now)
+    return None if pinned == of_key else OtherAccount(coverage, pinned, of_key)
+
+
+def why_not_this_account(engine: Engine, coverage: str, of_key: str, machine_now: datetime) -> str | None:
+    """Return why the account of a key must not be used for a coverage; None if it may be."""
     try:
-        with engine.begin() as connection:
-            pinned = pin_at_first_use(connection, coverage, account_id, machine_now)
+        other = compare_accounts(engine, coverage, of_key, machine_now)
     except DBAPIError:
         return "the database doesn't say which Stripe account is in use"
-    return None if pinned == account_id else str(OtherAccount(coverage, pinned, account_id))
-
-
-def check_account(
-    engine: Engine, coverage: str, gateway: ProcessorGateway, machine_now: Callable[[], datetime]
-) -> OtherAccount | None:
-    """Ask Stripe whose the key is, and pin it at first use; return the difference, if there is one.
-
-    GatewayUnavailableError or GatewayMissingError if Stripe doesn't say.
-    """
-    of_key = gateway.check_key()
-    with engine.begin() as connection:
-        pinned = pin_at_first_use(connection, coverage, of_key, machine_now())
-    return None if pinned == of_key else OtherAccount(coverage, pinned, of_key)
+    return None if other is None else str(other)
 
 
 def check_accounts(
@@ -94,7 +87,7 @@ def check_accounts(
     others = []
     for coverage, gateway in sorted(gateways.items()):
         try:
-            other = check_account(engine, coverage, gateway, machine_now)
+            other = compare_accounts(engine, coverage, gateway.check_key(), machine_now())
         except (GatewayUnavailableError, GatewayMissingError) as error:
             log.warning("stripe_account.not_checked", coverage=coverage, error=str(error))
             continue

@@ -11,7 +11,7 @@ from sqlalchemy import insert, select
 from shared.db.tables.operators import audit_log
 from shared.db.tables.system import stripe_accounts
 from shared.gateway.port import GatewayUnavailableError, ProcessorGateway
-from shared.operations.stripe_accounts import OtherAccount, check_account, check_accounts
+from shared.operations.stripe_accounts import OtherAccount, check_accounts, compare_accounts
 from shared.runtime import build_runtime
 from shared.settings import load_settings
 from tests.cli.terminal import Terminal
@@ -104,10 +104,8 @@ def test_two_processes_that_pin_at_once_agree(world: World) -> None:
     with ThreadPoolExecutor(8) as processes:
         found = list(
             processes.map(
-                lambda coverage: check_account(
-                    world.engine, "global", world.runtime.gateways[coverage], world.machine
-                ),
-                ["global", "japan"] * 4,
+                lambda account: compare_accounts(world.engine, "global", account, world.machine()),
+                ["acct_sim_global", "acct_sim_japan"] * 4,
             )
         )
     pinned = pins(world)["global"]

@@ -14,13 +14,13 @@ from shared.db.query_terms import Moment
 from shared.domain.schedule import RunKey
 from shared.gateway.port import Answer, ChargeReadBack, GatewayUnavailableError, Outcome, Page
 from shared.messaging.jobs import RECONCILIATION, ReconcileCharges
-from shared.operations.stripe_accounts import check_accounts
 from shared.reconciliation import charges as charges_phase
 from shared.reconciliation import repair, runner
 from shared.reconciliation.nightly_run import REST
 from shared.scheduling.due_work import UNFINISHED_RECONCILIATIONS
 from shared.scheduling.runs import find_run
 from tests.reconciliation.books import NIGHT, PAID_BY_HAND, UNBOOK, Night
+from tests.world import make_gateways
 from workers.use_cases.reconcile_charges import reconcile_charges
 
 
@@ -309,13 +309,12 @@ def _is_due(night: Night) -> bool:
 
 def test_run_waits_while_the_api_key_is_another_accounts(night: Night) -> None:
     world = night.world
-    check_accounts(world.engine, world.runtime.gateways, world.machine)
-    ours = world.runtime.gateways
-    world.runtime = replace(world.runtime, gateways={"global": ours["japan"], "japan": ours["global"]})
+    why = iter(["the key belongs to acct_other", None])
+    asking = make_gateways(world.simulator.url, world.policy.coverages, why_not=lambda _: next(why))
+    world.runtime = replace(world.runtime, gateways=asking)
     run = night.add_run()
     reconcile_charges(world.runtime, run)
-    assert "global belongs to acct_sim_japan" in night.run(run).trouble
-    world.runtime = replace(world.runtime, gateways=ours)
+    assert "the key belongs to acct_other" in night.run(run).trouble
     world.machine.advance(minutes=2)
     night.resume(run)
     assert night.run(run).state == "finished"

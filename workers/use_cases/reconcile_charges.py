@@ -10,9 +10,7 @@ from uuid import UUID
 import structlog
 
 from shared.db.session import in_transaction
-from shared.gateway.port import GatewayMissingError, GatewayUnavailableError
 from shared.messaging.jobs import Job, ReconcileCharges
-from shared.operations.stripe_accounts import WHAT_TO_DO, check_account
 from shared.reconciliation.chunk import Reconciliation
 from shared.reconciliation.client import Processor, ProcessorUnavailableError
 from shared.reconciliation.nightly_run import REST, begin_nightly_run, postpone_nightly_run
@@ -43,14 +41,6 @@ def reconcile_charges(runtime: Runtime, run_id: UUID) -> None:
     gateway = runtime.gateways.get(run.coverage)
     if gateway is None:
         _postpone(runtime, run_id, f"STRIPE_API_KEYS has no key for {run.coverage}")
-        return
-    try:
-        other = check_account(runtime.engine, run.coverage, gateway, runtime.machine_now)
-    except (GatewayUnavailableError, GatewayMissingError) as error:
-        _postpone(runtime, run_id, str(error))
-        return
-    if other is not None:
-        _postpone(runtime, run_id, f"{other}. To do: {WHAT_TO_DO}")
         return
     reconciliation = Reconciliation(
         run_id, run.coverage, progress.window, runtime, Processor(gateway), ACTOR, run_id
