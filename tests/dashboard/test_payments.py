@@ -22,6 +22,7 @@ from shared.db.tables.payments import payment_attempts, payment_intents, payment
 from shared.domain.declines import category_of_code
 from shared.domain.money import Money
 from shared.domain.states import ENDED, PaymentState, Trigger
+from simulator.issuer.stories import AlwaysDeclines
 from tests.dashboard.conftest import Browser, Dashboard
 from tests.seed import Account, add_account, add_payment, default_policy
 from tests.world import START, World
@@ -357,3 +358,16 @@ def test_filter_is_described_in_words() -> None:
 
 def test_page_without_payments_explains_the_next_step(dashboard: Dashboard) -> None:
     assert "No payments match" in dashboard.as_("viewer").get("/payments").text
+
+
+def test_list_shows_the_networks_date_where_the_planned_one_is_earlier(dashboard: Dashboard) -> None:
+    world = dashboard.world
+    token = world.simulator.make_card("global", AlwaysDeclines(decline_code="insufficient_funds")).token
+    for number in range(20):
+        account = world.account(f"A-{number}")
+        world.add_primary_card(account, token)
+        world.charge(world.add_due_payment(account))
+    page = dashboard.as_("viewer").get("/payments", state="retry_scheduled").text
+    assert page.count("2026-12-01 09:00 UTC") == 20, "30 days after the first of the 20 declines that Visa allows"
+    of_account = dashboard.as_("viewer").get(f"/accounts/{account.id}").text
+    assert "2026-12-01 09:00 UTC" in of_account

@@ -7,6 +7,7 @@ import pytest
 
 from shared.domain.dunning import OPEN_ATTEMPTS_WAIT
 from shared.payments.claim import Claimed, claim_charge
+from shared.payments.network_budgets import free_dates
 from simulator.issuer.stories import AlwaysDeclines
 from tests.world import World
 
@@ -60,3 +61,19 @@ def test_payment_behind_open_attempts_waits_minutes_and_not_the_month_of_a_used_
     world.clock.set(world.clock.now() + OPEN_ATTEMPTS_WAIT + timedelta(seconds=1))
     world.charge(last)
     assert world.captured_amounts(last) == [5_00]
+
+
+def test_lists_show_the_date_on_which_the_network_allows_the_next_try(world: World) -> None:
+    token = world.simulator.make_card("global", NO_MONEY, brand="mastercard").token
+    declined = payments_with(world, token, "mastercard", 10)
+    for payment in declined:
+        world.charge(payment)
+    (other,) = payments_with(world, world.simulator.make_card("global", NO_MONEY).token, "visa", 1, "V")
+    world.charge(other)
+    now = world.clock.now()
+    with world.engine.connect() as connection:
+        found = free_dates(connection, [*declined, other], now)
+    assert found == dict.fromkeys(declined, now + timedelta(days=1))
+    world.clock.set(now + timedelta(days=1, seconds=1))
+    with world.engine.connect() as connection:
+        assert free_dates(connection, declined, world.clock.now()) == {}

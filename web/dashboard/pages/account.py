@@ -2,6 +2,7 @@
 
 from starlette.responses import Response
 
+from shared.payments.network_budgets import free_dates
 from web.dashboard.pages.payment import processor_url
 from web.dashboard.queries.account_details import events_of_account, read_account
 from web.dashboard.queries.paging import PAGE, Paging, parse_cursor
@@ -21,6 +22,7 @@ def show(context: RequestContext) -> Response:
             context.not_found("Account")
         of_account = PaymentFilter(context.now, account=snapshot.account.external_id)
         page = find_page(connection, of_account, paging)
+        free = free_dates(connection, [row.id for row in page.rows], context.now)
         events = events_of_account(connection, account_id, event_id)
     older_events = context.here(events_before=events[PAGE - 1].id) if len(events) > PAGE else None
     return context.page(
@@ -28,6 +30,7 @@ def show(context: RequestContext) -> Response:
         snapshot=snapshot,
         account=snapshot.account,
         page=page,
+        free_dates=free,
         events=events[:PAGE],
         older_events=older_events,
         newest_events=context.here(events_before=None) if event_id is not None else None,

@@ -1,8 +1,10 @@
 """Payments that match a filter, page by page, and all of them as CSV."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
+from uuid import UUID
 
 import psycopg.errors
 from sqlalchemy import Connection, Row, text
@@ -12,6 +14,7 @@ from starlette.responses import Response
 from shared.domain.declines import DeclineCategory, category_of_code
 from shared.domain.states import PaymentState, Trigger
 from shared.operations.audit_log import AuditAction
+from shared.payments.network_budgets import free_dates
 from web.dashboard.csv_export import stream_csv
 from web.dashboard.queries.paging import Paging, ResultPage, parse_cursor
 from web.dashboard.queries.payments import (
@@ -66,11 +69,13 @@ def show(context: RequestContext) -> Response:
     parsed = _parse(context)
     paging = Paging(parse_cursor(context.query_text("after")), parse_cursor(context.query_text("before")))
     page, matches = ResultPage((), None, None), None
+    free: Mapping[UUID, datetime] = {}
     if not parsed.errors:
         with context.read() as connection:
             parsed.errors.update(too_broad(connection, parsed.filter))
             if not parsed.errors:
                 page = _page(connection, parsed.filter, paging)
+                free = free_dates(connection, [row.id for row in page.rows], context.now)
     if not parsed.errors:
         matches = _count(context, parsed.filter)
     query = parsed.filter.to_query()
@@ -79,6 +84,7 @@ def show(context: RequestContext) -> Response:
         400 if parsed.errors else 200,
         parsed=parsed,
         page=page,
+        free_dates=free,
         matches=matches,
         newer=page.newer and context.url("/payments", **query, before=str(page.newer)),
         older=page.older and context.url("/payments", **query, after=str(page.older)),
