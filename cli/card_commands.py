@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli.console import clock_of, operator, out, plain_errors, print_error
+from cli.console import clock_of, counted, operator, out, plain_errors, print_error
 from cli.environment import connect_settings
 from shared.accounts.lifted_blocks import BlockedCard, blocked_cards
 from shared.db.billing_events import Cause
@@ -68,9 +68,7 @@ def unblock(
     if isinstance(answer, Refused):
         print_error(f"not lifted: {answer.reason}. To do: {answer.what_to_do}.")
         raise typer.Exit(1)
-    out().print(
-        f"The block is lifted. {len(answer):,} payments are due now; the sweep enqueues them within seconds."
-    )
+    out().print(f"The block is lifted. Due now, and enqueued within seconds: {counted(len(answer), 'payment')}.")
 
 
 def _charged(behind: Sequence[Behind]) -> str:
@@ -80,7 +78,7 @@ def _charged(behind: Sequence[Behind]) -> str:
     for each in behind:
         sums[each.currency] += each.amount_minor
     money = ", ".join(format_minor(minor, currency) for currency, minor in sorted(sums.items()))
-    return f"{len(behind):,} unpaid payments, {money}, are charged at once."
+    return f"Charged at once: {counted(len(behind), 'unpaid payment')}, {money}."
 
 
 def _line(one: BlockedCard) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from sqlalchemy import Column, ColumnElement, Engine, and_, func, select
 
-from cli.console import plain_errors, print_error
+from cli.console import counted, plain_errors, print_error
 from cli.environment import connect_settings
 from shared.clock import machine_now
 from shared.db.query_terms import is_
@@ -177,7 +177,8 @@ def what_happened(engine: Engine, after: datetime, until: datetime) -> str:
         sums = connection.execute(charged).all()
     money = ", ".join(format_minor(int(row.minor), row.currency) for row in sums)
     charges = f"{sum(row.charges for row in sums):,} charged" + (f" ({money})" if money else "")
-    return f"{counts[0]:,} runs, {counts[1]:,} invoices issued, {charges}, {counts[2]:,} declined"
+    started_runs, invoices = counted(counts[0], "run"), counted(counts[1], "invoice")
+    return f"{started_runs}, {invoices} issued, {charges}, {counts[2]:,} declined"
 
 
 def _within(column: Column[Any], after: datetime, until: datetime) -> ColumnElement[bool]:

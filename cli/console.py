@@ -71,3 +71,8 @@ def _of_database(error: DBAPIError) -> str:
     if isinstance(error.orig, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
         return f"the database isn't migrated ({said}): run `duecourse db upgrade`"
     return f"PostgreSQL at DATABASE_URL: {said}. `duecourse doctor` says more."
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun: "1 payment", "1,000 payments"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -95,7 +95,7 @@ class RowReader:
         if self.unclosed_at is not None:
             self.after_unclosed += 1
             return Problem(record.line, "", record.text, AFTER_UNCLOSED)
-        if "\n" in record.text:  # a cell that goes on over several lines: the rows after it are read askew, too
+        if "\n" in record.text:  # a cell that goes on over several lines: the rows after it are misread, too
             self.unclosed_at = record.line
             reason = f"{reason}; is a quote in line {record.line} never closed?"
         return Problem(record.line, "", record.text, reason)

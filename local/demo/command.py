@@ -105,12 +105,12 @@ def _ask_before_deleting(connection: Connection) -> None:
         for what, table in MADE_BY_USERS.items()
         if table in tables
     }
-    made = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    made = ", ".join(f"{what}: {count:,}" for what, count in counts.items() if count)
     if not made:
         return
     if not sys.stdin.isatty():
-        raise DemoError(f"the last demo's data hold {made}, which would be deleted: pass --replace to do so")
-    if not typer.confirm(f"The last demo's data hold {made}. Delete them and start again?"):
+        raise DemoError(f"this would delete what users made in the last demo ({made}): pass --replace to do so")
+    if not typer.confirm(f"This deletes what users made in the last demo ({made}). Delete it and start again?"):
         raise DemoError("nothing is deleted: `duecourse up` continues with the last demo")
 
 

@@ -25,7 +25,7 @@ def test_block_is_shown_then_lifted_with_a_reason_and_the_card_can_pay(world: Wo
 
     preview = terminal(*card, "--reason", "the bank confirmed it")
     assert "account A-1" in preview.stdout
-    assert "1 unpaid payments, USD 5.00, are charged at once" in preview.stdout
+    assert "Charged at once: 1 unpaid payment, USD 5.00." in preview.stdout
     assert "Nothing is changed yet" in preview.stdout
     refused = terminal(*card, "--reason", " ", "--yes")
     assert (refused.exit_code, "not lifted" in refused.stderr) == (1, True)
@@ -71,7 +71,7 @@ def test_payment_that_waits_for_another_reason_of_the_card_is_not_charged(world:
 
     (blocked,) = cast("Any", terminal.json("cards", "blocked"))
     done = terminal("cards", "unblock", "global", blocked["fingerprint"], "--reason", "the bank erred", "--yes")
-    assert "2 payments are due now" in done.stdout
+    assert "2 payments." in done.stdout
     for _ in range(2):
         world.enqueued.extend(world.due_jobs())
         world.do_enqueued()

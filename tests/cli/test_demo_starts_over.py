@@ -31,7 +31,7 @@ def test_data_of_the_demo_alone_are_replaced_without_a_question(world: World, tm
 
 def test_what_users_made_is_named_and_kept_without_a_terminal(world: World, tmp_path: Path) -> None:
     add_user(world)
-    with pytest.raises(DemoError, match=r"hold 1 users, .*--replace"):
+    with pytest.raises(DemoError, match=r"\(users: 1\).*--replace"):
         _start_over(tmp_path, world.engine, replaces=False)
     assert has_tables(world)
     _start_over(tmp_path, world.engine, replaces=True)
@@ -42,7 +42,7 @@ def test_what_users_made_is_named_and_kept_without_a_terminal(world: World, tmp_
 def test_terminal_is_asked(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
     add_user(world)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr(typer, "confirm", lambda question: "1 users" in question and answer)
+    monkeypatch.setattr(typer, "confirm", lambda question: "users: 1" in question and answer)
     if answer:
         _start_over(tmp_path, world.engine, replaces=False)
     else:

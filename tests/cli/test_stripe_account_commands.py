@@ -156,5 +156,5 @@ def test_account_is_not_changed_while_an_attempt_has_no_outcome(world: World, te
         add_attempt(connection, account, payment, "unknown")
     refused = terminal("stripe-accounts", "change", "global", "--reason", "we moved", "--yes")
     assert refused.exit_code == 1
-    assert "1 attempts of global have no outcome yet" in " ".join(refused.stderr.split())
+    assert "attempts of global without an outcome: 1" in " ".join(refused.stderr.split())
     assert pins(world) == {"global": "acct_former"}

@@ -53,7 +53,7 @@ def test_utf_16_without_a_mark_is_recognized_and_no_raw_byte_is_shown(stocked: D
 
 
 @pytest.mark.parametrize("rows", [10, 5_000])
-def test_rows_that_are_read_askew_after_an_open_quote_are_told_once(stocked: Desk, rows: int) -> None:
+def test_rows_that_are_misread_after_an_open_quote_are_told_once(stocked: Desk, rows: int) -> None:
     lines = ["id,account,coverage,amount", "F-1,A-1,global,10", 'F-2,"A-1,global,10', 'F-3,A-1",global']
     lines += [f"F-{n},A-1,global,1,000" for n in range(4, rows)]
     told = stocked.fees("\n".join(lines) + "\n")

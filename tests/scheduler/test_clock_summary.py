@@ -31,7 +31,7 @@ def test_summary_counts_runs_invoices_charges_and_declines_of_that_time_only(wor
         )
     after = world.clock.now()
     assert what_happened(world.engine, before, after) == (
-        "1 runs, 1 invoices issued, 3 charged (JPY 3,000, USD 13.34), 1 declined"
+        "1 run, 1 invoice issued, 3 charged (JPY 3,000, USD 13.34), 1 declined"
     )
     assert what_happened(world.engine, after, after + timedelta(days=9)) == (
         "0 runs, 0 invoices issued, 0 charged, 0 declined"
