@@ -152,7 +152,7 @@ def _why_not(change: AccountChange, cause: Cause) -> Refused | None:
         return Refused(f"{change.coverage} uses {change.of_key} already", "nothing")
     if change.open_attempts:
         return Refused(
-            f"attempts of {change.coverage} without an outcome: {change.open_attempts}, known to {change.pinned} only",
+            f"attempts of {change.coverage} without an outcome: {change.open_attempts}; {change.pinned} knows it",
             f"set the key of {change.pinned} until `duecourse attempts unknown` shows none",
         )
     return None

@@ -11,10 +11,11 @@ from shared.accounts.standing import lock_account, update_standing
 from shared.db.billing_events import Cause
 from shared.db.session import in_transaction
 from shared.domain.states import PaymentState
-from shared.gateway.port import ProcessorGateway
+from shared.gateway.port import GatewayUnavailableError, ProcessorGateway
 from shared.payments.operator.close import request_close
 from shared.payments.outages import end_backoffs
 from shared.payments.outcome_handlers import REFUSED_BACKOFF
+from tests.payments.wire import Wire
 from tests.seed import Account
 from tests.world import World, api_key
 
@@ -156,3 +157,26 @@ def test_refused_cancellation_is_repeated_in_hours(world: World, account: Accoun
     assert [attempt.state for attempt in world.attempts(payment)][1:] == ["not_sent"]
     time_passes(world, minutes=20)
     assert world.payment(payment).state == "void"
+
+
+def test_refusal_whose_cause_is_not_known_yet_holds_nothing_and_is_looked_up_again(
+    world: World, wire: Wire, account: Account
+) -> None:
+    """The model found it: the card was removed, and Stripe didn't answer the question why it refuses the charge."""
+    card = world.add_primary_card(account)
+    payment = world.add_due_payment(account)
+    at_stripe(world, "POST", f"payment_methods/{card.payment_method}/detach")
+
+    def unreachable() -> None:
+        raise GatewayUnavailableError("no_answer")
+
+    wire.before["find_missing"] = unreachable
+    world.charge(payment)
+    row = world.payment(payment)
+    assert (row.state, row.held_until, findings(world)) == ("due", None, [])
+    assert "why isn't known yet" in world.attempts(payment)[0].outcome_reason
+    wire.before.clear()
+    world.machine.advance(minutes=1)
+    world.charge(payment)
+    assert world.payment(payment).state == "needs_payment_method"
+    assert world.payment(payment).decline_count == 0

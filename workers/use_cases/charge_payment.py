@@ -9,7 +9,14 @@ import structlog
 from shared.db.session import in_transaction, in_turn
 from shared.domain.states import AttemptKind
 from shared.failpoints import Failpoint, reach
-from shared.gateway.port import Answer, GatewayUnavailableError, Outcome, ProcessorGateway, request
+from shared.gateway.port import (
+    Answer,
+    GatewayRefusedError,
+    GatewayUnavailableError,
+    Outcome,
+    ProcessorGateway,
+    request,
+)
 from shared.payments.claim import Claimed, NotClaimed, allow_confirm, claim_charge
 from shared.payments.record_outcome import record_answer
 from shared.runtime import Runtime
@@ -87,14 +94,19 @@ def _request(runtime: Runtime, claimed: Claimed) -> Answer | None:
 
 
 def _with_missing(gateway: ProcessorGateway, claimed: Claimed, answer: Answer) -> Answer:
-    """Find out whether a refused charge's card or customer is gone: its webhook may be late or lost."""
+    """Find out whether a refused charge's card or customer is gone: its webhook may be late or lost.
+
+    Without an answer to that, the refusal says nothing yet: the charge backs off, and the next try finds out.
+    """
     if claimed.kind is AttemptKind.CANCEL or claimed.stripe_payment_method_id is None:
         return answer
     customer_id = claimed.create_parameters["customer"]
     try:
         missing = request("charge.refused", gateway.find_missing, customer_id, claimed.stripe_payment_method_id)
-    except GatewayUnavailableError:
+    except GatewayRefusedError:
         return answer
+    except GatewayUnavailableError as error:
+        return replace(answer, is_refused=False, reason=f"{answer.reason}; why isn't known yet: {error}")
     return replace(answer, missing=missing)
 
 
