@@ -3,7 +3,7 @@
     python -m benchmarks.reconciliation [PAYMENTS=100000]
 
 Plants each of the six kinds 20 times, and beside them what must not be found: declined payments, charges whose
-attempt is still open, charges that the processor's clock puts outside the window, a stranger's charges. Our books
+attempt is still open, charges that the processor's clock puts outside the window, a stranger's charges. Our records
 are written with set-based SQL, the processor's straight into its store; then the worker's own use case reconciles
 over HTTP, in a process of its own, whose peak memory is measured. Exit code 1 unless what was found is exactly what
 was planted.
@@ -60,7 +60,7 @@ ORPHAN, LOST_CREATE = range(81, 91), range(91, 101)
 UNDER_WAY, DECLINED, CLOCK_DIFFERS = range(101, 301), range(301, 1301), range(1301, 1401)
 STRANGERS = 500
 
-BOOKS = """
+RECORDS = """
     INSERT INTO accounts (id, external_id, name)
         SELECT md5('account' || n)::uuid, 'A' || n, 'Account ' || n FROM generate_series(1, :payments) n;
     INSERT INTO payment_settings (id, account_id, coverage, kind, stripe_customer_id)
@@ -140,12 +140,12 @@ def main(payments: int) -> None:
     raise SystemExit(0 if is_exact else 1)
 
 
-# -- the books
+# -- the records
 
 
 def write_our_books(engine: Engine, payments: int) -> None:
     with engine.begin() as connection:
-        for statement in [PLAN, *BOOKS.split(";")]:
+        for statement in [PLAN, *RECORDS.split(";")]:
             parameters = {"payments": payments} if ":payments" in statement else {}
             connection.execute(text(statement.replace("::uuid", "\\:\\:uuid")), parameters)
         connection.execute(text("DROP TABLE plan"))

@@ -58,7 +58,7 @@ class Stopped:
     in_flight: int
     exit_code: int
     exit_s: float
-    recorded: int  # of those in flight: their outcome is in the books
+    recorded: int  # of those in flight: their outcome is in the records
     unknown_left: int  # attempts without an outcome
     begun_after_the_signal: int  # by threads that had their message in hand, and their claim before them
     paid: int

@@ -12,7 +12,7 @@ from shared.operations.stripe_event_processing import MAX_ERRORS
 from shared.runtime import Runtime
 from simulator.faults.rules import FaultRule
 from tests.accounts.conftest import CardWorld, payment_with_a_lost_answer
-from tests.reconciliation.books import Night
+from tests.reconciliation.records import Night
 from tests.web.serving import wait_until
 from tests.web.stripe_webhooks import SECRET
 from workers.use_cases.apply_stripe_event import apply_stripe_event

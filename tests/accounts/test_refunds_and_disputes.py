@@ -12,7 +12,7 @@ from shared.db.tables.system import billing_events, findings
 from shared.gateway.port import DisputeSnapshot
 from shared.payments.refunds_and_disputes import record_dispute
 from tests.accounts.conftest import CardWorld
-from tests.reconciliation.books import UNBOOK, Night
+from tests.reconciliation.records import UNBOOK, Night
 from tests.seed import Account
 
 

@@ -12,20 +12,20 @@ from scheduler.leadership import Leadership
 from shared.db.tables.accounts import payment_settings
 from tests.cli.terminal import Terminal
 from tests.seed import add_account
-from tests.verify.books import make_books
+from tests.verify.records import make_records
 from tests.world import World
 
 
 def test_verify_exits_0_if_all_checks_hold_else_1(world: World, terminal: Terminal) -> None:
-    books = make_books(world)
+    records = make_records(world)
     result = terminal("verify")
     assert result.exit_code == 0, result.output
     assert "all 37 checks hold" in result.stdout
     assert "1 charges at the processor, USD 29.85; in our records USD 29.85" in result.stdout
-    books.plant("UPDATE payments SET state_reason = NULL WHERE id = :without_card")
+    records.plant("UPDATE payments SET state_reason = NULL WHERE id = :without_card")
     result = terminal("verify", "--no-processor")
     assert result.exit_code == 1
-    assert f"payment {books.without_card} is needs_payment_method without a reason" in " ".join(
+    assert f"payment {records.without_card} is needs_payment_method without a reason" in " ".join(
         result.stdout.split()
     )
     assert "to do: check it with" in result.stdout
@@ -35,13 +35,13 @@ def test_verify_exits_0_if_all_checks_hold_else_1(world: World, terminal: Termin
 
 
 def test_verify_as_json_names_ids(world: World, terminal: Terminal) -> None:
-    books = make_books(world)
-    books.plant("UPDATE payments SET state_reason = NULL WHERE id = :without_card")
+    records = make_records(world)
+    records.plant("UPDATE payments SET state_reason = NULL WHERE id = :without_card")
     told: Any = terminal.json("verify")
     assert told["is_clean"] is False
     (broken,) = (check for check in told["checks"] if not check["holds"])
     assert broken["name"] == "waiting-names-its-reason"
-    assert broken["breaks"][0]["ids"]["payment_id"] == str(books.without_card)
+    assert broken["breaks"][0]["ids"]["payment_id"] == str(records.without_card)
 
 
 def customers(world: World) -> dict[str, str | None]:

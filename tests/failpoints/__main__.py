@@ -29,7 +29,7 @@ from tests.failpoints.story import Lived, live
 from tests.servers import Servers, test_servers
 
 LINE = "{:<34} {:<16} {:>8} {:>6} {:>7}  {}"
-HELD = "held: each paid once, nothing open, books equal"
+HELD = "held: each paid once, nothing open, records equal"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def crashes_at(engine: Engine, database_url: str) -> Dies:
 
     def lived(point: Failpoint, arrival: int = 1) -> Lived:
         story = live(story_of(point), engine, database_url, point, arrival)
-        print(f"{point:<34} arrival {arrival}, lives {story.lives}: each paid once, nothing open, books equal")
+        print(f"{point:<34} arrival {arrival}, lives {story.lives}: each paid once, nothing open, records equal")
         return story
 
     return lived

@@ -1,4 +1,4 @@
-"""A clerk's desk for the tests: write a file, run the command, look at the books."""
+"""A clerk's desk for the tests: write a file, run the command, look at the records."""
 
 import json
 import os

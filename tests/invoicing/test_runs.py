@@ -65,7 +65,7 @@ def assert_complete(world: MonthStart, run_id: UUID, expected: dict[str, object]
     assert (run["state"], run["counts"]) == ("finished", expected)
     assert (run["started_at"], run["finished_at"]) == (NOVEMBER, NOVEMBER)
     assert_gapless(world.engine, run["coverage"], INVOICES)
-    books = one(
+    records = one(
         world.engine,
         """
         SELECT count(*) AS invoices, sum(i.total_minor) AS total_minor, bool_and(p.id IS NOT NULL) AS have_payments,
@@ -75,7 +75,7 @@ def assert_complete(world: MonthStart, run_id: UUID, expected: dict[str, object]
         """,
         coverage=run["coverage"],
     )
-    assert books == {
+    assert records == {
         "invoices": expected["invoices"],
         "total_minor": expected["total_minor"],
         "have_payments": True,

@@ -1,7 +1,7 @@
 """A small company: a few accounts, one database, one processor, and clocks that the model sets.
 
 One PostgreSQL, one simulator and one web process serve all examples of a test run. An example begins with empty
-tables and with accounts of its own at the processor, so that no example sees another's books. Machine time is in
+tables and with accounts of its own at the processor, so that no example sees another's records. Machine time is in
 our hand down to the database: `created_at` is stamped from it, so that an example is the same each time.
 """
 
@@ -223,7 +223,7 @@ class Company:
                 self.look.execute(f"ALTER TABLE {table.name} ALTER created_at SET DEFAULT model_created_at()")
 
     def _empty_tables(self) -> None:
-        """The triggers that keep the books for ever are off for one transaction."""
+        """The triggers that keep the records for ever are off for one transaction."""
         with self.look.transaction():
             self.look.execute("SET LOCAL session_replication_role = replica")
             if self.example % 50 == 1:

@@ -108,7 +108,7 @@ def captured_money_is_booked(snapshot: ChargeSnapshot) -> None:
             snapshot.open_attempts(payment_id) or payment_id in snapshot.in_hand or payment_id in snapshot.loose
         )
         if not is_open:
-            raise snapshot.broken("money was captured, nothing is open, and our books don't have it", payment_id)
+            raise snapshot.broken("money was captured, nothing is open, and our records don't have it", payment_id)
     snapshot.loose -= booked
     for payment in snapshot.payments.values():
         is_paid = payment.state == PaymentState.PAID and payment.amount_minor > 0

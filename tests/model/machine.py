@@ -14,8 +14,8 @@ from scheduler.tick import tick
 from shared.messaging.jobs import GenerateInvoices, ReconcileCharges, RetryPayments, SettleAttempt
 from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays, NeedsAuthentication, Pays, Story
 from tests.model.company import COVERAGES
-from tests.model.ending import finish_example
 from tests.model.invariants import INVARIANTS
+from tests.model.last_steps import finish_example
 from tests.model.surroundings import ALL_KINDS, Fate, Lost, Surroundings
 from tests.model.weather import LOST_ANSWERS, TROUBLES
 from tests.model.workers import AROUND_REQUESTS, Where

@@ -22,7 +22,7 @@ BREAKS = {
         "the card was declined on this day",
     ),
     "receipts_are_captured_money": ("UPDATE receipts SET amount_minor = amount_minor + 1", "booked"),
-    "captured_money_is_booked": ("DELETE FROM receipts", "our books don't have it"),
+    "captured_money_is_booked": ("DELETE FROM receipts", "our records don't have it"),
     "one_open_attempt": ("UPDATE payment_attempts SET number = 7", "attempts have a gap"),
     "one_live_payment_intent": (
         f"UPDATE payment_intents SET closed_reason = 'canceled' WHERE payment_id = {PAID}",

@@ -40,7 +40,7 @@ class Weather(NoFaults):
     def __init__(self) -> None:
         self.simulator: SimulatorClient
         self.late: list[Arrival] = []
-        self.applied = 0  # requests that may have changed the processor's books
+        self.applied = 0  # requests that may have changed the processor's records
         self.is_fair = True
         self._make_late: dict[str, int] = {}
 

@@ -160,7 +160,7 @@ def _audit(track: Track) -> Iterator[str]:
         yield f"verify: {report.open_findings} findings are open"
     for total in report.sums:
         if total.theirs_minor != total.ours_minor:
-            yield f"the processor has {total.theirs_minor} {total.currency}, our books have {total.ours_minor}"
+            yield f"the processor has {total.theirs_minor} {total.currency}, our records have {total.ours_minor}"
 
 
 def _named(one: Bound) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.reconciliation.books import Night
+from tests.reconciliation.records import Night
 from tests.world import World
 
 

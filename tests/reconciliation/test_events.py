@@ -10,7 +10,7 @@ from sqlalchemy import text
 from shared.gateway import stripe_gateway
 from shared.gateway.stripe_event_types import HANDLED_EVENT_TYPES
 from shared.reconciliation import runner
-from tests.reconciliation.books import NIGHT, Night
+from tests.reconciliation.records import NIGHT, Night
 from tests.reconciliation.test_nights import die, killed
 from tests.seed import Account
 from tests.world import World

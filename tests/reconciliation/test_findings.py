@@ -20,7 +20,7 @@ from shared.payments.receipts import Finding, write_finding
 from shared.reconciliation.classify import Kind
 from shared.settings import Settings
 from tests.cli.terminal import variables_of
-from tests.reconciliation.books import UNBOOK, Night
+from tests.reconciliation.records import UNBOOK, Night
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

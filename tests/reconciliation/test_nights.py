@@ -19,7 +19,7 @@ from shared.reconciliation import repair, runner
 from shared.reconciliation.nightly_run import REST
 from shared.scheduling.due_work import UNFINISHED_RECONCILIATIONS
 from shared.scheduling.runs import find_run
-from tests.reconciliation.books import NIGHT, PAID_BY_HAND, UNBOOK, Night
+from tests.reconciliation.records import NIGHT, PAID_BY_HAND, UNBOOK, Night
 from tests.world import make_gateways
 from workers.use_cases.reconcile_charges import reconcile_charges
 

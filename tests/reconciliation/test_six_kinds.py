@@ -6,7 +6,7 @@ from shared.explain.explanation import explain_payment
 from shared.reconciliation.verify import Scope, verify
 from shared.reconciliation.verify.attempts import ATTEMPTS
 from shared.reconciliation.verify.processor import PROCESSOR
-from tests.reconciliation.books import UNBOOK, Night
+from tests.reconciliation.records import UNBOOK, Night
 
 
 def test_consistent_day_has_no_findings(night: Night) -> None:

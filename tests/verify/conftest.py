@@ -8,25 +8,25 @@ from sqlalchemy import create_engine, text
 
 from tests.conftest import sqlalchemy_url
 from tests.servers import Servers
-from tests.verify.books import Books, make_books
+from tests.verify.records import Records, make_records
 from tests.world import running_world
 
 
 @pytest.fixture(scope="module")
-def originals(servers: Servers, migrated: str) -> Iterator[tuple[Books, str]]:
+def originals(servers: Servers, migrated: str) -> Iterator[tuple[Records, str]]:
     """The records, and the name of their database, which has no connections."""
     with servers.fresh_database(migrated) as url:
         engine = create_engine(sqlalchemy_url(url))
         with running_world(engine) as world:
-            books = make_books(world)
+            records = make_records(world)
             with engine.connect() as connection:
                 name = connection.execute(text("SELECT current_database()")).scalar_one()
             engine.dispose()
-            yield books, name
+            yield records, name
 
 
 @pytest.fixture
-def books(servers: Servers, originals: tuple[Books, str]) -> Iterator[Books]:
+def records(servers: Servers, originals: tuple[Records, str]) -> Iterator[Records]:
     """Records that a test may break. The processor is shared: a test that charges makes a world of its own."""
     original, name = originals
     with servers.fresh_database(name) as url:

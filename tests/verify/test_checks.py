@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from shared.reconciliation.verify import Report, Result
-from tests.verify.books import Books, all_names, make_books, names_broken
+from tests.verify.records import Records, all_names, make_records, names_broken
 from tests.world import World
 
 NOW = "CAST(:now AS timestamptz)"
@@ -34,16 +34,16 @@ LONG_AGO = "'2026-01-01T00:00:00Z'"
 SILENCE = f"UPDATE billing_events SET created_at = {LONG_AGO}"
 
 
-def charge_twice(books: Books) -> None:
+def charge_twice(records: Records) -> None:
     """A second PaymentIntent for a paid payment, confirmed without our code."""
-    gateway = books.world.runtime.gateways["global"]
-    with books.world.engine.connect() as connection:
+    gateway = records.world.runtime.gateways["global"]
+    with records.world.engine.connect() as connection:
         sent = connection.execute(
-            text("SELECT create_parameters FROM payment_intents WHERE payment_id = :paid"), {"paid": books.paid}
+            text("SELECT create_parameters FROM payment_intents WHERE payment_id = :paid"), {"paid": records.paid}
         ).scalar_one()
         card = connection.execute(
             text("SELECT stripe_payment_method_id FROM payment_attempts WHERE payment_id = :paid"),
-            {"paid": books.paid},
+            {"paid": records.paid},
         ).scalar_one()
     created = gateway.create_payment_intent(sent, "another-key").payment_intent
     assert created is not None
@@ -297,30 +297,30 @@ def result_of(report: Report, name: str) -> Result:
     return found
 
 
-def test_consistent_records_are_clean_in_every_scope(books: Books) -> None:
-    report = books.run()
+def test_consistent_records_are_clean_in_every_scope(records: Records) -> None:
+    report = records.run()
     assert names_broken(report) == []
     assert {result.check.name for result in report.results} == all_names()
     assert [(one.currency, one.theirs_minor, one.ours_minor) for one in report.sums] == [("USD", 29_85, 29_85)]
-    assert books.run(coverage="global").is_clean
+    assert records.run(coverage="global").is_clean
     day = date(2026, 11, 1)
-    assert books.run(coverage="global", from_on=day, to_on=day).is_clean
+    assert records.run(coverage="global", from_on=day, to_on=day).is_clean
 
 
 @pytest.mark.parametrize("planted", FAULTS, ids=lambda planted: planted.check)
-def test_planted_fault_breaks_only_its_checks(books: Books, planted: Fault) -> None:
-    books.plant(*planted.plant)
-    _assert_found(books, planted)
+def test_planted_fault_breaks_only_its_checks(records: Records, planted: Fault) -> None:
+    records.plant(*planted.plant)
+    _assert_found(records, planted)
 
 
 def test_second_charge_at_the_processor_is_found(world: World) -> None:
-    books = make_books(world)
-    charge_twice(books)
-    _assert_found(books, CHARGED_TWICE)
+    records = make_records(world)
+    charge_twice(records)
+    _assert_found(records, CHARGED_TWICE)
 
 
-def _assert_found(books: Books, planted: Fault) -> None:
-    report = books.run()
+def _assert_found(records: Records, planted: Fault) -> None:
+    report = records.run()
     assert set(names_broken(report)) == {planted.check, *planted.also}
     first = result_of(report, planted.check).breaks[0]
     assert planted.says in first.what
@@ -333,63 +333,63 @@ def test_every_check_has_a_planted_fault() -> None:
     assert {planted.check for planted in (*FAULTS, CHARGED_TWICE)} == all_names()
 
 
-def test_paid_payment_with_a_pending_close_is_found(books: Books) -> None:
-    books.plant("UPDATE payments SET pending_close_as = 'void' WHERE id = :paid")
-    assert names_broken(books.run()) == ["no-ending-forgotten"]
+def test_paid_payment_with_a_pending_close_is_found(records: Records) -> None:
+    records.plant("UPDATE payments SET pending_close_as = 'void' WHERE id = :paid")
+    assert names_broken(records.run()) == ["no-ending-forgotten"]
 
 
-def test_written_off_payment_with_a_live_payment_intent_is_found(books: Books) -> None:
-    books.plant("UPDATE payments SET state = 'uncollectible', next_attempt_at = NULL WHERE id = :declined")
-    assert set(names_broken(books.run())) == {"ended-means-nothing-open", "events-of-payments"}
+def test_written_off_payment_with_a_live_payment_intent_is_found(records: Records) -> None:
+    records.plant("UPDATE payments SET state = 'uncollectible', next_attempt_at = NULL WHERE id = :declined")
+    assert set(names_broken(records.run())) == {"ended-means-nothing-open", "events-of-payments"}
 
 
-def test_scope_excludes_rows_outside_it(books: Books) -> None:
-    books.plant("UPDATE payments SET state_reason = NULL WHERE id = :without_card")
-    assert names_broken(books.run()) == ["waiting-names-its-reason"]
-    assert books.run(coverage="japan").is_clean
-    assert books.run(from_on=date(2026, 12, 1)).is_clean
-    assert books.run(to_on=date(2026, 10, 31)).is_clean
+def test_scope_excludes_rows_outside_it(records: Records) -> None:
+    records.plant("UPDATE payments SET state_reason = NULL WHERE id = :without_card")
+    assert names_broken(records.run()) == ["waiting-names-its-reason"]
+    assert records.run(coverage="japan").is_clean
+    assert records.run(from_on=date(2026, 12, 1)).is_clean
+    assert records.run(to_on=date(2026, 10, 31)).is_clean
 
 
 def test_payment_due_for_less_than_the_patience_is_not_forgotten(world: World) -> None:
-    books = make_books(world)
+    records = make_records(world)
     world.clock.set(world.clock.now() + timedelta(days=1, minutes=59))
-    assert books.run().is_clean
+    assert records.run().is_clean
     world.clock.set(world.clock.now() + timedelta(minutes=2))
-    assert books.run().is_clean, "its billing event was written a moment ago, so the machine has had no time"
+    assert records.run().is_clean, "its billing event was written a moment ago, so the machine has had no time"
     world.machine.advance(minutes=61)
-    assert names_broken(books.run()) == ["no-payment-forgotten"]
+    assert names_broken(records.run()) == ["no-payment-forgotten"]
 
 
 def test_charge_being_recorded_is_not_a_break(world: World) -> None:
-    books = make_books(world)
+    records = make_records(world)
     world.clock.set(world.clock.now() + timedelta(days=1))
-    world.add_primary_card(books.accounts["declined"])
+    world.add_primary_card(records.accounts["declined"])
     confirm = world.runtime.gateways["global"].confirm_payment_intent
     snapshot: list[Report] = []
 
     def confirm_and_audit(*arguments: str) -> object:
         answer = confirm(*arguments)
-        snapshot.append(books.run())
+        snapshot.append(records.run())
         return answer
 
     world.runtime.gateways["global"].confirm_payment_intent = confirm_and_audit
-    world.charge(books.declined)
-    assert world.captured_amounts(books.declined) == [12_00]
+    world.charge(records.declined)
+    assert world.captured_amounts(records.declined) == [12_00]
     assert [names_broken(report) for report in snapshot] == [[]]
-    assert books.run().is_clean
+    assert records.run().is_clean
 
 
-def test_unanswered_processor_leaves_checks_undone(books: Books) -> None:
-    books.world.runtime.gateways.pop("japan")
-    report = books.run()
+def test_unanswered_processor_leaves_checks_undone(records: Records) -> None:
+    records.world.runtime.gateways.pop("japan")
+    report = records.run()
     assert not report.is_clean
     assert "no key for japan" in (result_of(report, "charged-once").not_checked or "")
-    assert books.run(processor=False).is_clean
+    assert records.run(processor=False).is_clean
 
 
-def test_all_breaks_are_counted_and_the_first_are_listed(books: Books) -> None:
-    books.plant("UPDATE invoices SET total_minor = total_minor + 1")
-    report = books.run(keep=2)
+def test_all_breaks_are_counted_and_the_first_are_listed(records: Records) -> None:
+    records.plant("UPDATE invoices SET total_minor = total_minor + 1")
+    report = records.run(keep=2)
     result = result_of(report, "total-is-its-lines")
     assert (result.broken, len(result.breaks)) == (6, 2)

@@ -19,7 +19,7 @@ MONTH_START = datetime(2026, 11, 1, 9, 0, tzinfo=UTC)
 
 
 @dataclass
-class Books:
+class Records:
     """The payments by their outcome."""
 
     world: World
@@ -51,7 +51,7 @@ class Books:
                 connection.execute(text(statement), {**known, **parameters})
 
 
-def make_books(world: World) -> Books:
+def make_records(world: World) -> Records:
     """Invoice October for six accounts and charge what is due."""
     accounts = {}
     with world.engine.begin() as connection:
@@ -78,7 +78,7 @@ def make_books(world: World) -> Books:
     ids = {name: of_account[account.id] for name, account in accounts.items()}
     for name in ("paid", "declined", "without_card"):
         world.charge(ids[name])
-    return Books(world=world, accounts=accounts, **ids)
+    return Records(world=world, accounts=accounts, **ids)
 
 
 def names_broken(report: Report) -> list[str]:
