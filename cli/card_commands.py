@@ -53,7 +53,7 @@ def unblock(
         engine = make_engine(settings, pool_size=1)
         with engine.connect() as connection:
             found = blocked_cards(connection, coverage, fingerprint)
-            behind = payments_behind(connection, coverage, fingerprint)
+            behind = payments_behind(connection, coverage, fingerprint, clock_of(settings).now())
         seen = found[0] if found else None
         if seen is not None:
             out().print(_line(seen), markup=False)

@@ -3,10 +3,13 @@
 from datetime import date
 from typing import Any, cast
 
-from sqlalchemy import select
+import pytest
+from sqlalchemy import select, update
 
 from shared.db.tables.operators import audit_log
+from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events
+from shared.domain.calendar import UNTIL_RELEASED
 from simulator.issuer.stories import AlwaysDeclines, DeclinesThenPays
 from tests.cli.terminal import Terminal
 from tests.world import World
@@ -78,3 +81,22 @@ def test_payment_that_waits_for_another_reason_of_the_card_is_not_charged(world:
     assert [world.payment(payment).state for payment in (expired, blocking, parked)] == [
         "needs_payment_method", "paid", "paid"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "spared", [{"held_until": UNTIL_RELEASED}, {"pending_close_as": "void"}, {"kind": "order"}], ids=str
+)
+def test_payment_that_an_operator_holds_or_closes_is_not_charged(
+    world: World, terminal: Terminal, spared: dict[str, Any]
+) -> None:
+    anna = world.account("A-1")
+    world.add_primary_card(anna, story=DeclinesThenPays(times=1, decline_code="fraudulent"))
+    owed = world.add_due_payment(anna)
+    charge_payment(world.runtime, owed)
+    with world.engine.begin() as connection:
+        connection.execute(update(payments).where(payments.c.id == owed).values(**spared))
+    before = world.payment(owed)
+    (blocked,) = cast("Any", terminal.json("cards", "blocked"))
+    done = terminal("cards", "unblock", "global", blocked["fingerprint"], "--reason", "the bank erred", "--yes")
+    assert "No payment waits for this." in done.stdout
+    assert world.payment(owed) == before
