@@ -1,4 +1,4 @@
-"""`duecourse payment …`: a payment's timeline and next step, and charging it now."""
+"""`duecourse payment …`: a payment's timeline and next step, charging it now, and releasing its hold."""
 
 import json
 import time
@@ -9,7 +9,7 @@ from uuid import UUID
 
 import typer
 from rich.console import Console
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from cli.console import operator, out, plain_errors, print_error
 from cli.environment import connect_settings
@@ -17,14 +17,19 @@ from cli.payment_text import payments_table, print_explanation
 from shared.db.billing_events import Cause
 from shared.db.session import in_transaction
 from shared.db.tables.payments import payment_attempts
+from shared.domain.calendar import waits_for_operator
 from shared.domain.money import format_minor
 from shared.domain.refusals import Refused
 from shared.domain.states import OPEN_ATTEMPT, UNPAID
 from shared.explain.explanation import Explanation, explain_payment, find_payments
+from shared.operations.audit_log import AuditAction, record_decision
 from shared.payments.operator.charge import WouldCharge, preview_charge, request_charge
+from shared.payments.operator.hold import Released, WouldRelease, preview_release, release_payment
 from shared.runtime import Runtime, build_runtime
 
-app = typer.Typer(name="payment", help="Explain a payment, or charge it now.", no_args_is_help=True)
+app = typer.Typer(
+    name="payment", help="Explain a payment, charge it now, or release its hold.", no_args_is_help=True
+)
 
 #: A charge takes some 2 s and gives up after 90; after that, use `payment show`.
 WAIT_S = 100.0
@@ -107,6 +112,56 @@ def charge(
         raise typer.Exit(1)
 
 
+@app.command("release")
+def release(
+    wanted: Annotated[str, typer.Argument(metavar="PAYMENT|INVOICE-NUMBER")],
+    reason: Annotated[str, typer.Option("--reason", help="Required; stored in the payment's billing events.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Release without asking for confirmation.")] = False,
+) -> None:
+    """Release a payment's hold, after a preview and a confirmation: an operator's, or one after a dispute."""
+    with plain_errors():
+        runtime = build_runtime(connect_settings(), pool_size=1)
+        payment_id = _only_one(runtime, wanted)
+        with runtime.engine.connect() as connection:
+            preview = preview_release(connection, payment_id, runtime.clock.now())
+        if isinstance(preview, WouldRelease):
+            _show_release(preview)
+            _confirm("Release now?", yes)
+        cause = Cause(operator(), runtime.clock.now(), reason)
+
+        def work(connection: Connection) -> Released | Refused:
+            answer = release_payment(connection, payment_id, cause)
+            refused = answer if isinstance(answer, Refused) else None
+            subject = ("payment", str(payment_id))
+            record_decision(connection, AuditAction.PAYMENT_RELEASE, subject, cause, refused, _audited(preview))
+            return answer
+
+        answer = in_transaction(runtime.engine, work)
+    if isinstance(answer, Refused):
+        print_error(f"not released: {answer.reason}. To do: {answer.what_to_do}.")
+        raise typer.Exit(1)
+    if answer.job is not None:
+        runtime.enqueue([answer.job])
+    out().print(f"The hold is released.\nduecourse payment show {payment_id}")
+
+
+def _show_release(preview: WouldRelease) -> None:
+    console = Console(stderr=True, highlight=False)
+    amount = format_minor(preview.amount_minor, preview.currency)
+    until = f"{preview.held_until:%Y-%m-%d %H:%M} UTC"
+    if waits_for_operator(preview.held_until):
+        until = "an operator releases it"
+    console.print(f"{amount}, {preview.state}, held until {until}: {preview.reason}", markup=False)
+    then = "is charged at once" if preview.is_charged_at_once else "waits again for what it waited for before"
+    console.print(f"Once released, it {then}.", style="bold", markup=False)
+
+
+def _audited(preview: WouldRelease | Refused) -> dict[str, str | None]:
+    if isinstance(preview, Refused):
+        return {}
+    return {"held_until": preview.held_until.isoformat(), "reason": preview.reason}
+
+
 def _explain(runtime: Runtime, wanted: str) -> list[Explanation]:
     now, machine_now = runtime.clock.now(), runtime.machine_now()
     with runtime.engine.connect() as connection:
@@ -134,7 +189,11 @@ def _ask(preview: WouldCharge, yes: bool) -> None:
     console.print(f"Charges {amount} to {card}.", style="bold", markup=False)
     for warning in preview.warnings:
         console.print(f"Warning: {warning}", style="yellow", markup=False)
-    if not yes and not typer.confirm("Charge now?", err=True):
+    _confirm("Charge now?", yes)
+
+
+def _confirm(question: str, yes: bool) -> None:
+    if not yes and not typer.confirm(question, err=True):
         print_error("nothing was changed")
         raise typer.Exit(1)
 

@@ -181,7 +181,10 @@ def _being_closed(situation: Situation, close_as: str) -> NextStep:
 
 def _held(situation: Situation, held_until: datetime) -> NextStep:
     payment = situation.payment
-    charge = f"`duecourse payment charge {payment.id} --reason …` releases the hold and charges it"
+    charge = (
+        f"`duecourse payment charge {payment.id} --reason …` releases the hold and charges it; "
+        f"`duecourse payment release {payment.id} --reason …` only releases it"
+    )
     if waits_for_operator(held_until):
         sentence = f"Held until an operator releases it: {payment.state_reason}."
         return NextStep(sentence, Owner.OPERATOR, what_to_do=f"check the reason; {charge}")

@@ -34,11 +34,11 @@ def hold(world: World, payment: UUID) -> None:
         )
 
 
-def messages(redis_url: str) -> int:
+def messages(redis_url: str, queue: str = "interactive") -> int:
     import redis
 
     with redis.Redis.from_url(redis_url) as client:
-        return int(client.llen("duecourse:interactive"))
+        return int(client.llen(f"duecourse:{queue}"))
 
 
 def lose_answers(world: World) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection, select, update
 
 from shared.db.billing_events import Cause
-from shared.db.rows import PaymentRow
+from shared.db.rows import PaymentRow, read_one_or_none
 from shared.db.tables.payments import payments
 from shared.db.tables.system import billing_events
 from shared.domain.calendar import UNTIL_RELEASED, instant, local_date
@@ -38,6 +38,19 @@ class Released:
 
     payment_id: UUID
     job: ChargePayment | None
+
+
+@dataclass(frozen=True)
+class WouldRelease:
+    """What a release would do: who holds the payment and why (`reason`), and whether it is charged at once."""
+
+    payment_id: UUID
+    amount_minor: int
+    currency: str
+    state: str
+    held_until: datetime
+    reason: str | None
+    is_charged_at_once: bool
 
 
 def hold_payment(
@@ -75,22 +88,45 @@ def hold_until_released(connection: Connection, payment: PaymentRow, cause: Caus
     _change_hold(connection, payment, EventType.PAYMENT_HELD, UNTIL_RELEASED, cause.reason, cause, earlier)
 
 
+def preview_release(connection: Connection, payment_id: UUID, now: datetime) -> WouldRelease | Refused:
+    """Return what `release_payment` would do now. Reads without locks, so the result may be outdated at once."""
+    payment = read_one_or_none(PaymentRow, connection.execute(select(payments).where(payments.c.id == payment_id)))
+    if payment is None:
+        return no_such_payment(payment_id)
+    refused = _why_no_release(payment, now)
+    if refused is not None:
+        return refused
+    if payment.held_until is None:
+        raise AssertionError("a payment that is held has a hold")
+    return WouldRelease(
+        payment.id,
+        payment.amount_minor,
+        payment.currency,
+        payment.state,
+        payment.held_until,
+        payment.state_reason,
+        is_charged_at_once=payment.pending_close_as is None and job_if_due(payment, now) is not None,
+    )
+
+
 def release_payment(connection: Connection, payment_id: UUID, cause: Cause) -> Released | Refused:
     """Release a payment's hold, also another user's; the payment waits again for what it waited for before."""
     payment = lock_if_known(connection, payment_id)
     if payment is None:
         return no_such_payment(payment_id)
-    refused = None
-    if not cause.reason.strip():
-        refused = NO_REASON
-    elif not is_held(payment.held_until, cause.at) or payment.state in ENDED:
-        refused = Refused("it isn't held", "nothing: its page shows the next step")
+    refused = _why_no_release(payment, cause.at) if cause.reason.strip() else NO_REASON
     if refused is not None:
         record_payment_refusal(connection, payment, "release", refused, cause)
         return refused
     earlier = _reason_without_hold(connection, payment)
     _change_hold(connection, payment, EventType.HOLD_RELEASED, None, earlier, cause, earlier)
     return Released(payment.id, job_if_due(payment, cause.at))
+
+
+def _why_no_release(payment: PaymentRow, now: datetime) -> Refused | None:
+    if not is_held(payment.held_until, now) or payment.state in ENDED:
+        return Refused("it isn't held", "nothing: its page shows the next step")
+    return None
 
 
 def _why_no_hold(policy: Policy, payment: PaymentRow, until: date | None, cause: Cause) -> Refused | None:

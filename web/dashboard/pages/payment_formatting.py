@@ -11,6 +11,7 @@ from shared.explain.explanation import Attempt, Entry, OtherEvent, SkippedAttemp
 #: Commands in the explanation, and the page's buttons that replace them.
 _BUTTONS = (
     (re.compile(r"`duecourse payment charge [^`]*`"), "“Charge now”"),
+    (re.compile(r"`duecourse payment release [^`]*`"), "“Release the hold”"),
     (re.compile(r"`duecourse attempts look-up[^`]*`"), "“Look up at the processor”"),
     (re.compile(r"`duecourse payment show[^`]*`"), "the payment's page"),
     (re.compile(r"`duecourse doctor[^`]*`"), "the overview"),
