@@ -132,7 +132,7 @@ def test_doctor_counts_only_moving_heartbeats_as_workers(
     with redis.Redis.from_url(redis_url) as client:
         now_ms = int(time.time() * 1000)
         client.zadd("duecourse:__heartbeats__", {"who-rang-a-moment-ago": now_ms, "worker": now_ms})
-        assert problems(terminal)["workers"].startswith("none polls")
+        assert problems(terminal)["workers"].startswith("no worker polls")
         beat = {"worker": now_ms + 100}
         monkeypatch.setattr("cli.doctor.time.sleep", lambda _s: client.zadd("duecourse:__heartbeats__", beat))
         assert findings(terminal)["workers"]["says"] == "1 poll the queues"
